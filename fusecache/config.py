@@ -1,0 +1,69 @@
+"""What a mount is asked to be: plain values, checked as far as they can be without looking at any file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Final
+
+from fusecache.errors import UsageError
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+GIB: Final = 1024 * MIB
+
+DEFAULT_BLOCK_SIZE: Final = 256 * KIB
+MIN_BLOCK_SIZE: Final = 4 * KIB
+MAX_BLOCK_SIZE: Final = 1 * GIB
+DEFAULT_MIGRATION_THRESHOLD: Final = 2048 * 512
+"""dm-cache's default, 2048 sectors, in bytes."""
+
+
+class Mode(Enum):
+    """What happens to writes (dm-cache's three I/O modes)."""
+
+    WRITEBACK = "writeback"
+    WRITETHROUGH = "writethrough"
+    PASSTHROUGH = "passthrough"
+
+    @classmethod
+    def parse(cls, text: str) -> Mode:
+        """Read a mode's name; raises UsageError."""
+        try:
+            return cls(text)
+        except ValueError:
+            msg = f"unknown mode {text!r}: writeback, writethrough or passthrough"
+            raise UsageError(msg) from None
+
+
+def check_block_size(size: int) -> int:
+    """Return ``size`` (bytes) if blocks may be that large; raises UsageError."""
+    if not MIN_BLOCK_SIZE <= size <= MAX_BLOCK_SIZE or size % MIN_BLOCK_SIZE:
+        msg = f"block size {size}: must be a multiple of 4096 from 4096 (4KiB) to 1073741824 (1GiB)"
+        raise UsageError(msg)
+    return size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MountConfig:
+    """Everything that ``fusecache mount`` was told; sizes in bytes, None where nothing was said."""
+
+    origin: Path
+    mountpoint: Path
+    cache: Path | None = None
+    cache_size: int | None = None
+    metadata: Path | None = None
+    block_size: int | None = None
+    image_size: int | None = None
+    """From a dm-cache table: how much of the origin is exposed."""
+    mode: Mode = Mode.WRITEBACK
+    policy: str = "smq"
+    policy_values: tuple[tuple[str, str], ...] = ()
+    """Tunables of the policy, in the order given; ``migration_threshold`` (sectors) is among them if given."""
+    fuse_options: tuple[str, ...] = ()
+    table: tuple[str, ...] = field(default=())
+    """The words of the table that this came from, if it came from one."""
+    foreground: bool = False
+    format: int = 0
+    """How often ``--format`` was given: once to reformat a clean cache, twice to throw away dirty data."""

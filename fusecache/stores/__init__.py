@@ -1,0 +1,1 @@
+"""Where bytes live: one small asynchronous interface, and the stores behind it."""
