@@ -1,0 +1,268 @@
+#!/usr/bin/env python3
+"""Expose a file as a slow disk: ``slow_disk.py PROFILE BACKING MOUNTPOINT`` serves BACKING as MOUNTPOINT/disk.
+
+Profiles: ``hdd`` (one head that must travel), ``net`` (distant, but parallel), ``ram`` (as fast as FUSE gets).
+
+Theory of operation
+-------------------
+:class:`Disk` is a pure model: told when a request arrives and where it goes, it answers when a real disk would be done.
+The server does the real I/O at once, on the backing file's page cache, and holds the answer back until that moment.
+The file is never cached by the kernel (``direct_io``): whatever reaches the model is a true access of the disk.
+
+Requests are served in the order of arrival; a disk that sorts its queue would do better under parallel load.  A flush
+takes its time but does not fsync the backing file: a simulated disk need not survive a real power cut.
+
+Runs in the foreground, prints ``ready`` once mounted, ends on SIGTERM, SIGINT or unmount.  Counters: the extended
+attribute ``user.stats`` of MOUNTPOINT/disk is a JSON object (``reads read_bytes writes write_bytes flushes``).
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import signal
+import stat
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Final, TypeVar
+
+import pyfuse3
+import trio
+
+T = TypeVar("T")
+
+MEAN_ROOT_DISTANCE: Final = 8 / 15
+"""Mean of sqrt(\\|x - y\\|) for x, y uniform in [0, 1]."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """What a kind of disk is made of; seconds, bytes and bytes a second."""
+
+    lanes: int
+    """Requests that are served at the same time."""
+    latency: float
+    """What each request costs, except one that goes on where the last one ended, if the disk has a head."""
+    stroke: float
+    """What moving the head over the whole disk costs on top; shorter ways grow with the root of the distance."""
+    bandwidth: float
+    """Shared by all lanes."""
+    flush: float
+
+    @property
+    def has_head(self) -> bool:
+        """Whether it matters where the last request was."""
+        return self.stroke > 0
+
+
+PROFILES: Final = {
+    # 2 ms for half a turn, and 3 ms for the mean way: 5 ms for a random access.
+    "hdd": Profile(lanes=1, latency=0.002, stroke=0.003 / MEAN_ROOT_DISTANCE, bandwidth=150e6, flush=0.004),
+    "net": Profile(lanes=16, latency=0.0015, stroke=0.0, bandwidth=250e6, flush=0.0015),
+    "ram": Profile(lanes=64, latency=0.0, stroke=0.0, bandwidth=math.inf, flush=0.0),
+}
+
+
+class Disk:
+    """When requests are done: pure arithmetic on the times given."""
+
+    def __init__(self, profile: Profile, size: int) -> None:
+        self._profile = profile
+        self._size = size
+        self._lane_free_at = [-math.inf] * profile.lanes
+        self._link_free_at = -math.inf
+        self._head = 0
+
+    def access(self, now: float, offset: int, length: int) -> float:
+        """Return when a read or write that arrives ``now`` (seconds, never decreasing) is done."""
+        profile = self._profile
+        lane, begin = self._next_lane(now)
+        transfer = length / profile.bandwidth
+        # The link carries one request at a time.  A head holds it all the while; else latencies overlap.
+        if profile.has_head:
+            done = begin + self._travel(offset) + transfer
+            self._head = offset + length
+        else:
+            self._link_free_at = max(begin, self._link_free_at) + transfer
+            done = max(begin + profile.latency, self._link_free_at)
+        self._lane_free_at[lane] = done
+        return done
+
+    def flush(self, now: float) -> float:
+        """Return when a flush that arrives ``now`` is done: after all that came before it."""
+        done = max(now, *self._lane_free_at, self._link_free_at) + self._profile.flush
+        self._lane_free_at = [max(done, free_at) for free_at in self._lane_free_at]
+        return done
+
+    def _next_lane(self, now: float) -> tuple[int, float]:
+        """Choose the lane that is free first, and tell when a request that arrives ``now`` can begin there."""
+        free_at = min(self._lane_free_at)
+        return self._lane_free_at.index(free_at), max(now, free_at)
+
+    def _travel(self, offset: int) -> float:
+        """Return the time that the head needs to ``offset``; a short way ahead, it waits for it to come by."""
+        gap = offset - self._head
+        seek = self._profile.latency + self._profile.stroke * math.sqrt(abs(gap) / self._size)
+        return min(seek, gap / self._profile.bandwidth) if gap >= 0 else seek
+
+
+@dataclass(slots=True)
+class Counters:
+    """What has reached the disk."""
+
+    reads: int = 0
+    read_bytes: int = 0
+    writes: int = 0
+    write_bytes: int = 0
+    flushes: int = 0
+
+
+DISK_INODE: Final = pyfuse3.InodeT(pyfuse3.ROOT_INODE + 1)
+DISK_NAME: Final = b"disk"
+
+
+class SlowDisk(pyfuse3.Operations):
+    """A directory with one file, ``disk``; its inode is also its file handle."""
+
+    def __init__(self, profile: Profile, backing: int) -> None:
+        super().__init__()
+        self._backing = backing
+        self._size = os.fstat(backing).st_size
+        self._disk = Disk(profile, self._size)
+        self._counters = Counters()
+
+    # --- the data path -----------------------------------------------------------------------------------------------
+
+    async def read(self, fh: int, off: int, size: int) -> bytes:
+        """Read when the disk would."""
+        size = max(0, min(size, self._size - off))
+        done = self._disk.access(time.monotonic(), off, size)
+        self._counters.reads += 1
+        self._counters.read_bytes += size
+        return await _answer_at(done, lambda: os.pread(self._backing, size, off))
+
+    async def write(self, fh: int, off: int, buf: bytes) -> int:
+        """Write when the disk would; a disk does not grow."""
+        if off + len(buf) > self._size:
+            raise pyfuse3.FUSEError(errno.ENOSPC)
+        done = self._disk.access(time.monotonic(), off, len(buf))
+        self._counters.writes += 1
+        self._counters.write_bytes += len(buf)
+        return await _answer_at(done, lambda: os.pwrite(self._backing, buf, off))
+
+    async def fsync(self, fh: int, datasync: bool) -> None:
+        """Take the time that a flush takes."""
+        self._counters.flushes += 1
+        await _answer_at(self._disk.flush(time.monotonic()), lambda: None)
+
+    # --- a directory with one file -----------------------------------------------------------------------------------
+
+    async def lookup(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
+        """Find ``disk``."""
+        if name != DISK_NAME:
+            raise pyfuse3.FUSEError(errno.ENOENT)
+        return self._attributes(DISK_INODE)
+
+    async def getattr(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
+        """Describe the directory or the file."""
+        return self._attributes(inode)
+
+    async def setattr(
+        self,
+        inode: int,
+        attr: pyfuse3.EntryAttributes,
+        fields: pyfuse3.SetattrFields,
+        fh: int | None,
+        ctx: pyfuse3.RequestContext,
+    ) -> pyfuse3.EntryAttributes:
+        """Change nothing: a disk has no owner and keeps its size."""
+        return self._attributes(inode)
+
+    async def opendir(self, inode: int, ctx: pyfuse3.RequestContext) -> int:
+        """Open the directory."""
+        return inode
+
+    async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+        """List the one file."""
+        if start_id == 0:
+            attributes = self._attributes(DISK_INODE)
+            pyfuse3.readdir_reply(token, DISK_NAME, attributes, 1)
+
+    async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
+        """Open the file, past the page cache."""
+        return pyfuse3.FileInfo(fh=inode, direct_io=True)
+
+    async def getxattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
+        """Show the counters."""
+        if inode != DISK_INODE or name != b"user.stats":
+            raise pyfuse3.FUSEError(errno.ENODATA)
+        return json.dumps(asdict(self._counters)).encode()
+
+    def _attributes(self, inode: int) -> pyfuse3.EntryAttributes:
+        attributes = pyfuse3.EntryAttributes()
+        attributes.st_ino = inode
+        attributes.st_uid = os.getuid()
+        attributes.st_gid = os.getgid()
+        attributes.entry_timeout = attributes.attr_timeout = 3600
+        if inode == DISK_INODE:
+            attributes.st_mode = stat.S_IFREG | 0o600
+            attributes.st_nlink = 1
+            attributes.st_size = self._size
+            attributes.st_blocks = self._size // 512
+            attributes.st_blksize = 4096
+        else:
+            attributes.st_mode = stat.S_IFDIR | 0o700
+            attributes.st_nlink = 2
+        return attributes
+
+
+async def _answer_at(done: float, operate: Callable[[], T]) -> T:
+    """Do the real I/O now, but return no earlier than ``done``."""
+
+    def operate_and_wait() -> T:
+        result = operate()
+        # A thread sleeps to some 50 us; trio's own sleep, on epoll, only to the next millisecond.
+        time.sleep(max(0.0, done - time.monotonic()))
+        return result
+
+    if done <= time.monotonic():
+        return operate()
+    return await trio.to_thread.run_sync(operate_and_wait)
+
+
+async def _serve() -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_terminate_on_signal)
+        await pyfuse3.main()
+        nursery.cancel_scope.cancel()
+
+
+async def _terminate_on_signal() -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for _ in signals:
+            pyfuse3.terminate()
+
+
+def main(arguments: list[str]) -> None:
+    """Mount, serve and unmount."""
+    if len(arguments) != 3 or arguments[0] not in PROFILES:
+        sys.exit("usage: slow_disk.py hdd|net|ram BACKING MOUNTPOINT")
+    profile, backing, mountpoint = arguments
+    try:
+        operations = SlowDisk(PROFILES[profile], os.open(backing, os.O_RDWR | os.O_CLOEXEC))
+        pyfuse3.init(operations, mountpoint, {"fsname=slow_disk", "subtype=slow_disk"})
+    except (OSError, RuntimeError) as exc:
+        sys.exit(f"slow_disk: {exc}")
+    print("ready", flush=True)
+    try:
+        trio.run(_serve)
+    finally:
+        pyfuse3.close()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

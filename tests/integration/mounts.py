@@ -1,0 +1,250 @@
+"""Real mounts for tests: each thing made here knows how to go away again, whatever state it is in."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+COMMAND_SECONDS = 60
+"""No command under test may take longer; a hang is a failure, and is told as one."""
+
+
+def run(*command: str | Path, timeout: float = COMMAND_SECONDS, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run a command; a failure shows what it printed."""
+    result = subprocess.run(  # noqa: PLW1510 - checked below, with its output
+        [str(word) for word in command], capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL
+    )
+    if check and result.returncode:
+        words = " ".join(map(str, command))
+        msg = f"{words}: exit {result.returncode}\n{result.stdout}{result.stderr}"
+        raise AssertionError(msg)
+    return result
+
+
+def fusecache(*arguments: str | Path, timeout: float = COMMAND_SECONDS, check: bool = True) -> str:
+    """Run ``fusecache``, as installed beside this Python, and return what it printed on stdout."""
+    return run(program(), *arguments, timeout=timeout, check=check).stdout
+
+
+def program() -> str:
+    """Find the installed ``fusecache``."""
+    found = shutil.which("fusecache", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+    assert found, "fusecache is not installed: scripts/setup does that"
+    return found
+
+
+def wait_until(condition: Callable[[], object], what: str, timeout: float = 30) -> None:
+    """Poll until ``condition()`` is true."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, f"after {timeout} s still not: {what}"
+        time.sleep(0.05)
+
+
+@dataclass
+class Mount:
+    """An origin, its cache and metadata, and where they are mounted (or were)."""
+
+    origin: Path
+    cache: Path
+    metadata: Path
+    mountpoint: Path
+    options: list[str] = field(default_factory=list)
+    """For ``fusecache mount``, on top of the four paths; :meth:`remount` uses them again."""
+
+    @property
+    def image(self) -> Path:
+        """The one file of the mount."""
+        return self.mountpoint / "image"
+
+    def mount(self, *options: str) -> None:
+        """Mount; ``options`` hold for this time only."""
+        files = ["--cache", self.cache, "--metadata", self.metadata]
+        fusecache("mount", self.origin, self.mountpoint, *files, *self.options, *options)
+
+    def unmount(self, timeout: float = COMMAND_SECONDS) -> None:
+        """Unmount the proper way: when this returns, everything is safe."""
+        fusecache("unmount", self.mountpoint, timeout=timeout)
+
+    def remount(self, *options: str) -> None:
+        """Unmount the proper way and mount again."""
+        self.unmount()
+        self.mount(*options)
+
+    def kill9(self) -> None:
+        """Let the server die on the spot; the mountpoint is free afterwards, and :meth:`mount` recovers."""
+        pid = self.pid
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not _is_alive(pid), f"process {pid} is gone")
+        run("fusermount3", "-uz", self.mountpoint)
+
+    @property
+    def pid(self) -> int:
+        """The server's process."""
+        pid = json.loads(fusecache("status", self.mountpoint, "--json"))["pid"]
+        assert isinstance(pid, int)
+        return pid
+
+    def status(self) -> dict[str, int | float | str | bool]:
+        """Ask the running mount for its figures."""
+        figures = json.loads(self.getxattr("stats"))
+        assert isinstance(figures, dict)
+        return figures
+
+    def count(self, name: str) -> int:
+        """Ask for one figure that is a whole number."""
+        value = self.status()[name]
+        assert isinstance(value, int)
+        return value
+
+    def getxattr(self, name: str) -> str:
+        """Read ``user.fusecache.NAME``."""
+        return os.getxattr(self.image, f"user.fusecache.{name}").decode()
+
+    def setxattr(self, name: str, value: str) -> None:
+        """Set ``user.fusecache.NAME``."""
+        os.setxattr(self.image, f"user.fusecache.{name}", value.encode())
+
+    def message(self, *words: str) -> None:
+        """Send one of dm-cache's messages."""
+        self.setxattr("message", " ".join(words))
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Read from the image."""
+        with self._opened(os.O_RDONLY) as fd:
+            return os.pread(fd, length, offset)
+
+    def write(self, offset: int, data: bytes, *, sync: bool = False) -> None:
+        """Write to the image, all of it."""
+        with self._opened(os.O_WRONLY) as fd:
+            assert os.pwrite(fd, data, offset) == len(data)
+            if sync:
+                os.fsync(fd)
+
+    @contextlib.contextmanager
+    def _opened(self, flags: int) -> Iterator[int]:
+        fd = os.open(self.image, flags)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    def discard(self) -> None:
+        """Leave nothing behind: no mount, no process.  For clean-up; data may be lost."""
+        discard_mount(self.mountpoint)
+
+
+def discard_mount(mountpoint: Path) -> None:
+    """Unmount lazily and kill the processes that serve or use this mountpoint (named in their command lines)."""
+    while is_mounted(mountpoint):
+        run("fusermount3", "-uz", mountpoint)
+    for pid in _processes_of(mountpoint):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def is_mounted(path: Path) -> bool:
+    """Tell without touching the file system, which may be dead."""
+    return any(mountpoint == path for mountpoint in fuse_mountpoints())
+
+
+def fuse_mountpoints() -> list[Path]:
+    """List where FUSE file systems are mounted."""
+    fields = (line.split(" ") for line in Path("/proc/self/mounts").read_text().splitlines())
+    return [Path(words[1].replace("\\040", " ")) for words in fields if words[2].startswith("fuse")]
+
+
+def _processes_of(mountpoint: Path) -> list[int]:
+    pids = []
+    for directory in Path("/proc").iterdir():
+        if directory.name.isdigit() and int(directory.name) != os.getpid():
+            with contextlib.suppress(OSError):
+                words = (directory / "cmdline").read_bytes().split(b"\0")
+                if os.fsencode(mountpoint) in words:
+                    pids.append(int(directory.name))
+    return pids
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+class LoopDevices:
+    """Loop devices, and the file systems mounted from them."""
+
+    def __init__(self) -> None:
+        self._devices: list[Path] = []
+        self._mountpoints: list[Path] = []
+
+    def attach(self, file: Path, *, direct_io: bool = True, timeout: float = 60) -> Path:
+        """Attach a file; waits for a free device, as the machine has few (kernel default: 8)."""
+        option = f"--direct-io={'on' if direct_io else 'off'}"
+        deadline = time.monotonic() + timeout
+        while (result := run("losetup", "--find", "--show", option, file, check=False)).returncode:
+            assert time.monotonic() < deadline, f"no loop device for {file}: {result.stderr.strip()}"
+            time.sleep(0.5)
+        device = Path(result.stdout.strip())
+        self._devices.append(device)
+        return device
+
+    def mount(self, device: Path, mountpoint: Path, *options: str) -> None:
+        """Mount the file system on a device."""
+        mountpoint.mkdir(exist_ok=True)
+        run("mount", *options, device, mountpoint)
+        self._mountpoints.append(mountpoint)
+
+    def unmount(self, mountpoint: Path) -> None:
+        """Unmount what :meth:`mount` mounted."""
+        run("umount", mountpoint)
+        self._mountpoints.remove(mountpoint)
+
+    def detach(self, device: Path) -> None:
+        """Detach, which flushes."""
+        run("losetup", "--detach", device)
+        self._devices.remove(device)
+        wait_until(
+            lambda: not run("losetup", "--list", "--noheadings", device, check=False).stdout, f"{device} is free"
+        )
+
+    def discard(self) -> None:
+        """Leave nothing behind."""
+        for mountpoint in reversed(self._mountpoints):
+            run("umount", "--lazy", mountpoint, check=False)
+        for device in self._devices:
+            run("losetup", "--detach", device, check=False)
+
+
+def sweep_aborted_runs(runs: Path) -> None:
+    """Remove mounts below ``runs`` (the home of all runs' temporary directories) whose test run is no longer alive.
+
+    A run leaves its process number in the file ``owner`` of its temporary directory; without one, nothing is touched.
+    """
+    for mountpoint in fuse_mountpoints():
+        if not mountpoint.is_relative_to(runs):
+            continue
+        owner = runs / mountpoint.relative_to(runs).parts[0] / "owner"
+        if owner.exists() and not _is_alive(int(owner.read_text())):
+            _detach_loops_below(mountpoint)
+            discard_mount(mountpoint)
+
+
+def _detach_loops_below(mountpoint: Path) -> None:
+    result = run("losetup", "--list", "--noheadings", "--output", "NAME,BACK-FILE", check=False)
+    for line in result.stdout.splitlines():
+        device, _, file = line.partition(" ")
+        if Path(file.strip()).is_relative_to(mountpoint):
+            run("umount", "--lazy", "--all-targets", device, check=False)
+            run("losetup", "--detach", device, check=False)
