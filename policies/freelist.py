@@ -1,0 +1,75 @@
+"""Which entries are free: a ring threaded through link arrays that its owner uses for the entries in use."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable
+
+
+class FreeList:
+    """Hand out free entries from the head.
+
+    Free entries lie in no queue, so the queues' links can hold the ring: it costs no memory.
+    """
+
+    __slots__ = ("_newer", "_node", "_older", "size")
+
+    def __init__(self, older: array[int], newer: array[int], node: int) -> None:
+        """Start empty; ``node`` is an index of both arrays that belongs to the ring for ever."""
+        self._older = older
+        self._newer = newer
+        self._node = node
+        self.size = 0
+        older[node] = newer[node] = node
+
+    def fill(self, entries: Iterable[int]) -> None:
+        """Give back many at the tail, in order."""
+        older, newer, last = self._older, self._newer, self._older[self._node]
+        for entry in entries:
+            newer[last] = entry
+            older[entry] = last
+            last = entry
+            self.size += 1
+        newer[last] = self._node
+        older[self._node] = last
+
+    def take(self) -> int:
+        """Take the head; there must be one."""
+        entry = self._newer[self._node]
+        self.take_this(entry)
+        return entry
+
+    def take_this(self, entry: int) -> None:
+        """Take a certain entry, which must be free."""
+        before, after = self._older[entry], self._newer[entry]
+        self._newer[before] = after
+        self._older[after] = before
+        self.size -= 1
+
+    def give_back(self, entry: int) -> None:
+        """Put an entry at the tail: it is used again when all others have been."""
+        self._link(entry, self._older[self._node], self._node)
+
+    def give_back_first(self, entry: int) -> None:
+        """Put an entry at the head: it is used again next."""
+        self._link(entry, self._node, self._newer[self._node])
+
+    def _link(self, entry: int, before: int, after: int) -> None:
+        self._older[entry] = before
+        self._newer[entry] = after
+        self._newer[before] = entry
+        self._older[after] = entry
+        self.size += 1
+
+    def check(self) -> list[int]:
+        """Assert that links agree both ways and with the size; return the free entries, head first."""
+        found = []
+        node = self._node
+        entry = self._newer[node]
+        while entry != node:
+            found.append(entry)
+            assert self._newer[self._older[entry]] == entry
+            assert self._older[self._newer[entry]] == entry
+            entry = self._newer[entry]
+        assert len(found) == self.size
+        return found

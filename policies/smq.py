@@ -1,0 +1,293 @@
+"""SMQ, the stochastic multiqueue: dm-cache's default policy, decision for decision that of Linux 5.10.
+
+Theory of operation
+-------------------
+Cached blocks stand in one of two queues of 64 levels, clean or dirty.  The first hit of a block in a minute lifts it
+by one level, where the oldest block drops in exchange; no counters, no history.  Once a minute the levels are made
+even.  New blocks start at the top.  Misses go to the hotspot queue (hotspot.py), which decides what deserves promotion.
+
+A promotion needs a free cache block.  If there is none, it is given up and the demotion of a clean block of the lower
+half of the levels is asked for instead, or, if there is no such block, a writeback; the promotion has to wait for the
+next miss.  When the origin is idle dirty blocks are written back, coldest first.
+
+A cache block is in one of four states: free (in the free list), reserved (taken by a promotion under way, not in the
+index), queued (in the index, and in the clean or the dirty queue), or pending (in the index, but in no queue: a
+demotion or writeback is under way).
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Final
+
+from policies.base import MISS, MISS_QUEUED, Op, Policy, PolicyError, Work
+from policies.blockindex import BlockIndex
+from policies.freelist import FreeList
+from policies.hotspot import HotspotQueue
+from policies.levels import LevelQueue, MarkedQueue
+from policies.runs import LEVELS, RunPool
+from policies.sizes import check_sizes
+from policies.tracker import WorkTracker
+
+_ALLOCATED: Final = 1
+_DIRTY: Final = 2
+_PENDING: Final = 4
+
+_TOP: Final = LEVELS - 1
+_DEMOTABLE_LEVELS: Final = LEVELS // 2
+_FREE_TARGET_PERCENT: Final = 25
+_WRITEBACK_PERIOD_MS: Final = 10_000
+_CACHE_PERIOD_MS: Final = 60_000
+
+
+def _level_without_hint(cblock: int) -> int:
+    """Scatter blocks of unknown worth over the levels."""
+    return cblock * 0x61C88647 % 2**32 >> 23 & _TOP
+
+
+class SmqPolicy(Policy):
+    """The stochastic multiqueue."""
+
+    name: ClassVar[str] = "smq"
+    version: ClassVar[tuple[int, int, int]] = (2, 0, 0)
+    hint_size: ClassVar[int] = 4
+
+    _always_clean: ClassVar[bool] = False
+    """Whether dirty blocks are written back even while the origin is busy."""
+
+    def __init__(self, *, cache_blocks: int, origin_blocks: int, block_size: int, now_ms: int = 0) -> None:
+        """Start with an empty cache."""
+        check_sizes(cache_blocks, origin_blocks, block_size)
+        self._cache_blocks = cache_blocks
+        self._origin_blocks = origin_blocks
+        self._index = BlockIndex(cache_blocks, origin_blocks)
+        self._oblocks = self._index.keys
+        self._buckets = self._index.buckets
+        self._bucket_count = self._index.size
+        self._chain = self._index.chain
+        self._flags = bytearray(cache_blocks)
+        self._hit = bytearray(cache_blocks)
+        self._pool = RunPool(cache_blocks)
+        free_node = cache_blocks + self._pool.add_anchor(0)
+        self._clean = LevelQueue(self._pool)
+        self._dirty = MarkedQueue(self._pool)
+        self._free = FreeList(self._pool.older, self._pool.newer, free_node)
+        self._free.fill(range(cache_blocks))
+        self._free_target = cache_blocks * _FREE_TARGET_PERCENT // 100
+        self._hotspots = HotspotQueue(cache_blocks, origin_blocks, block_size, now_ms)
+        self._tracker = WorkTracker()
+        self._migrations_allowed = True
+        self._writeback_due_ms = now_ms + _WRITEBACK_PERIOD_MS
+        self._cache_due_ms = now_ms
+
+    def lookup(self, oblock: int, write: bool, fast_copy: bool) -> int:
+        """Refer one bio to the policy; a hit costs a search and a look at its hit mark."""
+        oblocks = self._oblocks
+        cblock = self._buckets[oblock % self._bucket_count]
+        while oblocks[cblock] != oblock:
+            if cblock < 0:
+                if not self._is_wanted(oblock, write, fast_copy):
+                    return MISS
+                if self._may_promote(oblock):
+                    self._promote(oblock)
+                return MISS_QUEUED
+            cblock = self._chain[cblock]
+        if not self._hit[cblock]:
+            flags = self._flags[cblock]
+            if not flags & _PENDING:
+                self._hit[cblock] = 1
+                (self._dirty if flags & _DIRTY else self._clean).requeue(cblock, 1)
+        return cblock
+
+    def lookup_with_work(self, oblock: int, write: bool, fast_copy: bool) -> tuple[int, Work | None]:
+        """Refer one bio to the policy; hand out the promotion of its block if it is wanted and possible."""
+        if self._index.find(oblock) >= 0:
+            return self.lookup(oblock, write, fast_copy), None
+        if not self._is_wanted(oblock, write, fast_copy):
+            return MISS, None
+        if not self._may_promote(oblock):
+            return MISS_QUEUED, None
+        cblock = self._reserve()
+        work = self._tracker.issue_new(Op.PROMOTE, oblock, cblock)
+        if work is None:
+            self._release(cblock)
+            return MISS_QUEUED, None
+        return MISS, work
+
+    def _is_wanted(self, oblock: int, write: bool, fast_copy: bool) -> bool:
+        """Learn of a miss; decide whether the block deserves promotion."""
+        level = self._hotspots.miss(oblock)
+        return level >= self._hotspots.promote_level or (write and fast_copy and self._free.size > 0)
+
+    def _may_promote(self, oblock: int) -> bool:
+        """Tell whether a promotion can be asked for; if there is no room, ask for some."""
+        if not self._migrations_allowed:
+            return False
+        if not self._free.size:
+            if self._tracker.demotions < self._free_target:
+                self._queue_demotion()
+            return False
+        return oblock not in self._tracker
+
+    def _promote(self, oblock: int) -> None:
+        cblock = self._reserve()
+        if not self._tracker.queue(Op.PROMOTE, oblock, cblock):
+            self._release(cblock)
+
+    def _reserve(self) -> int:
+        cblock = self._free.take()
+        self._flags[cblock] = _ALLOCATED | _DIRTY | _PENDING
+        self._pool.label[cblock] = 0
+        return cblock
+
+    def _release(self, cblock: int) -> None:
+        self._flags[cblock] = 0
+        self._free.give_back(cblock)
+
+    def _queue_demotion(self) -> None:
+        victim = self._clean.peek(_DEMOTABLE_LEVELS)
+        if victim >= 0:
+            self._queue_migration(Op.DEMOTE, self._clean, victim)
+        elif self._dirty.size:
+            self._queue_writeback(idle=False)
+
+    def _queue_writeback(self, *, idle: bool) -> None:
+        candidate = self._dirty.peek() if idle else self._dirty.peek_old()
+        if candidate >= 0:
+            self._queue_migration(Op.WRITEBACK, self._dirty, candidate)
+
+    def _queue_migration(self, op: Op, queue: LevelQueue, cblock: int) -> None:
+        level = queue.remove(cblock)
+        if self._tracker.queue(op, self._oblocks[cblock], cblock):
+            self._flags[cblock] |= _PENDING
+        else:
+            queue.push_first(cblock, level)
+
+    def get_background_work(self, idle: bool) -> Work | None:
+        """Hand out what was queued last, or else, if the time is right, a writeback."""
+        work = self._tracker.issue()
+        if work is None and self._dirty.size and (idle or self._always_clean):
+            self._queue_writeback(idle=idle)
+            work = self._tracker.issue()
+        return work
+
+    def complete_background_work(self, work: Work, success: bool) -> None:
+        """Take back an item.
+
+        :raises PolicyError: it has not been handed out, or is complete already.
+        """
+        self._tracker.complete(work)
+        cblock = work.cblock
+        self._flags[cblock] &= ~_PENDING
+        if work.op is Op.PROMOTE:
+            if success:
+                self._index.insert(cblock, work.oblock)
+                self._queue_of(cblock).push(cblock, _TOP)
+            else:
+                self._release(cblock)
+        elif work.op is Op.DEMOTE and success:
+            self._index.remove(cblock)
+            self._release(cblock)
+        else:
+            self._queue_of(cblock).push(cblock, self._pool.level_of(cblock))
+
+    def _queue_of(self, cblock: int) -> LevelQueue:
+        return self._dirty if self._flags[cblock] & _DIRTY else self._clean
+
+    def _require_allocated(self, cblock: int) -> None:
+        if not (0 <= cblock < self._cache_blocks and self._flags[cblock] & _ALLOCATED):
+            msg = f"nothing is mapped at cache block {cblock}"
+            raise PolicyError(msg)
+
+    def set_dirty(self, cblock: int) -> None:
+        """Learn that a block has become dirty; it is queued as the newest of its level."""
+        self._set_flag(cblock, _DIRTY)
+
+    def clear_dirty(self, cblock: int) -> None:
+        """Learn that a block has become clean; it is queued as the newest of its level."""
+        self._set_flag(cblock, 0)
+
+    def _set_flag(self, cblock: int, dirty: int) -> None:
+        self._require_allocated(cblock)
+        flags = self._flags[cblock]
+        self._flags[cblock] = flags & ~_DIRTY | dirty
+        if not flags & _PENDING:
+            level = (self._dirty if flags & _DIRTY else self._clean).remove(cblock)
+            (self._dirty if dirty else self._clean).push(cblock, level)
+
+    def load_mapping(self, oblock: int, cblock: int, dirty: bool, hint: int | None) -> None:
+        """Learn of a block that is cached already: the oldest of the level that the hint tells.
+
+        :raises PolicyError: out of range, or one of the two is mapped already.
+        """
+        if not 0 <= cblock < self._cache_blocks or not 0 <= oblock < self._origin_blocks:
+            msg = f"no room for origin block {oblock} at cache block {cblock}: out of range"
+            raise PolicyError(msg)
+        if self._flags[cblock] or self._index.find(oblock) >= 0:
+            msg = f"origin block {oblock} or cache block {cblock} is mapped already"
+            raise PolicyError(msg)
+        self._free.take_this(cblock)
+        self._flags[cblock] = _ALLOCATED | (_DIRTY if dirty else 0)
+        self._index.insert(cblock, oblock)
+        self._queue_of(cblock).push_first(cblock, _level_without_hint(cblock) if hint is None else min(hint, _TOP))
+
+    def invalidate_mapping(self, cblock: int) -> bool:
+        """Forget a mapped block.
+
+        :raises PolicyError: work is outstanding for it.
+        """
+        flags = self._flags[cblock] if 0 <= cblock < self._cache_blocks else 0
+        if not flags:
+            return False
+        if flags & _PENDING:
+            msg = f"cache block {cblock} cannot be invalidated: work is outstanding for it"
+            raise PolicyError(msg)
+        self._queue_of(cblock).remove(cblock)
+        self._index.remove(cblock)
+        self._release(cblock)
+        return True
+
+    def get_hint(self, cblock: int) -> int:
+        """Return the level of a block."""
+        return self._pool.level_of(cblock) if self._flags[cblock] else 0
+
+    def residency(self) -> int:
+        """Count the cache blocks that are not free."""
+        return self._cache_blocks - self._free.size
+
+    def tick(self, now_ms: int) -> None:
+        """Let time pass: what is dirty ages, regions may be hit again, and once a minute blocks may too."""
+        if now_ms > self._writeback_due_ms:
+            self._writeback_due_ms = now_ms + _WRITEBACK_PERIOD_MS
+            self._dirty.flip()
+        self._hotspots.tick(now_ms)
+        if now_ms > self._cache_due_ms:
+            self._cache_due_ms = now_ms + _CACHE_PERIOD_MS
+            self._hit = bytearray(self._cache_blocks)
+            self._dirty.redistribute()
+            self._clean.redistribute()
+
+    def allow_migrations(self, allowed: bool) -> None:
+        """Forbid or allow new promotions and demotions."""
+        self._migrations_allowed = allowed
+
+    def check(self) -> None:
+        """Assert that each cache block is in exactly one state, and that all structures agree on it."""
+        self._pool.check()
+        self._hotspots.check()
+        mapped = set(self._index.check().values())
+        outstanding = {work.cblock: work for work in self._tracker.check().values()}
+        free = set(self._free.check())
+        clean = {cblock for level in self._clean.check() for cblock in level}
+        dirty = {cblock for level in self._dirty.check() for cblock in level}
+        assert len(outstanding) == len(self._tracker.check())
+        assert len(clean) + len(dirty) == self._clean.size + self._dirty.size
+        for cblock, flags in enumerate(self._flags):
+            work = outstanding.get(cblock)
+            reserved = work is not None and work.op is Op.PROMOTE
+            assert bool(flags & _ALLOCATED) == (cblock not in free) == (cblock in mapped or reserved)
+            assert flags & _ALLOCATED or not flags
+            assert bool(flags & _PENDING) == (work is not None)
+            assert (cblock in mapped) == (flags & _ALLOCATED and not reserved)
+            assert (cblock in clean) == (flags == _ALLOCATED)
+            assert (cblock in dirty) == (flags == _ALLOCATED | _DIRTY)
+            assert work is None or reserved or work.oblock == self._oblocks[cblock]

@@ -1,0 +1,82 @@
+"""Work that a policy has asked for and not seen finished yet.
+
+At most so many items at once, at most one for any origin block, and what was asked for last is handed out first: a
+block that is hot now is worth more than one that was.  After dm-cache's background tracker.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from policies.base import Op, PolicyError, Work
+
+MAX_WORK: Final = 4096
+"""Most items outstanding, queued and issued ones together."""
+
+
+class WorkTracker:
+    """Keep the items that are queued (not handed out yet) or issued (handed out).
+
+    :ivar demotions: how many of the items are demotions.
+    """
+
+    __slots__ = ("_issued", "_limit", "_queued", "demotions")
+
+    def __init__(self, limit: int = MAX_WORK) -> None:
+        """Start with no work; refuse items beyond ``limit``."""
+        self._limit = limit
+        self._queued: dict[int, Work] = {}
+        self._issued: dict[int, Work] = {}
+        self.demotions = 0
+
+    def __contains__(self, oblock: int) -> bool:
+        """Tell whether an item for this origin block is outstanding."""
+        return oblock in self._issued or oblock in self._queued
+
+    def _new(self, op: Op, oblock: int, cblock: int) -> Work | None:
+        if len(self._queued) + len(self._issued) >= self._limit or oblock in self:
+            return None
+        self.demotions += op is Op.DEMOTE
+        return Work(op, oblock, cblock)
+
+    def queue(self, op: Op, oblock: int, cblock: int) -> bool:
+        """Add an item to be handed out; False if it is refused."""
+        work = self._new(op, oblock, cblock)
+        if work is None:
+            return False
+        self._queued[oblock] = work
+        return True
+
+    def issue_new(self, op: Op, oblock: int, cblock: int) -> Work | None:
+        """Add an item and hand it out at once; None if it is refused."""
+        work = self._new(op, oblock, cblock)
+        if work is not None:
+            self._issued[oblock] = work
+        return work
+
+    def issue(self) -> Work | None:
+        """Hand out the item that was queued last, or None."""
+        if not self._queued:
+            return None
+        oblock, work = self._queued.popitem()
+        self._issued[oblock] = work
+        return work
+
+    def complete(self, work: Work) -> None:
+        """Forget an item that was handed out.
+
+        :raises PolicyError: it was not handed out here, or is complete already.
+        """
+        if self._issued.get(work.oblock) is not work:
+            msg = f"{work} has not been handed out, or is complete already"
+            raise PolicyError(msg)
+        del self._issued[work.oblock]
+        self.demotions -= work.op is Op.DEMOTE
+
+    def check(self) -> dict[int, Work]:
+        """Assert that counts agree; return the outstanding items by origin block."""
+        outstanding = self._queued | self._issued
+        assert len(outstanding) == len(self._queued) + len(self._issued) <= self._limit
+        assert all(oblock == work.oblock for oblock, work in outstanding.items())
+        assert self.demotions == sum(work.op is Op.DEMOTE for work in outstanding.values())
+        return outstanding
