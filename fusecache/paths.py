@@ -1,0 +1,64 @@
+"""Where things live by default: one set of names for each origin, found again by the next mount."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from fusecache.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from fusecache.config import MountConfig
+
+ROOT_DIRECTORY: Final = Path("/var/cache/fusecache")
+
+_MAX_STEM: Final = 200
+"""Bytes of the origin's name that are kept, so that no file name comes near the usual limit of 255."""
+
+
+@dataclass(frozen=True, slots=True)
+class DefaultPaths:
+    """The files that belong to one origin where nothing else was said; none of them need exist."""
+
+    cache: Path
+    metadata: Path
+    log: Path
+
+
+def defaults_for(origin: Path, *, environ: Mapping[str, str], is_root: bool) -> DefaultPaths:
+    """Name the files for ``origin``: the same ones whatever link or relative path it is reached by.
+
+    Root's are in one place whatever its environment says: a cache that holds dirty data must be found again.
+
+    :raises UsageError: there is no home to put them in.
+    """
+    directory = ROOT_DIRECTORY if is_root else _user_directory(environ)
+    real = os.path.realpath(origin)
+    stem = os.fsdecode(os.fsencode(Path(real).name)[:_MAX_STEM])
+    digest = hashlib.sha256(os.fsencode(real)).hexdigest()[:8]
+    cache, metadata, log = (directory / f"{stem}-{digest}.{kind}" for kind in ("cache", "metadata", "log"))
+    return DefaultPaths(cache, metadata, log)
+
+
+def log_for(config: MountConfig, *, environ: Mapping[str, str], is_root: bool) -> Path:
+    """Name the log of a mount in the background: beside its metadata if that was named, else among the defaults."""
+    if config.metadata is not None:
+        return config.metadata.with_name(f"{config.metadata.name}.log")
+    return defaults_for(config.origin, environ=environ, is_root=is_root).log
+
+
+def _user_directory(environ: Mapping[str, str]) -> Path:
+    """Return fusecache's directory in the user's cache directory (XDG Base Directory Specification)."""
+    base = Path(environ.get("XDG_CACHE_HOME", ""))
+    if not base.is_absolute():  # the specification: relative ones are to be ignored
+        home = environ.get("HOME", "")
+        if not home:
+            msg = "neither XDG_CACHE_HOME nor HOME is set: say where to put things with --cache and --metadata"
+            raise UsageError(msg)
+        base = Path(home, ".cache")
+    return base / "fusecache"
