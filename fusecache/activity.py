@@ -1,0 +1,66 @@
+"""What the origin is doing for users: how much is under way, since when it has been quiet, whose turn a tick is.
+
+*Idle*, as dm-cache means it (2.9): no user I/O at the origin, for longer than a second.  Hits do not count.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import trio
+
+QUIET_SECONDS: Final = 1.0
+_HITS_PER_TICK: Final = 16
+
+
+class Activity:
+    """User I/O at the origin; times are seconds of trio's clock."""
+
+    __slots__ = ("_quiet", "_since", "hits_until_tick", "in_flight", "marked")
+
+    def __init__(self) -> None:
+        self.in_flight = 0
+        self._since = -QUIET_SECONDS
+        self._quiet = trio.Event()
+        self.marked = False
+        """Whether some bio under way carries the tick mark (dm-cache 2.9)."""
+        self.hits_until_tick = _HITS_PER_TICK
+        """A hit that is served at once has no duration in which others could pass, so the mark passes over a fixed
+        number of such hits instead: about what fits into one round trip of a busy client."""
+
+    def begin(self) -> bool:
+        """Count one user I/O in; returns whether it carries the tick mark."""
+        self.in_flight += 1
+        mark = not self.marked
+        self.marked = True
+        return mark
+
+    def end(self, now: float, *, mark: bool) -> None:
+        """Count it out again."""
+        self.in_flight -= 1
+        if mark:
+            self.marked = False
+        if self.in_flight == 0:
+            self._since = now
+            self._quiet.set()
+            self._quiet = trio.Event()
+
+    def is_quiet(self, now: float) -> bool:
+        """Tell whether the origin has had no user I/O for more than a second."""
+        return self.in_flight == 0 and now > self._since + QUIET_SECONDS
+
+    def restart_hits(self) -> None:
+        """Begin to count inline hits anew, after a tick."""
+        self.hits_until_tick = _HITS_PER_TICK
+
+    async def give_way(self, patience: float) -> None:
+        """Let user I/O at the origin go first, but wait no longer than ``patience`` seconds."""
+        if self.in_flight:
+            with trio.move_on_after(patience):
+                await self._quiet.wait()
+
+    def check(self) -> None:
+        """Assert that the counts are possible."""
+        assert self.in_flight >= 0
+        assert 0 < self.hits_until_tick <= _HITS_PER_TICK
+        assert not self.marked or self.in_flight

@@ -1,0 +1,474 @@
+"""The data path: every read and write of the image.
+
+Theory of operation
+-------------------
+A request is cut at block boundaries into *bios*.  Each is referred to the policy once, which decides where it goes
+(:class:`_Route`); neighbours that lie contiguously in one store become one I/O again.  Deciding never waits; then comes
+the I/O.
+
+A bio inside one block on which nobody holds a lock, whose data is in the page cache (read) or goes to a dirty,
+covered block (write), is served right here: no lock, no task switch, no await.  Everything else takes its block shared
+first.  A block that a migration keeps locked parks the bio, *before* the policy is asked, and it starts again when the
+lock is gone (dm-cache 2.3).
+
+======================  ==============  =======================================  ======================
+mode                    read hit        write hit, clean                         write hit, dirty
+======================  ==============  =======================================  ======================
+writeback               cache           cache; turns dirty                       cache
+writethrough            cache           origin and cache; stays clean            cache; stays dirty
+passthrough             origin          mapping dropped durably, then origin     cannot be
+======================  ==============  =======================================  ======================
+
+A miss goes to the origin.  In writeback mode a write of a whole block may be promoted by its own data.  The tail of the
+image, less than a block, goes to the origin without being counted.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from enum import Enum, auto
+from functools import partial
+from typing import TYPE_CHECKING
+
+import structlog
+import trio
+
+from fusecache.config import Mode
+from fusecache.errors import FusecacheError, StoreError
+from fusecache.locks import ALL_OUT
+from fusecache.mapping import COVERED, DIRTY, UNMAPPED, WRITABLE
+from policies import MISS_QUEUED, Work
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+
+    from fusecache.migrations import Migrations
+    from fusecache.stores.base import Store
+    from fusecache.volume import Volume
+
+log = structlog.get_logger(__name__)
+
+
+class _Route(Enum):
+    """Where a write goes."""
+
+    ORIGIN = auto()
+    CACHE = auto()
+    COVER = auto()
+    """To the cache, once the record allows for the block's being dirty."""
+    BOTH = auto()
+    DROP = auto()
+    """To the origin, once the cached copy is gone."""
+    OVERWRITE = auto()
+    """To the cache as a promotion."""
+
+
+class _Run:
+    """Neighbouring bios that are one I/O: ``length`` bytes of the request from ``start``, at ``position`` in a store."""
+
+    __slots__ = ("length", "oblocks", "position", "start", "store")
+
+    def __init__(self, store: Store, position: int, start: int, length: int, oblocks: list[int]) -> None:
+        self.store = store
+        self.position = position
+        self.start = start
+        self.length = length
+        self.oblocks = oblocks
+        """The blocks whose shared locks this I/O holds."""
+
+
+class Cache:
+    """Serves the image of one volume."""
+
+    __slots__ = ("_block_size", "_cells", "_migrations", "_origin_blocks", "_volume")
+
+    def __init__(self, volume: Volume, migrations: Migrations) -> None:
+        self._volume = volume
+        self._migrations = migrations
+        self._block_size = volume.geometry.block_size
+        self._origin_blocks = volume.geometry.origin_blocks
+        self._cells = volume.locks.cells
+
+    # The three things a disk does
+
+    async def read(self, offset: int, length: int) -> bytearray:
+        """Return up to ``length`` bytes from ``offset``: fewer only at the end of the image.
+
+        :raises StoreError: neither cache nor origin has them.
+        """
+        volume = self._volume
+        buffer = bytearray(volume.geometry.clip(offset, length))
+        length = len(buffer)
+        oblock, within = divmod(offset, self._block_size)
+        if within + length > self._block_size or oblock >= self._origin_blocks or oblock in self._cells:
+            if length:
+                await self._read_pieces(offset, buffer)
+            return buffer
+        store, start = self._route_read(oblock, offset, length)
+        if store is volume.cache and store.read_nowait(start + within, buffer):
+            self._served_hit()
+            return buffer
+        volume.locks.try_read(oblock)
+        await self._read_run(_Run(store, start + within, 0, length, [oblock]), memoryview(buffer))
+        return buffer
+
+    async def write(self, offset: int, data: bytes | memoryview) -> int:
+        """Write all of ``data`` at ``offset``; returns its length.
+
+        :raises OutOfRangeError: it would pass the end; nothing was written.
+        :raises FusecacheError: it could not be written; parts of it may have been.
+        """
+        volume = self._volume
+        length = len(data)
+        if not length:
+            return 0
+        volume.geometry.require(offset, length)
+        oblock, within = divmod(offset, self._block_size)
+        if within + length > self._block_size or oblock >= self._origin_blocks or oblock in self._cells:
+            await self._write_pieces(offset, memoryview(data))
+            return length
+        route, cblock, work = self._route_write(oblock, offset, length)
+        if route is _Route.CACHE and volume.cache.write_nowait(cblock * self._block_size + within, data):
+            self._served_hit()
+            return length
+        volume.locks.try_write(oblock, alone=route is _Route.BOTH)
+        await self._write_piece(route, cblock, work, oblock, within, memoryview(data))
+        return length
+
+    async def flush(self) -> None:
+        """Make everything durable that was written before; raises FusecacheError if it is not."""
+        await self._volume.durability.flush()
+
+    # Reading
+
+    def _route_read(self, oblock: int, offset: int, length: int) -> tuple[Store, int]:
+        """Refer a read to the policy; returns the store and where the block begins in it."""
+        volume = self._volume
+        policy = volume.policy
+        if policy.observes_bios:
+            policy.observe_bio(offset, length, False, int(trio.current_time() * 1000))
+        cblock = policy.lookup(oblock, False, False)
+        if cblock >= 0:
+            volume.require_hit(oblock, cblock)
+            volume.stats.read_hits += 1
+            if volume.mode is Mode.PASSTHROUGH:
+                return volume.origin, oblock * self._block_size
+            return volume.cache, cblock * self._block_size
+        volume.require_miss(oblock)
+        volume.stats.read_misses += 1
+        if cblock == MISS_QUEUED:
+            self._migrations.wake()
+        return volume.origin, oblock * self._block_size
+
+    async def _read_pieces(self, offset: int, buffer: bytearray) -> None:
+        """Read a range that crosses blocks, touches the tail, or meets a lock."""
+        volume = self._volume
+        view = memoryview(buffer)
+        runs: list[_Run] = []
+        jobs: list[Callable[[], Awaitable[None]]] = []
+        end = 0
+        for oblock, within, length in volume.geometry.pieces(offset, len(buffer)):
+            start, end = end, end + length
+            if oblock == self._origin_blocks:
+                _extend(runs, volume.origin, offset + start, start, length, None)
+            elif not volume.locks.try_read(oblock):
+                jobs.append(partial(self._read_parked, oblock, within, view[start:end]))
+            else:
+                try:
+                    store, position = self._route_read(oblock, offset + start, length)
+                except Exception as exc:  # noqa: BLE001 - the other pieces hold locks and have to be carried out
+                    volume.locks.end_read(oblock)
+                    jobs.append(partial(_fail, exc))
+                else:
+                    _extend(runs, store, position + within, start, length, oblock)
+        jobs.extend(partial(self._read_run, run, view) for run in runs)
+        await _all(jobs)
+
+    async def _read_parked(self, oblock: int, within: int, view: memoryview) -> None:
+        volume = self._volume
+        while not volume.locks.try_read(oblock):
+            await volume.locks.park(oblock)
+        try:
+            store, position = self._route_read(oblock, oblock * self._block_size + within, len(view))
+        except BaseException:
+            volume.locks.end_read(oblock)
+            raise
+        await self._read_run(_Run(store, position + within, 0, len(view), [oblock]), view)
+
+    async def _read_run(self, run: _Run, view: memoryview) -> None:
+        """Do one I/O, then give its blocks back."""
+        volume = self._volume
+        into = view[run.start : run.start + run.length]
+        try:
+            if run.store is volume.origin:
+                await self._read_origin(run.position, into)
+            elif not run.store.read_nowait(run.position, into):
+                try:
+                    await run.store.read(run.position, into)
+                except StoreError as exc:
+                    volume.stats.cache_errors += 1
+                    log.warning("cache read failed", oblocks=run.oblocks, error=str(exc))
+                    await self._reread(run, into)
+        finally:
+            for oblock in run.oblocks:
+                volume.locks.end_read(oblock)
+
+    async def _reread(self, run: _Run, into: memoryview) -> None:
+        """Read block by block what the cache could not give: clean blocks from the origin instead."""
+        volume = self._volume
+        done = 0
+        for oblock in run.oblocks:
+            cblock = volume.mapping.find(oblock)
+            within = (run.position + done) % self._block_size
+            part = into[done : done + self._block_size - within]
+            if volume.mapping.flags[cblock] & DIRTY:
+                await volume.cache.read(run.position + done, part)
+            else:
+                await self._read_origin(oblock * self._block_size + within, part)
+            done += len(part)
+
+    # Writing
+
+    def _route_write(self, oblock: int, offset: int, length: int) -> tuple[_Route, int, Work | None]:
+        """Refer a write to the policy and decide; a block that goes to the cache is dirty from here on."""
+        volume = self._volume
+        policy = volume.policy
+        mode = volume.mode
+        if policy.observes_bios:
+            policy.observe_bio(offset, length, False, int(trio.current_time() * 1000))
+        if length == self._block_size and mode is Mode.WRITEBACK and self._migrations.accepting:
+            cblock, work = policy.lookup_with_work(oblock, True, True)
+            if work is not None:
+                return _Route.OVERWRITE, work.cblock, work
+        else:
+            cblock = policy.lookup(oblock, True, False)
+        if cblock < 0:
+            volume.require_miss(oblock)
+            volume.stats.write_misses += 1
+            if cblock == MISS_QUEUED:
+                self._migrations.wake()
+            return _Route.ORIGIN, UNMAPPED, None
+        volume.require_hit(oblock, cblock)
+        volume.stats.write_hits += 1
+        if mode is Mode.PASSTHROUGH:
+            return _Route.DROP, cblock, None
+        flags = volume.mapping.flags[cblock]
+        if flags & WRITABLE == WRITABLE:
+            return _Route.CACHE, cblock, None
+        if mode is Mode.WRITETHROUGH:
+            return _Route.BOTH, cblock, None
+        if flags & COVERED:
+            volume.set_dirty(cblock)
+            return _Route.CACHE, cblock, None
+        return _Route.COVER, cblock, None
+
+    def _try_write_lock(self, oblock: int) -> bool:
+        """Take a block for writing; alone if the write will go to both stores."""
+        volume = self._volume
+        both = volume.mode is Mode.WRITETHROUGH and volume.mapping.find(oblock) != UNMAPPED
+        return volume.locks.try_write(oblock, alone=both)
+
+    async def _write_pieces(self, offset: int, data: memoryview) -> None:
+        """Write a range that crosses blocks, touches the tail, or meets a lock."""
+        volume = self._volume
+        runs: list[_Run] = []
+        jobs: list[Callable[[], Awaitable[None]]] = []
+        end = 0
+        for oblock, within, length in volume.geometry.pieces(offset, len(data)):
+            start, end = end, end + length
+            if oblock == self._origin_blocks:
+                _extend(runs, volume.origin, offset + start, start, length, None)
+            elif not self._try_write_lock(oblock):
+                jobs.append(partial(self._write_parked, oblock, within, data[start:end]))
+            else:
+                try:
+                    route, cblock, work = self._route_write(oblock, offset + start, length)
+                except Exception as exc:  # noqa: BLE001 - the other pieces hold locks and have to be carried out
+                    volume.locks.end_write(oblock)
+                    jobs.append(partial(_fail, exc))
+                    continue
+                if route is _Route.CACHE:
+                    _extend(runs, volume.cache, cblock * self._block_size + within, start, length, oblock)
+                elif route is _Route.ORIGIN:
+                    _extend(runs, volume.origin, offset + start, start, length, oblock)
+                else:
+                    jobs.append(partial(self._write_piece, route, cblock, work, oblock, within, data[start:end]))
+        jobs.extend(partial(self._write_run, run, data) for run in runs)
+        await _all(jobs)
+
+    async def _write_parked(self, oblock: int, within: int, data: memoryview) -> None:
+        volume = self._volume
+        while not self._try_write_lock(oblock):
+            await volume.locks.park(oblock)
+        try:
+            route, cblock, work = self._route_write(oblock, oblock * self._block_size + within, len(data))
+        except BaseException:
+            volume.locks.end_write(oblock)
+            raise
+        await self._write_piece(route, cblock, work, oblock, within, data)
+
+    async def _write_piece(
+        self, route: _Route, cblock: int, work: Work | None, oblock: int, within: int, data: memoryview
+    ) -> None:
+        """Write inside one block, on which the caller has a write lock; gives it back."""
+        volume = self._volume
+        if work is not None:
+            # Nobody else can have it exclusively, as we have it shared until now.
+            volume.locks.end_write(oblock)
+            volume.locks.try_exclusive(oblock, ALL_OUT)
+            await self._migrations.overwrite(work, data)
+            return
+        if route is _Route.DROP:
+            volume.locks.end_write(oblock)
+            await self._drop_and_write(oblock, within, data)
+            return
+        position = oblock * self._block_size + within
+        cache_position = cblock * self._block_size + within
+        try:
+            if route is _Route.ORIGIN:
+                await self._write_origin(position, data)
+                return
+            if route is not _Route.CACHE:
+                await volume.durability.cover(cblock)
+            if route is _Route.BOTH:
+                failures = await self._write_both(position, cache_position, data)
+            else:
+                volume.set_dirty(cblock)
+                if not volume.cache.write_nowait(cache_position, data):
+                    await volume.cache.write(cache_position, data)
+                return
+        finally:
+            volume.locks.end_write(oblock)
+        if failures:
+            # The copies may differ now: the origin's is the one to keep.
+            await self._migrations.invalidate(oblock)
+            if (failure := failures.get(volume.origin)) is not None:
+                raise failure
+
+    async def _drop_and_write(self, oblock: int, within: int, data: memoryview) -> None:
+        """Passthrough: write to the origin a block that was cached, once it is so no longer."""
+        volume = self._volume
+        while True:
+            volume.stats.demotions += await self._migrations.invalidate(oblock)
+            while not volume.locks.try_write(oblock):
+                await volume.locks.park(oblock)
+            if volume.mapping.find(oblock) == UNMAPPED:
+                break
+            volume.locks.end_write(oblock)  # the mode was changed, and the block promoted, in between
+        try:
+            await self._write_origin(oblock * self._block_size + within, data)
+        finally:
+            volume.locks.end_write(oblock)
+
+    async def _write_both(self, position: int, cache_position: int, data: memoryview) -> dict[Store, StoreError]:
+        """Write to the origin and the cache side by side; returns what failed."""
+        volume = self._volume
+        failures: dict[Store, StoreError] = {}
+
+        async def to_origin() -> None:
+            try:
+                await self._write_origin(position, data)
+            except StoreError as exc:
+                log.warning("origin write failed", position=position, error=str(exc))
+                failures[volume.origin] = exc
+
+        async def to_cache() -> None:
+            try:
+                await volume.cache.write(cache_position, data)
+            except StoreError as exc:
+                log.warning("cache write failed", position=cache_position, error=str(exc))
+                volume.stats.cache_errors += 1
+                failures[volume.cache] = exc
+
+        await _all([to_origin, to_cache])
+        return failures
+
+    async def _write_run(self, run: _Run, data: memoryview) -> None:
+        """Do one I/O, then give its blocks back."""
+        volume = self._volume
+        part = data[run.start : run.start + run.length]
+        try:
+            if run.store is volume.origin:
+                await self._write_origin(run.position, part)
+            elif not run.store.write_nowait(run.position, part):
+                await run.store.write(run.position, part)
+        finally:
+            for oblock in run.oblocks:
+                volume.locks.end_write(oblock)
+
+    # What both have in common
+
+    async def _read_origin(self, position: int, into: memoryview) -> None:
+        volume = self._volume
+        volume.stats.origin_reads += 1
+        volume.stats.origin_read_bytes += len(into)
+        with self._at_origin():
+            await volume.origin.read(position, into)
+
+    async def _write_origin(self, position: int, data: memoryview) -> None:
+        volume = self._volume
+        volume.stats.origin_writes += 1
+        volume.stats.origin_write_bytes += len(data)
+        with self._at_origin():
+            await volume.origin.write(position, data)
+
+    @contextmanager
+    def _at_origin(self) -> Iterator[None]:
+        """Account user I/O at the origin, for idleness and ticks."""
+        volume = self._volume
+        mark = volume.activity.begin()
+        try:
+            yield
+        except StoreError:
+            volume.stats.origin_errors += 1
+            raise
+        finally:
+            volume.activity.end(trio.current_time(), mark=mark)
+            if mark:
+                volume.tick()
+
+    def _served_hit(self) -> None:
+        activity = self._volume.activity
+        activity.hits_until_tick -= 1
+        if not activity.hits_until_tick:
+            self._volume.tick()
+
+
+def _extend(runs: list[_Run], store: Store, position: int, start: int, length: int, oblock: int | None) -> None:
+    """Add a bio to the last run if it continues it, in the request and in its store; else begin a new one."""
+    run = runs[-1] if runs else None
+    if (
+        run is None
+        or run.store is not store
+        or run.position + run.length != position
+        or run.start + run.length != start
+    ):
+        run = _Run(store, position, start, 0, [])
+        runs.append(run)
+    run.length += length
+    if oblock is not None:
+        run.oblocks.append(oblock)
+
+
+async def _fail(error: Exception) -> None:
+    raise error
+
+
+async def _all(jobs: list[Callable[[], Awaitable[None]]]) -> None:
+    """Do all jobs side by side; when all have ended, raise the first error among them."""
+    if len(jobs) == 1:
+        await jobs[0]()
+        return
+    errors: list[FusecacheError] = []
+
+    async def attempt(job: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await job()
+        except FusecacheError as exc:
+            errors.append(exc)
+
+    async with trio.open_nursery() as nursery:
+        for job in jobs:
+            nursery.start_soon(attempt, job)
+    if errors:
+        raise errors[0]

@@ -1,0 +1,207 @@
+"""The command line: words in, exit code out.
+
+0 is success, 1 refused or failed, 2 a usage error; errors are one line on stderr.  What a command needs is imported
+when it runs, so that ``--help`` and ``status`` answer at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from fusecache import __version__
+from fusecache.config import Mode, MountConfig, check_block_size
+from fusecache.errors import FusecacheError, UsageError
+from fusecache.sizes import parse_size
+from fusecache.table import check_policy_name, parse_table
+
+app = typer.Typer(
+    name="fusecache",
+    help="Serve a disk image from a fast cache in front of a slow origin: dm-cache in user space.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Mountpoint = Annotated[Path, typer.Argument(metavar="MOUNTPOINT", help="The directory that the image is in.")]
+
+# Values may begin with a minus sign, so what looks like an unknown option is a word.
+_WORDS_AS_THEY_ARE = {"ignore_unknown_options": True}
+
+
+def main() -> NoReturn:
+    """Run the command that ``sys.argv`` asks for, and exit."""
+    try:
+        app()
+    except FusecacheError as exc:
+        print(f"fusecache: {exc}", file=sys.stderr)  # noqa: T201 - the one place where errors are shown
+        sys.exit(2 if isinstance(exc, UsageError) else 1)
+    sys.exit(0)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"fusecache {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Take the options that stand before any command."""
+
+
+@app.command(help="Mount ORIGIN as MOUNTPOINT/image; return when it can be used.")
+def mount(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="ORIGIN MOUNTPOINT", help="The image to cache, and an empty directory.", show_default=False
+        ),
+    ],
+    cache: Annotated[Path | None, typer.Option(metavar="FILE", help="The fast file or device.")] = None,
+    cache_size: Annotated[str | None, typer.Option(metavar="SIZE", help="Size of a new cache: 64MiB, 10G.")] = None,
+    metadata: Annotated[Path | None, typer.Option(metavar="FILE", help="What lies where in the cache.")] = None,
+    block_size: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Size of a new cache's blocks: 256KiB.")
+    ] = None,
+    mode: Annotated[
+        str | None, typer.Option(metavar="MODE", help="writeback (default), writethrough or passthrough.")
+    ] = None,
+    policy: Annotated[
+        str | None, typer.Option(metavar="NAME[,KEY=VALUE...]", help="Replacement policy (smq) and its tunables.")
+    ] = None,
+    fuse_options: Annotated[
+        list[str] | None, typer.Option("-o", metavar="FUSEOPT[,...]", help="Options for FUSE, such as allow_other.")
+    ] = None,
+    table: Annotated[
+        str | None, typer.Option(metavar="TABLE", help="dm-cache's table, in place of ORIGIN and the options above.")
+    ] = None,
+    foreground: Annotated[bool, typer.Option("--foreground", help="Serve in this process, log to stderr.")] = False,
+    format: Annotated[  # noqa: A002 - the option's name
+        int, typer.Option("--format", count=True, help="Empty an existing cache; twice, even with dirty data in it.")
+    ] = 0,
+) -> None:
+    """Mount an image."""
+    from fusecache import daemon  # noqa: PLC0415 - see the module's docstring
+
+    options = tuple(option for text in fuse_options or () for option in text.split(",") if option)
+    if table is not None:
+        told = {
+            "--cache": cache,
+            "--cache-size": cache_size,
+            "--metadata": metadata,
+            "--block-size": block_size,
+            "--mode": mode,
+            "--policy": policy,
+        }
+        for name, value in told.items():
+            if value is not None:
+                msg = f"{name} and --table do not go together: the table says it all"
+                raise UsageError(msg)
+        (mountpoint,) = _exactly(paths, "MOUNTPOINT")
+        config = parse_table(table, mountpoint, fuse_options=options, foreground=foreground, format=format)
+    else:
+        origin, mountpoint = _exactly(paths, "ORIGIN", "MOUNTPOINT")
+        policy_name, policy_values = _parse_policy(policy or "smq")
+        config = MountConfig(
+            origin=origin,
+            mountpoint=mountpoint,
+            cache=cache,
+            cache_size=None if cache_size is None else parse_size(cache_size),
+            metadata=metadata,
+            block_size=None if block_size is None else check_block_size(parse_size(block_size)),
+            mode=Mode.WRITEBACK if mode is None else Mode.parse(mode),
+            policy=policy_name,
+            policy_values=policy_values,
+            fuse_options=options,
+            foreground=foreground,
+            format=format,
+        )
+    daemon.start(config)
+
+
+@app.command(help="Unmount; return when everything is safe on disk.")
+def unmount(mountpoint: Mountpoint) -> None:
+    """Unmount an image."""
+    from fusecache import client  # noqa: PLC0415 - see the module's docstring
+
+    client.unmount(mountpoint)
+
+
+@app.command(help="Show what a mount holds and does.")
+def status(
+    mountpoint: Mountpoint, as_json: Annotated[bool, typer.Option("--json", help="One flat JSON object.")] = False
+) -> None:
+    """Show the status of a mount."""
+    from fusecache import client  # noqa: PLC0415 - see the module's docstring
+
+    client.show_status(mountpoint, as_json=as_json)
+
+
+@app.command(
+    "set", help="Set policy, policy.TUNABLE, mode or migration_threshold.", context_settings=_WORDS_AS_THEY_ARE
+)
+def set_value(
+    mountpoint: Mountpoint,
+    key: Annotated[str, typer.Argument(metavar="KEY")],
+    value: Annotated[str, typer.Argument(metavar="VALUE")],
+) -> None:
+    """Set one value of a mount."""
+    from fusecache import client  # noqa: PLC0415 - see the module's docstring
+
+    client.set_value(mountpoint, key, value)
+
+
+@app.command(
+    help="Send a message, as to dm-cache: KEY VALUE, invalidate_cblocks N-M.", context_settings=_WORDS_AS_THEY_ARE
+)
+def message(mountpoint: Mountpoint, words: Annotated[list[str], typer.Argument(metavar="WORDS...")]) -> None:
+    """Send a message to a mount."""
+    from fusecache import client  # noqa: PLC0415 - see the module's docstring
+
+    client.send_message(mountpoint, words)
+
+
+@app.command(help="Write back everything that is dirty; return when the origin is complete.")
+def flush(mountpoint: Mountpoint) -> None:
+    """Flush a mount."""
+    from fusecache import client  # noqa: PLC0415 - see the module's docstring
+
+    client.flush(mountpoint)
+
+
+@app.command(help="Write everything back and stop caching, so that the origin can be used alone.")
+def decommission(mountpoint: Mountpoint) -> None:
+    """Decommission a mount's cache."""
+    from fusecache import client  # noqa: PLC0415 - see the module's docstring
+
+    client.decommission(mountpoint)
+
+
+def _exactly(paths: list[Path], *names: str) -> list[Path]:
+    """Return ``paths`` if there is one for each name; raises UsageError."""
+    if len(paths) != len(names):
+        msg = f"mount takes {' and '.join(names)}, not {len(paths)} arguments (see fusecache mount --help)"
+        raise UsageError(msg)
+    return paths
+
+
+def _parse_policy(text: str) -> tuple[str, tuple[tuple[str, str], ...]]:
+    """Read ``NAME[,KEY=VALUE...]``; raises UsageError."""
+    name, *settings = text.split(",")
+    values = []
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not (key and equals and value):
+            msg = f"--policy: {setting!r} is not KEY=VALUE"
+            raise UsageError(msg)
+        values.append((key.lower(), value))
+    return check_policy_name(name), tuple(values)

@@ -1,0 +1,379 @@
+"""What must be durable before what.
+
+Theory of operation
+-------------------
+Three things survive a crash: the cache, the origin, and the record of what the cache holds.  Each loses, at a
+crash, any part of what was written to it since its last flush.  What holds all the time:
+
+1. A row is committed only after the data that it names is durable in the cache.
+2. A cache block is written for another origin block only after the commit that unmaps the old one
+   (:meth:`Durability.vacate`).
+3. A row that says *clean* is committed only after the origin has durably what the cache has.
+4. Nothing differs between cache and origin unless the durable record would call the block *suspect*.
+
+All of it is done in *rounds*, one at a time, each serving everybody who asked before it began: take a snapshot of
+the blocks whose rows are out of date; flush the stores that the snapshot depends on; commit the snapshot.
+
+Rule 4 and the mapping's flags.  A block is suspect after a crash if its row says dirty (flag RECORDED), or if its
+*region*, a run of cache blocks, is recorded as open.  A block with COVERED is, or will be, suspect whatever row is
+durable at the crash: so writing to it needs no commit.  The flag is
+
+* set when a block is promoted, for it has no row yet, and its first row will tell its state at that round's snapshot;
+* set by :meth:`Durability.cover`, which opens the block's region durably: the only wait that a write ever pays;
+* cleared in one place only: when a snapshot takes the block as clean and its region is not open.
+
+A region that saw no new use for a while is *closed*: its blocks' rows are made exact in the same transaction.  Blocks
+with a write under way are left out of any snapshot as clean, and keep their region open.
+
+Recovery (see :mod:`fusecache.recovery`) takes suspects for dirty.  That keeps time from going back: the cache's copy
+has every flushed value or a later one, it is what is read, and it is what goes to the origin.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import structlog
+import trio
+
+from fusecache.errors import FusecacheError
+from fusecache.mapping import COVERED, DIRTY, RECORDED, UNMAPPED
+from fusecache.metadata.record import Batch
+
+if TYPE_CHECKING:
+    from fusecache.locks import BlockLocks
+    from fusecache.mapping import Mapping
+    from fusecache.metadata.record import Record
+    from fusecache.stores.base import Store
+
+log = structlog.get_logger(__name__)
+
+_MAX_REGION_BLOCKS: Final = 64
+_REGIONS_PER_CACHE: Final = 1024
+
+
+def region_blocks_for(cache_blocks: int) -> int:
+    """Choose how many cache blocks share a region: one in small caches, never more than 64."""
+    return max(1, min(_MAX_REGION_BLOCKS, cache_blocks // _REGIONS_PER_CACHE))
+
+
+@dataclass(slots=True)
+class _Waiter:
+    """Somebody, or several, who wait for one attempt and want to know how it went."""
+
+    flush: bool = False
+    done: trio.Event = field(default_factory=trio.Event)
+    error: FusecacheError | None = None
+
+    def finish(self, error: FusecacheError | None) -> None:
+        self.error = error
+        self.done.set()
+
+    async def outcome(self) -> None:
+        await self.done.wait()
+        if self.error is not None:
+            raise self.error
+
+
+class Durability:
+    """The order in which the stores and the record of one mounted cache become durable.
+
+    :param region_blocks: cache blocks per write-intent region.
+    :param open_regions: regions that the durable record has open already.
+
+    :meth:`run` must be running for anything here to happen.
+    """
+
+    __slots__ = (
+        "_cache",
+        "_close_regions",
+        "_cover_asked",
+        "_cover_waiter",
+        "_leaving",
+        "_locks",
+        "_mapping",
+        "_origin",
+        "_origin_needed",
+        "_record",
+        "_record_lock",
+        "_region_blocks",
+        "_round_asked",
+        "_waiters",
+        "_wanted_regions",
+        "changed",
+        "failure",
+        "open_regions",
+        "rounds",
+        "touched_regions",
+    )
+
+    def __init__(
+        self,
+        mapping: Mapping,
+        locks: BlockLocks,
+        *,
+        cache: Store,
+        origin: Store,
+        record: Record,
+        region_blocks: int,
+        open_regions: set[int],
+    ) -> None:
+        self._mapping = mapping
+        self._locks = locks
+        self._cache = cache
+        self._origin = origin
+        self._record = record
+        self._record_lock = trio.Lock()
+        self._region_blocks = region_blocks
+        self._waiters: list[_Waiter] = []
+        self._round_asked = trio.Event()
+        self._cover_asked = trio.Event()
+        self._cover_waiter = _Waiter()
+        self._leaving: set[int] = set()
+        self._wanted_regions: set[int] = set()
+        self._origin_needed = False
+        self._close_regions = False
+        self.changed: set[int] = set()
+        self.open_regions = open_regions
+        self.touched_regions = set(open_regions)
+        self.failure: FusecacheError | None = None
+        self.rounds = 0
+
+    # What the others report
+
+    def promoted(self, cblock: int) -> None:
+        """Learn that a block was mapped just now; it has no durable row."""
+        self._mapping.flags[cblock] |= COVERED
+        self.changed.add(cblock)
+
+    def removing(self, cblock: int) -> None:
+        """Learn that a block is about to be unmapped; call before :meth:`fusecache.mapping.Mapping.remove`."""
+        if self._mapping.flags[cblock] & COVERED:
+            # The row may say dirty: once it is gone, the origin has to have everything durably.
+            self._origin_needed = True
+        self.changed.add(cblock)
+        self._leaving.add(cblock)
+
+    def kept(self, cblock: int) -> None:
+        """Learn that a block was mapped again as it was, because its removal could not be committed."""
+        self._leaving.discard(cblock)
+
+    def cleaned(self, cblock: int) -> None:
+        """Learn that a block was written back just now."""
+        if self._mapping.flags[cblock] & RECORDED:
+            self.changed.add(cblock)
+
+    # What the others wait for
+
+    async def cover(self, cblock: int) -> None:
+        """Make it safe to write to a mapped block on which the caller holds a write lock.
+
+        :raises FusecacheError: the record cannot be written; the block must not be either.
+        """
+        flags = self._mapping.flags
+        region = cblock // self._region_blocks
+        while not flags[cblock] & COVERED:
+            self.touched_regions.add(region)
+            if region in self.open_regions:
+                flags[cblock] |= COVERED
+            else:
+                self._wanted_regions.add(region)
+                self._cover_asked.set()
+                await self._cover_waiter.outcome()
+
+    async def vacate(self, cblock: int) -> None:
+        """Wait until no durable row names a free cache block any more, so that it may be written for another."""
+        while cblock in self._leaving:
+            await self.commit()
+
+    async def commit(self) -> None:
+        """Wait until the record says what is true now; raises what went wrong."""
+        await self._join_round(flush=False)
+
+    async def flush(self) -> None:
+        """Wait until every write that has returned would survive a crash; raises what went wrong."""
+        await self._join_round(flush=True)
+
+    def commit_later(self, *, close_regions: bool = False) -> None:
+        """Ask for a round without waiting for it, if there is anything to do."""
+        self._close_regions = self._close_regions or (close_regions and bool(self.open_regions))
+        if self.changed or self._close_regions:
+            self._round_asked.set()
+
+    async def run(self) -> None:
+        """Serve the others until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._run_covers)
+            while True:
+                await self._round_asked.wait()
+                self._round_asked = trio.Event()
+                await self._serve_round()
+
+    async def settle(self) -> None:
+        """Make the record exact for a clean end: every region closed, every row right.
+
+        For the time when nothing else runs any more, :meth:`run` included.
+        """
+        self.touched_regions.clear()
+        self._close_regions = True
+        await self._round(flush=True)
+
+    # Rounds
+
+    async def _join_round(self, *, flush: bool) -> None:
+        waiter = _Waiter(flush)
+        self._waiters.append(waiter)
+        self._round_asked.set()
+        await waiter.outcome()
+
+    async def _serve_round(self) -> None:
+        waiters, self._waiters = self._waiters, []
+        error: FusecacheError | None = None
+        try:
+            await self._round(flush=any(waiter.flush for waiter in waiters))
+        except FusecacheError as exc:
+            error = exc
+            log.error("commit failed", error=str(exc), waiters=len(waiters))
+        for waiter in waiters:
+            waiter.finish(error)
+
+    async def _round(self, *, flush: bool) -> None:
+        """Snapshot, flush, commit; on failure everything counts as changed again."""
+        closing = self._regions_to_close()
+        origin_needed, self._origin_needed = self._origin_needed or flush or bool(closing), False
+        taken, self.changed = self.changed, set()
+        batch = Batch()
+        try:
+            for cblock in taken:
+                self._snapshot(cblock, batch)
+            for region in closing:
+                self._snapshot_region(region, taken, batch)
+            cache_needed = flush or bool(batch.mapped or closing)
+            origin_needed = origin_needed or any(not dirty for _, _, dirty in batch.mapped)
+            needs = ((self._cache, cache_needed), (self._origin, origin_needed))
+            await _flush([store for store, needed in needs if needed])
+            await self._commit(batch, closing)
+        except BaseException:
+            self.changed |= taken
+            self._origin_needed = self._origin_needed or origin_needed
+            self.open_regions |= closing
+            raise
+        self._committed(batch)
+
+    def _committed(self, batch: Batch) -> None:
+        """Note what the durable rows say now."""
+        self.rounds += 1
+        self._leaving.difference_update(batch.unmapped)
+        flags = self._mapping.flags
+        for cblock, oblock, dirty in batch.mapped:
+            if self._mapping.oblock_of[cblock] == oblock:
+                flags[cblock] = flags[cblock] & ~RECORDED | (RECORDED if dirty else 0)
+                if dirty and not flags[cblock] & DIRTY:  # written back since the snapshot
+                    self.changed.add(cblock)
+
+    def _snapshot(self, cblock: int, batch: Batch) -> None:
+        """Put one block's row as it should be into the batch."""
+        oblock = self._mapping.oblock_of[cblock]
+        if oblock == UNMAPPED:
+            batch.unmapped.append(cblock)
+            return
+        dirty = bool(self._mapping.flags[cblock] & DIRTY)
+        if not dirty and self._locks.is_writing(oblock):
+            self.changed.add(cblock)
+            return
+        if not dirty and cblock // self._region_blocks not in self.open_regions:
+            self._mapping.flags[cblock] &= ~COVERED
+        batch.mapped.append((cblock, oblock, dirty))
+
+    def _regions_to_close(self) -> set[int]:
+        """Pick the open regions that saw no new use since the last time; they are no longer open from here on."""
+        if not self._close_regions:
+            return set()
+        self._close_regions = False
+        touched, self.touched_regions = self.touched_regions, set()
+        closing = {
+            region
+            for region in self.open_regions - touched
+            if not any(self._locks.is_writing(self._mapping.oblock_of[cblock]) for cblock in self._blocks_of(region))
+        }
+        self.open_regions -= closing
+        return closing
+
+    def _snapshot_region(self, region: int, taken: set[int], batch: Batch) -> None:
+        """Put the rows of a closing region into the batch, where they are not exact."""
+        flags = self._mapping.flags
+        for cblock in self._blocks_of(region):
+            if cblock in taken or self._mapping.oblock_of[cblock] == UNMAPPED:
+                continue
+            state = flags[cblock]
+            if bool(state & DIRTY) != bool(state & RECORDED):
+                self._snapshot(cblock, batch)
+            elif not state & DIRTY:
+                flags[cblock] = state & ~COVERED
+
+    def _blocks_of(self, region: int) -> range:
+        start = region * self._region_blocks
+        return range(start, min(start + self._region_blocks, self._mapping.cache_blocks))
+
+    async def _commit(self, batch: Batch, closing: set[int]) -> None:
+        async with self._record_lock:
+            # A region that was opened again while the stores were being flushed stays open.
+            batch.closed.extend(region for region in closing if region not in self.open_regions)
+            if batch:
+                await self._write(batch)
+
+    async def _write(self, batch: Batch) -> None:
+        try:
+            await self._record.commit(batch)
+        except FusecacheError as exc:
+            self.failure = exc
+            raise
+        self.failure = None
+
+    # Opening regions
+
+    async def _run_covers(self) -> None:
+        """Open wanted regions, all that came together in one transaction; a round under way does not hold it up."""
+        while True:
+            await self._cover_asked.wait()
+            async with self._record_lock:
+                self._cover_asked = trio.Event()
+                wanted, self._wanted_regions = self._wanted_regions, set()
+                waiter, self._cover_waiter = self._cover_waiter, _Waiter()
+                error: FusecacheError | None = None
+                try:
+                    await self._write(Batch(opened=sorted(wanted)))
+                    self.open_regions |= wanted
+                except FusecacheError as exc:
+                    error = exc
+                    log.error("opening regions failed", error=str(exc))
+            waiter.finish(error)
+
+    def check(self) -> None:
+        """Assert rule 4 as far as it can be seen from here."""
+        flags = self._mapping.flags
+        for cblock, oblock in self._mapping.mapped():
+            state = flags[cblock]
+            if state & COVERED:
+                known = state & RECORDED or cblock // self._region_blocks in self.open_regions
+                assert known or cblock in self.changed or state & DIRTY, f"cblock {cblock} is covered by nothing"
+            else:
+                assert not state & DIRTY, f"cblock {cblock} (oblock {oblock}) is dirty and not covered"
+
+
+async def _flush(stores: list[Store]) -> None:
+    """Flush stores side by side; raises the first error when all have ended."""
+    errors: list[FusecacheError] = []
+
+    async def attempt(store: Store) -> None:
+        try:
+            await store.flush()
+        except FusecacheError as exc:
+            errors.append(exc)
+
+    async with trio.open_nursery() as nursery:
+        for store in stores:
+            nursery.start_soon(attempt, store)
+    if errors:
+        raise errors[0]

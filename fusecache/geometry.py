@@ -1,0 +1,65 @@
+"""Where a byte range falls: cache blocks, and the partial tail that is never cached.
+
+The image is ``image_bytes`` long and is cut into blocks of ``block_size`` bytes.  What remains after the last whole
+block is the *tail*: it is served from the origin always (dm-cache 2.1).  Block sizes need not be powers of two.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from fusecache.config import check_block_size
+from fusecache.errors import OutOfRangeError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """The sizes of one cached image, all in bytes or in blocks.
+
+    :raises UsageError: a block size out of range, an empty image, or no room for a single cache block.
+    """
+
+    image_bytes: int
+    block_size: int
+    cache_blocks: int
+    origin_blocks: int = field(init=False)
+    """Whole blocks; an image smaller than one block has none, and is all tail."""
+    tail_start: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        check_block_size(self.block_size)
+        if self.image_bytes < 1:
+            msg = "the origin is empty"
+            raise UsageError(msg)
+        if self.cache_blocks < 1:
+            msg = f"the cache is too small for one block of {self.block_size} bytes"
+            raise UsageError(msg)
+        object.__setattr__(self, "origin_blocks", self.image_bytes // self.block_size)
+        object.__setattr__(self, "tail_start", self.origin_blocks * self.block_size)
+
+    def clip(self, offset: int, length: int) -> int:
+        """Return how many of ``length`` bytes from ``offset`` exist: reads past the end are short."""
+        return max(0, min(length, self.image_bytes - offset))
+
+    def require(self, offset: int, length: int) -> None:
+        """Refuse a write that would pass the end; raises OutOfRangeError and changes nothing."""
+        if offset < 0 or offset + length > self.image_bytes:
+            msg = f"write of {length} bytes at {offset} passes the end of the image at {self.image_bytes}"
+            raise OutOfRangeError(msg)
+
+    def pieces(self, offset: int, length: int) -> Iterator[tuple[int, int, int]]:
+        """Cut a range that lies inside the image at block boundaries.
+
+        Yields ``(oblock, offset within the block, length)`` in order; ``oblock == origin_blocks`` is the tail.
+        """
+        oblock, within = divmod(offset, self.block_size)
+        while length > 0:
+            piece = min(length, self.block_size - within)
+            yield oblock, within, piece
+            length -= piece
+            oblock += 1
+            within = 0

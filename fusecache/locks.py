@@ -1,0 +1,176 @@
+"""Who may touch a block now: shared holders, and migrations that keep writers, or all, out.
+
+Theory of operation
+-------------------
+One :class:`_Cell` exists per origin block that somebody holds or waits for; a block without a cell is free, and
+the hit path only looks whether there is one.  Reads and writes hold a block *shared* while their I/O is under way;
+a hit that is served without waiting for anything never takes a lock at all, since nothing can come between.
+
+A migration holds a block *exclusively*, at one of two levels (dm-cache 2.7, 2.8): :data:`WRITERS_OUT` while it
+copies, so that reads go on, and :data:`ALL_OUT` for a switch that must not be seen half done.  It is granted at once
+and then waits until the holders that it excludes have left; newcomers that it excludes park in the cell, in order, and
+are released together when it ends.  Readers are not counted against :data:`WRITERS_OUT`, so they cannot starve it.
+
+A write that goes to two stores takes its block *alone*: two of them crossing could leave the stores different.
+Nobody waits for a second block while holding one, hence no deadlock.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from enum import IntEnum
+from typing import Final
+
+import trio
+
+
+class Level(IntEnum):
+    """How much an exclusive holder keeps out."""
+
+    NOBODY_OUT = 0
+    WRITERS_OUT = 1
+    ALL_OUT = 2
+
+
+WRITERS_OUT: Final = Level.WRITERS_OUT
+ALL_OUT: Final = Level.ALL_OUT
+
+
+class _Cell:
+    __slots__ = ("alone", "drained", "level", "parked", "readers", "writers")
+
+    def __init__(self) -> None:
+        self.readers = 0
+        self.writers = 0
+        self.alone = False
+        self.level = Level.NOBODY_OUT
+        self.parked: deque[trio.Event] = deque()
+        self.drained: trio.Event | None = None
+
+    def excluded_holders(self) -> int:
+        if self.level is Level.ALL_OUT:
+            return self.readers + self.writers
+        return self.writers if self.level is Level.WRITERS_OUT else 0
+
+    def unused(self) -> bool:
+        return not (self.readers or self.writers or self.level or self.parked)
+
+
+class BlockLocks:
+    """The locks of all blocks of one image, keyed by oblock."""
+
+    __slots__ = ("cells",)
+
+    def __init__(self) -> None:
+        self.cells: dict[int, _Cell] = {}
+
+    def try_read(self, oblock: int) -> bool:
+        """Take a block shared for reading, if nobody keeps readers out."""
+        cell = self._cell(oblock)
+        if cell.level is Level.ALL_OUT:
+            return False
+        cell.readers += 1
+        return True
+
+    def try_write(self, oblock: int, *, alone: bool = False) -> bool:
+        """Take a block shared for writing, if nobody keeps writers out; ``alone``: and nobody else writes."""
+        cell = self._cell(oblock)
+        if cell.level or cell.alone or (alone and cell.writers):
+            return False
+        cell.writers += 1
+        cell.alone = alone
+        return True
+
+    def end_read(self, oblock: int) -> None:
+        """Give back what :meth:`try_read` took."""
+        cell = self.cells[oblock]
+        cell.readers -= 1
+        self._left(oblock, cell)
+
+    def end_write(self, oblock: int) -> None:
+        """Give back what :meth:`try_write` took."""
+        cell = self.cells[oblock]
+        cell.writers -= 1
+        cell.alone = False
+        if not cell.writers and not cell.level:
+            self._unpark(cell)
+        self._left(oblock, cell)
+
+    def is_writing(self, oblock: int) -> bool:
+        """Tell whether a write to this block is under way."""
+        cell = self.cells.get(oblock)
+        return cell is not None and cell.writers > 0
+
+    async def writers_gone(self) -> None:
+        """Wait until every write that is under way now has ended."""
+        for oblock in [oblock for oblock, cell in self.cells.items() if cell.writers]:
+            await self.take_exclusive(oblock, Level.WRITERS_OUT)
+            try:
+                await self.drained(oblock)
+            finally:
+                self.end_exclusive(oblock)
+
+    def try_exclusive(self, oblock: int, level: Level) -> bool:
+        """Take a block exclusively unless somebody else has it so; follow with :meth:`drained`."""
+        cell = self._cell(oblock)
+        if cell.level:
+            return False
+        cell.level = level
+        return True
+
+    async def take_exclusive(self, oblock: int, level: Level) -> None:
+        """Take a block exclusively, parking as long as it must; follow with :meth:`drained`."""
+        while not self.try_exclusive(oblock, level):
+            await self.park(oblock)
+
+    async def drained(self, oblock: int) -> None:
+        """Wait until the holders that our exclusive level keeps out have left."""
+        cell = self.cells[oblock]
+        while cell.excluded_holders():
+            cell.drained = trio.Event()
+            await cell.drained.wait()
+
+    async def raise_level(self, oblock: int) -> None:
+        """Go from WRITERS_OUT to ALL_OUT, and wait for the readers to leave."""
+        self.cells[oblock].level = Level.ALL_OUT
+        await self.drained(oblock)
+
+    def end_exclusive(self, oblock: int) -> None:
+        """Let everybody in again; those who parked go on in their order."""
+        cell = self.cells[oblock]
+        cell.level = Level.NOBODY_OUT
+        self._unpark(cell)
+        self._left(oblock, cell)
+
+    def _cell(self, oblock: int) -> _Cell:
+        cell = self.cells.get(oblock)
+        if cell is None:
+            cell = self.cells[oblock] = _Cell()
+        return cell
+
+    async def park(self, oblock: int) -> None:
+        """Wait, behind those who came before, until it is worth while to try again."""
+        released = trio.Event()
+        self._cell(oblock).parked.append(released)
+        await released.wait()
+
+    @staticmethod
+    def _unpark(cell: _Cell) -> None:
+        while cell.parked:
+            cell.parked.popleft().set()
+
+    def _left(self, oblock: int, cell: _Cell) -> None:
+        if cell.drained is not None and not cell.excluded_holders():
+            cell.drained.set()
+            cell.drained = None
+        if cell.unused() and self.cells.get(oblock) is cell:
+            del self.cells[oblock]
+
+    def check(self) -> None:
+        """Assert that every cell is in use and consistent."""
+        for oblock, cell in self.cells.items():
+            assert not cell.unused(), f"idle cell of oblock {oblock}"
+            assert cell.readers >= 0, oblock
+            assert cell.writers >= 0, oblock
+            assert not cell.alone or cell.writers == 1, oblock
+            assert not cell.parked or cell.level or cell.alone or cell.writers, f"oblock {oblock} parks for nothing"

@@ -1,0 +1,248 @@
+"""The durable record, in SQLite.
+
+Theory of operation
+-------------------
+One file, in WAL mode with ``synchronous=FULL``: a commit is durable when it returns, and SQLite answers for its being
+whole after any crash.  Three tables, readable with any SQLite tool:
+
+``blocks``
+    a row per cached block: cblock, oblock, whether it is known to be dirty, and the policy's hint.
+``regions``
+    the write-intent record: a row per *region* (a run of ``region_blocks`` cblocks) in which clean blocks may be
+    written before their rows say dirty.  After a crash every block in such a region counts as dirty.
+``meta``
+    names and values as text: format, identity, sizes, ``clean_shutdown``, ``needs_check``, counters.
+
+``application_id`` and ``user_version`` tell our files from others' before anything is read.  All access while
+mounted goes through one thread at a time.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from contextlib import closing, contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Final, final
+
+import trio
+
+from fusecache.errors import MetadataError
+from fusecache.metadata.record import Row
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from pathlib import Path
+
+    from fusecache.metadata.record import Batch
+
+APPLICATION_ID: Final = 0x46554341  # "FUCA"
+FORMAT: Final = 1
+_SCHEMA: Final = """
+    CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+    CREATE TABLE blocks (cblock INTEGER PRIMARY KEY, oblock INTEGER NOT NULL, dirty INTEGER NOT NULL, hint INTEGER);
+    CREATE TABLE regions (region INTEGER PRIMARY KEY);
+"""
+
+
+@final
+class Database:
+    """An open metadata file; made by :meth:`create` or :meth:`open`, both of which raise MetadataError."""
+
+    __slots__ = ("_connection", "_limiter", "path")
+
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        self.path = path
+        self._connection = connection
+        self._limiter = trio.CapacityLimiter(1)
+
+    @classmethod
+    def create(cls, path: Path, values: Mapping[str, str]) -> Database:
+        """Make a new metadata file with these values, durable when this returns; replaces what was there.
+
+        It appears whole or not at all, wherever a crash falls.
+        """
+        draft = path.with_name(path.name + ".new")
+        try:
+            draft.unlink(missing_ok=True)
+            with _errors(path), closing(sqlite3.connect(draft, isolation_level=None)) as connection:
+                connection.execute("PRAGMA synchronous = FULL")
+                connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+                connection.execute(f"PRAGMA user_version = {FORMAT}")
+                connection.executescript(f"BEGIN; {_SCHEMA}; COMMIT;")
+                with _transaction(connection):
+                    connection.executemany("INSERT INTO meta VALUES (?, ?)", values.items())
+            for leftover in ("-wal", "-shm"):
+                path.with_name(path.name + leftover).unlink(missing_ok=True)
+            draft.replace(path)
+            _sync_directory(path.parent)
+        except OSError as exc:
+            msg = f"cannot create metadata {path}: {exc.strerror}"
+            raise MetadataError(msg) from exc
+        return cls.open(path)
+
+    @classmethod
+    def open(cls, path: Path) -> Database:
+        """Open an existing metadata file; one that is not ours, damaged or of another version is refused."""
+        if not path.is_file():
+            msg = f"metadata {path} does not exist"
+            raise MetadataError(msg)
+        _require_ours(path)
+        database = cls(path, _connect(path))
+        try:
+            with _errors(path):
+                tables = {name for (name,) in database._connection.execute("SELECT name FROM sqlite_master")}
+                database.values()
+        except BaseException:
+            database.close()
+            raise
+        if not {"meta", "blocks", "regions"} <= tables:
+            database.close()
+            msg = f"metadata {path} is damaged: tables are missing"
+            raise MetadataError(msg)
+        return database
+
+    def values(self) -> dict[str, str]:
+        """Read all names and values of ``meta``."""
+        with _errors(self.path):
+            return dict(self._connection.execute("SELECT name, value FROM meta"))
+
+    def set_values(self, values: Mapping[str, str]) -> None:
+        """Write names and values, durable when this returns."""
+        with _errors(self.path), _transaction(self._connection) as connection:
+            connection.executemany("REPLACE INTO meta VALUES (?, ?)", values.items())
+
+    def rows(self) -> Iterator[Row]:
+        """Read all cached blocks in cblock order."""
+        with _errors(self.path):
+            query = self._connection.execute("SELECT cblock, oblock, dirty, hint FROM blocks ORDER BY cblock")
+            for cblock, oblock, dirty, hint in query:
+                if not (isinstance(cblock, int) and isinstance(oblock, int) and dirty in {0, 1}):
+                    msg = f"metadata {self.path} is damaged: block {cblock!r} is recorded as {oblock!r}, {dirty!r}"
+                    raise MetadataError(msg)
+                yield Row(cblock, oblock, bool(dirty), hint)
+
+    def count(self, *, dirty_only: bool) -> int:
+        """Count the recorded blocks, or the dirty ones among them."""
+        with _errors(self.path):
+            where = " WHERE dirty" if dirty_only else ""
+            query = self._connection.execute(f"SELECT COUNT(*) FROM blocks{where}")
+            (count,) = query.fetchone()
+            return int(count)
+
+    def regions(self) -> set[int]:
+        """Read the regions that may have been written."""
+        with _errors(self.path):
+            return {int(region) for (region,) in self._connection.execute("SELECT region FROM regions")}
+
+    def forget_blocks(self) -> None:
+        """Drop all rows and regions, durable when this returns."""
+        with _errors(self.path), _transaction(self._connection) as connection:
+            connection.execute("DELETE FROM blocks")
+            connection.execute("DELETE FROM regions")
+
+    def size(self) -> int:
+        """Return how many bytes the metadata takes on disk, the write-ahead log included."""
+        wal = self.path.with_name(self.path.name + "-wal")
+        return self.path.stat().st_size + (wal.stat().st_size if wal.exists() else 0)
+
+    def used_size(self) -> int:
+        """Return how many of those bytes hold something."""
+        with _errors(self.path):
+            (free,) = self._connection.execute("PRAGMA freelist_count").fetchone()
+            (page,) = self._connection.execute("PRAGMA page_size").fetchone()
+        return max(0, self.size() - int(free) * int(page))
+
+    async def commit(self, batch: Batch) -> None:
+        """See :class:`fusecache.metadata.record.Record`."""
+        await self._in_thread(partial(self._commit, batch))
+
+    async def save_hints(self, hints: Iterable[tuple[int, int]]) -> None:
+        """See :class:`fusecache.metadata.record.Record`."""
+        await self._in_thread(partial(self._save_hints, hints))
+
+    def close(self) -> None:
+        """Close the file; what was committed stays."""
+        self._connection.close()
+
+    async def _in_thread(self, function: Callable[[], None]) -> None:
+        await trio.to_thread.run_sync(function, limiter=self._limiter)
+
+    def _commit(self, batch: Batch) -> None:
+        with _errors(self.path), _transaction(self._connection) as connection:
+            connection.executemany("DELETE FROM blocks WHERE cblock = ?", ((cblock,) for cblock in batch.unmapped))
+            connection.executemany("REPLACE INTO blocks VALUES (?, ?, ?, NULL)", batch.mapped)
+            connection.executemany("INSERT OR IGNORE INTO regions VALUES (?)", ((region,) for region in batch.opened))
+            connection.executemany("DELETE FROM regions WHERE region = ?", ((region,) for region in batch.closed))
+            connection.executemany("REPLACE INTO meta VALUES (?, ?)", batch.values.items())
+
+    def _save_hints(self, hints: Iterable[tuple[int, int]]) -> None:
+        with _errors(self.path), _transaction(self._connection) as connection:
+            connection.executemany(
+                "UPDATE blocks SET hint = ? WHERE cblock = ?", ((hint, cblock) for cblock, hint in hints)
+            )
+
+
+@contextmanager
+def _errors(path: Path) -> Iterator[None]:
+    """Turn SQLite's errors into MetadataError, with the file named."""
+    try:
+        yield
+    except sqlite3.Error as exc:
+        msg = f"metadata {path}: {exc}"
+        raise MetadataError(msg) from exc
+
+
+@contextmanager
+def _transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    """Commit at the end, durably; roll back on any exception."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield connection
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _sync_directory(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    with _errors(path):
+        # One thread at a time uses it, but not always the same one.
+        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA cell_size_check = ON")
+        return connection
+
+
+def _require_ours(path: Path) -> None:
+    """Look at a file without writing to it: is it our metadata, in our format?"""
+    with path.open("rb") as file:
+        header = file.read(100)
+    if header[:16] != b"SQLite format 3\0" or len(header) < 100:  # noqa: PLR2004 - SQLite's header
+        msg = f"{path} is not fusecache metadata"
+        raise MetadataError(msg)
+    application = int.from_bytes(header[68:72], "big")
+    version = int.from_bytes(header[60:64], "big")
+    if application != APPLICATION_ID:
+        msg = f"{path} is not fusecache metadata (an SQLite file of something else)"
+        raise MetadataError(msg)
+    if version != FORMAT:
+        msg = f"metadata {path} has format {version}; this version of fusecache reads format {FORMAT}"
+        raise MetadataError(msg)
+
+
+def read_values(path: Path) -> dict[str, str]:
+    """Read ``meta`` of a file without changing anything; raises MetadataError."""
+    _require_ours(path)
+    with _errors(path), closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+        return dict(connection.execute("SELECT name, value FROM meta"))

@@ -1,0 +1,48 @@
+"""The words in which the durable record is spoken: what a commit changes, what recovery finds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One cached block as the record has it."""
+
+    cblock: int
+    oblock: int
+    dirty: bool
+    hint: int | None
+
+
+@dataclass(slots=True)
+class Batch:
+    """One transaction: it becomes durable as a whole, or not at all."""
+
+    unmapped: list[int] = field(default_factory=list)
+    """cblocks whose rows go."""
+    mapped: list[tuple[int, int, bool]] = field(default_factory=list)
+    """Rows ``(cblock, oblock, dirty)`` that replace what was there."""
+    opened: list[int] = field(default_factory=list)
+    """Regions that may be written from now on."""
+    closed: list[int] = field(default_factory=list)
+    """Regions whose rows are exact again."""
+    values: dict[str, str] = field(default_factory=dict)
+    """Settings and counters."""
+
+    def __bool__(self) -> bool:
+        return bool(self.unmapped or self.mapped or self.opened or self.closed or self.values)
+
+
+class Record(Protocol):
+    """The durable record while mounted."""
+
+    async def commit(self, batch: Batch) -> None:
+        """Make the changes durable together; raises MetadataError, and then nothing of them was."""
+
+    async def save_hints(self, hints: Iterable[tuple[int, int]]) -> None:
+        """Store ``(cblock, hint)`` pairs; hints of others stay.  Raises MetadataError."""

@@ -1,0 +1,275 @@
+"""Moving blocks between cache and origin: promotion, demotion, writeback, each one straight-line coroutine.
+
+Theory of operation
+-------------------
+The policy says what is to be moved; a worker asks it whenever something may have changed (a lookup queued work, a
+migration ended, a second passed) and runs a bounded number of migrations side by side.  A migration locks its block
+at two levels (:mod:`fusecache.locks`): while it copies, only writers are kept out.  The switch, the moment at which lookups
+give another answer, is one synchronous step, so nobody sees it half done; a demotion, which has to wait for its commit
+in the middle of the switch, keeps everybody out until then.
+
+Any failure before the switch leaves the old state; the item goes back to the policy as failed, and the worker
+pauses for longer and longer while stores go on failing.  User I/O at the origin goes before writebacks.
+"""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Final
+
+import structlog
+import trio
+
+from fusecache.config import MIB, Mode
+from fusecache.errors import BusyError, FusecacheError
+from fusecache.locks import ALL_OUT, WRITERS_OUT
+from fusecache.mapping import DIRTY, UNMAPPED
+from policies import Op, PolicyError, Work
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from fusecache.locks import Level
+    from fusecache.stores.base import Store
+    from fusecache.volume import Volume
+
+log = structlog.get_logger(__name__)
+
+MAX_RUNNING: Final = 8
+"""Migrations side by side; each holds one chunk in memory."""
+CHUNK: Final = 1 * MIB
+_PATIENCE: Final = 0.25
+"""Seconds for which the next chunk of a writeback lets user I/O at the origin go first."""
+_FIRST_BACKOFF: Final = 0.5
+_LAST_BACKOFF: Final = 30.0
+
+
+class Migrations:
+    """The migrations of one volume; :meth:`run` carries out what the policy asks for."""
+
+    __slots__ = ("_backoff", "_ended", "_pauses", "_resume_at", "_running", "_volume", "_woken")
+
+    def __init__(self, volume: Volume) -> None:
+        self._volume = volume
+        self._woken = trio.Event()
+        self._ended = trio.Event()
+        self._running = 0
+        self._pauses = 0
+        self._backoff = 0.0
+        self._resume_at = 0.0
+
+    # The worker
+
+    def wake(self) -> None:
+        """Say that the policy may have work."""
+        self._woken.set()
+
+    @property
+    def accepting(self) -> bool:
+        """Whether new work may be taken from the policy now."""
+        return not self._pauses
+
+    async def run(self) -> None:
+        """Carry out the policy's work until cancelled."""
+        async with trio.open_nursery() as nursery:
+            while True:
+                await self._woken.wait()
+                self._woken = trio.Event()
+                while (work := self._next_work()) is not None:
+                    self._running += 1
+                    nursery.start_soon(self._migrate, work)
+
+    @asynccontextmanager
+    async def paused(self) -> AsyncIterator[None]:
+        """Take no new work within this block; it begins when all that was handed out has come back."""
+        self._pauses += 1
+        try:
+            while self._running:
+                await self._ended.wait()
+            yield
+        finally:
+            self._pauses -= 1
+            self.wake()
+
+    def _next_work(self) -> Work | None:
+        volume = self._volume
+        now = trio.current_time()
+        if self._pauses or volume.mode is Mode.PASSTHROUGH or self._running >= MAX_RUNNING or now < self._resume_at:
+            return None
+        fits = (self._running + 1) * volume.geometry.block_size <= volume.migration_threshold
+        return volume.policy.get_background_work(fits and volume.activity.is_quiet(now))
+
+    async def _migrate(self, work: Work) -> None:
+        steps = {Op.PROMOTE: self.promote, Op.DEMOTE: self.demote, Op.WRITEBACK: self.writeback}[work.op]
+        try:
+            async with self._given_back_on_failure(work):
+                await steps(work)
+            self._backoff = 0.0
+        except BusyError:
+            pass  # somebody else is migrating this block; the policy will ask again
+        except FusecacheError as exc:
+            self._backoff = min(max(2 * self._backoff, _FIRST_BACKOFF), _LAST_BACKOFF)
+            self._resume_at = trio.current_time() + self._backoff
+            log.warning("migration failed", op=work.op.value, oblock=work.oblock, cblock=work.cblock, error=str(exc))
+        finally:
+            self._finished()
+
+    @asynccontextmanager
+    async def _given_back_on_failure(self, work: Work) -> AsyncIterator[None]:
+        policy = self._volume.policy
+        try:
+            yield
+        except BaseException:
+            policy.complete_background_work(work, success=False)
+            raise
+
+    def _finished(self) -> None:
+        self._running -= 1
+        ended, self._ended = self._ended, trio.Event()
+        ended.set()
+        self.wake()
+
+    # The three migrations.  Each raises only before its switch.
+
+    async def promote(self, work: Work) -> None:
+        """Copy a block from the origin to the cache, then map it, clean."""
+        volume = self._volume
+        async with self._exclusive(work.oblock, WRITERS_OUT):
+            await volume.durability.vacate(work.cblock)
+            size = volume.geometry.block_size
+            await self._copy(volume.origin, work.oblock * size, volume.cache, work.cblock * size)
+            self._map(work)
+            volume.policy.clear_dirty(work.cblock)
+
+    async def writeback(self, work: Work) -> None:
+        """Copy a dirty block from the cache to the origin; it stays mapped and turns clean."""
+        async with self._exclusive(work.oblock, WRITERS_OUT):
+            await self._copy_back(work.oblock, work.cblock)
+            self._volume.policy.complete_background_work(work, success=True)
+
+    async def demote(self, work: Work) -> None:
+        """Unmap a block, writing it back first if it has become dirty; its cache block is free when that is durable."""
+        volume = self._volume
+        async with self._exclusive(work.oblock, WRITERS_OUT):
+            await self._copy_back(work.oblock, work.cblock)
+            await volume.locks.raise_level(work.oblock)
+            await self._unmap(work.cblock)
+            volume.stats.demotions += 1
+            volume.policy.complete_background_work(work, success=True)
+
+    # Migrations that come with a request
+
+    async def overwrite(self, work: Work, data: memoryview) -> None:
+        """Promote a block by the write that covers all of it: no copy, and the block is dirty.
+
+        The caller has the item from the policy and the block's lock, ALL_OUT; both are given back here.
+        If the cache refuses the data, the origin gets it.
+        """
+        volume = self._volume
+        self._running += 1
+        try:
+            await volume.locks.drained(work.oblock)
+            size = volume.geometry.block_size
+            try:
+                async with self._given_back_on_failure(work):
+                    await volume.durability.vacate(work.cblock)
+                    if not volume.cache.write_nowait(work.cblock * size, data):
+                        await volume.cache.write(work.cblock * size, data)
+            except FusecacheError as exc:
+                log.warning("overwrite failed", oblock=work.oblock, cblock=work.cblock, error=str(exc))
+                await volume.origin.write(work.oblock * size, data)
+                return
+            self._map(work)
+            volume.mapping.set_dirty(work.cblock)
+            volume.policy.set_dirty(work.cblock)
+        finally:
+            volume.locks.end_exclusive(work.oblock)
+            self._finished()
+
+    async def invalidate(self, oblock: int) -> bool:
+        """Drop a block's cached copy without writing it back; returns whether there was one, durably gone now."""
+        volume = self._volume
+        async with self._exclusive(oblock, ALL_OUT, park=True):
+            cblock = volume.mapping.find(oblock)
+            if cblock == UNMAPPED:
+                return False
+            await self._unmap(cblock)
+            while True:
+                try:
+                    volume.forget(cblock)
+                except PolicyError:
+                    # An item for it is outstanding.  It cannot get our lock, so it will come back as failed.
+                    await self._ended.wait()
+                else:
+                    return True
+
+    async def clean(self, oblock: int) -> None:
+        """Write a block back if it is cached and dirty, whatever the policy thinks of it."""
+        async with self._exclusive(oblock, WRITERS_OUT, park=True):
+            cblock = self._volume.mapping.find(oblock)
+            if cblock != UNMAPPED:
+                await self._copy_back(oblock, cblock)
+
+    # Steps they share
+
+    @asynccontextmanager
+    async def _exclusive(self, oblock: int, level: Level, *, park: bool = False) -> AsyncIterator[None]:
+        """Hold a block exclusively, those whom it excludes gone; BusyError if somebody has it and we do not park."""
+        locks = self._volume.locks
+        if park:
+            await locks.take_exclusive(oblock, level)
+        elif not locks.try_exclusive(oblock, level):
+            msg = f"oblock {oblock} is being migrated"
+            raise BusyError(msg)
+        try:
+            await locks.drained(oblock)
+            yield
+        finally:
+            locks.end_exclusive(oblock)
+
+    def _map(self, work: Work) -> None:
+        """Switch: from here on the block is in the cache."""
+        volume = self._volume
+        volume.mapping.insert(work.oblock, work.cblock)
+        volume.durability.promoted(work.cblock)
+        volume.stats.promotions += 1
+        volume.policy.complete_background_work(work, success=True)
+
+    async def _unmap(self, cblock: int) -> None:
+        """Switch: from here on the block is not in the cache, durably; on failure everything is as it was."""
+        mapping, durability = self._volume.mapping, self._volume.durability
+        durability.removing(cblock)
+        flags = mapping.flags[cblock]
+        oblock = mapping.remove(cblock)
+        try:
+            await durability.commit()
+        except BaseException:
+            mapping.insert(oblock, cblock)
+            mapping.flags[cblock] = flags & ~DIRTY
+            durability.kept(cblock)
+            if flags & DIRTY:
+                mapping.set_dirty(cblock)
+            raise
+
+    async def _copy_back(self, oblock: int, cblock: int) -> None:
+        """Make a block clean by copying it to the origin, if it is dirty; the caller keeps writers out."""
+        volume = self._volume
+        if not volume.mapping.flags[cblock] & DIRTY:
+            return
+        size = volume.geometry.block_size
+        await self._copy(volume.cache, cblock * size, volume.origin, oblock * size)
+        volume.set_clean(cblock)
+        volume.stats.writebacks += 1
+
+    async def _copy(self, source: Store, start: int, target: Store, target_start: int) -> None:
+        """Copy one block in chunks."""
+        volume = self._volume
+        size = volume.geometry.block_size
+        buffer = memoryview(bytearray(min(size, CHUNK)))
+        for done in range(0, size, CHUNK):
+            chunk = buffer[: size - done]
+            if not source.read_nowait(start + done, chunk):
+                await source.read(start + done, chunk)
+            if target is volume.origin:
+                await volume.activity.give_way(_PATIENCE)
+            await target.write(target_start + done, chunk)

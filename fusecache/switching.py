@@ -1,0 +1,105 @@
+"""Changing the policy or the mode while I/O goes on.
+
+A new policy is told of every cached block, in slices, while the old one goes on answering; migrations pause for that
+time, so the mapping stands still but for invalidations, which the volume reports to both (:meth:`Volume.forget`), like
+changes of dirty bits.  Hints are kept if they mean the same to both (dm-cache 2.11).
+
+Leaving writeback mode writes back everything that is dirty first: new writes go to both stores meanwhile, so there is
+an end to it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import structlog
+import trio
+
+from fusecache.config import Mode
+from fusecache.errors import RefusedError
+from fusecache.mapping import DIRTY
+from fusecache.recovery import hint_signature
+
+if TYPE_CHECKING:
+    from fusecache.flusher import Flusher
+    from fusecache.migrations import Migrations
+    from fusecache.volume import Volume
+    from policies import Policy
+
+log = structlog.get_logger(__name__)
+
+_SLICE: Final = 256
+
+
+async def switch_policy(volume: Volume, migrations: Migrations, new: Policy) -> None:
+    """Put a freshly made policy in the place of the present one; every mapping and dirty bit is kept."""
+    old = volume.policy
+    keep_hints = bool(new.hint_size) and hint_signature(new) == hint_signature(old)
+    async with migrations.paused():
+        volume.begin_handover(new)
+        try:
+            for count, (cblock, oblock) in enumerate(volume.mapping.mapped()):
+                hint = old.get_hint(cblock) if keep_hints else None
+                new.load_mapping(oblock, cblock, bool(volume.mapping.flags[cblock] & DIRTY), hint)
+                volume.handed_over = cblock + 1
+                if count % _SLICE == _SLICE - 1:
+                    await trio.lowlevel.checkpoint()
+        finally:
+            volume.incoming = None
+        new.allow_migrations(volume.mode is not Mode.PASSTHROUGH)
+        volume.policy = new
+    log.info("policy switched", old=old.name, new=new.name, blocks=volume.mapping.mapped_count, hints=keep_hints)
+
+
+async def switch_mode(volume: Volume, migrations: Migrations, flusher: Flusher, mode: Mode, spare: Policy) -> None:
+    """Change the mode; what has to be clean for it is written back first.
+
+    :param spare: a fresh policy of the present kind, for passthrough mode, which has to begin without unfinished work.
+    :raises FusecacheError: not everything could be written back; the mode is what it was.
+    """
+    old = volume.mode
+    if mode is old:
+        return
+    try:
+        if mode is not Mode.WRITEBACK and (old is Mode.WRITEBACK or volume.mapping.dirty_count):
+            await _write_back_all(volume, migrations, flusher)
+        volume.mode = mode
+        if mode is Mode.PASSTHROUGH:
+            await switch_policy(volume, migrations, spare)
+            await volume.locks.writers_gone()
+            _require_clean(volume)
+    except BaseException:
+        volume.mode = old
+        volume.policy.allow_migrations(old is not Mode.PASSTHROUGH)
+        raise
+    volume.policy.allow_migrations(mode is not Mode.PASSTHROUGH)
+    migrations.wake()
+    log.info("mode switched", old=old.value, new=mode.value)
+
+
+async def _write_back_all(volume: Volume, migrations: Migrations, flusher: Flusher) -> None:
+    log.info("leaving writeback: dirty blocks are written back first", dirty=volume.mapping.dirty_count)
+    volume.mode = Mode.WRITETHROUGH
+    async with migrations.paused():
+        pass  # overwrites that were under way may have made blocks dirty
+    await volume.locks.writers_gone()
+    await flusher.flush()
+    _require_clean(volume)
+
+
+def _require_clean(volume: Volume) -> None:
+    if volume.mapping.dirty_count:
+        msg = f"{volume.mapping.dirty_count} blocks are still dirty"
+        raise RefusedError(msg)
+
+
+async def drop_all(volume: Volume, migrations: Migrations) -> None:
+    """Forget every cached block, durably; for passthrough mode, where all of them are clean."""
+    async with migrations.paused():
+        for count, (cblock, _) in enumerate(volume.mapping.mapped()):
+            volume.durability.removing(cblock)
+            volume.mapping.remove(cblock)
+            volume.forget(cblock)
+            if count % _SLICE == _SLICE - 1:
+                await trio.lowlevel.checkpoint()
+        await volume.durability.flush()

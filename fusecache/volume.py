@@ -1,0 +1,105 @@
+"""The one cached disk with all its parts: what the data path, the migrations and the controls share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import trio
+
+from fusecache.activity import Activity
+from fusecache.config import DEFAULT_MIGRATION_THRESHOLD, Mode
+from fusecache.errors import FusecacheError
+from fusecache.mapping import UNMAPPED
+from fusecache.stats import Stats
+
+if TYPE_CHECKING:
+    from fusecache.durability import Durability
+    from fusecache.geometry import Geometry
+    from fusecache.locks import BlockLocks
+    from fusecache.mapping import Mapping
+    from fusecache.stores.base import Store
+    from policies import Policy
+
+
+class PolicyFaultError(FusecacheError):
+    """A policy's answer contradicts the mapping; the request is refused, since either could be wrong."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Volume:
+    """One cached disk.  Nothing here waits."""
+
+    geometry: Geometry
+    mapping: Mapping
+    locks: BlockLocks
+    policy: Policy
+    cache: Store
+    origin: Store
+    durability: Durability
+    mode: Mode = Mode.WRITEBACK
+    migration_threshold: int = DEFAULT_MIGRATION_THRESHOLD
+    """Bytes; takes part in deciding what is idle (dm-cache 1.4)."""
+    stats: Stats = field(default_factory=Stats)
+    activity: Activity = field(default_factory=Activity)
+    incoming: Policy | None = None
+    """The policy that is being told of the mapping, to take over (see :mod:`fusecache.switching`)."""
+    handed_over: int = 0
+    """It knows of the cblocks below this."""
+
+    def tick(self) -> None:
+        """Tell the policy what time it is."""
+        self.policy.tick(now_ms())
+        self.activity.restart_hits()
+
+    def require_hit(self, oblock: int, cblock: int) -> None:
+        """Hold the policy's answer against the mapping; raises PolicyFaultError."""
+        if self.mapping.oblock_of[cblock] != oblock:
+            msg = f"policy {self.policy.name} takes cblock {cblock} for oblock {oblock}, which it does not hold"
+            raise PolicyFaultError(msg)
+
+    def require_miss(self, oblock: int) -> None:
+        """Hold the policy's answer against the mapping; raises PolicyFaultError."""
+        if self.mapping.find(oblock) != UNMAPPED:
+            msg = f"policy {self.policy.name} does not find oblock {oblock}, which is cached"
+            raise PolicyFaultError(msg)
+
+    def set_dirty(self, cblock: int) -> None:
+        """Mark a covered block dirty, here and in the policy."""
+        if self.mapping.set_dirty(cblock):
+            self.policy.set_dirty(cblock)
+            if self.incoming is not None and cblock < self.handed_over:
+                self.incoming.set_dirty(cblock)
+
+    def set_clean(self, cblock: int) -> None:
+        """Mark a block clean that was written back just now, here and in the policy."""
+        if self.mapping.clear_dirty(cblock):
+            self.policy.clear_dirty(cblock)
+            if self.incoming is not None and cblock < self.handed_over:
+                self.incoming.clear_dirty(cblock)
+            self.durability.cleaned(cblock)
+
+    def forget(self, cblock: int) -> None:
+        """Let the policy forget a block that was unmapped; raises PolicyError while it has work outstanding."""
+        self.policy.invalidate_mapping(cblock)
+        if self.incoming is not None and cblock < self.handed_over:
+            self.incoming.invalidate_mapping(cblock)
+
+    def begin_handover(self, new: Policy) -> None:
+        """Let a policy learn of changes to the blocks that it has been told of."""
+        self.incoming = new
+        self.handed_over = 0
+
+    def check(self) -> None:
+        """Assert the invariants of every part, and between the policy and the mapping."""
+        self.mapping.check()
+        self.locks.check()
+        self.durability.check()
+        self.activity.check()
+        self.policy.check()
+        assert self.policy.residency() >= self.mapping.mapped_count
+
+
+def now_ms() -> int:
+    """Return trio's clock in whole milliseconds, as policies want it."""
+    return int(trio.current_time() * 1000)
