@@ -68,7 +68,7 @@ class Mount:
 
     def mount(self, *options: str) -> None:
         """Mount; ``options`` hold for this time only."""
-        files = ["--cache", self.cache, "--metadata", self.metadata]
+        files: list[str | Path] = ["--cache", self.cache, "--metadata", self.metadata]
         fusecache("mount", self.origin, self.mountpoint, *files, *self.options, *options)
 
     def unmount(self, timeout: float = COMMAND_SECONDS) -> None:
