@@ -116,18 +116,18 @@ def check_policy_name(name: str) -> str:
     return name
 
 
-def table_line(config: MountConfig, *, cache: Path, metadata: Path, block_size: int) -> str:
+def table_line(config: MountConfig) -> str:
     """Write the table that made this mount, or would have made it; with ``0 LEN cache`` before it, it does again.
 
-    ``cache``, ``metadata`` and ``block_size`` are what the mount came to use where ``config`` leaves them open.  What
-    was changed since the mount does not show.
+    ``config`` names its files and its block size.  What was changed since the mount does not show.
     """
+    assert config.block_size is not None, config
     if config.table:
         made_by = list(config.table[6:])
     else:
         values = [word for pair in config.policy_values for word in pair]
-        made_by = [str(block_size // SECTOR), "1", config.mode.value, config.policy, str(len(values)), *values]
-    return join_words([str(metadata), str(cache), str(config.origin), *made_by])
+        made_by = [str(config.block_size // SECTOR), "1", config.mode.value, config.policy, str(len(values)), *values]
+    return join_words([str(config.metadata), str(config.cache), str(config.origin), *made_by])
 
 
 def status_line(status: Status) -> str:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -139,23 +140,25 @@ def test_status_line_counts_its_words(features: set[str], values: dict[str, str]
 
 
 def test_table_line_repeats_the_words_from_the_block_size_on() -> None:
-    config = parse_table("0 64 cache m c /o 8 1 WriteBack mq 2 Random_Threshold 4", MNT)
-    line = table_line(config, cache=Path("/d/c"), metadata=Path("/d/m"), block_size=4096)
-    assert line == "/d/m /d/c /o 8 1 WriteBack mq 2 Random_Threshold 4"
+    config = parse_table("0 64 cache m c o 8 1 WriteBack mq 2 Random_Threshold 4", MNT)
+    config = replace(config, metadata=Path("/d/m"), cache=Path("/d/c"), origin=Path("/o"))
+    assert table_line(config) == "/d/m /d/c /o 8 1 WriteBack mq 2 Random_Threshold 4"
 
 
 def test_table_line_of_options_makes_the_same_mount_again() -> None:
     config = MountConfig(
         origin=Path("/my disk.img"),
         mountpoint=MNT,
+        cache=Path("/c"),
+        metadata=Path("/back\\slash"),
+        block_size=64 * KIB,
         mode=Mode.WRITETHROUGH,
         policy="mq",
         policy_values=(("random_threshold", "4"), ("migration_threshold", "0")),
     )
-    line = table_line(config, cache=Path("/c"), metadata=Path("/back\\slash"), block_size=64 * KIB)
+    line = table_line(config)
     again = parse_table(f"0 64 cache {line}", MNT)
-    assert (again.cache, again.metadata, again.block_size) == (Path("/c"), Path("/back\\slash"), 64 * KIB)
-    for name in ("origin", "mode", "policy", "policy_values"):
+    for name in ("origin", "cache", "metadata", "block_size", "mode", "policy", "policy_values"):
         assert getattr(again, name) == getattr(config, name)
     assert table_features(config) == ()
 
