@@ -4,8 +4,8 @@ Theory of operation
 -------------------
 The metadata carries a uuid, the sizes, and the origin's identity; the cache begins with a *stamp*, one page of text
 with the same uuid, and holds its blocks behind it.  :func:`inspect` looks at everything, locks what is there, and
-decides; it changes nothing.  :meth:`Plan.carry_out` then creates what is missing.  So whatever is refused is refused before
-anything was touched.
+decides; it changes nothing.  :meth:`Plan.carry_out` then creates what is missing.  So whatever is refused is refused
+before anything was touched.
 
 * The origin is the one known if its path or its inode is.  After a clean end its time of modification is known too:
   if it was changed since, by others, what is cached of it is stale.  A clean cache is then emptied; with dirty
@@ -41,6 +41,10 @@ if TYPE_CHECKING:
 DATA_START: Final = 4096
 """Where the blocks begin in the cache, behind the stamp."""
 _MAGIC: Final = "fusecache cache"
+_REQUIRED: Final = {
+    *("uuid", "block_size", "cache_blocks", "region_blocks", "image_bytes", "clean_shutdown", "needs_check"),
+    *("origin_path", "origin_inode", "origin_mtime_ns"),
+}
 _DEFAULT_SHARE: Final = 10
 """A cache of no stated size takes a tenth of the image."""
 
@@ -294,22 +298,33 @@ def _known_database(
         raise MetadataError(msg) from exc
     try:
         values = database.values()
-        dirty = database.count(dirty_only=True)
-        suspect = dirty or database.regions()
-        if config.format and (config.format > 1 or not suspect):
-            database.close()
-            return None, values["uuid"]
         if config.format:
-            msg = f"cache {cache_path} holds dirty data ({dirty} blocks known): --format a second time to throw it away"
-            raise RefusedError(msg)
-        if values.get("needs_check") != "0":
-            msg = f"metadata {metadata_path} needs a check before it can be used"
-            raise MetadataError(msg)
+            _require_disposable(config, database, cache_path)
+            database.close()
+            return None, values.get("uuid", "")
+        _require_healthy(database, values)
         _verify_cache(database, values, cache_path, cache_fd)
     except BaseException:
         database.close()
         raise
     return database, values["uuid"]
+
+
+def _require_disposable(config: MountConfig, database: Database, cache_path: Path) -> None:
+    """Refuse to reformat a cache that holds dirty data, or may hold some, unless told so twice."""
+    dirty = database.count(dirty_only=True)
+    if config.format < 2 and (dirty or database.regions()):  # noqa: PLR2004 - twice
+        msg = f"cache {cache_path} holds dirty data ({dirty} blocks known): --format a second time to throw it away"
+        raise RefusedError(msg)
+
+
+def _require_healthy(database: Database, values: dict[str, str]) -> None:
+    if missing := _REQUIRED - values.keys():
+        msg = f"metadata {database.path} is damaged: it does not say {', '.join(sorted(missing))}"
+        raise MetadataError(msg)
+    if values["needs_check"] != "0":
+        msg = f"metadata {database.path} needs a check before it can be used"
+        raise MetadataError(msg)
 
 
 def _verify_cache(database: Database, values: dict[str, str], cache_path: Path, cache_fd: int | None) -> None:
@@ -324,7 +339,7 @@ def _verify_cache(database: Database, values: dict[str, str], cache_path: Path, 
 
 
 def _verify_origin(plan: Plan, database: Database) -> None:
-    """Is this the origin that is cached, and has nobody else changed it?"""
+    """Refuse an origin that is not the one cached; drop what is cached of it if others changed it since."""
     values = database.values()
     now = _Identity.of(plan.origin_path, plan.origin_fd)
     if values["origin_path"] != now.path and values["origin_inode"] != now.inode:
@@ -366,7 +381,7 @@ def _known_geometry(
     values = database.values()
     try:
         block_size, blocks, old_bytes = (int(values[name]) for name in ("block_size", "cache_blocks", "image_bytes"))
-    except (KeyError, ValueError) as exc:
+    except ValueError as exc:
         msg = f"metadata {database.path} is damaged: {exc}"
         raise MetadataError(msg) from exc
     if config.block_size not in {None, block_size}:

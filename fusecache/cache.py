@@ -64,7 +64,7 @@ class _Route(Enum):
 
 
 class _Run:
-    """Neighbouring bios that are one I/O: ``length`` bytes of the request from ``start``, at ``position`` in a store."""
+    """Neighbouring bios that are one I/O: ``length`` bytes from ``start`` of a request, at ``position`` of a store."""
 
     __slots__ = ("length", "oblocks", "position", "start", "store")
 
@@ -233,12 +233,12 @@ class Cache:
         """Refer a write to the policy and decide; a block that goes to the cache is dirty from here on."""
         volume = self._volume
         policy = volume.policy
-        mode = volume.mode
         if policy.observes_bios:
             policy.observe_bio(offset, length, False, int(trio.current_time() * 1000))
-        if length == self._block_size and mode is Mode.WRITEBACK and self._migrations.accepting:
+        if length == self._block_size and volume.mode is Mode.WRITEBACK and self._migrations.accepting:
             cblock, work = policy.lookup_with_work(oblock, True, True)
             if work is not None:
+                volume.require_work(work)
                 return _Route.OVERWRITE, work.cblock, work
         else:
             cblock = policy.lookup(oblock, True, False)
@@ -250,17 +250,21 @@ class Cache:
             return _Route.ORIGIN, UNMAPPED, None
         volume.require_hit(oblock, cblock)
         volume.stats.write_hits += 1
-        if mode is Mode.PASSTHROUGH:
-            return _Route.DROP, cblock, None
+        return self._route_write_hit(cblock), cblock, None
+
+    def _route_write_hit(self, cblock: int) -> _Route:
+        volume = self._volume
+        if volume.mode is Mode.PASSTHROUGH:
+            return _Route.DROP
         flags = volume.mapping.flags[cblock]
         if flags & WRITABLE == WRITABLE:
-            return _Route.CACHE, cblock, None
-        if mode is Mode.WRITETHROUGH:
-            return _Route.BOTH, cblock, None
+            return _Route.CACHE
+        if volume.mode is Mode.WRITETHROUGH:
+            return _Route.BOTH
         if flags & COVERED:
             volume.set_dirty(cblock)
-            return _Route.CACHE, cblock, None
-        return _Route.COVER, cblock, None
+            return _Route.CACHE
+        return _Route.COVER
 
     def _try_write_lock(self, oblock: int) -> bool:
         """Take a block for writing; alone if the write will go to both stores."""

@@ -8,7 +8,7 @@ in the statistics; a change of policy or mode returns when it is done.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -19,7 +19,6 @@ from fusecache.config import Mode
 from fusecache.errors import FusecacheError, ReadOnlyKeyError, RefusedError, UnknownKeyError, UsageError
 from fusecache.stats import SECTOR, Status
 from fusecache.switching import drop_all, switch_mode, switch_policy
-from fusecache.volume import now_ms
 from fusecache.table import (
     Decommission,
     Flush,
@@ -33,6 +32,7 @@ from fusecache.table import (
     table_features,
     table_line,
 )
+from fusecache.volume import now_ms
 from policies import PolicyError, create_policy
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class Control:
             "mode": _Attribute(lambda: volume.mode.value, self._set_mode),
             _THRESHOLD: _Attribute(lambda: str(volume.migration_threshold // SECTOR), self._set_threshold),
             "status": _Attribute(lambda: status_line(self.status())),
-            "table": _Attribute(lambda: table_line(self._named_config())),
+            "table": _Attribute(self._table),
             "stats": _Attribute(lambda: self.status().as_json()),
             "message": _Attribute(None, self._message),
         }
@@ -163,11 +163,10 @@ class Control:
             uptime_s=round(trio.current_time() - self._started, 3),
         )
 
-    def _named_config(self) -> MountConfig:
-        """What the mount was told, with what it came to use in the gaps."""
-        return replace(
+    def _table(self) -> str:
+        """Write the table that would make this mount again."""
+        return table_line(
             self._config,
-            origin=self._binding.origin_path,
             cache=self._binding.cache_path,
             metadata=self._binding.metadata_path,
             block_size=self._volume.geometry.block_size,

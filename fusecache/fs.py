@@ -71,7 +71,7 @@ def _errno_of(error: FusecacheError) -> int:
     return errno.EIO
 
 
-def _fuse_error(request: str, error: Exception) -> pyfuse3.FUSEError:
+def _fuse_error(error: Exception, request: str) -> pyfuse3.FUSEError:
     """Turn whatever a request ended with into what the kernel is told; what nobody foresaw is EIO, and logged."""
     if isinstance(error, FusecacheError):
         code = _errno_of(error)
@@ -105,7 +105,7 @@ class Operations(pyfuse3.Operations):
         try:
             return await self._cache.read(off, size)  # type: ignore[return-value]  # pyfuse3 takes any buffer
         except Exception as exc:
-            raise _fuse_error("read", exc) from exc
+            raise _fuse_error(exc, "read") from exc
 
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
         """Serve a write."""
@@ -113,7 +113,7 @@ class Operations(pyfuse3.Operations):
         try:
             return await self._cache.write(off, buf)
         except Exception as exc:
-            raise _fuse_error("write", exc) from exc
+            raise _fuse_error(exc, "write") from exc
 
     async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
         """Make everything durable that was written before."""
@@ -121,7 +121,7 @@ class Operations(pyfuse3.Operations):
         try:
             await self._cache.flush()
         except Exception as exc:
-            raise _fuse_error("fsync", exc) from exc
+            raise _fuse_error(exc, "fsync") from exc
 
     async def flush(self, fh: FileHandleT) -> None:
         """Do nothing: to close a disk makes nothing durable."""
@@ -142,7 +142,7 @@ class Operations(pyfuse3.Operations):
         except UnknownKeyError as exc:
             raise pyfuse3.FUSEError(errno.ENODATA) from exc
         except Exception as exc:
-            raise _fuse_error("getxattr", exc) from exc
+            raise _fuse_error(exc, "getxattr") from exc
 
     async def setxattr(self, inode: InodeT, name: XAttrNameT, value: bytes, ctx: RequestContext) -> None:
         """Set a control, or send a message."""
@@ -153,7 +153,7 @@ class Operations(pyfuse3.Operations):
         try:
             await self._control.set(key, _text(value))
         except Exception as exc:
-            raise _fuse_error("setxattr", exc) from exc
+            raise _fuse_error(exc, "setxattr") from exc
 
     async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[XAttrNameT]:
         """List the controls that can be read."""

@@ -4,9 +4,9 @@ Theory of operation
 -------------------
 The policy says what is to be moved; a worker asks it whenever something may have changed (a lookup queued work, a
 migration ended, a second passed) and runs a bounded number of migrations side by side.  A migration locks its block
-at two levels (:mod:`fusecache.locks`): while it copies, only writers are kept out.  The switch, the moment at which lookups
-give another answer, is one synchronous step, so nobody sees it half done; a demotion, which has to wait for its commit
-in the middle of the switch, keeps everybody out until then.
+at two levels (:mod:`fusecache.locks`): while it copies, only writers are kept out.  The switch, the moment at which
+lookups give another answer, is one synchronous step, so nobody sees it half done; a demotion, which has to wait for
+its commit in the middle of the switch, keeps everybody out until then.
 
 Any failure before the switch leaves the old state; the item goes back to the policy as failed, and the worker
 pauses for longer and longer while stores go on failing.  User I/O at the origin goes before writebacks.
@@ -135,6 +135,7 @@ class Migrations:
         """Copy a block from the origin to the cache, then map it, clean."""
         volume = self._volume
         async with self._exclusive(work.oblock, WRITERS_OUT):
+            volume.require_work(work)
             await volume.durability.vacate(work.cblock)
             size = volume.geometry.block_size
             await self._copy(volume.origin, work.oblock * size, volume.cache, work.cblock * size)
@@ -144,6 +145,7 @@ class Migrations:
     async def writeback(self, work: Work) -> None:
         """Copy a dirty block from the cache to the origin; it stays mapped and turns clean."""
         async with self._exclusive(work.oblock, WRITERS_OUT):
+            self._volume.require_work(work)
             await self._copy_back(work.oblock, work.cblock)
             self._volume.policy.complete_background_work(work, success=True)
 
@@ -151,6 +153,7 @@ class Migrations:
         """Unmap a block, writing it back first if it has become dirty; its cache block is free when that is durable."""
         volume = self._volume
         async with self._exclusive(work.oblock, WRITERS_OUT):
+            volume.require_work(work)
             await self._copy_back(work.oblock, work.cblock)
             await volume.locks.raise_level(work.oblock)
             await self._unmap(work.cblock)

@@ -12,6 +12,7 @@ from fusecache.config import DEFAULT_MIGRATION_THRESHOLD, Mode
 from fusecache.errors import FusecacheError
 from fusecache.mapping import UNMAPPED
 from fusecache.stats import Stats
+from policies import Op
 
 if TYPE_CHECKING:
     from fusecache.durability import Durability
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from fusecache.locks import BlockLocks
     from fusecache.mapping import Mapping
     from fusecache.stores.base import Store
-    from policies import Policy
+    from policies import Policy, Work
 
 
 class PolicyFaultError(FusecacheError):
@@ -62,6 +63,17 @@ class Volume:
         """Hold the policy's answer against the mapping; raises PolicyFaultError."""
         if self.mapping.find(oblock) != UNMAPPED:
             msg = f"policy {self.policy.name} does not find oblock {oblock}, which is cached"
+            raise PolicyFaultError(msg)
+
+    def require_work(self, work: Work) -> None:
+        """Hold an item of work against the mapping, before anything is copied; raises PolicyFaultError."""
+        held = self.mapping.oblock_of[work.cblock]
+        if work.op is Op.PROMOTE:
+            sane = held == UNMAPPED and self.mapping.find(work.oblock) == UNMAPPED
+        else:
+            sane = held == work.oblock
+        if not sane:
+            msg = f"policy {self.policy.name} asks for {work}, but cblock {work.cblock} holds oblock {held}"
             raise PolicyFaultError(msg)
 
     def set_dirty(self, cblock: int) -> None:

@@ -125,8 +125,7 @@ class Database:
     def count(self, *, dirty_only: bool) -> int:
         """Count the recorded blocks, or the dirty ones among them."""
         with _errors(self.path):
-            where = " WHERE dirty" if dirty_only else ""
-            query = self._connection.execute(f"SELECT COUNT(*) FROM blocks{where}")
+            query = self._connection.execute("SELECT COUNT(*) FROM blocks WHERE dirty >= ?", (int(dirty_only),))
             (count,) = query.fetchone()
             return int(count)
 
@@ -225,7 +224,7 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 
 def _require_ours(path: Path) -> None:
-    """Look at a file without writing to it: is it our metadata, in our format?"""
+    """Refuse a file that is not our metadata in our format, without writing to it."""
     with path.open("rb") as file:
         header = file.read(100)
     if header[:16] != b"SQLite format 3\0" or len(header) < 100:  # noqa: PLR2004 - SQLite's header
