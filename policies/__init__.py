@@ -41,6 +41,7 @@ __all__ = [
 _BUILT_IN: Final = {
     "cleaner": "policies.cleaner:CleanerPolicy",
     "default": "policies.smq:SmqPolicy",
+    "mq": "policies.mq:MqPolicy",
     "smq": "policies.smq:SmqPolicy",
 }
 _ENTRY_POINTS: Final = "fusecache.policies"

@@ -262,6 +262,7 @@ class SmqPolicy(Policy):
         self._hotspots.tick(now_ms)
         if now_ms > self._cache_due_ms:
             self._cache_due_ms = now_ms + _CACHE_PERIOD_MS
+            self._hit = bytearray()  # the old marks go before the new ones come: never two of them in memory
             self._hit = bytearray(self._cache_blocks)
             self._dirty.redistribute()
             self._clean.redistribute()

@@ -33,8 +33,13 @@ class WorkTracker:
         """Tell whether an item for this origin block is outstanding."""
         return oblock in self._issued or oblock in self._queued
 
+    @property
+    def is_full(self) -> bool:
+        """Whether any further item would be refused."""
+        return len(self._queued) + len(self._issued) >= self._limit
+
     def _new(self, op: Op, oblock: int, cblock: int) -> Work | None:
-        if len(self._queued) + len(self._issued) >= self._limit or oblock in self:
+        if self.is_full or oblock in self:
             return None
         self.demotions += op is Op.DEMOTE
         return Work(op, oblock, cblock)

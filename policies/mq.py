@@ -1,0 +1,455 @@
+"""MQ, the classic multiqueue: dm-cache's first policy, decision for decision that of Linux 4.1.
+
+Theory of operation
+-------------------
+Blocks are ranked by how often they were hit, in queues of 16 levels, the level being the logarithm of the count:
+``pre`` for as many blocks that are not cached as there are cache blocks, ``clean`` and ``dirty`` for those that are.
+Bios close together in time are one hit: a hit counts only if a tick falls before the next bio.  Counts never decay.
+
+A block that is not cached is promoted when its count exceeds that of the coldest clean block by an adjustment (from
+zero while there is room).  In long sequential runs nothing is promoted, and nothing learnt of blocks not cached.
+
+How decisions become work
+~~~~~~~~~~~~~~~~~~~~~~~~~
+The kernel's mq decides "promote X in place of V" in one step, with both blocks locked.  Here that is a demotion of V,
+and when that has succeeded, a promotion of X into the same cache block.  Meanwhile:
+
+* V is *pending*: still hit, in no queue, so that nobody else takes its place, and it may turn dirty, which the demotion
+  has to deal with.  If its demotion fails it returns to the queue that its dirty flag names, and X is forgotten.
+* X is *planned*: it goes on being counted in ``pre``, but misses of it want nothing more.  Its cache block is taken
+  from V (or from the free blocks) once and for all; only if the promotion fails does the block become free.
+* A block that is being written back counts as clean and stands in ``clean``, but cannot be a victim.
+
+Ticks
+~~~~~
+What the kernel finds by walking back to a marker in each level, the entries queued since the previous bio, is a small
+set here.  Only loading a cache would make it large; so blocks loaded carry a mark, and one bonus serves all of them.
+"""
+
+from __future__ import annotations
+
+from array import array
+from typing import ClassVar, Final
+
+from policies.base import MISS, MISS_QUEUED, BadTunableError, Op, Policy, PolicyError, Work
+from policies.blockindex import BlockIndex
+from policies.freelist import FreeList
+from policies.rings import AgeingQueue, RingQueue, level_of
+from policies.sequential import SequentialDetector
+from policies.sizes import check_sizes
+from policies.tracker import WorkTracker
+
+_ALLOCATED: Final = 1
+_DIRTY: Final = 2
+_PENDING: Final = 4
+_LOADED: Final = 8
+
+_ALL_LOADED: Final = -1
+_MAX_HITS: Final = 2**32 - 1
+_DIRTY_HANDICAP: Final = 128
+_CLEAN_TARGET_PERCENT: Final = 25
+_WRITEBACK_PERIOD_MS: Final = 1000
+
+_TUNABLES: Final = {
+    "random_threshold": 4,
+    "sequential_threshold": 512,
+    "discard_promote_adjustment": 1,
+    "read_promote_adjustment": 4,
+    "write_promote_adjustment": 8,
+}
+
+
+class MqPolicy(Policy):
+    """The classic multiqueue."""
+
+    name: ClassVar[str] = "mq"
+    version: ClassVar[tuple[int, int, int]] = (1, 3, 0)
+    hint_size: ClassVar[int] = 4
+    observes_bios: ClassVar[bool] = True
+
+    def __init__(self, *, cache_blocks: int, origin_blocks: int, block_size: int, now_ms: int = 0) -> None:
+        """Start with an empty cache."""
+        check_sizes(cache_blocks, origin_blocks, block_size)
+        self._cache_blocks = cache_blocks
+        self._origin_blocks = origin_blocks
+        entries = 2 * cache_blocks  # cache blocks first, then those of pre
+        self._index = BlockIndex(entries, origin_blocks)
+        self._hits = array("I", (0,)) * entries
+        self._flags = bytearray(cache_blocks)
+        self._dirty_count = 0
+        self._older = array("i", (-1,)) * entries
+        self._newer = array("i", (-1,)) * entries
+        self._clean = RingQueue(self._older, self._newer, entries)
+        self._dirty = AgeingQueue(self._older, self._newer, entries)
+        self._pre = RingQueue(self._older, self._newer, entries)
+        self._free = self._make_free_list(range(cache_blocks - 1, -1, -1))
+        self._pre_free = self._make_free_list(range(cache_blocks, entries))
+        self._tunables = dict(_TUNABLES)
+        self._detector = SequentialDetector(self._tunables["sequential_threshold"], self._tunables["random_threshold"])
+        self._tracker = WorkTracker()
+        self._planned: dict[int, int] = {}  # oblock to be promoted: its hit count
+        self._successor: dict[int, int] = {}  # cblock of a victim: the oblock planned for it
+        self._migrations_allowed = True
+        self._ticked = False
+        self._recent = {_ALL_LOADED}
+        self._bonus = 0
+        self._discarded = False
+        self._now_ms = now_ms
+        self._writeback_due_ms = now_ms + _WRITEBACK_PERIOD_MS
+
+    def _make_free_list(self, entries: range) -> FreeList:
+        node = len(self._older)
+        self._older.append(node)
+        self._newer.append(node)
+        free = FreeList(self._older, self._newer, node)
+        free.fill(entries)
+        return free
+
+    def observe_bio(self, offset: int, length: int, discarded: bool, now_ms: int) -> None:
+        """See where the next bio lies, whether its block is discarded, and what time it is."""
+        self._detector.examine(offset, length)
+        self._discarded = discarded
+        self._now_ms = now_ms
+
+    def lookup(self, oblock: int, write: bool, fast_copy: bool) -> int:
+        """Refer one bio to the policy; a hit makes the block the newest of its level."""
+        recent = self._recent
+        if self._ticked:
+            self._count_recent()
+        recent.clear()
+        if self._now_ms > self._writeback_due_ms:
+            self._writeback_due_ms = self._now_ms + _WRITEBACK_PERIOD_MS
+            self._dirty.flip()
+        index = self._index
+        keys = index.keys
+        entry = index.buckets[oblock % index.size]
+        while keys[entry] != oblock:
+            if entry < 0:
+                return self._miss(oblock, write)
+            entry = index.chain[entry]
+        if entry >= self._cache_blocks:
+            return self._miss_tracked(entry, oblock, write)
+        flags = self._flags[entry]
+        if flags & _PENDING:
+            return entry
+        if flags & _LOADED:
+            self._settle_loaded(entry)
+        older, newer = self._older, self._newer
+        ahead, behind = older[entry], newer[entry]
+        newer[ahead] = behind
+        older[behind] = ahead
+        node = (self._dirty if flags & _DIRTY else self._clean).heads + level_of(self._hits[entry])
+        last = older[node]
+        older[entry] = last
+        newer[entry] = node
+        newer[last] = entry
+        older[node] = entry
+        recent.add(entry)
+        return entry
+
+    def _count_recent(self) -> None:
+        """Count a hit of everything that was queued since the previous bio."""
+        self._ticked = False
+        hits = self._hits
+        for entry in self._recent:
+            if entry == _ALL_LOADED:
+                self._bonus = 1
+            elif hits[entry] < _MAX_HITS:
+                hits[entry] += 1
+
+    def _settle_loaded(self, cblock: int) -> None:
+        self._hits[cblock] = self._hits_of(cblock)
+        self._flags[cblock] &= ~_LOADED
+
+    def _hits_of(self, cblock: int) -> int:
+        bonus = self._bonus if self._flags[cblock] & _LOADED else 0
+        return min(self._hits[cblock] + bonus, _MAX_HITS)
+
+    def _push(self, queue: RingQueue, entry: int) -> None:
+        queue.push(entry, self._hits[entry])
+        self._recent.add(entry)
+
+    def _remove(self, queue: RingQueue, entry: int) -> None:
+        queue.remove(entry)
+        self._recent.discard(entry)
+
+    def _is_bypassed(self) -> bool:
+        return self._detector.is_sequential and self._detector.sequential_threshold != 0
+
+    def _threshold(self, write: bool) -> int:
+        """Return the hit count that a block needs to be promoted."""
+        clean = self._clean.peek()
+        base = 0
+        if not self._free.size:
+            dirty = self._dirty.peek()
+            if clean >= 0:
+                base = self._hits_of(clean)
+            elif dirty >= 0:
+                base = self._hits_of(dirty) + _DIRTY_HANDICAP
+        if not write:
+            return base + self._tunables["read_promote_adjustment"]
+        if self._discarded and (self._free.size or clean >= 0):
+            return self._tunables["discard_promote_adjustment"]
+        return base + self._tunables["write_promote_adjustment"]
+
+    def _miss_tracked(self, entry: int, oblock: int, write: bool) -> int:
+        """Handle a miss of a block that is in pre."""
+        if self._is_bypassed():
+            return MISS
+        wanted = self._hits[entry] >= self._threshold(write)
+        if wanted and not self._migrations_allowed:
+            return MISS
+        self._pre.remove(entry)
+        self._push(self._pre, entry)
+        return MISS_QUEUED if wanted and self._plan(oblock, self._hits[entry]) else MISS
+
+    def _miss(self, oblock: int, write: bool) -> int:
+        """Handle a miss of a block that nothing is known of."""
+        if self._is_bypassed():
+            return MISS
+        if self._threshold(write) <= 1:
+            return MISS_QUEUED if self._migrations_allowed and self._plan(oblock, 1) else MISS
+        if self._pre_free.size:
+            entry = self._pre_free.take()
+        else:
+            entry = self._pre.peek()
+            self._remove(self._pre, entry)
+            self._index.remove(entry)
+        self._index.insert(entry, oblock)
+        self._hits[entry] = 1
+        self._push(self._pre, entry)
+        return MISS
+
+    def _plan(self, oblock: int, hits: int) -> bool:
+        """Queue the promotion of a block, or first the demotion of the coldest clean one; False if neither can be."""
+        if oblock in self._planned:
+            return False
+        if self._free.size:
+            cblock = self._free.take()
+            if not self._tracker.queue(Op.PROMOTE, oblock, cblock):
+                self._free.give_back_first(cblock)
+                return False
+            self._flags[cblock] = _ALLOCATED | _PENDING
+        else:
+            cblock = self._clean.peek()
+            if cblock < 0 or not self._tracker.queue(Op.DEMOTE, self._index.keys[cblock], cblock):
+                return False
+            self._remove(self._clean, cblock)
+            self._flags[cblock] |= _PENDING
+            self._successor[cblock] = oblock
+        self._planned[oblock] = hits
+        return True
+
+    def get_background_work(self, idle: bool) -> Work | None:
+        """Hand out what was queued last, or else a writeback of an old dirty block, idle or not."""
+        work = self._tracker.issue()
+        return self._next_writeback() if work is None else work
+
+    def _next_writeback(self) -> Work | None:
+        if self._tracker.is_full:
+            return None
+        cblock = self._dirty.peek_old()
+        if cblock < 0 and self._is_mostly_dirty():
+            cblock = self._dirty.peek()
+        if cblock < 0:
+            return None
+        work = self._tracker.issue_new(Op.WRITEBACK, self._index.keys[cblock], cblock)
+        if work is None:
+            self._requeue_dirty(cblock)  # its last writeback is still under way: let others go first
+            return None
+        self.clear_dirty(cblock)
+        return work
+
+    def _is_mostly_dirty(self) -> bool:
+        return self._cache_blocks - self._dirty_count < self._cache_blocks * _CLEAN_TARGET_PERCENT // 100
+
+    def _requeue_dirty(self, cblock: int) -> None:
+        self._settle_loaded(cblock)
+        self._dirty.remove(cblock)
+        self._push(self._dirty, cblock)
+
+    def complete_background_work(self, work: Work, success: bool) -> None:
+        """Take back an item.
+
+        :raises PolicyError: it has not been handed out, or is complete already.
+        """
+        self._tracker.complete(work)
+        if work.op is Op.PROMOTE:
+            self._finish_promotion(work, success)
+        elif work.op is Op.DEMOTE:
+            self._finish_demotion(work, success)
+        elif not success:
+            self.set_dirty(work.cblock)
+
+    def _finish_promotion(self, work: Work, success: bool) -> None:
+        hits = self._planned.pop(work.oblock)
+        if not success:
+            self._release(work.cblock)
+            return
+        entry = self._index.find(work.oblock)
+        if entry >= 0:
+            hits = self._hits[entry]
+            self._remove(self._pre, entry)
+            self._index.remove(entry)
+            self._pre_free.give_back_first(entry)
+        self._index.insert(work.cblock, work.oblock)
+        self._hits[work.cblock] = hits
+        self._flags[work.cblock] = _ALLOCATED
+        self._push(self._clean, work.cblock)
+
+    def _finish_demotion(self, work: Work, success: bool) -> None:
+        cblock = work.cblock
+        successor = self._successor.pop(cblock)
+        if not success:
+            del self._planned[successor]
+            self._flags[cblock] &= ~_PENDING
+            self._settle_loaded(cblock)
+            self._push(self._queue_of(cblock), cblock)
+            return
+        self._index.remove(cblock)
+        self._dirty_count -= bool(self._flags[cblock] & _DIRTY)
+        self._flags[cblock] = _ALLOCATED | _PENDING
+        if not (self._migrations_allowed and self._tracker.queue(Op.PROMOTE, successor, cblock)):
+            del self._planned[successor]
+            self._release(cblock)
+
+    def _release(self, cblock: int) -> None:
+        self._flags[cblock] = 0
+        self._free.give_back_first(cblock)
+
+    def _queue_of(self, cblock: int) -> RingQueue:
+        return self._dirty if self._flags[cblock] & _DIRTY else self._clean
+
+    def set_dirty(self, cblock: int) -> None:
+        """Learn that a block has become dirty; it is queued as the newest of its level."""
+        self._set_flag(cblock, _DIRTY)
+
+    def clear_dirty(self, cblock: int) -> None:
+        """Learn that a block has become clean; it is queued as the newest of its level."""
+        self._set_flag(cblock, 0)
+
+    def _set_flag(self, cblock: int, dirty: int) -> None:
+        flags = self._flags[cblock] if 0 <= cblock < self._cache_blocks else 0
+        if not flags:
+            msg = f"nothing is mapped at cache block {cblock}"
+            raise PolicyError(msg)
+        if flags & _DIRTY == dirty:
+            return
+        if flags & _PENDING:
+            self._flags[cblock] = flags ^ _DIRTY
+        else:
+            self._queue_of(cblock).remove(cblock)
+            self._settle_loaded(cblock)
+            self._flags[cblock] ^= _DIRTY
+            self._push(self._queue_of(cblock), cblock)
+        self._dirty_count += 1 if dirty else -1
+
+    def load_mapping(self, oblock: int, cblock: int, dirty: bool, hint: int | None) -> None:
+        """Learn of a block that is cached already; the hint is its hit count.
+
+        :raises PolicyError: out of range, or one of the two is mapped already.
+        """
+        if not 0 <= cblock < self._cache_blocks or not 0 <= oblock < self._origin_blocks:
+            msg = f"no room for origin block {oblock} at cache block {cblock}: out of range"
+            raise PolicyError(msg)
+        if self._flags[cblock] or self._index.find(oblock) >= 0:
+            msg = f"origin block {oblock} or cache block {cblock} is mapped already"
+            raise PolicyError(msg)
+        self._free.take_this(cblock)
+        self._index.insert(cblock, oblock)
+        self._flags[cblock] = _ALLOCATED | (_DIRTY if dirty else 0)
+        self._dirty_count += dirty
+        self._hits[cblock] = hits = hint or 1
+        if _ALL_LOADED in self._recent:
+            self._flags[cblock] |= _LOADED
+            self._queue_of(cblock).push(cblock, hits)
+        else:
+            self._push(self._queue_of(cblock), cblock)
+
+    def invalidate_mapping(self, cblock: int) -> bool:
+        """Forget a mapped block.
+
+        :raises PolicyError: work is outstanding for it.
+        """
+        flags = self._flags[cblock] if 0 <= cblock < self._cache_blocks else 0
+        if not flags:
+            return False
+        if flags & _PENDING or self._index.keys[cblock] in self._tracker:
+            msg = f"cache block {cblock} cannot be invalidated: work is outstanding for it"
+            raise PolicyError(msg)
+        self._remove(self._queue_of(cblock), cblock)
+        self._dirty_count -= bool(flags & _DIRTY)
+        self._index.remove(cblock)
+        self._release(cblock)
+        return True
+
+    def get_hint(self, cblock: int) -> int:
+        """Return the hit count of a block."""
+        is_mapped = self._flags[cblock] and (not self._flags[cblock] & _PENDING or cblock in self._successor)
+        return self._hits_of(cblock) if is_mapped else 0
+
+    def residency(self) -> int:
+        """Count the cache blocks that are not free."""
+        return self._cache_blocks - self._free.size
+
+    def tick(self, now_ms: int) -> None:
+        """Let what was hit last count, when the next bio comes."""
+        self._now_ms = now_ms
+        self._ticked = True
+
+    def set_config_value(self, key: str, value: str) -> None:
+        """Set a tunable to an unsigned number of 32 bits, in decimal.
+
+        :raises BadTunableError: no such tunable, or a bad value; nothing was changed.
+        """
+        name = key.lower()
+        if name not in self._tunables:
+            msg = f"policy {self.name} has no tunable {key!r}; it has: {', '.join(self._tunables)}"
+            raise BadTunableError(msg)
+        if not (value.isascii() and value.isdigit() and int(value) <= _MAX_HITS):
+            msg = f"{name} must be a whole number from 0 to {_MAX_HITS}, not {value!r}"
+            raise BadTunableError(msg)
+        self._tunables[name] = int(value)
+        self._detector.sequential_threshold = self._tunables["sequential_threshold"]
+        self._detector.random_threshold = self._tunables["random_threshold"]
+
+    def config_values(self) -> dict[str, str]:
+        """List the tunables in the order of dm-cache's status line."""
+        return {name: str(value) for name, value in self._tunables.items()}
+
+    def allow_migrations(self, allowed: bool) -> None:
+        """Forbid or allow new promotions and demotions."""
+        self._migrations_allowed = allowed
+
+    def check(self) -> None:
+        """Assert that each cache block is in exactly one state, and that all structures agree on it."""
+        mapping = self._index.check()
+        outstanding = self._tracker.check()
+        free, pre_free = set(self._free.check()), set(self._pre_free.check())
+        clean, dirty, pre = (set(self._check_levels(queue)) for queue in (self._clean, self._dirty, self._pre))
+        assert all(cblock < self._cache_blocks for cblock in free | clean | dirty)
+        assert pre | pre_free == set(range(self._cache_blocks, 2 * self._cache_blocks))
+        assert not pre & pre_free
+        pending = {work.cblock for work in outstanding.values() if work.op is not Op.WRITEBACK}
+        reserved = {work.cblock for work in outstanding.values() if work.op is Op.PROMOTE}
+        assert set(mapping.values()) == clean | dirty | (pending - reserved) | pre
+        assert set(self._successor) == pending - reserved
+        promoting = {oblock for oblock, work in outstanding.items() if work.op is Op.PROMOTE}
+        assert set(self._planned) == promoting | set(self._successor.values())
+        assert len(self._planned) == len(pending)
+        for cblock, flags in enumerate(self._flags):
+            assert bool(flags) == bool(flags & _ALLOCATED) == (cblock not in free)
+            assert bool(flags & _PENDING) == (cblock in pending)
+            assert (cblock in clean) == (flags & ~_LOADED == _ALLOCATED)
+            assert (cblock in dirty) == (flags & ~_LOADED == _ALLOCATED | _DIRTY)
+        assert self._dirty_count == sum(bool(flags & _DIRTY) for flags in self._flags)
+        assert self._recent - {_ALL_LOADED} <= clean | dirty | pre
+        for oblock, work in outstanding.items():
+            assert work.op is Op.PROMOTE or mapping[oblock] == work.cblock
+            assert work.op is not Op.PROMOTE or mapping.get(oblock, self._cache_blocks) >= self._cache_blocks
+
+    def _check_levels(self, queue: RingQueue) -> list[int]:
+        levels = queue.check()
+        for level, entries in enumerate(levels):
+            assert all(level_of(self._hits[entry]) >= level for entry in entries)
+        return [entry for entries in levels for entry in entries]
