@@ -8,7 +8,7 @@ in the statistics; a change of policy or mode returns when it is done.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -165,12 +165,15 @@ class Control:
 
     def _table(self) -> str:
         """Write the table that would make this mount again."""
-        return table_line(
+        binding = self._binding
+        named = replace(
             self._config,
-            cache=self._binding.cache_path,
-            metadata=self._binding.metadata_path,
+            origin=binding.origin_path,
+            cache=binding.cache_path,
+            metadata=binding.metadata_path,
             block_size=self._volume.geometry.block_size,
         )
+        return table_line(named)
 
     async def run(self) -> None:
         """Carry out long work that messages began, until cancelled."""
