@@ -110,7 +110,7 @@ def mount(
         config = parse_table(table, mountpoint, fuse_options=options, foreground=foreground, format=format)
     else:
         origin, mountpoint = _exactly(paths, "ORIGIN", "MOUNTPOINT")
-        policy_name, policy_values = _parse_policy(policy or "smq")
+        policy_name, policy_values = _parse_policy("smq" if policy is None else policy)
         config = MountConfig(
             origin=origin,
             mountpoint=mountpoint,
@@ -131,9 +131,9 @@ def mount(
 @app.command(help="Unmount; return when everything is safe on disk.")
 def unmount(mountpoint: Mountpoint) -> None:
     """Unmount an image."""
-    from fusecache import client  # noqa: PLC0415 - see the module's docstring
+    from fusecache.client import Client  # noqa: PLC0415 - see the module's docstring
 
-    client.unmount(mountpoint)
+    Client(mountpoint).unmount()
 
 
 @app.command(help="Show what a mount holds and does.")
@@ -141,9 +141,9 @@ def status(
     mountpoint: Mountpoint, as_json: Annotated[bool, typer.Option("--json", help="One flat JSON object.")] = False
 ) -> None:
     """Show the status of a mount."""
-    from fusecache import client  # noqa: PLC0415 - see the module's docstring
+    from fusecache.client import Client  # noqa: PLC0415 - see the module's docstring
 
-    client.show_status(mountpoint, as_json=as_json)
+    Client(mountpoint).show_status(as_json=as_json)
 
 
 @app.command(
@@ -155,9 +155,9 @@ def set_value(
     value: Annotated[str, typer.Argument(metavar="VALUE")],
 ) -> None:
     """Set one value of a mount."""
-    from fusecache import client  # noqa: PLC0415 - see the module's docstring
+    from fusecache.client import Client  # noqa: PLC0415 - see the module's docstring
 
-    client.set_value(mountpoint, key, value)
+    Client(mountpoint).set_value(key, value)
 
 
 @app.command(
@@ -165,25 +165,25 @@ def set_value(
 )
 def message(mountpoint: Mountpoint, words: Annotated[list[str], typer.Argument(metavar="WORDS...")]) -> None:
     """Send a message to a mount."""
-    from fusecache import client  # noqa: PLC0415 - see the module's docstring
+    from fusecache.client import Client  # noqa: PLC0415 - see the module's docstring
 
-    client.send_message(mountpoint, words)
+    Client(mountpoint).send_message(words)
 
 
 @app.command(help="Write back everything that is dirty; return when the origin is complete.")
 def flush(mountpoint: Mountpoint) -> None:
     """Flush a mount."""
-    from fusecache import client  # noqa: PLC0415 - see the module's docstring
+    from fusecache.client import Client  # noqa: PLC0415 - see the module's docstring
 
-    client.flush(mountpoint)
+    Client(mountpoint).flush()
 
 
 @app.command(help="Write everything back and stop caching, so that the origin can be used alone.")
 def decommission(mountpoint: Mountpoint) -> None:
     """Decommission a mount's cache."""
-    from fusecache import client  # noqa: PLC0415 - see the module's docstring
+    from fusecache.client import Client  # noqa: PLC0415 - see the module's docstring
 
-    client.decommission(mountpoint)
+    Client(mountpoint).decommission()
 
 
 def _exactly(paths: list[Path], *names: str) -> list[Path]:

@@ -1,0 +1,350 @@
+"""What the commands do with a running mount, through the extended attributes of its image.
+
+Theory of operation
+-------------------
+Whatever a mount tells or is told is an attribute of ``MOUNTPOINT/image``; the kernel passes it to the daemon and gives
+back an errno and nothing else, which :class:`Client` turns into a line.  Long work is begun by a message, which returns
+at once, and followed in the statistics.
+
+Unmounting has to see the daemon end: the kernel lets go of a mount long before its daemon has made everything safe.
+So the daemon is held by a pidfd from before the unmounting, and what it left behind is read from the metadata.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import select
+import sqlite3
+import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from fusecache.config import Mode
+from fusecache.errors import BusyError, FusecacheError, RefusedError, UsageError
+from fusecache.sizes import format_size
+from fusecache.stats import SECTOR
+from fusecache.table import join_words
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+POLL_SECONDS: Final = 0.2
+
+
+class Attributes(Protocol):
+    """The extended attributes of a mount's image, without their prefix; both raise OSError."""
+
+    def get(self, name: str) -> str:
+        """Read one."""
+
+    def set(self, name: str, value: str) -> None:
+        """Set one; returns when the daemon has done what that means."""
+
+
+class ImageAttributes:
+    """Those of a real image."""
+
+    def __init__(self, mountpoint: Path) -> None:
+        self._image = mountpoint / "image"
+
+    def get(self, name: str) -> str:
+        """Read one."""
+        return os.getxattr(self._image, f"user.fusecache.{name}").decode()
+
+    def set(self, name: str, value: str) -> None:
+        """Set one."""
+        os.setxattr(self._image, f"user.fusecache.{name}", os.fsencode(value))
+
+
+class Client:
+    """The commands, on one mount; all raise FusecacheError with what to tell the user.
+
+    :param poll_seconds: time between two looks at long work.
+    """
+
+    def __init__(
+        self, mountpoint: Path, attributes: Attributes | None = None, *, poll_seconds: float = POLL_SECONDS
+    ) -> None:
+        self._mountpoint = mountpoint
+        self._attributes = attributes or ImageAttributes(mountpoint)
+        self._poll_seconds = poll_seconds
+        self._console = Console(highlight=False)
+        self._progress_console = Console(stderr=True)
+
+    def show_status(self, *, as_json: bool) -> None:
+        """Print the status: the JSON as it came, or a table."""
+        if as_json:
+            self._say(self._read_stats())
+        else:
+            self._console.print(_status_table(self.stats()))
+
+    def set_value(self, key: str, value: str) -> None:
+        """Set one value; what leaving writeback mode takes is shown."""
+        stats = self.stats()
+        try:
+            if key == "mode" and stats["mode"] == Mode.WRITEBACK.value != value and stats["dirty_blocks"]:
+                self._set_while_writing_back(key, value)
+            else:
+                self._attributes.set(key, value)
+        except OSError as exc:
+            raise self._refusal(exc, f"{key} {value}", stats, lambda: self._why_invalid(key, value)) from exc
+
+    def send_message(self, words: Sequence[str]) -> None:
+        """Send a message; what it begins goes on by itself."""
+        stats = self.stats()
+        text = join_words(words)
+        try:
+            self._attributes.set("message", text)
+        except OSError as exc:
+            raise self._refusal(exc, text, stats, lambda: f"message {text!r}: unknown, or a bad value") from exc
+
+    def flush(self) -> None:
+        """Write back everything that is dirty now."""
+        self.send_message(["flush"])
+        stats = self._follow("writing back", "flush_pending", lambda stats: not stats["flush_pending"])
+        self._require_all_written(stats)
+        self._say(f"{stats['origin']} is complete up to now")
+
+    def decommission(self) -> None:
+        """Write back everything and empty the cache, so that it can be thrown away."""
+        self.send_message(["decommission"])
+        stats = self._follow(
+            "writing back", "dirty_blocks", lambda stats: stats["decommissioned"] or stats["flush_failed"]
+        )
+        self._require_all_written(stats)
+        self._say(f"{stats['origin']} is complete, and nothing is cached any more")
+        self._say(f"after `fusecache unmount {self._mountpoint}` these can be deleted:")
+        for name in ("cache", "metadata"):
+            self._say(f"  {stats[name]}")
+
+    def unmount(self) -> None:
+        """Unmount, wait for the daemon's end, and make sure that it was a clean one."""
+        stats = self.stats()
+        with _hold_process(stats["pid"], self._mountpoint) as pidfd:
+            log = _log_of(stats)
+            _detach(self._mountpoint)
+            self._wait_for(pidfd)
+        dirty = _dirty_after_clean_end(Path(stats["metadata"]))
+        if dirty is None:
+            msg = (
+                f"{self._mountpoint} is unmounted, but the daemon did not end cleanly (the next mount recovers): {log}"
+            )
+            raise FusecacheError(msg)
+        if dirty:
+            size = format_size(dirty * stats["block_bytes"])
+            self._say(f"{stats['origin']} lacks {dirty} dirty blocks ({size}), which are safe in {stats['cache']}")
+
+    def stats(self) -> dict[str, Any]:
+        """Read the statistics."""
+        stats: dict[str, Any] = json.loads(self._read_stats())
+        return stats
+
+    def _read_stats(self) -> str:
+        try:
+            return self._attributes.get("stats")
+        except OSError as exc:
+            raise self._unreachable(exc) from exc
+
+    def _unreachable(self, exc: OSError) -> FusecacheError:
+        """Say why there is no answer."""
+        mountpoint = self._mountpoint
+        match exc.errno:
+            case errno.ENOTCONN | errno.ECONNABORTED:
+                command = " ".join(_unmount_command(mountpoint))
+                text = f"the daemon of {mountpoint} has died: type `{command}`, then mount again to recover"
+            case errno.ENODATA | errno.ENOTSUP | errno.ENOENT | errno.ENOTDIR:
+                text = f"{mountpoint} is not a fusecache mount"
+            case _:
+                text = f"{mountpoint}: {exc.strerror}"
+        return RefusedError(text)
+
+    def _refusal(
+        self, exc: OSError, what: str, stats: dict[str, Any], why_invalid: Callable[[], str]
+    ) -> FusecacheError:
+        """Say why something was not set."""
+        match exc.errno:
+            case errno.EINVAL:
+                return UsageError(f"{why_invalid()}; {_log_of(stats)}")
+            case errno.EPERM:
+                return RefusedError(f"{what}: read only, or not possible now; {_log_of(stats)}")
+            case errno.EBUSY:
+                return BusyError(f"{what}: busy, try again; {_log_of(stats)}")
+            case errno.ENOTCONN | errno.ECONNABORTED:
+                return self._unreachable(exc)
+            case _:
+                return FusecacheError(f"{what}: {exc.strerror}; {_log_of(stats)}")
+
+    def _why_invalid(self, key: str, value: str) -> str:
+        """Find out whether it was the key or the value."""
+        try:
+            current = self._attributes.get(key)
+        except OSError:
+            return f"there is no key {key!r}"
+        return f"{key} cannot be {value!r}, it stays {current!r}"
+
+    def _set_while_writing_back(self, key: str, value: str) -> None:
+        """Set the mode, which returns only when nothing is dirty any more, and show how far it is."""
+        with ThreadPoolExecutor(1) as pool:
+            setting = pool.submit(self._attributes.set, key, value)
+            self._follow("writing back", "dirty_blocks", lambda _: setting.done())
+        setting.result()
+
+    def _follow(self, task: str, name: str, is_done: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """Show how the count of blocks called ``name`` goes down; return the statistics that were ``is_done``."""
+        stats = self.stats()
+        total = stats[name]
+        if total and not self._progress_console.is_terminal:
+            self._say(f"{task} {total} blocks ({format_size(total * stats['block_bytes'])})")
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("blocks, ready in"))
+        with self._progress(*columns, TimeRemainingColumn()) as progress:
+            shown = progress.add_task(task, total=total)
+            while not is_done(stats):
+                time.sleep(self._poll_seconds)
+                stats = self.stats()
+                total = max(total, stats[name])
+                progress.update(shown, total=total, completed=total - stats[name])
+        return stats
+
+    def _wait_for(self, pidfd: int) -> None:
+        """Wait for the end of a process."""
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        with self._progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()) as progress:
+            progress.add_task("unmounted; the daemon makes everything safe", total=None)
+            poll.poll()
+
+    def _progress(self, *columns: Any) -> Progress:
+        """Make a progress display, which shows nothing unless on a terminal."""
+        console = self._progress_console
+        return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+    def _require_all_written(self, stats: dict[str, Any]) -> None:
+        if failed := stats["flush_failed"]:
+            msg = f"{failed} blocks could not be written back and are still dirty in {stats['cache']}; {_log_of(stats)}"
+            raise FusecacheError(msg)
+
+    def _say(self, line: str) -> None:
+        self._console.out(line, highlight=False)
+
+
+def _status_table(stats: dict[str, Any]) -> Table:
+    """Lay the statistics out for people."""
+
+    def blocks(count: int) -> str:
+        return f"{count} blocks, {format_size(count * stats['block_bytes'])}"
+
+    def share(part: int, whole: int) -> str:
+        return f"{part / whole:.1%}" if whole else "-"
+
+    def hits(kind: str) -> str:
+        hit, missed = stats[f"{kind}_hits"], stats[f"{kind}_misses"]
+        return f"{share(hit, hit + missed)} ({hit} hits, {missed} misses)"
+
+    tunables = {name: value for name, value in stats.items() if name.startswith("policy.")}
+    hours, seconds = divmod(int(stats["uptime_s"]), 3600)
+    rows = {
+        "image": f"{stats['mountpoint']}/image, {format_size(stats['origin_bytes'])}",
+        "health": stats["health"] + (", needs check" if stats["needs_check"] else ""),
+        "origin": stats["origin"],
+        "cache": f"{stats['cache']}, {blocks(stats['cache_blocks'])} (block size {format_size(stats['block_bytes'])})",
+        "metadata": f"{stats['metadata']}, {format_size(stats['metadata_total_bytes'])}",
+        "mode": stats["mode"] + (", metadata read only" if stats["read_only"] else ""),
+        "policy": " ".join([stats["policy"], *(f"{name[7:]}={value}" for name, value in tunables.items())]),
+        "used": f"{share(stats['used_blocks'], stats['cache_blocks'])} ({blocks(stats['used_blocks'])})",
+        "dirty": f"{share(stats['dirty_blocks'], stats['cache_blocks'])} ({blocks(stats['dirty_blocks'])})"
+        + (f", {stats['suspect_blocks']} of them suspect since a crash" if stats["suspect_blocks"] else ""),
+        "read hits": hits("read"),
+        "write hits": hits("write"),
+        "migrations": f"{stats['promotions']} promotions, {stats['demotions']} demotions, "
+        f"{stats['writebacks']} writebacks",
+        "threshold": format_size(stats["migration_threshold"] * SECTOR),
+        "origin reads": f"{stats['origin_reads']}, {format_size(stats['origin_read_bytes'])}",
+        "origin writes": f"{stats['origin_writes']}, {format_size(stats['origin_write_bytes'])}",
+        "errors": f"{stats['origin_errors']} of the origin, {stats['cache_errors']} of the cache",
+        "flush": f"{stats['flush_pending']} blocks to go, {stats['flush_failed']} failed",
+        "up": f"{hours}:{seconds // 60:02}:{seconds % 60:02} h, pid {stats['pid']}, fusecache {stats['version']}",
+    }
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in rows.items():
+        table.add_row(name, value)
+    return table
+
+
+@contextmanager
+def _hold_process(pid: int, mountpoint: Path) -> Iterator[int]:
+    """Yield a pidfd, so that no other process can be taken for this one."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError as exc:
+        msg = f"the daemon of {mountpoint} (pid {pid}) cannot be seen from here: unmount where it was mounted"
+        raise RefusedError(msg) from exc
+    try:
+        yield pidfd
+    finally:
+        os.close(pidfd)
+
+
+def _log_of(stats: dict[str, Any]) -> str:
+    """Say where the daemon writes its log: what its stderr is."""
+    try:
+        return f"its log is {Path('/proc', str(stats['pid']), 'fd/2').readlink()}"
+    except OSError:
+        return f"see the log of pid {stats['pid']}"
+
+
+def _unmount_command(mountpoint: Path) -> list[str]:
+    return ["umount", str(mountpoint)] if os.geteuid() == 0 else ["fusermount3", "-u", str(mountpoint)]
+
+
+def _detach(mountpoint: Path) -> None:
+    """Take the mount out of the file tree."""
+    command = _unmount_command(mountpoint)
+    try:
+        done = subprocess.run(command, env=os.environ | {"LC_ALL": "C"}, capture_output=True, text=True, check=False)  # noqa: S603 - fixed commands
+    except OSError as exc:
+        msg = f"cannot run {command[0]}: {exc.strerror}"
+        raise FusecacheError(msg) from exc
+    if done.returncode == 0:
+        return
+    if "busy" in done.stderr:
+        msg = (
+            f"{mountpoint} is busy, so it stays mounted: a VM, a loop device or a shell in it still uses it; "
+            f"`fuser -vm {mountpoint}` names it"
+        )
+        raise BusyError(msg)
+    reason = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
+    msg = f"{command[0]} could not unmount {mountpoint}: {reason}"
+    raise FusecacheError(msg)
+
+
+def _dirty_after_clean_end(metadata: Path) -> int | None:
+    """Count the dirty blocks that a daemon left behind; None if it did not end cleanly."""
+    # Without a write-ahead log nothing is to be recovered, and "immutable" keeps SQLite from leaving one behind.
+    is_closed = not Path(f"{metadata}-wal").exists()
+    uri = f"{metadata.as_uri()}?{'immutable=1' if is_closed else 'mode=ro'}"
+    try:
+        with closing(sqlite3.connect(uri, uri=True)) as connection:
+            ended = connection.execute("SELECT value FROM meta WHERE name = 'clean_shutdown'").fetchone()
+            dirty: int = connection.execute("SELECT count(*) FROM blocks WHERE dirty").fetchone()[0]
+    except sqlite3.Error:
+        return None
+    return dirty if ended == ("1",) else None
