@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -23,9 +22,10 @@ def scratch(tmp_path: Path) -> Path:
 
 
 def test_a_virtual_machine_boots_from_the_image_and_finds_what_it_wrote(scratch: Path) -> None:
-    command = ["timeout", "--signal=TERM", "--kill-after=20", "400", ROOT / "scripts" / "boot-vm", "--timeout", "60"]
+    limited = ["timeout", "--signal=TERM", "--kill-after=20", "400"]
+    boot_vm = ROOT / "scripts" / "boot-vm"
     try:
-        console = run("env", f"TMPDIR={scratch}", *command, timeout=440).stdout
+        console = run("env", f"TMPDIR={scratch}", *limited, boot_vm, "--timeout", "60", timeout=440).stdout
     finally:
         for mountpoint in fuse_mountpoints():
             if mountpoint.is_relative_to(scratch):
@@ -33,4 +33,4 @@ def test_a_virtual_machine_boots_from_the_image_and_finds_what_it_wrote(scratch:
     assert console.count("guest: wrote 40 files") == 2
     assert console.count("guest: verified 40 files") == 2
     assert console.endswith("boot-vm: ok\n")
-    assert os.listdir(scratch) == []
+    assert list(scratch.iterdir()) == []

@@ -1,0 +1,226 @@
+"""See fusecache work: a disk image on a slow disk, used bare, through a cold cache, and through a warm one.
+
+The slow disk is simulated (slow_disk.py, profile hdd: 5 ms for a random access, 150 MB/s); everything else is real: the
+image holds an ext4 with files of this machine, mounted through a loop device, and each pass reads, searches and writes
+them (workload.py).  Midway the policy is switched and switched back, while everything is mounted.  Before each pass all
+that is in memory is dropped, so that what is measured is the cache, not memory.  At last the cache is decommissioned,
+and checksums show that the origin alone is, byte for byte, what the image was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shlex
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, NoReturn
+
+import matplotlib as mpl
+from matplotlib import pyplot as plt
+from rich.console import Console
+from rich.table import Table
+
+from scripts.bench.rig import Cache, RigError, SlowDisk, file_system, fusecache, run, slow_disk
+from scripts.bench.workload import (
+    FILE_SYSTEM_BYTES,
+    IMAGE_BYTES,
+    MIB,
+    FileWorkload,
+    RangeWorkload,
+    Times,
+    Workload,
+    make_content,
+    timed,
+)
+
+CACHE_SIZE: Final = "256MiB"
+PASSES: Final = ("smq", "smq", "mq", "mq", "smq", "smq")
+"""The policy of each pass through the cache; the first finds it cold."""
+
+BARE: Final = "bare origin"
+PICTURE: Final = Path(__file__).parents[2] / "build" / "demo.png"
+COLOURS: Final = {BARE: "0.6", "smq": "tab:blue", "mq": "tab:orange"}
+
+console = Console(highlight=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pass:
+    """What one pass of the workload cost."""
+
+    name: str
+    policy: str
+    times: Times
+    hit_ratio: float | None
+    origin_reads: int
+    origin_writes: int
+
+
+class Demo:
+    """The story; ``directory`` is all its own."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self.backing = directory / "backing"
+        self._is_root = os.geteuid() == 0
+        self.passes: list[Pass] = []
+
+    def make_image(self) -> None:
+        """Write the origin: an ext4 with real files."""
+        tree = self._directory / "tree"
+        make_content(tree)
+        with self.backing.open("wb") as file:
+            file.truncate(IMAGE_BYTES)
+        eager = "lazy_itable_init=0,lazy_journal_init=0"  # nothing left for the kernel to do while we measure
+        size = f"{FILE_SYSTEM_BYTES // MIB}M"
+        run("mkfs.ext4", "-q", "-F", "-E", eager, "-d", tree, self.backing, size)
+
+    def use_bare(self, disk: SlowDisk) -> None:
+        """Do the work without fusecache."""
+        self._pass(BARE, BARE, disk, disk.path, None)
+
+    def use_cached(self, disk: SlowDisk) -> bool:
+        """Do the work through fusecache, again and again; tell whether the origin holds all of it in the end."""
+        with fusecache(disk.path, self._directory / "fusecache", "--cache-size", CACHE_SIZE) as cache:
+            policy = PASSES[0]
+            for number, wanted in enumerate(PASSES):
+                if wanted != policy:
+                    policy = wanted
+                    command = ("setfattr", "-n", "user.fusecache.policy", "-v", policy, cache.image)
+                    say(f"$ {shlex.join(map(str, command))}")
+                    run(*command)
+                name = "cold" if number == 0 else "warm" if number == len(PASSES) - 1 else f"pass {number + 1}"
+                self._pass(name, policy, disk, cache.image, cache)
+            say("checksum of the image, through the cache")
+            through_cache = checksum(cache.image)
+            say(f"$ fusecache decommission mnt    ({cache.figure('dirty_blocks')} dirty blocks)")
+            run("fusecache", "decommission", cache.mountpoint)
+            say("$ fusecache unmount mnt")
+            run("fusecache", "unmount", cache.mountpoint)
+        say("checksum of the origin alone")
+        return checksum(self.backing) == through_cache
+
+    def _pass(self, name: str, policy: str, disk: SlowDisk, image: Path, cache: Cache | None) -> None:
+        """Do the work once, with nothing of the image in memory, and note what it cost."""
+        if cache:
+            cache.forget_memory()
+        with self._workload(image) as workload, console.status(f"{name} ({policy})"):
+            operations = disk.operations()
+            hits, accesses = cache.hits_and_accesses() if cache else (0, 0)
+            times = timed(workload)
+            hits_after, accesses_after = cache.hits_and_accesses() if cache else (0, 0)
+            operations_after = disk.operations()
+        measured = Pass(
+            name=name,
+            policy=policy,
+            times=times,
+            hit_ratio=(hits_after - hits) / (accesses_after - accesses) if cache else None,
+            origin_reads=operations_after["reads"] - operations["reads"],
+            origin_writes=operations_after["writes"] - operations["writes"],
+        )
+        say(f"{name} ({policy}): {times.total:.1f} s")
+        self.passes.append(measured)
+
+    @contextmanager
+    def _workload(self, image: Path) -> Iterator[Workload]:
+        """Prepare the work on the image: a mount of its own, which begins with nothing in memory."""
+        if self._is_root:
+            with file_system(image, self._directory / "files") as root:
+                yield FileWorkload(root)
+        else:
+            yield RangeWorkload(image)
+
+
+def checksum(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with path.open("rb", buffering=0) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def table(passes: list[Pass]) -> Table:
+    """Show the passes, one a line."""
+    result = Table(title=f"The same work on a slow disk, bare and behind a cache of {CACHE_SIZE}")
+    result.add_column("")
+    result.add_column("policy")
+    headings = ("read", "search", "write+fsync", "total", "speed-up", "hits", "origin reads", "origin writes")
+    for heading in headings:
+        result.add_column(heading, justify="right")
+    bare = passes[0].times.total
+    for item in passes:
+        seconds = (item.times.read, item.times.search, item.times.write, item.times.total)
+        result.add_row(
+            item.name,
+            "" if item.policy == BARE else item.policy,
+            *(f"{value:.1f} s" for value in seconds),
+            f"{bare / item.times.total:.1f}x",
+            "" if item.hit_ratio is None else f"{item.hit_ratio:.0%}",
+            str(item.origin_reads),
+            str(item.origin_writes),
+            style="bold" if item.name in {BARE, "cold", "warm"} else None,
+        )
+    return result
+
+
+def draw(passes: list[Pass], target: Path) -> None:
+    """Draw the passes as bars, coloured by policy, with the share of hits on top."""
+    mpl.use("Agg")
+    figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    for position, item in enumerate(passes):
+        total = item.times.total
+        first = all(earlier.policy != item.policy for earlier in passes[:position])
+        axes.bar(position, total, color=COLOURS[item.policy], label=item.policy if first else None)
+        note = f"{total:.1f} s" + ("" if item.hit_ratio is None else f"\n{item.hit_ratio:.0%} hits")
+        axes.annotate(note, (position, total), ha="center", va="bottom", xytext=(0, 2), textcoords="offset points")
+    axes.axhline(passes[0].times.total, color=COLOURS[BARE], linestyle="--", linewidth=1, zorder=0)
+    axes.set_xticks(range(len(passes)), [item.name for item in passes])
+    axes.set_ylabel("seconds for the same work (less is better)")
+    axes.margins(y=0.18)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    axes.set_title(f"A slow disk behind a cache of {CACHE_SIZE}: each pass drops all memory first", fontsize=11)
+    target.parent.mkdir(exist_ok=True)
+    figure.savefig(target, dpi=120)
+    plt.close(figure)
+
+
+def say(message: str) -> None:
+    """Tell what goes on."""
+    console.print(message, style="dim", soft_wrap=True)
+
+
+def main() -> int:
+    """Exit 0 when all went well and the origin is what the image was."""
+
+    def stop(number: int, _frame: object) -> NoReturn:
+        sys.exit(128 + number)  # so that everything is cleaned up on the way out
+
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, stop)
+    if os.geteuid() != 0:
+        say("not root: no loop device, no mount; the same work is done on ranges of the bare image")
+    try:
+        with ExitStack() as stack:
+            directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fusecache-demo-")))
+            demo = Demo(directory)
+            say("making an image of 1 GiB with files of /usr")
+            demo.make_image()
+            disk = stack.enter_context(slow_disk("hdd", demo.backing, directory / "slow"))
+            demo.use_bare(disk)
+            same = demo.use_cached(disk)
+    except (RigError, OSError) as exc:
+        sys.exit(f"demo: {exc}")
+    draw(demo.passes, PICTURE)
+    console.print(table(demo.passes))
+    console.print(f"picture: {PICTURE}", soft_wrap=True)
+    console.print(f"the origin alone is {'' if same else 'NOT '}byte for byte what the image was")
+    return 0 if same else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
