@@ -209,6 +209,8 @@ class Client:
     def _follow(self, task: str, name: str, is_done: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """Show how the count of blocks called ``name`` goes down; return the statistics that were ``is_done``."""
         stats = self.stats()
+        if is_done(stats):
+            return stats
         total = stats[name]
         if total and not self._progress_console.is_terminal:
             self._say(f"{task} {total} blocks ({format_size(total * stats['block_bytes'])})")

@@ -9,7 +9,7 @@ to the log; then it serves.  A pipe ties the two together until the parent has i
 ``{"notes": [...]}``
     the image is ready; lines for the user.  The parent prints them and returns; the child serves on.
 ``{"error": "...", "usage": bool}``
-    it was refused; the parent raises that, and the child ends.
+    it was refused; the parent raises that, and the child ends.  An empty log is not left behind.
 nothing
     the child died; the log knows more.
 
@@ -67,8 +67,13 @@ def start(config: MountConfig, load: Callable[[], Serve] = load_serve) -> None:
         _run_child(config, load, report, output)
     os.close(report)
     os.close(output)
-    with os.fdopen(answer, "rb") as pipe:
-        _print_notes(_wait_for_answer(child, pipe.read, log))
+    try:
+        with os.fdopen(answer, "rb") as pipe:
+            _print_notes(_wait_for_answer(child, pipe.read, log))
+    except FusecacheError:
+        if not log.stat().st_size:
+            log.unlink()
+        raise
 
 
 def absolute(config: MountConfig) -> MountConfig:
@@ -165,20 +170,21 @@ def _leave_the_terminal(report: int, output: int) -> None:
 
 def _serve_and_tell(config: MountConfig, load: Callable[[], Serve], report: int) -> int:
     """Serve, tell the parent once how it began, and return the exit code."""
-    waiting = True
+    is_waiting = True
 
     def tell(answer: dict[str, object]) -> None:
-        nonlocal waiting
-        if waiting:
-            waiting = False
-            os.write(report, json.dumps(answer).encode())
-            os.close(report)
+        nonlocal is_waiting
+        is_waiting = False
+        os.write(report, json.dumps(answer).encode())
+        os.close(report)
 
     try:
         configure_log()
         load()(config, lambda notes: tell({"notes": notes}))
     except FusecacheError as exc:
-        print(f"fusecache: {exc}", file=sys.stderr)  # noqa: T201 - into the log
-        tell({"error": str(exc), "usage": isinstance(exc, UsageError)})
-        return 2 if isinstance(exc, UsageError) else 1
+        if is_waiting:
+            tell({"error": str(exc), "usage": isinstance(exc, UsageError)})
+        else:
+            print(f"fusecache: {exc}", file=sys.stderr)  # noqa: T201 - into the log
+        return 1
     return 0

@@ -103,7 +103,19 @@ def test_what_the_child_refuses_the_parent_raises(
         daemon.start(config, lambda: serve)
     assert type(caught.value) is expected
     assert str(caught.value) == str(raised)
-    assert log_of(config) == f"fusecache: {raised}\n"
+    assert not Path(f"{config.metadata}.log").exists()
+
+
+def test_a_log_that_says_something_is_kept(config: MountConfig) -> None:
+    Path(f"{config.metadata}.log").write_text("an earlier mount's\n")
+
+    def serve(config: MountConfig, on_ready: Callable[[list[str]], None]) -> None:
+        msg = "refused"
+        raise FusecacheError(msg)
+
+    with pytest.raises(FusecacheError, match="refused"):
+        daemon.start(config, lambda: serve)
+    assert log_of(config) == "an earlier mount's\n"
 
 
 def test_a_child_that_dies_is_named_with_its_log(config: MountConfig) -> None:
