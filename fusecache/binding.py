@@ -81,13 +81,20 @@ class Binding:
     geometry: Geometry
     region_blocks: int
     was_clean: bool
-    """Whether the last mount ended cleanly; recorded as not so from now on."""
+    """Whether the last mount ended cleanly."""
     notes: list[str]
     """What the user should hear."""
     origin_path: Path
     cache_path: Path
     metadata_path: Path
     _origin_fd: int
+
+    def begin(self) -> None:
+        """Record, durably, that a mount has begun: until it ends cleanly, it counts as crashed."""
+        identity = _Identity.of(self.origin_path, self._origin_fd)
+        self.database.set_values(
+            {"clean_shutdown": "0", "image_bytes": str(self.geometry.image_bytes), **identity.values()}
+        )
 
     def end_values(self) -> dict[str, str]:
         """Return what to record at a clean end."""
@@ -124,10 +131,6 @@ class Plan:
                 database.forget_blocks()
             if not _read_stamp(cache_fd):
                 _write_stamp(cache_fd, values["uuid"])
-            identity = _Identity.of(self.origin_path, self.origin_fd)
-            database.set_values(
-                {"clean_shutdown": "0", "image_bytes": str(self.geometry.image_bytes), **identity.values()}
-            )
             undo.pop_all()
         size = self.geometry.cache_blocks * self.geometry.block_size
         return Binding(

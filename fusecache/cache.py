@@ -407,7 +407,8 @@ class Cache:
         volume.stats.origin_reads += 1
         volume.stats.origin_read_bytes += len(into)
         with self._at_origin():
-            await volume.origin.read(position, into)
+            if not volume.origin.read_nowait(position, into):
+                await volume.origin.read(position, into)
 
     async def _write_origin(self, position: int, data: memoryview) -> None:
         volume = self._volume

@@ -131,6 +131,7 @@ async def _run(
     control = Control(volume, migrations, flusher, config=config, binding=binding, suspects=suspects)
     operations = Operations(Cache(volume, migrations), control, image_bytes=binding.geometry.image_bytes)
     with _mounted(operations, config):
+        binding.begin()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(volume.durability.run)
             nursery.start_soon(migrations.run)
@@ -138,8 +139,6 @@ async def _run(
             nursery.start_soon(control.run)
             nursery.start_soon(_tick, volume, migrations)
             nursery.start_soon(_end_on_signal)
-            if suspects:
-                flusher.start()
             on_ready(binding.notes)
             await pyfuse3.main()
             log.info("ending", dirty=volume.mapping.dirty_count)
@@ -182,7 +181,8 @@ async def _end_cleanly(volume: Volume, binding: Binding) -> None:
 def _mounted(operations: Operations, config: MountConfig) -> Iterator[None]:
     """Have FUSE mounted within this block."""
     options = set(pyfuse3.default_options)
-    options |= {f"fsname={config.origin}", "subtype=fusecache", *config.fuse_options}
+    origin = str(config.origin).replace("\\", "\\\\").replace(",", "\\,")
+    options |= {f"fsname={origin}", "subtype=fusecache", *config.fuse_options}
     try:
         pyfuse3.init(operations, str(config.mountpoint), options)
     except RuntimeError as exc:
