@@ -1,8 +1,9 @@
 """The one table of names: extended attributes, messages and commands all come here.
 
 ``user.fusecache.NAME`` is read with :meth:`Control.get` and set with :meth:`Control.set`; every value is one line of
-text.  Changes are made one at a time.  Long work (a flush, decommissioning) is begun by a message and can be followed
-in the statistics; a change of policy or mode returns when it is done.
+text.  Changes are made one at a time.  An errno says little, so ``error`` has the last refusal in words.  Long work (a
+flush, decommissioning) is begun by a message and can be followed in the statistics; a change of policy or mode returns
+when it is done.
 """
 
 from __future__ import annotations
@@ -87,6 +88,7 @@ class Control:
         self._changing = trio.Lock()
         self._decommission_asked = trio.Event()
         self._decommissioned = False
+        self._last_error = ""
         self._attributes = {
             "policy": _Attribute(lambda: volume.policy.name, self._set_policy),
             "mode": _Attribute(lambda: volume.mode.value, self._set_mode),
@@ -95,6 +97,7 @@ class Control:
             "table": _Attribute(self._table),
             "stats": _Attribute(lambda: self.status().as_json()),
             "message": _Attribute(None, self._message),
+            "error": _Attribute(lambda: self._last_error),
         }
 
     def names(self) -> list[str]:
@@ -116,6 +119,13 @@ class Control:
 
     async def set(self, name: str, value: str) -> None:
         """Set an attribute; raises FusecacheError, and then nothing was changed."""
+        try:
+            await self._set(name, value)
+        except FusecacheError as exc:
+            self._last_error = str(exc)
+            raise
+
+    async def _set(self, name: str, value: str) -> None:
         if name.startswith(_TUNABLE):
             self._set_tunable(name.removeprefix(_TUNABLE), value)
             return
