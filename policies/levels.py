@@ -25,6 +25,8 @@ from policies.runs import LEVELS, RunPool
 
 _TOP: Final = LEVELS - 1
 _TIDY_BUDGET: Final = 8192
+_RAISED: Final = (*range(LEVELS), *(_TOP for _ in range(LEVELS)))
+"""Level and extra levels to level: min() without the call."""
 
 
 def even_targets(count: int, in_top: int = 0, top_levels: int = 0) -> list[int]:
@@ -111,7 +113,7 @@ class LevelQueue:
         pool = self._pool
         older, newer, label, count, before = pool.older, pool.newer, pool.label, pool.count, pool.before
         level = pool.level[label[entry]]
-        goal = min(level + extra, _TOP)
+        goal = _RAISED[level + extra]
         head = self._heads + goal
         if goal != level:
             run = pool.after[head]
@@ -285,7 +287,7 @@ class MarkedQueue(LevelQueue):
         """Move an entry up as in any queue; the one that it displaces stays as old as it was."""
         pool = self._pool
         level = pool.level[pool.label[entry]]
-        goal = min(_TOP, level + extra)
+        goal = _RAISED[level + extra]
         if goal != level:
             head = self._heads + goal
             run = pool.after[head]

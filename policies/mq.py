@@ -34,7 +34,7 @@ from typing import ClassVar, Final
 from policies.base import MISS, MISS_QUEUED, BadTunableError, Op, Policy, PolicyError, Work
 from policies.blockindex import BlockIndex
 from policies.freelist import FreeList
-from policies.rings import AgeingQueue, RingQueue, level_of
+from policies.rings import LEVEL_OF_BITS, AgeingQueue, RingQueue
 from policies.sequential import SequentialDetector
 from policies.sizes import check_sizes
 from policies.tracker import WorkTracker
@@ -138,7 +138,8 @@ class MqPolicy(Policy):
         ahead, behind = older[entry], newer[entry]
         newer[ahead] = behind
         older[behind] = ahead
-        node = (self._dirty if flags & _DIRTY else self._clean).heads + level_of(self._hits[entry])
+        queue = self._dirty if flags & _DIRTY else self._clean
+        node = queue.heads + LEVEL_OF_BITS[self._hits[entry].bit_length()]
         last = older[node]
         older[entry] = last
         newer[entry] = node
@@ -178,17 +179,20 @@ class MqPolicy(Policy):
 
     def _threshold(self, write: bool) -> int:
         """Return the hit count that a block needs to be promoted."""
-        clean = self._clean.peek()
         base = 0
+        is_room = True
         if not self._free.size:
-            dirty = self._dirty.peek()
-            if clean >= 0:
-                base = self._hits_of(clean)
-            elif dirty >= 0:
-                base = self._hits_of(dirty) + _DIRTY_HANDICAP
+            coldest = self._clean.peek()
+            if coldest >= 0:
+                base = self._hits_of(coldest)
+            else:
+                is_room = False
+                coldest = self._dirty.peek()
+                if coldest >= 0:
+                    base = self._hits_of(coldest) + _DIRTY_HANDICAP
         if not write:
             return base + self._tunables["read_promote_adjustment"]
-        if self._discarded and (self._free.size or clean >= 0):
+        if self._discarded and is_room:
             return self._tunables["discard_promote_adjustment"]
         return base + self._tunables["write_promote_adjustment"]
 
@@ -451,5 +455,5 @@ class MqPolicy(Policy):
     def _check_levels(self, queue: RingQueue) -> list[int]:
         levels = queue.check()
         for level, entries in enumerate(levels):
-            assert all(level_of(self._hits[entry]) >= level for entry in entries)
+            assert all(LEVEL_OF_BITS[self._hits[entry].bit_length()] >= level for entry in entries)
         return [entry for entries in levels for entry in entries]

@@ -15,9 +15,8 @@ from typing import Final
 LEVELS: Final = 16
 
 
-def level_of(hits: int) -> int:
-    """Return the level that a hit count stands for: its binary logarithm, rounded down, as far as levels go."""
-    return min(hits.bit_length(), LEVELS) - 1
+LEVEL_OF_BITS: Final = tuple(min(max(bits, 1), LEVELS) - 1 for bits in range(33))
+"""Length of a hit count in bits to its level: the binary logarithm, rounded down, as far as levels go."""
 
 
 class RingQueue:
@@ -44,7 +43,7 @@ class RingQueue:
 
     def push(self, entry: int, hits: int) -> None:
         """Add an entry as the newest of the level of its hit count."""
-        self._link_before(entry, self.heads + level_of(hits))
+        self._link_before(entry, self.heads + LEVEL_OF_BITS[hits.bit_length()])
 
     def _link_before(self, entry: int, node: int) -> None:
         last = self._older[node]
