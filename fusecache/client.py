@@ -37,7 +37,7 @@ from rich.progress import (
 from rich.table import Table
 
 from fusecache.config import Mode
-from fusecache.errors import BusyError, FusecacheError, RefusedError, UsageError
+from fusecache.errors import BusyError, FusecacheError, RefusedError
 from fusecache.sizes import format_size
 from fusecache.stats import SECTOR
 from fusecache.table import join_words
@@ -104,16 +104,16 @@ class Client:
             else:
                 self._attributes.set(key, value)
         except OSError as exc:
-            raise self._refusal(exc, f"{key} {value}", stats, lambda: self._why_invalid(key, value)) from exc
+            raise self._refusal(exc, f"{key} {value}") from exc
 
     def send_message(self, words: Sequence[str]) -> None:
         """Send a message; what it begins goes on by itself."""
-        stats = self.stats()
+        self.stats()  # says what is wrong if this is no mount of ours
         text = join_words(words)
         try:
             self._attributes.set("message", text)
         except OSError as exc:
-            raise self._refusal(exc, text, stats, lambda: f"message {text!r}: unknown, or a bad value") from exc
+            raise self._refusal(exc, text) from exc
 
     def flush(self) -> None:
         """Write back everything that is dirty now."""
@@ -175,29 +175,16 @@ class Client:
                 text = f"{mountpoint}: {exc.strerror}"
         return RefusedError(text)
 
-    def _refusal(
-        self, exc: OSError, what: str, stats: dict[str, Any], why_invalid: Callable[[], str]
-    ) -> FusecacheError:
-        """Say why something was not set."""
+    def _refusal(self, exc: OSError, what: str) -> FusecacheError:
+        """Say why something was not set: in the daemon's words, if it refused."""
         match exc.errno:
-            case errno.EINVAL:
-                return UsageError(f"{why_invalid()}; {_log_of(stats)}")
-            case errno.EPERM:
-                return RefusedError(f"{what}: read only, or not possible now; {_log_of(stats)}")
-            case errno.EBUSY:
-                return BusyError(f"{what}: busy, try again; {_log_of(stats)}")
             case errno.ENOTCONN | errno.ECONNABORTED:
                 return self._unreachable(exc)
+            case errno.EINVAL | errno.EPERM | errno.EBUSY | errno.EIO:
+                kind = BusyError if exc.errno == errno.EBUSY else RefusedError
+                return kind(self._attributes.get("error") or f"{what}: {exc.strerror}")
             case _:
-                return FusecacheError(f"{what}: {exc.strerror}; {_log_of(stats)}")
-
-    def _why_invalid(self, key: str, value: str) -> str:
-        """Find out whether it was the key or the value."""
-        try:
-            current = self._attributes.get(key)
-        except OSError:
-            return f"there is no key {key!r}"
-        return f"{key} cannot be {value!r}, it stays {current!r}"
+                return FusecacheError(f"{what}: {exc.strerror}")
 
     def _set_while_writing_back(self, key: str, value: str) -> None:
         """Set the mode, which returns only when nothing is dirty any more, and show how far it is."""
@@ -212,7 +199,7 @@ class Client:
         if is_done(stats):
             return stats
         total = stats[name]
-        if total and not self._progress_console.is_terminal:
+        if total and stats["dirty_blocks"] and not self._progress_console.is_terminal:
             self._say(f"{task} {total} blocks ({format_size(total * stats['block_bytes'])})")
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("blocks, ready in"))
         with self._progress(*columns, TimeRemainingColumn()) as progress:

@@ -17,7 +17,7 @@ import trio
 
 from fusecache import __version__
 from fusecache.config import Mode
-from fusecache.errors import FusecacheError, ReadOnlyKeyError, RefusedError, UnknownKeyError, UsageError
+from fusecache.errors import FusecacheError, InvalidError, ReadOnlyKeyError, RefusedError, UnknownKeyError
 from fusecache.stats import SECTOR, Status
 from fusecache.switching import drop_all, switch_mode, switch_policy
 from fusecache.table import (
@@ -222,7 +222,7 @@ class Control:
         try:
             self._volume.policy.set_config_value(key, value.strip())
         except PolicyError as exc:
-            raise UsageError(str(exc)) from exc
+            raise InvalidError(str(exc)) from exc
 
     def _new_policy(self, name: str, values: dict[str, str] | None = None) -> Policy:
         return new_policy(self._volume.geometry, name, (values or {}).items())
@@ -266,7 +266,7 @@ class Control:
 
 
 def new_policy(geometry: Geometry, name: str, values: Iterable[tuple[str, str]]) -> Policy:
-    """Make a policy for an image, with these tunables set; raises UsageError in the policy's words."""
+    """Make a policy for an image, with these tunables set; raises InvalidError in the policy's words."""
     try:
         policy = create_policy(
             name,
@@ -278,5 +278,5 @@ def new_policy(geometry: Geometry, name: str, values: Iterable[tuple[str, str]])
         for key, value in values:
             policy.set_config_value(key, value)
     except PolicyError as exc:
-        raise UsageError(str(exc)) from exc
+        raise InvalidError(str(exc)) from exc
     return policy

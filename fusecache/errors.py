@@ -15,6 +15,10 @@ class RefusedError(FusecacheError):
     """What was asked makes sense but is not safe or not possible now; nothing was changed."""
 
 
+class InvalidError(RefusedError):
+    """A value that cannot be: an unknown policy or tunable, a number out of range.  EINVAL in the mount."""
+
+
 class BusyError(RefusedError):
     """Somebody else uses it: a lock, a mountpoint, a block."""
 

@@ -28,7 +28,7 @@ _RETRY_SECONDS: Final = 0.2
 class Flusher:
     """The flush of one volume; :meth:`run` does the work."""
 
-    __slots__ = ("_asked", "_done", "_migrations", "_todo", "_volume", "failed", "pending")
+    __slots__ = ("_asked", "_blocks", "_done", "_migrations", "_running", "_todo", "_volume", "failed")
 
     def __init__(self, volume: Volume, migrations: Migrations) -> None:
         self._volume = volume
@@ -36,19 +36,25 @@ class Flusher:
         self._todo: set[int] = set()
         self._asked = trio.Event()
         self._done = trio.Event()
-        self.pending = 0
-        """Blocks that the flush under way has still to look at."""
+        self._blocks = 0
+        self._running = False
         self.failed = 0
         """Blocks that the last flush could not write."""
+
+    @property
+    def pending(self) -> int:
+        """Blocks that the flush under way has still to look at; at least 1 until everything is durable."""
+        return max(self._blocks, self._running)
 
     def start(self) -> None:
         """Ask for everything that is dirty now to be written; returns at once."""
         mapping = self._volume.mapping
-        if not self.pending:
+        if not self._running:
             self.failed = 0
+        self._running = True
         new = {mapping.oblock_of[cblock] for cblock in mapping.dirty_blocks()} - self._todo
         self._todo |= new
-        self.pending += len(new)
+        self._blocks += len(new)
         self._asked.set()
 
     async def flush(self) -> None:
@@ -73,6 +79,7 @@ class Flusher:
                 self.failed += 1
                 log.error("flush failed", error=str(exc))
             if not self._asked.is_set():
+                self._running = False
                 done, self._done = self._done, trio.Event()
                 done.set()
 
@@ -83,7 +90,7 @@ class Flusher:
             for oblock in remaining:
                 if not await self._clean(oblock):
                     self.failed += 1
-                self.pending -= 1
+                self._blocks -= 1
 
         async with trio.open_nursery() as nursery:
             for _ in range(_SIDE_BY_SIDE):

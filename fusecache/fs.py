@@ -20,6 +20,7 @@ import structlog
 from fusecache.errors import (
     BusyError,
     FusecacheError,
+    InvalidError,
     OutOfRangeError,
     ReadOnlyKeyError,
     RefusedError,
@@ -62,6 +63,7 @@ def _errno_of(error: FusecacheError) -> int:
         (OutOfRangeError, errno.EFBIG),
         (ReadOnlyKeyError, errno.EPERM),
         (UsageError, errno.EINVAL),
+        (InvalidError, errno.EINVAL),
         (BusyError, errno.EBUSY),
         (RefusedError, errno.EPERM),
         (StoreError, errno.EIO),

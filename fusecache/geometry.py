@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from fusecache.config import check_block_size
-from fusecache.errors import OutOfRangeError, UsageError
+from fusecache.errors import OutOfRangeError, RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 class Geometry:
     """The sizes of one cached image, all in bytes or in blocks.
 
-    :raises UsageError: a block size out of range, an empty image, or no room for a single cache block.
+    :raises UsageError: a block size out of range.
+    :raises RefusedError: an empty image, or no room for a single cache block.
     """
 
     image_bytes: int
@@ -34,10 +35,10 @@ class Geometry:
         check_block_size(self.block_size)
         if self.image_bytes < 1:
             msg = "the origin is empty"
-            raise UsageError(msg)
+            raise RefusedError(msg)
         if self.cache_blocks < 1:
             msg = f"the cache is too small for one block of {self.block_size} bytes"
-            raise UsageError(msg)
+            raise RefusedError(msg)
         object.__setattr__(self, "origin_blocks", self.image_bytes // self.block_size)
         object.__setattr__(self, "tail_start", self.origin_blocks * self.block_size)
 
