@@ -273,4 +273,4 @@ class RunPool:
             assert (count == _FULL) == (run < self.anchors)
             assert (count == 0) == (run in spare), f"run {run} of {count} entries"
             assert run in spare or self.before[self.after[run]] == self.after[self.before[run]] == run
-            assert 0 < count < _FULL or (self.older[node] == node == self.newer[node])
+            assert count or self.older[node] == node == self.newer[node]

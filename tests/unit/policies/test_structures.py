@@ -1,0 +1,127 @@
+"""Hash table, free list, tracker and detector on their own."""
+
+from __future__ import annotations
+
+from array import array
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from policies.base import Op, PolicyError
+from policies.blockindex import BlockIndex
+from policies.freelist import FreeList
+from policies.sequential import SequentialDetector
+from policies.tracker import MAX_WORK, WorkTracker
+
+
+@given(
+    st.sampled_from([200, 2**31, 2**40]),
+    st.lists(st.tuples(st.booleans(), st.integers(0, 9), st.integers(0, 199)), max_size=80),
+)
+def test_index_is_a_dictionary(key_limit: int, actions: list[tuple[bool, int, int]]) -> None:
+    index = BlockIndex(10, key_limit)
+    keys: dict[int, int] = {}
+    for insert, entry, low_key in actions:
+        key = low_key * (key_limit // 200)
+        if insert and entry not in keys.values() and key not in keys:
+            index.insert(entry, key)
+            keys[key] = entry
+        elif not insert and entry in keys.values():
+            index.remove(entry)
+            keys = {key: other for key, other in keys.items() if other != entry}
+        assert index.check() == keys
+        assert index.find(key) == keys.get(key, -1)
+
+
+def test_index_does_not_degrade_with_consecutive_or_strided_keys() -> None:
+    for stride in (1, 2, 16, 4096):
+        index = BlockIndex(4096, 2**31)
+        for entry in range(4096):
+            index.insert(entry, entry * stride)
+        used = sum(first >= 0 for first in index.buckets)
+        assert used > 3500, f"stride {stride}: {used} buckets used"
+
+
+def test_free_list_hands_out_in_order_and_takes_back_at_either_end() -> None:
+    free = FreeList(array("i", [0] * 5), array("i", [0] * 5), 4)
+    free.fill(range(4))
+    assert [free.take(), free.take()] == [0, 1]
+    free.give_back(0)
+    free.give_back_first(1)
+    free.take_this(2)
+    assert free.check() == [1, 3, 0]
+
+
+def test_tracker_hands_out_the_last_item_first() -> None:
+    tracker = WorkTracker()
+    for oblock in range(3):
+        assert tracker.queue(Op.PROMOTE, oblock, oblock)
+    works = [tracker.issue() for _ in range(4)]
+    assert [work and work.oblock for work in works] == [2, 1, 0, None]
+
+
+def test_tracker_refuses_a_second_item_for_a_block_whatever_it_is() -> None:
+    tracker = WorkTracker()
+    assert tracker.queue(Op.DEMOTE, 7, 0)
+    assert not tracker.queue(Op.PROMOTE, 7, 1)
+    work = tracker.issue()
+    assert work is not None
+    assert tracker.issue_new(Op.WRITEBACK, 7, 0) is None
+    assert tracker.demotions == 1
+    tracker.complete(work)
+    assert tracker.demotions == 0
+    assert 7 not in tracker
+
+
+def test_tracker_counts_queued_and_issued_items_against_its_limit() -> None:
+    tracker = WorkTracker()
+    for oblock in range(MAX_WORK):
+        assert (
+            tracker.queue(Op.PROMOTE, oblock, oblock) if oblock % 2 else tracker.issue_new(Op.PROMOTE, oblock, oblock)
+        )
+    assert MAX_WORK == 4096
+    assert tracker.is_full
+    assert not tracker.queue(Op.PROMOTE, MAX_WORK, MAX_WORK)
+    assert tracker.issue_new(Op.PROMOTE, MAX_WORK, MAX_WORK) is None
+    assert len(tracker.check()) == MAX_WORK
+
+
+def test_work_comes_back_once_and_by_identity() -> None:
+    tracker, other = WorkTracker(), WorkTracker()
+    work, stranger = tracker.issue_new(Op.PROMOTE, 1, 2), other.issue_new(Op.PROMOTE, 1, 2)
+    assert work is not None
+    assert stranger is not None
+    with pytest.raises(PolicyError, match="has not been handed out"):
+        tracker.complete(stranger)
+    tracker.complete(work)
+    with pytest.raises(PolicyError, match="complete already"):
+        tracker.complete(work)
+
+
+def test_detector_switches_after_512_contiguous_bios_and_back_after_4() -> None:
+    detector = SequentialDetector(512, 4)
+    seen = []
+    for block in range(600):
+        detector.examine(4096 * (100 + block), 4096)
+        seen.append(detector.is_sequential)
+    assert seen.index(True) == 512  # the 513th: the first one continues nothing
+    scattered = []
+    for block in range(4):
+        detector.examine(2**30 * (block + 1), 4096)
+        scattered.append(detector.is_sequential)
+    assert scattered == [True, True, True, False]
+
+
+def test_two_interleaved_streams_look_random() -> None:
+    detector = SequentialDetector(8, 4)
+    for block in range(100):
+        detector.examine(4096 * block, 4096)
+        detector.examine(2**30 + 4096 * block, 4096)
+    assert not detector.is_sequential
+
+
+def test_detector_starts_as_if_sector_0_had_been_accessed() -> None:
+    detector = SequentialDetector(1, 4)
+    detector.examine(512, 4096)
+    assert detector.is_sequential
