@@ -215,9 +215,7 @@ class LoopDevices:
         """Detach, which flushes."""
         run("losetup", "--detach", device)
         self._devices.remove(device)
-        wait_until(
-            lambda: not run("losetup", "--list", "--noheadings", device, check=False).stdout, f"{device} is free"
-        )
+        wait_until(lambda: not _backing_file(device), f"{device} is free")
 
     def discard(self) -> None:
         """Leave nothing behind."""
@@ -239,6 +237,11 @@ def sweep_aborted_runs(runs: Path) -> None:
         if owner.exists() and not _is_alive(int(owner.read_text())):
             _detach_loops_below(mountpoint)
             discard_mount(mountpoint)
+
+
+def _backing_file(device: str) -> str:
+    """Return what a loop device is attached to, or nothing; losetup lists free devices too."""
+    return run("losetup", "--list", "--noheadings", "--output", "BACK-FILE", device, check=False).stdout.strip()
 
 
 def _detach_loops_below(mountpoint: Path) -> None:
