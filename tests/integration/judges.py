@@ -56,9 +56,12 @@ def fio(file: Path, *options: str, size: int = 8 * MIB) -> None:
 def fio_running(file: Path, *options: str, size: int = 8 * MIB) -> Iterator[subprocess.Popen[str]]:
     """Have such a job run beside this block; :func:`finished` tells how it went."""
     need("fio")
-    with tempfile.TemporaryFile("w+") as output, subprocess.Popen(
-        fio_command(file, *options, size=size), stdin=subprocess.DEVNULL, stdout=output, stderr=output, text=True
-    ) as process:
+    with (
+        tempfile.TemporaryFile("w+") as output,
+        subprocess.Popen(
+            fio_command(file, *options, size=size), stdin=subprocess.DEVNULL, stdout=output, stderr=output, text=True
+        ) as process,
+    ):
         try:
             yield process
             process.wait(FIO_SECONDS)
@@ -83,7 +86,7 @@ class Model:
         self._random = random.Random(seed)
 
     def stomp(self, count: int, *, longest: int = 100_000, syncs: int = 50) -> None:
-        """Write anywhere, any length, any alignment, with reads in between that are verified, and now and then an fsync.
+        """Write anywhere, any length, any alignment; in between, read and verify, and fsync now and then.
 
         Half of it goes to a tenth of the image, so that there is something worth caching.
         """

@@ -41,11 +41,9 @@ def combinations() -> list[tuple[str, str, str]]:
 def test_reads_give_what_was_written(mounted: Mounted, mode: str, policy: str, geometry: str) -> None:
     size, cache_size, block_size = GEOMETRIES[geometry]
     content = random.Random(size).randbytes(size)
-    mount = mounted(
-        "--mode", mode, "--policy", policy, content=content, cache_size=cache_size, block_size=block_size
-    )
+    mount = mounted("--mode", mode, "--policy", policy, content=content, cache_size=cache_size, block_size=block_size)
     model = Model(mount, content)
-    model.stomp(1000)
+    model.stomp(600)
     model.verify()
     if mode != "writeback":
         assert mount.count("dirty_blocks") == 0

@@ -1,0 +1,256 @@
+"""kill -9 in the midst of it: what was acknowledged is there, nothing goes back in time, little is taken for dirty.
+
+Theory of operation
+-------------------
+A :class:`Writer` overwrites *slots*, runs of sectors, again and again in a thread of its own.  Every sector names its
+slot and the version of it; versions only grow.  The writer notes a version as issued before it writes it and as
+acknowledged after an fsync that came behind the write.  After a crash each sector must bear a version from the
+acknowledged to the issued one, and must go on bearing it through another mount.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import random
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.integration.conftest import Mounted
+from tests.integration.judges import MIB, Model, e2fsck, fio_running
+from tests.integration.mounts import LoopDevices, Mount, run, wait_until
+
+SECTOR = 512
+
+
+class Writer:
+    """Writes and fsyncs slots until the image is gone, and remembers what it was promised."""
+
+    SLOT = 24 * SECTOR
+
+    def __init__(self, image: Path, slots: int, *, seed: int) -> None:
+        self.slots = slots
+        self.issued = [0] * slots
+        self.acknowledged = [0] * slots
+        self.syncs = 0
+        self._image = image
+        self._random = random.Random(seed)
+        self._thread = threading.Thread(target=self._run)
+
+    def start(self) -> None:
+        """Begin to write."""
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def join(self) -> None:
+        """Wait until it met the end of the image's server."""
+        self._thread.join(30)
+        assert not self._thread.is_alive(), "a request to a dead server hangs"
+
+    def _run(self) -> None:
+        fd = os.open(self._image, os.O_RDWR)
+        with contextlib.suppress(OSError):  # that is how it ends: the server was killed
+            while True:
+                self._write_some(fd)
+        with contextlib.suppress(OSError):
+            os.close(fd)
+
+    def _write_some(self, fd: int) -> None:
+        """Write some slots, whole or in part, then fsync."""
+        written = {}
+        for _ in range(self._random.randrange(1, 12)):
+            slot = self._random.randrange(self.slots)
+            if slot in written:
+                continue
+            version = self.issued[slot] = self.issued[slot] + 1
+            data = self.content(slot, version)
+            half = len(data) // 2 if self._random.random() < 0.3 else len(data)
+            base = slot * self.SLOT
+            os.pwrite(fd, data[:half], base)
+            os.pwrite(fd, data[half:], base + half)
+            written[slot] = version
+        os.fsync(fd)
+        for slot, version in written.items():
+            self.acknowledged[slot] = version
+        self.syncs += 1
+
+    def content(self, slot: int, version: int) -> bytes:
+        """Return the whole slot in one version."""
+        return b"".join(
+            b"%010d %010d %02d" % (slot, version, sector) + bytes([version % 256]) * (SECTOR - 24)
+            for sector in range(self.SLOT // SECTOR)
+        )
+
+    def blank(self) -> bytes:
+        """Return all slots in version 0."""
+        return b"".join(self.content(slot, 0) for slot in range(self.slots))
+
+    def judge(self, image: bytes) -> None:
+        """Hold what is read against the promises; then take it for what was issued and acknowledged."""
+        for slot in range(self.slots):
+            versions = []
+            for sector in range(self.SLOT // SECTOR):
+                place = slot * self.SLOT + sector * SECTOR
+                found = image[place : place + SECTOR]
+                version = int(found[11:21])
+                wanted = self.content(slot, version)[sector * SECTOR :][:SECTOR]
+                assert found == wanted, f"slot {slot} sector {sector} holds what was never written there"
+                low, high = self.acknowledged[slot], self.issued[slot]
+                assert low <= version <= high, f"slot {slot} sector {sector}: {version}, promised {low}..{high}"
+                versions.append(version)
+            self.acknowledged[slot] = min(versions)
+
+
+GEOMETRIES = {
+    "usual": ("4MiB", "64KiB"),
+    "eight-blocks": ("512KiB", "64KiB"),
+    "4KiB-blocks": ("1MiB", "4KiB"),
+    "76KiB-blocks": ("760KiB", "76KiB"),
+}
+
+
+@pytest.mark.parametrize(
+    ("geometry", "mode", "policy"),
+    [
+        ("usual", "writeback", "smq"),
+        ("eight-blocks", "writeback", "mq"),
+        ("4KiB-blocks", "writeback", "smq"),
+        ("76KiB-blocks", "writeback", "cleaner"),
+        ("eight-blocks", "writethrough", "smq"),
+    ],
+)
+def test_fsynced_data_survives_several_kills(mounted: Mounted, geometry: str, mode: str, policy: str) -> None:
+    cache_size, block_size = GEOMETRIES[geometry]
+    slots = 3 * MIB // Writer.SLOT
+    writer = Writer(Path(), slots, seed=3)
+    options = ["--mode", mode, "--policy", policy]
+    content = writer.blank() + random.Random(1).randbytes(1000)
+    mount = mounted(*options, content=content, cache_size=cache_size, block_size=block_size)
+    writer = Writer(mount.image, slots, seed=3)
+    rng = random.Random(11)
+    for kill in range(4):
+        syncs = writer.syncs + rng.randrange(5, 40)
+        writer.start()
+        pid = mount.pid
+        wait_until(lambda syncs=syncs: writer.syncs >= syncs, "enough was written")  # type: ignore[misc]
+        if kill % 2:
+            mount.message("flush")
+        os.kill(pid, signal.SIGKILL)
+        writer.join()
+        run("fusermount3", "-uz", mount.mountpoint)
+        mount.mount(*options)
+        writer.judge(mount.image.read_bytes())
+    after_recovery = mount.image.read_bytes()
+    mount.remount(*options)
+    assert mount.image.read_bytes() == after_recovery, "what was read once changed without a write"
+    mount.setxattr("mode", "passthrough")
+    assert mount.image.read_bytes() == after_recovery
+    mount.unmount()
+    assert mount.origin.read_bytes() == after_recovery
+
+
+def test_only_what_was_being_written_is_taken_for_dirty(mounted: Mounted) -> None:
+    mount = mounted(size=4 * MIB, cache_size="4MiB")
+    for _ in range(3):
+        mount.image.read_bytes()
+    wait_until(lambda: mount.count("promotions") >= 16 or not mount.image.read_bytes(), "promotions", 20)
+    model = Model(mount, mount.image.read_bytes())
+    used = mount.count("used_blocks")
+    mount.write(0, b"x" * 10, sync=True)
+    model.expected[:10] = b"x" * 10
+    mount.kill9()
+    mount.mount()
+    log = mount.metadata.with_name("metadata.log").read_text()
+    recovered = [line for line in log.splitlines() if "recovered" in line][-1]
+    assert f"blocks={used} clean=False dirty=1 " in recovered
+    model.verify()
+
+
+def test_suspects_are_written_back_without_being_asked(mounted: Mounted) -> None:
+    mount = mounted(content=bytes(4 * MIB))
+    model = Model(mount, bytes(4 * MIB))
+    model.stomp(300, syncs=300)
+    mount.kill9()
+    mount.mount()
+    wait_until(lambda: not mount.count("flush_pending") and not mount.count("suspect_blocks"), "suspects are gone", 20)
+    model.verify()
+
+
+def test_mapping_survives_a_kill_during_fio(mounted: Mounted) -> None:
+    mount = mounted(content=bytes(8 * MIB), cache_size="2MiB")
+    with pytest.raises(AssertionError), fio_running(mount.image, "direct=1", "ioengine=libaio", "loops=50", "fsync=64"):
+        wait_until(lambda: mount.count("promotions") > 10, "fio is at work")
+        mount.kill9()
+    mount.mount()
+    status = mount.status()
+    assert status["used_blocks"], status
+    model = Model(mount, mount.image.read_bytes())
+    model.stomp(300)
+    mount.remount()
+    model.verify()
+
+
+def test_killed_while_idle_and_while_recovering(mounted: Mounted) -> None:
+    mount = mounted(content=bytes(4 * MIB))
+    model = Model(mount, bytes(4 * MIB))
+    model.stomp(400, syncs=400)
+    fd = os.open(mount.image, os.O_RDWR)
+    os.fsync(fd)
+    os.close(fd)
+    for _ in range(3):
+        mount.kill9()
+        mount.mount()  # recovery writes suspects back, and is killed doing that
+    model.verify()
+
+
+@pytest.mark.parametrize("direct_io", [True, False], ids=["direct", "cached"])
+def test_ext4_comes_back_with_what_was_fsynced(
+    mounted: Mounted, loops: LoopDevices, tmp_path: Path, direct_io: bool
+) -> None:
+    mount = mounted(content=bytes(24 * MIB), cache_size="3MiB")
+    device = loops.attach(mount.image, direct_io=direct_io)
+    run("mkfs.ext4", "-q", device)
+    promised: dict[str, bytes] = {}
+    for kill in range(2):
+        loops.mount(device, tmp_path / "ext4")
+        stop = threading.Event()
+        writer = threading.Thread(target=_write_files, args=(tmp_path / "ext4", f"k{kill}", promised, stop))
+        writer.start()
+        wait_until(lambda kill=kill: len(promised) > 40 * (kill + 1), "files are written")  # type: ignore[misc]
+        os.kill(mount.pid, signal.SIGKILL)
+        stop.set()
+        writer.join(30)
+        loops.unmount(tmp_path / "ext4")
+        loops.detach(device)
+        run("fusermount3", "-uz", mount.mountpoint)
+        mount.mount()
+        device = loops.attach(mount.image, direct_io=direct_io)
+        loops.mount(device, tmp_path / "ext4")
+        for name, content in promised.items():
+            assert (tmp_path / "ext4" / name).read_bytes() == content, name
+        loops.unmount(tmp_path / "ext4")
+        e2fsck(device)
+
+
+def _write_files(directory: Path, prefix: str, promised: dict[str, bytes], stop: threading.Event) -> None:
+    """Write files and fsync them and their names, until the disk fails; those that are acknowledged are promised."""
+    rng = random.Random(prefix)
+    with contextlib.suppress(OSError):
+        for number in itertools.count():
+            if stop.is_set():
+                return
+            name, content = f"{prefix}-{number}", rng.randbytes(rng.randrange(1, 30_000))
+            with (directory / name).open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            top = os.open(directory, os.O_RDONLY)
+            try:
+                os.fsync(top)
+            finally:
+                os.close(top)
+            promised[name] = content
