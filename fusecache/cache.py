@@ -35,7 +35,6 @@ import trio
 
 from fusecache.config import Mode
 from fusecache.errors import FusecacheError, StoreError
-from fusecache.locks import ALL_OUT
 from fusecache.mapping import COVERED, DIRTY, UNMAPPED, WRITABLE
 from policies import MISS_QUEUED, Work
 
@@ -131,7 +130,8 @@ class Cache:
         if route is _Route.CACHE and volume.cache.write_nowait(cblock * self._block_size + within, data):
             self._served_hit()
             return length
-        volume.locks.try_write(oblock, alone=route is _Route.BOTH)
+        if work is None:
+            volume.locks.try_write(oblock, alone=route is _Route.BOTH)
         await self._write_piece(route, cblock, work, oblock, within, memoryview(data))
         return length
 
@@ -230,7 +230,11 @@ class Cache:
     # Writing
 
     def _route_write(self, oblock: int, offset: int, length: int) -> tuple[_Route, int, Work | None]:
-        """Refer a write to the policy and decide; a block that goes to the cache is dirty from here on."""
+        """Refer a write to the policy and decide.
+
+        A block that goes to the cache is dirty from here on; one that is to be overwritten is locked for that, beside
+        whatever lock the caller has.
+        """
         volume = self._volume
         policy = volume.policy
         if policy.observes_bios:
@@ -239,6 +243,7 @@ class Cache:
             cblock, work = policy.lookup_with_work(oblock, True, True)
             if work is not None:
                 volume.require_work(work)
+                self._migrations.begin_overwrite(work)
                 return _Route.OVERWRITE, work.cblock, work
         else:
             cblock = policy.lookup(oblock, True, False)
@@ -296,6 +301,8 @@ class Cache:
                 elif route is _Route.ORIGIN:
                     _extend(runs, volume.origin, offset + start, start, length, oblock)
                 else:
+                    if work is not None:
+                        volume.locks.end_write(oblock)
                     jobs.append(partial(self._write_piece, route, cblock, work, oblock, within, data[start:end]))
         jobs.extend(partial(self._write_run, run, data) for run in runs)
         await _all(jobs)
@@ -309,17 +316,16 @@ class Cache:
         except BaseException:
             volume.locks.end_write(oblock)
             raise
+        if work is not None:
+            volume.locks.end_write(oblock)
         await self._write_piece(route, cblock, work, oblock, within, data)
 
     async def _write_piece(
         self, route: _Route, cblock: int, work: Work | None, oblock: int, within: int, data: memoryview
     ) -> None:
-        """Write inside one block, on which the caller has a write lock; gives it back."""
+        """Write inside one block, on which the caller has a write lock, or the lock of an overwrite; gives it back."""
         volume = self._volume
         if work is not None:
-            # Nobody else can have it exclusively, as we have it shared until now.
-            volume.locks.end_write(oblock)
-            volume.locks.try_exclusive(oblock, ALL_OUT)
             await self._migrations.overwrite(work, data)
             return
         if route is _Route.DROP:

@@ -17,7 +17,14 @@ import trio
 
 from fusecache import __version__
 from fusecache.config import Mode
-from fusecache.errors import FusecacheError, InvalidError, ReadOnlyKeyError, RefusedError, UnknownKeyError
+from fusecache.errors import (
+    FusecacheError,
+    InvalidError,
+    MetadataError,
+    ReadOnlyKeyError,
+    RefusedError,
+    UnknownKeyError,
+)
 from fusecache.stats import SECTOR, Status
 from fusecache.switching import drop_all, switch_mode, switch_policy
 from fusecache.table import (
@@ -156,8 +163,8 @@ class Control:
             policy_values=volume.policy.config_values(),
             migration_threshold=volume.migration_threshold,
             features=table_features(self._config),
-            needs_check=failure is not None,
-            read_only=failure is not None,
+            needs_check=isinstance(failure, MetadataError),
+            read_only=isinstance(failure, MetadataError),
             health="ok" if failure is None else str(failure),
             flush_pending=self._flusher.pending,
             flush_failed=self._flusher.failed,

@@ -138,6 +138,7 @@ class Durability:
         self.open_regions = open_regions
         self.touched_regions = set(open_regions)
         self.failure: FusecacheError | None = None
+        """What the last round ended with, or the last attempt to open regions; None while all is well."""
         self.rounds = 0
 
     # What the others report
@@ -233,8 +234,10 @@ class Durability:
         try:
             await self._round(flush=any(waiter.flush for waiter in waiters))
         except FusecacheError as exc:
-            error = exc
+            error = self.failure = exc
             log.error("commit failed", error=str(exc), waiters=len(waiters))
+        else:
+            self.failure = None
         for waiter in waiters:
             waiter.finish(error)
 
@@ -321,15 +324,7 @@ class Durability:
             # A region that was opened again while the stores were being flushed stays open.
             batch.closed.extend(region for region in closing if region not in self.open_regions)
             if batch:
-                await self._write(batch)
-
-    async def _write(self, batch: Batch) -> None:
-        try:
-            await self._record.commit(batch)
-        except FusecacheError as exc:
-            self.failure = exc
-            raise
-        self.failure = None
+                await self._record.commit(batch)
 
     # Opening regions
 
@@ -343,10 +338,10 @@ class Durability:
                 waiter, self._cover_waiter = self._cover_waiter, _Waiter()
                 error: FusecacheError | None = None
                 try:
-                    await self._write(Batch(opened=sorted(wanted)))
+                    await self._record.commit(Batch(opened=sorted(wanted)))
                     self.open_regions |= wanted
                 except FusecacheError as exc:
-                    error = exc
+                    error = self.failure = exc
                     log.error("opening regions failed", error=str(exc))
             waiter.finish(error)
 

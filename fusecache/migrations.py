@@ -162,19 +162,26 @@ class Migrations:
 
     # Migrations that come with a request
 
+    def begin_overwrite(self, work: Work) -> None:
+        """Take charge of a promotion that the policy handed out to a request, and of its block, at once.
+
+        The block is one that nobody has exclusively.
+        """
+        took = self._volume.locks.try_exclusive(work.oblock, ALL_OUT)
+        assert took, f"oblock {work.oblock} is locked"
+        self._running += 1
+
     async def overwrite(self, work: Work, data: memoryview) -> None:
         """Promote a block by the write that covers all of it: no copy, and the block is dirty.
 
-        The caller has the item from the policy and the block's lock, ALL_OUT; both are given back here.
-        If the cache refuses the data, the origin gets it.
+        Follows :meth:`begin_overwrite`.  If the cache refuses the data, the origin gets it.
         """
         volume = self._volume
-        self._running += 1
+        size = volume.geometry.block_size
         try:
-            await volume.locks.drained(work.oblock)
-            size = volume.geometry.block_size
             try:
                 async with self._given_back_on_failure(work):
+                    await volume.locks.drained(work.oblock)
                     await volume.durability.vacate(work.cblock)
                     if not volume.cache.write_nowait(work.cblock * size, data):
                         await volume.cache.write(work.cblock * size, data)

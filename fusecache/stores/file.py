@@ -77,12 +77,14 @@ class FileStore:
     :param name: what messages call it, such as its path.
     """
 
-    __slots__ = ("_fd", "_limiter", "_nowait", "_start", "name", "size", "unflushed")
+    __slots__ = ("_fd", "_flushing", "_limiter", "_lost", "_nowait", "_start", "name", "size", "unflushed")
 
     def __init__(self, fd: int, *, name: str, size: int, start: int = 0) -> None:
         self._fd = fd
         self._start = start
         self._limiter = trio.CapacityLimiter(_THREADS)
+        self._flushing = trio.Lock()
+        self._lost: StoreError | None = None
         self._nowait = True
         self.name = name
         self.size = size
@@ -126,15 +128,24 @@ class FileStore:
             self.unflushed = True
 
     async def flush(self) -> None:
-        """See :class:`fusecache.stores.base.Store`; does nothing if nothing was written since the last one."""
-        if not self.unflushed:
-            return
-        self.unflushed = False
-        try:
-            await self._in_thread("flush", os.fdatasync, self._fd)
-        except BaseException:
-            self.unflushed = True
-            raise
+        """See :class:`fusecache.stores.base.Store`; does nothing if nothing was written since the last one.
+
+        Once it has failed it fails for good: the kernel forgets what it could not write, and would call the next
+        attempt a success (fsync(2)).
+        """
+        async with self._flushing:
+            if self._lost is not None:
+                raise self._lost
+            if not self.unflushed:
+                return
+            self.unflushed = False
+            try:
+                await self._in_thread("flush", os.fdatasync, self._fd)
+            except BaseException as exc:
+                self.unflushed = True
+                if isinstance(exc, StoreError):
+                    self._lost = StoreError(f"{exc}; what was written since the last flush may be lost: mount again")
+                raise
 
     async def discard(self, offset: int, length: int) -> None:
         """See :class:`fusecache.stores.base.Store`; gives the space back where the file system can."""
