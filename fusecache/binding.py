@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
 import uuid
 from contextlib import ExitStack
@@ -31,6 +30,7 @@ from fusecache.geometry import Geometry
 from fusecache.metadata.database import Database
 from fusecache.paths import defaults_for
 from fusecache.sizes import format_size
+from fusecache.stamp import DATA_START, clear_stamp, read_stamp, write_stamp
 from fusecache.stores.file import FileStore, open_for_store, size_of
 
 if TYPE_CHECKING:
@@ -38,9 +38,6 @@ if TYPE_CHECKING:
 
     from fusecache.config import MountConfig
 
-DATA_START: Final = 4096
-"""Where the blocks begin in the cache, behind the stamp."""
-_MAGIC: Final = "fusecache cache"
 _REQUIRED: Final = {
     *("uuid", "block_size", "cache_blocks", "region_blocks", "image_bytes", "clean_shutdown", "needs_check"),
     *("origin_path", "origin_inode", "origin_mtime_ns"),
@@ -129,8 +126,8 @@ class Plan:
             values = database.values()
             if self.drop_blocks:
                 database.forget_blocks()
-            if not _read_stamp(cache_fd):
-                _write_stamp(cache_fd, values["uuid"])
+            if not read_stamp(cache_fd):
+                write_stamp(cache_fd, values["uuid"])
             undo.pop_all()
         size = self.geometry.cache_blocks * self.geometry.block_size
         return Binding(
@@ -175,7 +172,7 @@ class Plan:
         blocks = self.geometry.cache_blocks
         identity = _Identity.of(self.origin_path, self.origin_fd)
         if self.cache_fd is not None:
-            _clear_stamp(self.cache_fd)
+            clear_stamp(self.cache_fd)
         database = Database.create(
             self.metadata_path,
             {
@@ -335,7 +332,7 @@ def _verify_cache(database: Database, values: dict[str, str], cache_path: Path, 
     if cache_fd is None:
         msg = f"cache {cache_path} is missing, and metadata {database.path} has {blocks} blocks in it"
         raise RefusedError(msg)
-    stamp = _read_stamp(cache_fd)
+    stamp = read_stamp(cache_fd)
     if stamp != values.get("uuid") and (stamp or blocks):
         msg = f"cache {cache_path} does not belong to metadata {database.path}"
         raise RefusedError(msg)
@@ -364,7 +361,7 @@ def _verify_origin(plan: Plan, database: Database) -> None:
 
 def _require_unused(config: MountConfig, cache_path: Path, cache_fd: int, own: str) -> None:
     """Refuse to put a new cache over something else; ``own`` is the uuid of the metadata that is given up with it."""
-    stamp = _read_stamp(cache_fd)
+    stamp = read_stamp(cache_fd)
     if config.format > 1 or (stamp and stamp == own):
         return
     if stamp:
@@ -421,28 +418,3 @@ def _default_cache_size(image_bytes: int, block_size: int, cache_path: Path) -> 
     directory = next(parent for parent in cache_path.parents if parent.exists())
     status = os.statvfs(directory)
     return max(block_size, min(image_bytes // _DEFAULT_SHARE, status.f_bavail * status.f_frsize // 2))
-
-
-# The stamp
-
-
-def _read_stamp(fd: int) -> str:
-    """Return the uuid in a cache's stamp, or an empty string if it has none."""
-    head, _, rest = os.pread(fd, DATA_START, 0).partition(b"\n")
-    if head.decode("ascii", "replace") != _MAGIC:
-        return ""
-    try:
-        return str(json.loads(rest.rstrip(b"\0"))["uuid"])
-    except (ValueError, KeyError):
-        return "damaged"
-
-
-def _write_stamp(fd: int, identity: str) -> None:
-    text = f"{_MAGIC}\n{json.dumps({'uuid': identity, 'data_start': DATA_START})}\n".encode()
-    os.pwrite(fd, text.ljust(DATA_START, b"\0"), 0)
-    os.fsync(fd)
-
-
-def _clear_stamp(fd: int) -> None:
-    os.pwrite(fd, bytes(DATA_START), 0)
-    os.fsync(fd)

@@ -34,8 +34,10 @@ import structlog
 import trio
 
 from fusecache.config import Mode
-from fusecache.errors import FusecacheError, StoreError
+from fusecache.errors import StoreError
+from fusecache.gather import fail, gather
 from fusecache.mapping import COVERED, DIRTY, UNMAPPED, WRITABLE
+from fusecache.runs import Run, extend
 from policies import MISS_QUEUED, Work
 
 if TYPE_CHECKING:
@@ -60,20 +62,6 @@ class _Route(Enum):
     """To the origin, once the cached copy is gone."""
     OVERWRITE = auto()
     """To the cache as a promotion."""
-
-
-class _Run:
-    """Neighbouring bios that are one I/O: ``length`` bytes from ``start`` of a request, at ``position`` of a store."""
-
-    __slots__ = ("length", "oblocks", "position", "start", "store")
-
-    def __init__(self, store: Store, position: int, start: int, length: int, oblocks: list[int]) -> None:
-        self.store = store
-        self.position = position
-        self.start = start
-        self.length = length
-        self.oblocks = oblocks
-        """The blocks whose shared locks this I/O holds."""
 
 
 class Cache:
@@ -108,7 +96,7 @@ class Cache:
             self._served_hit()
             return buffer
         volume.locks.try_read(oblock)
-        await self._read_run(_Run(store, start + within, 0, length, [oblock]), memoryview(buffer))
+        await self._read_run(Run(store, start + within, 0, length, [oblock]), memoryview(buffer))
         return buffer
 
     async def write(self, offset: int, data: bytes | memoryview) -> int:
@@ -164,13 +152,13 @@ class Cache:
         """Read a range that crosses blocks, touches the tail, or meets a lock."""
         volume = self._volume
         view = memoryview(buffer)
-        runs: list[_Run] = []
+        runs: list[Run] = []
         jobs: list[Callable[[], Awaitable[None]]] = []
         end = 0
         for oblock, within, length in volume.geometry.pieces(offset, len(buffer)):
             start, end = end, end + length
             if oblock == self._origin_blocks:
-                _extend(runs, volume.origin, offset + start, start, length, None)
+                extend(runs, volume.origin, offset + start, start, length, None)
             elif not volume.locks.try_read(oblock):
                 jobs.append(partial(self._read_parked, oblock, within, view[start:end]))
             else:
@@ -178,11 +166,11 @@ class Cache:
                     store, position = self._route_read(oblock, offset + start, length)
                 except Exception as exc:  # noqa: BLE001 - the other pieces hold locks and have to be carried out
                     volume.locks.end_read(oblock)
-                    jobs.append(partial(_fail, exc))
+                    jobs.append(partial(fail, exc))
                 else:
-                    _extend(runs, store, position + within, start, length, oblock)
+                    extend(runs, store, position + within, start, length, oblock)
         jobs.extend(partial(self._read_run, run, view) for run in runs)
-        await _all(jobs)
+        await gather(jobs)
 
     async def _read_parked(self, oblock: int, within: int, view: memoryview) -> None:
         volume = self._volume
@@ -193,9 +181,9 @@ class Cache:
         except BaseException:
             volume.locks.end_read(oblock)
             raise
-        await self._read_run(_Run(store, position + within, 0, len(view), [oblock]), view)
+        await self._read_run(Run(store, position + within, 0, len(view), [oblock]), view)
 
-    async def _read_run(self, run: _Run, view: memoryview) -> None:
+    async def _read_run(self, run: Run, view: memoryview) -> None:
         """Do one I/O, then give its blocks back."""
         volume = self._volume
         into = view[run.start : run.start + run.length]
@@ -213,7 +201,7 @@ class Cache:
             for oblock in run.oblocks:
                 volume.locks.end_read(oblock)
 
-    async def _reread(self, run: _Run, into: memoryview) -> None:
+    async def _reread(self, run: Run, into: memoryview) -> None:
         """Read block by block what the cache could not give: clean blocks from the origin instead."""
         volume = self._volume
         done = 0
@@ -280,13 +268,13 @@ class Cache:
     async def _write_pieces(self, offset: int, data: memoryview) -> None:
         """Write a range that crosses blocks, touches the tail, or meets a lock."""
         volume = self._volume
-        runs: list[_Run] = []
+        runs: list[Run] = []
         jobs: list[Callable[[], Awaitable[None]]] = []
         end = 0
         for oblock, within, length in volume.geometry.pieces(offset, len(data)):
             start, end = end, end + length
             if oblock == self._origin_blocks:
-                _extend(runs, volume.origin, offset + start, start, length, None)
+                extend(runs, volume.origin, offset + start, start, length, None)
             elif not self._try_write_lock(oblock):
                 jobs.append(partial(self._write_parked, oblock, within, data[start:end]))
             else:
@@ -294,18 +282,18 @@ class Cache:
                     route, cblock, work = self._route_write(oblock, offset + start, length)
                 except Exception as exc:  # noqa: BLE001 - the other pieces hold locks and have to be carried out
                     volume.locks.end_write(oblock)
-                    jobs.append(partial(_fail, exc))
+                    jobs.append(partial(fail, exc))
                     continue
                 if route is _Route.CACHE:
-                    _extend(runs, volume.cache, cblock * self._block_size + within, start, length, oblock)
+                    extend(runs, volume.cache, cblock * self._block_size + within, start, length, oblock)
                 elif route is _Route.ORIGIN:
-                    _extend(runs, volume.origin, offset + start, start, length, oblock)
+                    extend(runs, volume.origin, offset + start, start, length, oblock)
                 else:
                     if work is not None:
                         volume.locks.end_write(oblock)
                     jobs.append(partial(self._write_piece, route, cblock, work, oblock, within, data[start:end]))
         jobs.extend(partial(self._write_run, run, data) for run in runs)
-        await _all(jobs)
+        await gather(jobs)
 
     async def _write_parked(self, oblock: int, within: int, data: memoryview) -> None:
         volume = self._volume
@@ -390,10 +378,10 @@ class Cache:
                 volume.stats.cache_errors += 1
                 failures[volume.cache] = exc
 
-        await _all([to_origin, to_cache])
+        await gather([to_origin, to_cache])
         return failures
 
-    async def _write_run(self, run: _Run, data: memoryview) -> None:
+    async def _write_run(self, run: Run, data: memoryview) -> None:
         """Do one I/O, then give its blocks back."""
         volume = self._volume
         part = data[run.start : run.start + run.length]
@@ -443,43 +431,3 @@ class Cache:
         activity.hits_until_tick -= 1
         if not activity.hits_until_tick:
             self._volume.tick()
-
-
-def _extend(runs: list[_Run], store: Store, position: int, start: int, length: int, oblock: int | None) -> None:
-    """Add a bio to the last run if it continues it, in the request and in its store; else begin a new one."""
-    run = runs[-1] if runs else None
-    if (
-        run is None
-        or run.store is not store
-        or run.position + run.length != position
-        or run.start + run.length != start
-    ):
-        run = _Run(store, position, start, 0, [])
-        runs.append(run)
-    run.length += length
-    if oblock is not None:
-        run.oblocks.append(oblock)
-
-
-async def _fail(error: Exception) -> None:
-    raise error
-
-
-async def _all(jobs: list[Callable[[], Awaitable[None]]]) -> None:
-    """Do all jobs side by side; when all have ended, raise the first error among them."""
-    if len(jobs) == 1:
-        await jobs[0]()
-        return
-    errors: list[FusecacheError] = []
-
-    async def attempt(job: Callable[[], Awaitable[None]]) -> None:
-        try:
-            await job()
-        except FusecacheError as exc:
-            errors.append(exc)
-
-    async with trio.open_nursery() as nursery:
-        for job in jobs:
-            nursery.start_soon(attempt, job)
-    if errors:
-        raise errors[0]

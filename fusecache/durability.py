@@ -38,6 +38,7 @@ import structlog
 import trio
 
 from fusecache.errors import FusecacheError
+from fusecache.gather import gather
 from fusecache.mapping import COVERED, DIRTY, RECORDED, UNMAPPED
 from fusecache.metadata.record import Batch
 
@@ -255,7 +256,7 @@ class Durability:
             cache_needed = flush or bool(batch.mapped or closing)
             origin_needed = origin_needed or any(not dirty for _, _, dirty in batch.mapped)
             needs = ((self._cache, cache_needed), (self._origin, origin_needed))
-            await _flush([store for store, needed in needs if needed])
+            await gather([store.flush for store, needed in needs if needed])
             await self._commit(batch, closing)
         except BaseException:
             self.changed |= taken
@@ -355,20 +356,3 @@ class Durability:
                 assert known or cblock in self.changed or state & DIRTY, f"cblock {cblock} is covered by nothing"
             else:
                 assert not state & DIRTY, f"cblock {cblock} (oblock {oblock}) is dirty and not covered"
-
-
-async def _flush(stores: list[Store]) -> None:
-    """Flush stores side by side; raises the first error when all have ended."""
-    errors: list[FusecacheError] = []
-
-    async def attempt(store: Store) -> None:
-        try:
-            await store.flush()
-        except FusecacheError as exc:
-            errors.append(exc)
-
-    async with trio.open_nursery() as nursery:
-        for store in stores:
-            nursery.start_soon(attempt, store)
-    if errors:
-        raise errors[0]

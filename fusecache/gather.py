@@ -1,0 +1,40 @@
+"""Several jobs side by side, as one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from fusecache.errors import FusecacheError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+
+async def gather(jobs: Sequence[Callable[[], Awaitable[None]]]) -> None:
+    """Do all jobs; when every one of them has ended, raise the first FusecacheError among theirs.
+
+    None of them is cancelled for another's sake.  A single one is simply awaited.
+    """
+    if len(jobs) == 1:
+        await jobs[0]()
+        return
+    errors: list[FusecacheError] = []
+
+    async def attempt(job: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await job()
+        except FusecacheError as exc:
+            errors.append(exc)
+
+    async with trio.open_nursery() as nursery:
+        for job in jobs:
+            nursery.start_soon(attempt, job)
+    if errors:
+        raise errors[0]
+
+
+async def fail(error: Exception) -> None:
+    """Be a job that has failed already."""
+    raise error
