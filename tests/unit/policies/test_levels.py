@@ -98,22 +98,23 @@ def test_targets_give_the_top_levels_their_share_even_of_too_few() -> None:
     assert even_targets(130, 17, 8) == [3] + [2] * 55 + [3] + [2] * 7
 
 
-def test_many_small_runs_are_merged_when_run_numbers_get_short() -> None:
-    entries = 3000
-    pool = RunPool(entries, run_size=4, labels=2200)
+@pytest.mark.parametrize(("labels", "most"), [(65536, 3000), (2200, 1200)])
+def test_small_runs_are_merged_when_run_numbers_get_short(labels: int, most: int) -> None:
+    pool = RunPool(3000, run_size=8, labels=labels)
     queue = LevelQueue(pool)
-    for entry in range(entries // 2):
+    order = list(range(3000))
+    for entry in order:
         queue.push(entry, 0)
-    for spread in range(3):
-        for entry in range(entries // 2):
-            if entry % 4 != spread:
-                queue.requeue(entry, 0)
-    for entry in range(entries // 2, entries):
-        queue.push(entry, 63)
-        queue.remove(entry)
+    stayed: list[int] = []
+    for _ in range(12):  # of each run of 8, one entry stays behind
+        moved = [entry for place, entry in enumerate(order) if place % 8]
+        stayed += [entry for place, entry in enumerate(order) if place % 8 == 0]
+        for entry in moved:
+            queue.requeue(entry, 0)
+        order = moved
     pool.check()
-    assert sorted(queue.check()[0]) == list(range(entries // 2))
-    assert len(pool.count) < 2200
+    assert queue.check()[0] == stayed + order
+    assert most * 3 // 4 < len(pool.count) < most
 
 
 def test_entries_out_of_the_queue_remember_their_level() -> None:
