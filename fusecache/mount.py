@@ -24,7 +24,6 @@ import pyfuse3
 import structlog
 import trio
 
-from fusecache.binding import inspect
 from fusecache.cache import Cache
 from fusecache.config import Mode
 from fusecache.control import Control, new_policy
@@ -32,6 +31,7 @@ from fusecache.durability import Durability
 from fusecache.errors import BusyError, RefusedError
 from fusecache.flusher import Flusher
 from fusecache.fs import Operations
+from fusecache.inspection import inspect
 from fusecache.locks import BlockLocks
 from fusecache.metadata.record import Batch
 from fusecache.migrations import Migrations

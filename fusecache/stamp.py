@@ -26,7 +26,7 @@ def read_stamp(fd: int) -> str:
         return ""
     try:
         return str(json.loads(rest.rstrip(b"\0"))["uuid"])
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, TypeError):
         return DAMAGED
 
 
@@ -34,10 +34,4 @@ def write_stamp(fd: int, identity: str) -> None:
     """Write a stamp with this uuid, durable when this returns."""
     text = f"{_MAGIC}\n{json.dumps({'uuid': identity, 'data_start': DATA_START})}\n".encode()
     os.pwrite(fd, text.ljust(DATA_START, b"\0"), 0)
-    os.fsync(fd)
-
-
-def clear_stamp(fd: int) -> None:
-    """Make a cache nobody's, durably."""
-    os.pwrite(fd, bytes(DATA_START), 0)
     os.fsync(fd)

@@ -21,8 +21,10 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from contextlib import closing, contextmanager
+import tempfile
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, final
 
 import trio
@@ -32,12 +34,13 @@ from fusecache.metadata.record import Row
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
-    from pathlib import Path
 
     from fusecache.metadata.record import Batch
 
 APPLICATION_ID: Final = 0x46554341  # "FUCA"
 FORMAT: Final = 1
+_HEADER: Final = 100
+"""Bytes of SQLite's file header."""
 _SCHEMA: Final = """
     CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
     CREATE TABLE blocks (cblock INTEGER PRIMARY KEY, oblock INTEGER NOT NULL, dirty INTEGER NOT NULL, hint INTEGER);
@@ -57,14 +60,19 @@ class Database:
         self._limiter = trio.CapacityLimiter(1)
 
     @classmethod
-    def create(cls, path: Path, values: Mapping[str, str]) -> Database:
-        """Make a new metadata file with these values, durable when this returns; replaces what was there.
+    def create(cls, path: Path, values: Mapping[str, str], *, replace: bool = False) -> Database:
+        """Make a new metadata file with these values, durable when this returns, and open it.
 
-        It appears whole or not at all, wherever a crash falls.
+        It appears whole or not at all, wherever a crash falls, and only its owner can read it.
+
+        :param replace: put it in the place of what is there.
+        :raises FileExistsError: something is there, and is not to be replaced.
+        :raises OSError: the directory cannot be written.
         """
-        draft = path.with_name(path.name + ".new")
+        fd, name = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)
+        os.close(fd)
+        draft = Path(name)
         try:
-            draft.unlink(missing_ok=True)
             with _errors(path), closing(sqlite3.connect(draft, isolation_level=None)) as connection:
                 connection.execute("PRAGMA synchronous = FULL")
                 connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
@@ -72,21 +80,20 @@ class Database:
                 connection.executescript(f"BEGIN; {_SCHEMA}; COMMIT;")
                 with _transaction(connection):
                     connection.executemany("INSERT INTO meta VALUES (?, ?)", values.items())
-            for leftover in ("-wal", "-shm"):
-                path.with_name(path.name + leftover).unlink(missing_ok=True)
-            draft.replace(path)
+            if replace:
+                for leftover in ("-wal", "-shm"):
+                    path.with_name(path.name + leftover).unlink(missing_ok=True)
+                draft.replace(path)
+            else:
+                path.hardlink_to(draft)  # unlike a rename, this fails where something is there
             _sync_directory(path.parent)
-        except OSError as exc:
-            msg = f"cannot create metadata {path}: {exc.strerror}"
-            raise MetadataError(msg) from exc
+        finally:
+            draft.unlink(missing_ok=True)
         return cls.open(path)
 
     @classmethod
     def open(cls, path: Path) -> Database:
         """Open an existing metadata file; one that is not ours, damaged or of another version is refused."""
-        if not path.is_file():
-            msg = f"metadata {path} does not exist"
-            raise MetadataError(msg)
         _require_ours(path)
         database = cls(path, _connect(path))
         try:
@@ -217,17 +224,24 @@ def _connect(path: Path) -> sqlite3.Connection:
     with _errors(path):
         # One thread at a time uses it, but not always the same one.
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA cell_size_check = ON")
+        with ExitStack() as opened:
+            opened.callback(connection.close)
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA cell_size_check = ON")
+            opened.pop_all()
         return connection
 
 
 def _require_ours(path: Path) -> None:
     """Refuse a file that is not our metadata in our format, without writing to it."""
-    with path.open("rb") as file:
-        header = file.read(100)
-    if header[:16] != b"SQLite format 3\0" or len(header) < 100:  # noqa: PLR2004 - SQLite's header
+    try:
+        with path.open("rb") as file:
+            header = file.read(_HEADER)
+    except OSError as exc:
+        msg = f"cannot open metadata {path}: {exc.strerror}"
+        raise MetadataError(msg) from exc
+    if header[:16] != b"SQLite format 3\0" or len(header) < _HEADER:
         msg = f"{path} is not fusecache metadata"
         raise MetadataError(msg)
     application = int.from_bytes(header[68:72], "big")

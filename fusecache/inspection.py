@@ -1,0 +1,274 @@
+"""Looking at what a mount is to use, before anything is touched.
+
+Refused are: files that are missing, locked, of the wrong size, or that do not belong together; metadata that is foreign
+or damaged; a cache file that holds something else.
+
+The origin is the one that is cached if its path or its inode is.  After a clean end its time of modification is known
+too: if it differs, others changed the origin, and what is cached of it is stale.  A clean cache is then emptied; with
+dirty blocks in it the mount is refused.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from contextlib import ExitStack
+from itertools import combinations
+from typing import TYPE_CHECKING, Final
+
+from fusecache.binding import Identity, Plan, lock
+from fusecache.config import DEFAULT_BLOCK_SIZE, MIB
+from fusecache.errors import MetadataError, RefusedError, UsageError
+from fusecache.geometry import Geometry
+from fusecache.metadata.database import Database
+from fusecache.paths import defaults_for
+from fusecache.stamp import DATA_START, read_stamp
+from fusecache.stores.file import open_for_store, size_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from fusecache.config import MountConfig
+
+_NUMBERS: Final = ("block_size", "cache_blocks", "region_blocks", "image_bytes")
+_REQUIRED: Final = {
+    *_NUMBERS,
+    *("uuid", "clean_shutdown", "needs_check", "origin_path", "origin_inode", "origin_mtime_ns"),
+}
+_DEFAULT_SHARE: Final = 10
+"""A cache of no stated size takes a tenth of the image."""
+_TWICE: Final = 2
+
+
+def inspect(config: MountConfig, *, environ: Mapping[str, str]) -> Plan:
+    """Look at everything that a mount needs; lock it; change nothing.
+
+    :raises FusecacheError: why not, in one line.
+    """
+    with ExitStack() as resources:
+        origin_path = config.origin.resolve()
+        defaults = defaults_for(origin_path, environ=environ, is_root=os.geteuid() == 0)
+        cache_path = (config.cache or defaults.cache).resolve()
+        metadata_path = (config.metadata or defaults.metadata).resolve()
+        _require_three({"origin": origin_path, "cache": cache_path, "metadata": metadata_path})
+        origin_fd = _open(origin_path, resources)
+        cache_fd = _open(cache_path, resources) if cache_path.exists() else None
+        has_metadata = _lock_metadata(metadata_path, resources)
+        database, own_uuid = None, ""
+        if has_metadata and metadata_path.stat().st_size:
+            database, own_uuid = _known_database(config, metadata_path, cache_path, cache_fd, resources)
+        if database is None and cache_fd is not None:
+            own_uuid = _require_unused(config, cache_path, cache_fd, own_uuid)
+        image_bytes = _image_bytes(config, origin_path, origin_fd)
+        if database is None:
+            geometry = _new_geometry(config, image_bytes, cache_path, cache_fd)
+        else:
+            geometry = _known_geometry(config, database, image_bytes, cache_path, cache_fd)
+        plan = Plan(
+            geometry=geometry,
+            origin_path=origin_path,
+            cache_path=cache_path,
+            metadata_path=metadata_path,
+            resources=resources,
+            origin_fd=origin_fd,
+            cache_fd=cache_fd,
+            database=database,
+            replace_metadata=has_metadata,
+            uuid=own_uuid,
+        )
+        if database is not None:
+            _verify_origin(plan, database)
+        plan.resources = resources.pop_all()
+    return plan
+
+
+def _require_three(paths: Mapping[str, Path]) -> None:
+    """Refuse one file in two roles, under whatever names."""
+    for (one, path), (other, other_path) in combinations(paths.items(), 2):
+        if path == other_path or (path.exists() and other_path.exists() and path.samefile(other_path)):
+            msg = f"{one} and {other} are the same: {path}"
+            raise UsageError(msg)
+
+
+def _open(path: Path, resources: ExitStack) -> int:
+    fd = open_for_store(path)
+    resources.callback(os.close, fd)
+    lock(fd, path)
+    return fd
+
+
+def _lock_metadata(path: Path, resources: ExitStack) -> bool:
+    """Lock a metadata file, an empty one too; returns whether there is one."""
+    if not path.exists():
+        return False
+    if not path.is_file():
+        msg = f"metadata {path} is not a file"
+        raise MetadataError(msg)
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError as exc:
+        msg = f"cannot open metadata {path}: {exc.strerror}"
+        raise MetadataError(msg) from exc
+    resources.callback(os.close, fd)
+    lock(fd, path)
+    return True
+
+
+def _image_bytes(config: MountConfig, path: Path, fd: int) -> int:
+    size = size_of(fd)
+    if config.image_size is None:
+        return size
+    if config.image_size > size:
+        msg = f"origin {path} has {size} bytes, fewer than the {config.image_size} of the table"
+        raise RefusedError(msg)
+    return config.image_size
+
+
+# What is known of an existing cache
+
+
+def _known_database(
+    config: MountConfig, metadata_path: Path, cache_path: Path, cache_fd: int | None, resources: ExitStack
+) -> tuple[Database | None, str]:
+    """Open existing metadata and hold the cache against it; returns it, and its uuid.
+
+    None in its place if cache and metadata are to be made anew.
+    """
+    try:
+        database = Database.open(metadata_path)
+    except MetadataError as exc:
+        if config.format >= _TWICE:
+            return None, ""
+        msg = f"{exc}; nothing was changed (--format twice makes it anew and throws away what the cache holds)"
+        raise MetadataError(msg) from exc
+    with ExitStack() as opened:
+        opened.callback(database.close)
+        values = database.values()
+        if config.format:
+            _require_disposable(config, database, cache_path)
+            return None, values.get("uuid", "")
+        _require_healthy(database, values)
+        _verify_cache(database, values, cache_path, cache_fd)
+        resources.push(opened.pop_all())
+    return database, ""
+
+
+def _require_disposable(config: MountConfig, database: Database, cache_path: Path) -> None:
+    """Refuse to reformat a cache that holds dirty data, or may hold some, unless told so twice."""
+    dirty = database.count(dirty_only=True)
+    if config.format < _TWICE and (dirty or database.regions()):
+        msg = f"cache {cache_path} holds dirty data ({dirty} blocks known): --format a second time to throw it away"
+        raise RefusedError(msg)
+
+
+def _require_healthy(database: Database, values: Mapping[str, str]) -> None:
+    if missing := _REQUIRED - values.keys():
+        msg = f"metadata {database.path} is damaged: it does not say {', '.join(sorted(missing))}"
+        raise MetadataError(msg)
+    for name in _NUMBERS:
+        if not (values[name].isascii() and values[name].isdecimal() and int(values[name])):
+            msg = f"metadata {database.path} is damaged: {name} is {values[name]!r}"
+            raise MetadataError(msg)
+    if values["needs_check"] != "0":
+        msg = f"metadata {database.path} needs a check before it can be used"
+        raise MetadataError(msg)
+
+
+def _verify_cache(database: Database, values: Mapping[str, str], cache_path: Path, cache_fd: int | None) -> None:
+    blocks = database.count(dirty_only=False)
+    if cache_fd is None:
+        msg = f"cache {cache_path} is missing, and metadata {database.path} has {blocks} blocks in it"
+        raise RefusedError(msg)
+    stamp = read_stamp(cache_fd)
+    if stamp != values.get("uuid") and (stamp or blocks):
+        msg = f"cache {cache_path} does not belong to metadata {database.path}"
+        raise RefusedError(msg)
+
+
+def _verify_origin(plan: Plan, database: Database) -> None:
+    """Refuse an origin that is not the one cached; drop what is cached of it if others changed it since."""
+    values = database.values()
+    now = Identity.of(plan.origin_path, plan.origin_fd)
+    if values["origin_path"] != now.path and values["origin_inode"] != now.inode:
+        msg = f"cache {plan.cache_path} belongs to another origin, {values['origin_path']}"
+        raise RefusedError(msg)
+    if values["clean_shutdown"] != "1" or values["origin_mtime_ns"] == now.mtime_ns:
+        return
+    dirty = database.count(dirty_only=True)
+    if dirty:
+        msg = (
+            f"origin {plan.origin_path} was changed by others while {dirty} newer blocks of it are in the cache; "
+            "--format twice throws those away"
+        )
+        raise RefusedError(msg)
+    plan.drop_blocks = True
+    if blocks := database.count(dirty_only=False):
+        plan.notes.append(f"the origin was changed outside fusecache: {blocks} cached blocks were dropped")
+
+
+def _require_unused(config: MountConfig, cache_path: Path, cache_fd: int, own_uuid: str) -> str:
+    """Refuse to put a new cache over something else.
+
+    :param own_uuid: that of the metadata which is given up.
+    :return: it, if the cache has its stamp, so that the new metadata can go on with it; else nothing.
+    """
+    stamp = read_stamp(cache_fd)
+    if stamp and stamp == own_uuid:
+        return own_uuid
+    if config.format < _TWICE and stamp:
+        msg = f"cache {cache_path} belongs to metadata that is not here; --format twice throws away what it holds"
+        raise RefusedError(msg)
+    if not config.format and not _is_blank(cache_fd):
+        msg = f"{cache_path} holds data that is not a fusecache cache; --format to overwrite it"
+        raise RefusedError(msg)
+    return ""
+
+
+def _is_blank(fd: int) -> bool:
+    """Tell whether both ends, where file systems, RAIDs and partition tables have what they are known by, are zero."""
+    return not any(os.pread(fd, MIB, start).strip(b"\0") for start in (0, max(0, size_of(fd) - MIB)))
+
+
+# Sizes
+
+
+def _known_geometry(
+    config: MountConfig, database: Database, image_bytes: int, cache_path: Path, cache_fd: int | None
+) -> Geometry:
+    values = database.values()
+    block_size, blocks, old_bytes = (int(values[name]) for name in ("block_size", "cache_blocks", "image_bytes"))
+    if config.block_size not in {None, block_size}:
+        msg = f"the cache has blocks of {block_size} bytes, not {config.block_size}: that cannot be changed"
+        raise RefusedError(msg)
+    if config.cache_size is not None and config.cache_size // block_size != blocks:
+        msg = f"the cache has {blocks} blocks ({blocks * block_size} bytes), not {config.cache_size} bytes"
+        raise RefusedError(msg)
+    if image_bytes < old_bytes:
+        msg = f"the origin has shrunk from {old_bytes} to {image_bytes} bytes"
+        raise RefusedError(msg)
+    if cache_fd is not None and size_of(cache_fd) < DATA_START + blocks * block_size:
+        msg = f"cache {cache_path} has shrunk: {blocks} blocks of {block_size} bytes no longer fit"
+        raise RefusedError(msg)
+    return Geometry(image_bytes, block_size, blocks)
+
+
+def _new_geometry(config: MountConfig, image_bytes: int, cache_path: Path, cache_fd: int | None) -> Geometry:
+    block_size = config.block_size or DEFAULT_BLOCK_SIZE
+    size = config.cache_size
+    if cache_fd is not None and (size_of(cache_fd) or stat.S_ISBLK(os.fstat(cache_fd).st_mode)):
+        available = size_of(cache_fd) - DATA_START
+        if size is not None and size > available:
+            msg = f"{cache_path} has room for {max(0, available)} bytes of cache, not {size}"
+            raise RefusedError(msg)
+        size = available if size is None else size
+    elif size is None:
+        size = _default_cache_size(image_bytes, block_size, cache_path)
+    return Geometry(image_bytes, block_size, max(0, size) // block_size)
+
+
+def _default_cache_size(image_bytes: int, block_size: int, cache_path: Path) -> int:
+    """Take a tenth of the image, but at least a block and at most half of what is free."""
+    directory = next(parent for parent in cache_path.parents if parent.exists())
+    status = os.statvfs(directory)
+    return max(block_size, min(image_bytes // _DEFAULT_SHARE, status.f_bavail * status.f_frsize // 2))
