@@ -124,8 +124,9 @@ class Database:
         with _errors(self.path):
             query = self._connection.execute("SELECT cblock, oblock, dirty, hint FROM blocks ORDER BY cblock")
             for cblock, oblock, dirty, hint in query:
-                if not (isinstance(cblock, int) and isinstance(oblock, int) and dirty in {0, 1}):
-                    msg = f"metadata {self.path} is damaged: block {cblock!r} is recorded as {oblock!r}, {dirty!r}"
+                numbers = isinstance(cblock, int) and isinstance(oblock, int)
+                if not (numbers and dirty in {0, 1} and _is_hint(hint)):
+                    msg = f"metadata {self.path} is damaged: cblock {cblock!r} has {oblock!r}, {dirty!r}, {hint!r}"
                     raise MetadataError(msg)
                 yield Row(cblock, oblock, bool(dirty), hint)
 
@@ -187,6 +188,10 @@ class Database:
             connection.executemany(
                 "UPDATE blocks SET hint = ? WHERE cblock = ?", ((hint, cblock) for cblock, hint in hints)
             )
+
+
+def _is_hint(value: object) -> bool:
+    return value is None or (isinstance(value, int) and 0 <= value < 2**32)
 
 
 @contextmanager
@@ -252,10 +257,3 @@ def _require_ours(path: Path) -> None:
     if version != FORMAT:
         msg = f"metadata {path} has format {version}; this version of fusecache reads format {FORMAT}"
         raise MetadataError(msg)
-
-
-def read_values(path: Path) -> dict[str, str]:
-    """Read ``meta`` of a file without changing anything; raises MetadataError."""
-    _require_ours(path)
-    with _errors(path), closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
-        return dict(connection.execute("SELECT name, value FROM meta"))
