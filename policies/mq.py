@@ -19,11 +19,6 @@ and when that has succeeded, a promotion of X into the same cache block.  Meanwh
 * X is *planned*: it goes on being counted in ``pre``, but misses of it want nothing more.  Its cache block is taken
   from V (or from the free blocks) once and for all; only if the promotion fails does the block become free.
 * A block that is being written back counts as clean and stands in ``clean``, but cannot be a victim.
-
-Ticks
-~~~~~
-What the kernel finds by walking back to a marker in each level, the entries queued since the previous bio, is a small
-set here.  Only loading a cache would make it large; so blocks loaded carry a mark, and one bonus serves all of them.
 """
 
 from __future__ import annotations
@@ -31,26 +26,25 @@ from __future__ import annotations
 from array import array
 from typing import ClassVar, Final
 
-from policies.base import MISS, MISS_QUEUED, BadTunableError, Op, Policy, PolicyError, Work
+from policies.base import MISS, MISS_QUEUED, Op, Policy, PolicyError, Work
 from policies.blockindex import BlockIndex
 from policies.freelist import FreeList
+from policies.hitcounts import HitCounts
 from policies.rings import LEVEL_OF_BITS, AgeingQueue, RingQueue
 from policies.sequential import SequentialDetector
 from policies.sizes import check_sizes
 from policies.tracker import WorkTracker
+from policies.tunables import Tunables
 
 _ALLOCATED: Final = 1
 _DIRTY: Final = 2
 _PENDING: Final = 4
-_LOADED: Final = 8
 
-_ALL_LOADED: Final = -1
-_MAX_HITS: Final = 2**32 - 1
 _DIRTY_HANDICAP: Final = 128
 _CLEAN_TARGET_PERCENT: Final = 25
 _WRITEBACK_PERIOD_MS: Final = 1000
 
-_TUNABLES: Final = {
+_DEFAULTS: Final = {
     "random_threshold": 4,
     "sequential_threshold": 512,
     "discard_promote_adjustment": 1,
@@ -74,7 +68,7 @@ class MqPolicy(Policy):
         self._origin_blocks = origin_blocks
         entries = 2 * cache_blocks  # cache blocks first, then those of pre
         self._index = BlockIndex(entries, origin_blocks)
-        self._hits = array("I", (0,)) * entries
+        self._hits = HitCounts(entries, cache_blocks)
         self._flags = bytearray(cache_blocks)
         self._dirty_count = 0
         self._older = array("i", (-1,)) * entries
@@ -84,15 +78,12 @@ class MqPolicy(Policy):
         self._pre = RingQueue(self._older, self._newer, entries)
         self._free = self._make_free_list(range(cache_blocks - 1, -1, -1))
         self._pre_free = self._make_free_list(range(cache_blocks, entries))
-        self._tunables = dict(_TUNABLES)
+        self._tunables = Tunables(self.name, _DEFAULTS)
         self._detector = SequentialDetector(self._tunables["sequential_threshold"], self._tunables["random_threshold"])
         self._tracker = WorkTracker()
         self._planned: dict[int, int] = {}  # oblock to be promoted: its hit count
         self._successor: dict[int, int] = {}  # cblock of a victim: the oblock planned for it
         self._migrations_allowed = True
-        self._ticked = False
-        self._recent = {_ALL_LOADED}
-        self._bonus = 0
         self._discarded = False
         self._now_ms = now_ms
         self._writeback_due_ms = now_ms + _WRITEBACK_PERIOD_MS
@@ -113,10 +104,10 @@ class MqPolicy(Policy):
 
     def lookup(self, oblock: int, write: bool, fast_copy: bool) -> int:
         """Refer one bio to the policy; a hit makes the block the newest of its level."""
-        recent = self._recent
-        if self._ticked:
-            self._count_recent()
-        recent.clear()
+        hits = self._hits
+        if hits.ticked:
+            hits.count_recent()
+        hits.recent.clear()
         if self._now_ms > self._writeback_due_ms:
             self._writeback_due_ms = self._now_ms + _WRITEBACK_PERIOD_MS
             self._dirty.flip()
@@ -132,47 +123,29 @@ class MqPolicy(Policy):
         flags = self._flags[entry]
         if flags & _PENDING:
             return entry
-        if flags & _LOADED:
-            self._settle_loaded(entry)
+        if hits.is_loaded[entry]:
+            hits.settle(entry)
         older, newer = self._older, self._newer
         ahead, behind = older[entry], newer[entry]
         newer[ahead] = behind
         older[behind] = ahead
         queue = self._dirty if flags & _DIRTY else self._clean
-        node = queue.heads + LEVEL_OF_BITS[self._hits[entry].bit_length()]
+        node = queue.heads + LEVEL_OF_BITS[hits.counts[entry].bit_length()]
         last = older[node]
         older[entry] = last
         newer[entry] = node
         newer[last] = entry
         older[node] = entry
-        recent.add(entry)
+        hits.recent.add(entry)
         return entry
 
-    def _count_recent(self) -> None:
-        """Count a hit of everything that was queued since the previous bio."""
-        self._ticked = False
-        hits = self._hits
-        for entry in self._recent:
-            if entry == _ALL_LOADED:
-                self._bonus = 1
-            elif hits[entry] < _MAX_HITS:
-                hits[entry] += 1
-
-    def _settle_loaded(self, cblock: int) -> None:
-        self._hits[cblock] = self._hits_of(cblock)
-        self._flags[cblock] &= ~_LOADED
-
-    def _hits_of(self, cblock: int) -> int:
-        bonus = self._bonus if self._flags[cblock] & _LOADED else 0
-        return min(self._hits[cblock] + bonus, _MAX_HITS)
-
     def _push(self, queue: RingQueue, entry: int) -> None:
-        queue.push(entry, self._hits[entry])
-        self._recent.add(entry)
+        queue.push(entry, self._hits.counts[entry])
+        self._hits.recent.add(entry)
 
     def _remove(self, queue: RingQueue, entry: int) -> None:
         queue.remove(entry)
-        self._recent.discard(entry)
+        self._hits.recent.discard(entry)
 
     def _is_bypassed(self) -> bool:
         return self._detector.is_sequential and self._detector.sequential_threshold != 0
@@ -184,12 +157,12 @@ class MqPolicy(Policy):
         if not self._free.size:
             coldest = self._clean.peek()
             if coldest >= 0:
-                base = self._hits_of(coldest)
+                base = self._hits.of(coldest)
             else:
                 is_room = False
                 coldest = self._dirty.peek()
                 if coldest >= 0:
-                    base = self._hits_of(coldest) + _DIRTY_HANDICAP
+                    base = self._hits.of(coldest) + _DIRTY_HANDICAP
         if not write:
             return base + self._tunables["read_promote_adjustment"]
         if self._discarded and is_room:
@@ -200,12 +173,12 @@ class MqPolicy(Policy):
         """Handle a miss of a block that is in pre."""
         if self._is_bypassed():
             return MISS
-        wanted = self._hits[entry] >= self._threshold(write)
+        wanted = self._hits.counts[entry] >= self._threshold(write)
         if wanted and not self._migrations_allowed:
             return MISS
         self._pre.remove(entry)
         self._push(self._pre, entry)
-        return MISS_QUEUED if wanted and self._plan(oblock, self._hits[entry]) else MISS
+        return MISS_QUEUED if wanted and self._plan(oblock, self._hits.counts[entry]) else MISS
 
     def _miss(self, oblock: int, write: bool) -> int:
         """Handle a miss of a block that nothing is known of."""
@@ -220,7 +193,7 @@ class MqPolicy(Policy):
             self._remove(self._pre, entry)
             self._index.remove(entry)
         self._index.insert(entry, oblock)
-        self._hits[entry] = 1
+        self._hits.counts[entry] = 1
         self._push(self._pre, entry)
         return MISS
 
@@ -268,7 +241,7 @@ class MqPolicy(Policy):
         return self._cache_blocks - self._dirty_count < self._cache_blocks * _CLEAN_TARGET_PERCENT // 100
 
     def _requeue_dirty(self, cblock: int) -> None:
-        self._settle_loaded(cblock)
+        self._hits.settle(cblock)
         self._dirty.remove(cblock)
         self._push(self._dirty, cblock)
 
@@ -292,12 +265,12 @@ class MqPolicy(Policy):
             return
         entry = self._index.find(work.oblock)
         if entry >= 0:
-            hits = self._hits[entry]
+            hits = self._hits.counts[entry]
             self._remove(self._pre, entry)
             self._index.remove(entry)
             self._pre_free.give_back_first(entry)
         self._index.insert(work.cblock, work.oblock)
-        self._hits[work.cblock] = hits
+        self._hits.counts[work.cblock] = hits
         self._flags[work.cblock] = _ALLOCATED
         self._push(self._clean, work.cblock)
 
@@ -307,15 +280,19 @@ class MqPolicy(Policy):
         if not success:
             del self._planned[successor]
             self._flags[cblock] &= ~_PENDING
-            self._settle_loaded(cblock)
+            self._hits.settle(cblock)
             self._push(self._queue_of(cblock), cblock)
             return
-        self._index.remove(cblock)
-        self._dirty_count -= bool(self._flags[cblock] & _DIRTY)
+        self._unmap(cblock)
         self._flags[cblock] = _ALLOCATED | _PENDING
         if not (self._migrations_allowed and self._tracker.queue(Op.PROMOTE, successor, cblock)):
             del self._planned[successor]
             self._release(cblock)
+
+    def _unmap(self, cblock: int) -> None:
+        self._index.remove(cblock)
+        self._hits.forget(cblock)
+        self._dirty_count -= bool(self._flags[cblock] & _DIRTY)
 
     def _release(self, cblock: int) -> None:
         self._flags[cblock] = 0
@@ -343,7 +320,7 @@ class MqPolicy(Policy):
             self._flags[cblock] = flags ^ _DIRTY
         else:
             self._queue_of(cblock).remove(cblock)
-            self._settle_loaded(cblock)
+            self._hits.settle(cblock)
             self._flags[cblock] ^= _DIRTY
             self._push(self._queue_of(cblock), cblock)
         self._dirty_count += 1 if dirty else -1
@@ -363,12 +340,9 @@ class MqPolicy(Policy):
         self._index.insert(cblock, oblock)
         self._flags[cblock] = _ALLOCATED | (_DIRTY if dirty else 0)
         self._dirty_count += dirty
-        self._hits[cblock] = hits = hint or 1
-        if _ALL_LOADED in self._recent:
-            self._flags[cblock] |= _LOADED
-            self._queue_of(cblock).push(cblock, hits)
-        else:
-            self._push(self._queue_of(cblock), cblock)
+        hits = hint or 1
+        self._hits.load(cblock, hits)
+        self._queue_of(cblock).push(cblock, hits)
 
     def invalidate_mapping(self, cblock: int) -> bool:
         """Forget a mapped block.
@@ -382,15 +356,14 @@ class MqPolicy(Policy):
             msg = f"cache block {cblock} cannot be invalidated: work is outstanding for it"
             raise PolicyError(msg)
         self._remove(self._queue_of(cblock), cblock)
-        self._dirty_count -= bool(flags & _DIRTY)
-        self._index.remove(cblock)
+        self._unmap(cblock)
         self._release(cblock)
         return True
 
     def get_hint(self, cblock: int) -> int:
         """Return the hit count of a block."""
         is_mapped = self._flags[cblock] and (not self._flags[cblock] & _PENDING or cblock in self._successor)
-        return self._hits_of(cblock) if is_mapped else 0
+        return self._hits.of(cblock) if is_mapped else 0
 
     def residency(self) -> int:
         """Count the cache blocks that are not free."""
@@ -399,27 +372,20 @@ class MqPolicy(Policy):
     def tick(self, now_ms: int) -> None:
         """Let what was hit last count, when the next bio comes."""
         self._now_ms = now_ms
-        self._ticked = True
+        self._hits.ticked = True
 
     def set_config_value(self, key: str, value: str) -> None:
         """Set a tunable to an unsigned number of 32 bits, in decimal.
 
         :raises BadTunableError: no such tunable, or a bad value; nothing was changed.
         """
-        name = key.lower()
-        if name not in self._tunables:
-            msg = f"policy {self.name} has no tunable {key!r}; it has: {', '.join(self._tunables)}"
-            raise BadTunableError(msg)
-        if not (value.isascii() and value.isdigit() and int(value) <= _MAX_HITS):
-            msg = f"{name} must be a whole number from 0 to {_MAX_HITS}, not {value!r}"
-            raise BadTunableError(msg)
-        self._tunables[name] = int(value)
+        self._tunables.set(key, value)
         self._detector.sequential_threshold = self._tunables["sequential_threshold"]
         self._detector.random_threshold = self._tunables["random_threshold"]
 
     def config_values(self) -> dict[str, str]:
         """List the tunables in the order of dm-cache's status line."""
-        return {name: str(value) for name, value in self._tunables.items()}
+        return self._tunables.texts()
 
     def allow_migrations(self, allowed: bool) -> None:
         """Forbid or allow new promotions and demotions."""
@@ -444,10 +410,10 @@ class MqPolicy(Policy):
         for cblock, flags in enumerate(self._flags):
             assert bool(flags) == bool(flags & _ALLOCATED) == (cblock not in free)
             assert bool(flags & _PENDING) == (cblock in pending)
-            assert (cblock in clean) == (flags & ~_LOADED == _ALLOCATED)
-            assert (cblock in dirty) == (flags & ~_LOADED == _ALLOCATED | _DIRTY)
+            assert (cblock in clean) == (flags == _ALLOCATED)
+            assert (cblock in dirty) == (flags == _ALLOCATED | _DIRTY)
         assert self._dirty_count == sum(bool(flags & _DIRTY) for flags in self._flags)
-        assert self._recent - {_ALL_LOADED} <= clean | dirty | pre
+        self._hits.check(clean | dirty | pre, set(mapping.values()))
         for oblock, work in outstanding.items():
             assert work.op is Op.PROMOTE or mapping[oblock] == work.cblock
             assert work.op is not Op.PROMOTE or mapping.get(oblock, self._cache_blocks) >= self._cache_blocks
@@ -455,5 +421,5 @@ class MqPolicy(Policy):
     def _check_levels(self, queue: RingQueue) -> list[int]:
         levels = queue.check()
         for level, entries in enumerate(levels):
-            assert all(LEVEL_OF_BITS[self._hits[entry].bit_length()] >= level for entry in entries)
+            assert all(LEVEL_OF_BITS[self._hits.counts[entry].bit_length()] >= level for entry in entries)
         return [entry for entries in levels for entry in entries]
