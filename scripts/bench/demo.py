@@ -9,6 +9,7 @@ and checksums show that the origin alone is, byte for byte, what the image was.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import os
 import shlex
@@ -23,6 +24,7 @@ from typing import Final, NoReturn
 
 import matplotlib as mpl
 from matplotlib import pyplot as plt
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -35,7 +37,7 @@ from scripts.bench.workload import (
     RangeWorkload,
     Times,
     Workload,
-    make_content,
+    content_commands,
     timed,
 )
 
@@ -43,7 +45,7 @@ CACHE_SIZE: Final = "256MiB"
 PASSES: Final = ("smq", "smq", "mq", "mq", "smq", "smq")
 """The policy of each pass through the cache; the first finds it cold."""
 
-BARE: Final = "bare origin"
+BARE: Final = "bare"
 PICTURE: Final = Path(__file__).parents[2] / "build" / "demo.png"
 COLOURS: Final = {BARE: "0.6", "smq": "tab:blue", "mq": "tab:orange"}
 
@@ -73,13 +75,13 @@ class Demo:
 
     def make_image(self) -> None:
         """Write the origin: an ext4 with real files."""
-        tree = self._directory / "tree"
-        make_content(tree)
         with self.backing.open("wb") as file:
             file.truncate(IMAGE_BYTES)
         eager = "lazy_itable_init=0,lazy_journal_init=0"  # nothing left for the kernel to do while we measure
-        size = f"{FILE_SYSTEM_BYTES // MIB}M"
-        run("mkfs.ext4", "-q", "-F", "-E", eager, "-d", tree, self.backing, size)
+        run("mkfs.ext4", "-q", "-F", "-E", eager, self.backing, f"{FILE_SYSTEM_BYTES // MIB}M")
+        commands = self._directory / "commands"
+        commands.write_text("".join(f"{command}\n" for command in content_commands()))
+        run("debugfs", "-w", "-f", commands, self.backing)
 
     def use_bare(self, disk: SlowDisk) -> None:
         """Do the work without fusecache."""
@@ -110,7 +112,7 @@ class Demo:
         """Do the work once, with nothing of the image in memory, and note what it cost."""
         if cache:
             cache.forget_memory()
-        with self._workload(image) as workload, console.status(f"{name} ({policy})"):
+        with self._workload(image) as workload, console.status(name):
             operations = disk.operations()
             hits, accesses = cache.hits_and_accesses() if cache else (0, 0)
             times = timed(workload)
@@ -124,7 +126,7 @@ class Demo:
             origin_reads=operations_after["reads"] - operations["reads"],
             origin_writes=operations_after["writes"] - operations["writes"],
         )
-        say(f"{name} ({policy}): {times.total:.1f} s")
+        say(f"{name if name == policy else f'{name} ({policy})'}: {times.total:.1f} s")
         self.passes.append(measured)
 
     @contextmanager
@@ -145,19 +147,19 @@ def checksum(path: Path) -> str:
 
 def table(passes: list[Pass]) -> Table:
     """Show the passes, one a line."""
-    result = Table(title=f"The same work on a slow disk, bare and behind a cache of {CACHE_SIZE}")
-    result.add_column("")
-    result.add_column("policy")
-    headings = ("read", "search", "write+fsync", "total", "speed-up", "hits", "origin reads", "origin writes")
+    result = Table(
+        title=f"Seconds for the same work on a slow disk, bare and behind a cache of {CACHE_SIZE}", box=box.SIMPLE_HEAD
+    )
+    result.add_column("pass", no_wrap=True)
+    headings = ("read", "search", "write", "total", "gain", "hits", "origin\nreads", "origin\nwrites")
     for heading in headings:
         result.add_column(heading, justify="right")
     bare = passes[0].times.total
     for item in passes:
         seconds = (item.times.read, item.times.search, item.times.write, item.times.total)
         result.add_row(
-            item.name,
-            "" if item.policy == BARE else item.policy,
-            *(f"{value:.1f} s" for value in seconds),
+            item.name if item.name == item.policy else f"{item.name} ({item.policy})",
+            *(f"{value:.1f}" for value in seconds),
             f"{bare / item.times.total:.1f}x",
             "" if item.hit_ratio is None else f"{item.hit_ratio:.0%}",
             str(item.origin_reads),
@@ -178,12 +180,12 @@ def draw(passes: list[Pass], target: Path) -> None:
         note = f"{total:.1f} s" + ("" if item.hit_ratio is None else f"\n{item.hit_ratio:.0%} hits")
         axes.annotate(note, (position, total), ha="center", va="bottom", xytext=(0, 2), textcoords="offset points")
     axes.axhline(passes[0].times.total, color=COLOURS[BARE], linestyle="--", linewidth=1, zorder=0)
-    axes.set_xticks(range(len(passes)), [item.name for item in passes])
+    axes.set_xticks(range(len(passes)), ["bare origin", *(item.name for item in passes[1:])])
     axes.set_ylabel("seconds for the same work (less is better)")
     axes.margins(y=0.18)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
-    axes.set_title(f"A slow disk behind a cache of {CACHE_SIZE}: each pass drops all memory first", fontsize=11)
+    axes.set_title(f"A slow disk behind a cache of {CACHE_SIZE}; each pass begins with nothing in memory", fontsize=11)
     target.parent.mkdir(exist_ok=True)
     figure.savefig(target, dpi=120)
     plt.close(figure)
@@ -202,6 +204,10 @@ def main() -> int:
 
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         signal.signal(number, stop)
+    summary, _, description = (__doc__ or "").partition("\n\n")
+    parser = argparse.ArgumentParser(prog="demo", description=summary, epilog=description)
+    parser.add_argument("--picture", type=Path, default=PICTURE, metavar="PNG", help="default: %(default)s")
+    picture: Path = parser.parse_args().picture
     if os.geteuid() != 0:
         say("not root: no loop device, no mount; the same work is done on ranges of the bare image")
     try:
@@ -215,9 +221,9 @@ def main() -> int:
             same = demo.use_cached(disk)
     except (RigError, OSError) as exc:
         sys.exit(f"demo: {exc}")
-    draw(demo.passes, PICTURE)
+    draw(demo.passes, picture)
     console.print(table(demo.passes))
-    console.print(f"picture: {PICTURE}", soft_wrap=True)
+    console.print(f"picture: {picture}", soft_wrap=True)
     console.print(f"the origin alone is {'' if same else 'NOT '}byte for byte what the image was")
     return 0 if same else 1
 

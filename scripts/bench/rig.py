@@ -61,17 +61,16 @@ def slow_disk(profile: str, backing: Path, mountpoint: Path) -> Iterator[SlowDis
     """Serve ``backing`` as a disk of that profile (see slow_disk.py)."""
     mountpoint.mkdir()
     program = Path(__file__).with_name("slow_disk.py")
-    server = subprocess.Popen(
-        [sys.executable, program, profile, backing, mountpoint], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL
-    )
-    try:
-        if not server.stdout or not server.stdout.readline():
-            msg = "the slow disk does not start"
-            raise RigError(msg)
-        yield SlowDisk(mountpoint / "disk")
-    finally:
-        _end(server)
-        _unmount_lazily(mountpoint)
+    command: list[str | Path] = [sys.executable, program, profile, backing, mountpoint]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL) as server:
+        try:
+            if not server.stdout or not server.stdout.readline():
+                msg = "the slow disk does not start"
+                raise RigError(msg)
+            yield SlowDisk(mountpoint / "disk")
+        finally:
+            _end(server)
+            _unmount_lazily(mountpoint)
 
 
 def _end(server: subprocess.Popen[bytes]) -> None:

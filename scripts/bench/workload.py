@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import subprocess
 import time
 from collections.abc import Iterator
@@ -16,14 +17,19 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Final, Protocol
 
-MIB: Final = 1024 * 1024
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
 
-CONTENT_BYTES: Final = 420 * MIB
-"""Files in the image, in all."""
-READ_BYTES: Final = 72 * MIB
+READ_BYTES: Final = 64 * MIB
 """Files that are read, file by file."""
-SEARCHED_BYTES: Final = 48 * MIB
+SEARCHED_BYTES: Final = 40 * MIB
 """Files that are searched, directory by directory."""
+SECTIONS: Final = (
+    ("read", 4 * KIB, READ_BYTES),
+    ("search", 4 * KIB, SEARCHED_BYTES),
+    ("rest", 64 * KIB, 240 * MIB),
+)
+"""Directories of the image; their smallest file, lest making the image take longer than using it; their bytes."""
 LARGEST_FILE: Final = 4 * MIB
 WRITTEN_FILES: Final = 48
 
@@ -69,51 +75,42 @@ def timed(workload: Workload) -> Times:
     return Times(*seconds)
 
 
-def make_content(tree: Path) -> None:
-    """Fill ``tree/read``, ``tree/search`` and ``tree/rest`` with files of this machine's /usr, as links if possible."""
-    rng = random.Random(1)
-    directories = [Path(path) for path, _, _ in os.walk("/usr")]
-    rng.shuffle(directories)
-    sections = iter((("read", READ_BYTES), ("search", SEARCHED_BYTES), ("rest", CONTENT_BYTES)))
-    section, room = next(sections)
-    total = 0
-    for number, directory in enumerate(directories):
-        target = tree / section / f"{number:05}"
-        size = _link_files(directory, target)
-        total += size
-        room -= size
-        if total >= CONTENT_BYTES:
-            return
-        if room <= 0:
-            section, room = next(sections)
+def content_commands() -> Iterator[str]:
+    """Yield what to tell debugfs(8) to fill ``/read``, ``/search`` and ``/rest`` with files of this machine's /usr.
+
+    So the image needs neither root nor a copy of the files beside it.
+    """
+    directories = [path for path, _, _ in os.walk("/usr")]
+    random.Random(1).shuffle(directories)
+    numbered = enumerate(directories)
+    for section, smallest, wanted in SECTIONS:
+        yield f"mkdir /{section}"
+        copied = 0
+        while copied < wanted and (item := next(numbered, None)):
+            number, directory = item
+            files = [entry for entry in _plain_files(directory) if smallest <= entry.stat().st_size <= LARGEST_FILE]
+            if files:
+                yield f"mkdir /{section}/{number}"
+            for entry in files:
+                yield f"write {entry.path} /{section}/{number}/{entry.name}"
+                copied += entry.stat().st_size
 
 
-def _link_files(source: Path, target: Path) -> int:
-    """Link or copy the plain files of one directory, and return their bytes."""
-    size = 0
-    for entry in sorted(_plain_files(source), key=lambda entry: entry.name):
-        target.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(entry.path, target / entry.name)
-        except OSError:  # another file system, or somebody else's file
-            (target / entry.name).write_bytes(Path(entry.path).read_bytes())
-        size += entry.stat().st_size
-    return size
-
-
-def _plain_files(directory: Path) -> Iterator[os.DirEntry[str]]:
+def _plain_files(directory: str) -> list[os.DirEntry[str]]:
+    """List the files that can be read, and whose names debugfs takes as one word."""
     with os.scandir(directory) as entries:
-        for entry in entries:
-            if (
-                entry.is_file(follow_symlinks=False)
-                and 0 < entry.stat().st_size <= LARGEST_FILE
-                and os.access(entry.path, os.R_OK)
-            ):
-                yield entry
+        files = [
+            entry
+            for entry in entries
+            if re.fullmatch(r"[\w/.+-]+", entry.path)
+            and entry.is_file(follow_symlinks=False)
+            and os.access(entry.path, os.R_OK)
+        ]
+    return sorted(files, key=lambda entry: entry.name)
 
 
 class FileWorkload:
-    """On a mounted file system that was made from :func:`make_content`."""
+    """On a mounted file system that was made by :func:`content_commands`."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -139,7 +136,7 @@ class FileWorkload:
         directory.mkdir(exist_ok=True)
         for number in range(WRITTEN_FILES):
             with (directory / f"{number}").open("wb") as file:
-                file.write(rng.randbytes(rng.randrange(1024, 16 * 1024)))
+                file.write(rng.randbytes(rng.randrange(KIB, 16 * KIB)))
                 file.flush()
                 os.fsync(file.fileno())
 
@@ -147,7 +144,7 @@ class FileWorkload:
 class RangeWorkload:
     """On the bare image: as many bytes, in ranges as long as small files."""
 
-    RANGE_BYTES: Final = 48 * 1024
+    RANGE_BYTES: Final = 48 * KIB
 
     def __init__(self, image: Path) -> None:
         self._image = image
@@ -170,7 +167,7 @@ class RangeWorkload:
         fd = os.open(self._image, os.O_WRONLY)
         try:
             for _ in range(WRITTEN_FILES):
-                offset = rng.randrange(FILE_SYSTEM_BYTES, IMAGE_BYTES - 65536, 4096)
+                offset = rng.randrange(FILE_SYSTEM_BYTES, IMAGE_BYTES - 64 * KIB, 4096)
                 os.pwrite(fd, rng.randbytes(rng.randrange(1, 5) * 4096), offset)
                 os.fsync(fd)
         finally:
