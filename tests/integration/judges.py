@@ -7,7 +7,6 @@ import os
 import random
 import shutil
 import subprocess
-import tempfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,21 +53,25 @@ def fio(file: Path, *options: str, size: int = 8 * MIB) -> None:
 
 @contextlib.contextmanager
 def fio_running(file: Path, *options: str, size: int = 8 * MIB) -> Iterator[subprocess.Popen[str]]:
-    """Have such a job run beside this block; :func:`finished` tells how it went."""
+    """Have such a job run beside this block, and no longer; :func:`finished` tells how it went."""
     need("fio")
-    with (
-        tempfile.TemporaryFile("w+") as output,
-        subprocess.Popen(
-            fio_command(file, *options, size=size), stdin=subprocess.DEVNULL, stdout=output, stderr=output, text=True
-        ) as process,
-    ):
+    with subprocess.Popen(
+        fio_command(file, *options, size=size),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
         try:
             yield process
-            process.wait(FIO_SECONDS)
-            output.seek(0)
-            assert process.returncode == 0, output.read()
         finally:
             process.kill()
+
+
+def finished(process: subprocess.Popen[str]) -> None:
+    """Wait until a job of :func:`fio_running` has done all its work and found it right."""
+    output, _ = process.communicate(timeout=FIO_SECONDS)
+    assert process.returncode == 0, output
 
 
 def e2fsck(device: Path) -> None:
@@ -113,6 +116,36 @@ class Model:
     def verify(self, path: Path | None = None) -> None:
         """Read all of the image (or of ``path``) and compare."""
         assert_same(path or self._mount.image, self.expected)
+
+
+def fill(mount: Mount, blocks: int = 16) -> None:
+    """Write whole blocks at the begin of the image until ``blocks`` of them are cached and dirty, and stay so.
+
+    With a migration threshold of 0 the cache is never idle, so nothing is written back for lack of other work.
+    """
+    mount.setxattr("migration_threshold", "0")
+    size = mount.count("block_bytes")
+    rng = random.Random(9)
+    fd = os.open(mount.image, os.O_WRONLY)
+    try:
+        for _ in range(200):
+            for number in rng.sample(range(2 * blocks), 2 * blocks):
+                os.pwrite(fd, rng.randbytes(size), number * size)
+            if mount.count("dirty_blocks") >= blocks:
+                return
+    finally:
+        os.close(fd)
+    pytest.fail(f"the policy wants none of it: {mount.status()}")
+
+
+def read_blocks(mount: Mount) -> bytes:
+    """Read the image with one request for each block, so that hits can be counted."""
+    size = mount.count("block_bytes")
+    fd = os.open(mount.image, os.O_RDONLY)
+    try:
+        return b"".join(os.pread(fd, size, offset) for offset in range(0, mount.image.stat().st_size, size))
+    finally:
+        os.close(fd)
 
 
 def assert_same(path: Path, expected: bytes | bytearray) -> None:
