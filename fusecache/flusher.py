@@ -44,7 +44,7 @@ class Flusher:
     @property
     def pending(self) -> int:
         """Blocks that the flush under way has still to look at; at least 1 until everything is durable."""
-        return max(self._blocks, self._running)
+        return max(self._blocks, int(self._running))
 
     def start(self) -> None:
         """Ask for everything that is dirty now to be written; returns at once."""

@@ -101,18 +101,25 @@ class Migrations:
 
     async def _migrate(self, work: Work) -> None:
         steps = {Op.PROMOTE: self.promote, Op.DEMOTE: self.demote, Op.WRITEBACK: self.writeback}[work.op]
+        busy = False
         try:
             async with self._given_back_on_failure(work):
                 await steps(work)
             self._backoff = 0.0
         except BusyError:
-            pass  # somebody else is migrating this block; the policy will ask again
+            busy = True  # somebody else is migrating this block; to ask at once would give the same again
         except FusecacheError as exc:
-            self._backoff = min(max(2 * self._backoff, _FIRST_BACKOFF), _LAST_BACKOFF)
-            self._resume_at = trio.current_time() + self._backoff
+            self._back_off()
             log.warning("migration failed", op=work.op.value, oblock=work.oblock, cblock=work.cblock, error=str(exc))
         finally:
-            self._finished()
+            self._finished(wake=not busy)
+
+    def _back_off(self) -> None:
+        """Take no work for a while, longer each time that a store fails anew."""
+        now = trio.current_time()
+        if now >= self._resume_at:
+            self._backoff = min(max(2 * self._backoff, _FIRST_BACKOFF), _LAST_BACKOFF)
+            self._resume_at = now + self._backoff
 
     @asynccontextmanager
     async def _given_back_on_failure(self, work: Work) -> AsyncIterator[None]:
@@ -123,11 +130,12 @@ class Migrations:
             policy.complete_background_work(work, success=False)
             raise
 
-    def _finished(self) -> None:
+    def _finished(self, *, wake: bool = True) -> None:
         self._running -= 1
         ended, self._ended = self._ended, trio.Event()
         ended.set()
-        self.wake()
+        if wake:
+            self.wake()
 
     # The three migrations.  Each raises only before its switch.
 
@@ -208,10 +216,26 @@ class Migrations:
                 try:
                     volume.forget(cblock)
                 except PolicyError:
-                    # An item for it is outstanding.  It cannot get our lock, so it will come back as failed.
-                    await self._ended.wait()
+                    # An item for it is outstanding.  One under way cannot get our lock, and comes back as failed.
+                    if not self._recall(cblock):
+                        await self._ended.wait()
                 else:
                     return True
+
+    def _recall(self, cblock: int) -> bool:
+        """Have the policy give up the item that it has queued for a block; returns whether there was one.
+
+        Items that were queued before it are given up as well; the policy will want them again.
+        """
+        policy = self._volume.policy
+        taken: list[Work] = []
+        while (work := policy.get_background_work(idle=False)) is not None:
+            taken.append(work)
+            if work.cblock == cblock:
+                break
+        for item in taken:
+            policy.complete_background_work(item, success=False)
+        return work is not None
 
     async def clean(self, oblock: int) -> None:
         """Write a block back if it is cached and dirty, whatever the policy thinks of it."""
