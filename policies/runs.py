@@ -26,6 +26,8 @@ LEVELS: Final = 64
 _FULL: Final = 2**31 - 1
 _RUN_SIZE: Final = 512
 _LABELS: Final = 2**16
+_ENTRIES_PER_NODE: Final = 128
+_NODES: Final = 512
 _SPARE_LABELS: Final = 1024  # for redistributions, which open some runs but cannot be interrupted
 
 
@@ -72,8 +74,10 @@ class RunPool:
         self.entries = entries
         self.run_size = run_size or max(_RUN_SIZE, entries // 4096)
         self._limit = labels - _SPARE_LABELS
-        self.older = array("i", (-1,)) * entries
-        self.newer = array("i", (-1,)) * entries
+        # An array that grows takes a sixteenth more than it needs, so there is room for the usual number of nodes.
+        slots = entries + entries // _ENTRIES_PER_NODE + _NODES
+        self.older = array("i", (-1,)) * slots
+        self.newer = array("i", (-1,)) * slots
         self.label = array("H", (0,)) * entries
         self.count = array("i")
         self.level = bytearray()
@@ -94,8 +98,11 @@ class RunPool:
 
     def _add(self, level: int, count: int) -> int:
         run = len(self.count)
-        self.older.append(self.entries + run)
-        self.newer.append(self.entries + run)
+        node = self.entries + run
+        if node == len(self.older):
+            self.older.append(node)
+            self.newer.append(node)
+        self.older[node] = self.newer[node] = node
         self.count.append(count)
         self.level.append(level)
         self.before.append(run)

@@ -1,0 +1,76 @@
+"""Policies stay small and quick when caches are large."""
+
+from __future__ import annotations
+
+import time
+import tracemalloc
+from collections.abc import Callable
+
+import pytest
+
+from policies import Policy, create_policy
+
+BLOCKS = 100_000
+SPREAD = 2**40 // BLOCKS
+
+
+def loaded(name: str, *, hint: int, dirty: bool) -> Policy:
+    policy = create_policy(name, cache_blocks=BLOCKS, origin_blocks=2**40, block_size=65536)
+    for cblock in range(BLOCKS):
+        policy.load_mapping(cblock * SPREAD, cblock, dirty=dirty, hint=hint)
+    return policy
+
+
+def cpu_seconds(call: Callable[[], object]) -> float:
+    start = time.thread_time()
+    call()
+    return time.thread_time() - start
+
+
+@pytest.mark.parametrize(("name", "bytes_per_block"), [("smq", 33), ("cleaner", 33), ("mq", 88)])
+def test_memory_of_a_full_cache_in_use(name: str, bytes_per_block: int) -> None:
+    create_policy(name, cache_blocks=4, origin_blocks=4, block_size=65536)  # what importing takes is not counted
+    tracemalloc.start()
+    try:
+        policy = loaded(name, hint=40, dirty=False)
+        for step in range(20_000):
+            policy.lookup(step * 7 % BLOCKS * SPREAD, write=False, fast_copy=False)
+            policy.lookup(step * 7 % BLOCKS * SPREAD + 1 + step % 100, write=False, fast_copy=False)
+            if step % 1000 == 0:
+                policy.tick(60_001 * (1 + step // 1000))
+        policy.get_background_work(idle=True)
+        assert tracemalloc.get_traced_memory()[0] < bytes_per_block * BLOCKS
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("dirty", [False, True])
+@pytest.mark.parametrize("hint", [0, 31, 63])
+def test_redistributing_all_blocks_is_a_matter_of_milliseconds(hint: int, dirty: bool) -> None:
+    policy = loaded("smq", hint=hint, dirty=dirty)
+    assert cpu_seconds(lambda: policy.tick(1)) < 0.05  # block by block it would take a second or many
+    assert sorted({policy.get_hint(cblock) for cblock in range(BLOCKS)}) == list(range(64))
+
+
+def test_the_first_bio_after_loading_does_not_count_block_by_block() -> None:
+    policy = loaded("mq", hint=1, dirty=False)
+    policy.tick(1)
+    assert cpu_seconds(lambda: policy.lookup(0, write=False, fast_copy=False)) < 0.005
+    assert policy.get_hint(BLOCKS - 1) == 2
+
+
+def test_searching_does_not_take_longer_in_larger_caches() -> None:
+    def average_detour(blocks: int) -> float:
+        index = create_policy("smq", cache_blocks=blocks, origin_blocks=2**31, block_size=65536)._index  # type: ignore[attr-defined]
+        for entry in range(blocks):
+            index.insert(entry, entry * 0x9E3779B1 % 2**31)
+        steps = 0
+        for entry in range(0, blocks, 7):
+            here = index.buckets[index.keys[entry] % index.size]
+            while here != entry:
+                here = index.chain[here]
+                steps += 1
+        return steps / len(range(0, blocks, 7))
+
+    assert average_detour(4_000) < 1
+    assert average_detour(400_000) < 1
