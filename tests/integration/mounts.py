@@ -239,7 +239,7 @@ def sweep_aborted_runs(runs: Path) -> None:
             discard_mount(mountpoint)
 
 
-def _backing_file(device: str) -> str:
+def _backing_file(device: Path | str) -> str:
     """Return what a loop device is attached to, or nothing; losetup lists free devices too."""
     return run("losetup", "--list", "--noheadings", "--output", "BACK-FILE", device, check=False).stdout.strip()
 
