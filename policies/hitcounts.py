@@ -6,8 +6,9 @@ A hit counts only if a tick falls before the next bio.  The kernel finds what wa
 its queues back to a marker; here it is a small set, ``recent``: whoever queues an entry adds it, whoever takes it out
 for good discards it.
 
-Only loading a cache would make that set large, and counting it slow.  So entries that are loaded get a mark instead,
-and one bonus serves all that bear it: a tick before the first bio counts for each of them.
+Loading a cache, or cleaning it while there are no bios, would make that set large, and counting it slow.  So what is
+queued beyond some thousands gets the number of a *batch* instead, and whether a tick came before the next bio is noted
+once for the batch: entries of a batch have its *bonus*, 0 or 1, on top of what is written down for them.
 """
 
 from __future__ import annotations
@@ -16,61 +17,67 @@ from array import array
 from typing import Final
 
 MAX_HITS: Final = 2**32 - 1
-_ALL_LOADED: Final = -1
+_MANY: Final = 4096
+_BATCHES: Final = 2**16
+_OPEN_BATCH: Final = -1
 
 
 class HitCounts:
-    """Counts of a fixed number of entries.
+    """Counts of a fixed number of entries, the first ``batched`` of which can be in batches.
 
-    :ivar counts: hits of each entry that bears no mark.
-    :ivar is_loaded: 1 for entries that bear the mark: read them with :meth:`of`, or :meth:`settle` them first.
+    :ivar counts: hits of each entry that is in no batch.
+    :ivar batch: batch of each entry, 0 if none: read those in one with :meth:`of`, or :meth:`settle` them first.
     :ivar recent: what was queued since the previous bio; cleared by the owner at each bio.
     :ivar ticked: whether a tick has fallen since the previous bio.
     """
 
-    __slots__ = ("_bonus", "counts", "is_loaded", "recent", "ticked")
+    __slots__ = ("_bonus", "batch", "counts", "recent", "ticked")
 
-    def __init__(self, entries: int, loadable: int) -> None:
-        """Count nothing yet; only the first ``loadable`` entries can be loaded."""
+    def __init__(self, entries: int, batched: int) -> None:
+        """Count nothing yet."""
         self.counts = array("I", (0,)) * entries
-        self.is_loaded = bytearray(loadable)
-        self.recent = {_ALL_LOADED}
+        self.batch = array("H", (0,)) * batched
+        self.recent: set[int] = set()
         self.ticked = False
-        self._bonus = 0
-
-    def load(self, entry: int, hits: int) -> None:
-        """Set the count of an entry that is being queued."""
-        self.counts[entry] = hits
-        if _ALL_LOADED in self.recent:
-            self.is_loaded[entry] = 1
-        else:
-            self.recent.add(entry)
+        self._bonus = bytearray(1)
 
     def of(self, entry: int) -> int:
-        """Return the hits of a loadable entry, marked or not."""
-        return min(self.counts[entry] + (self._bonus & self.is_loaded[entry]), MAX_HITS)
+        """Return the hits of an entry that may be in a batch."""
+        return min(self.counts[entry] + self._bonus[self.batch[entry]], MAX_HITS)
 
     def settle(self, entry: int) -> None:
-        """Take the mark off a loadable entry; its count is what it was with it."""
+        """Take an entry out of its batch; its hits stay what they are."""
         self.counts[entry] = self.of(entry)
-        self.is_loaded[entry] = 0
+        self.batch[entry] = 0
+
+    def queue(self, entry: int) -> None:
+        """Note that an entry that may be in a batch has been queued, for another reason than a bio."""
+        if len(self.recent) < _MANY or entry in self.recent or len(self._bonus) == _BATCHES:
+            self.recent.add(entry)
+            return
+        if _OPEN_BATCH not in self.recent:
+            self.recent.add(_OPEN_BATCH)
+            self._bonus.append(0)
+        self.batch[entry] = len(self._bonus) - 1
 
     def forget(self, entry: int) -> None:
-        """Take the mark off a loadable entry that is no longer mapped."""
-        self.is_loaded[entry] = 0
+        """Note that an entry that may be in a batch has been taken out of its queue."""
+        self.recent.discard(entry)
+        self.settle(entry)
 
     def count_recent(self) -> None:
         """Count a hit of all that was queued since the previous bio, because of a tick."""
         self.ticked = False
         counts = self.counts
         for entry in self.recent:
-            if entry == _ALL_LOADED:
-                self._bonus = 1
+            if entry == _OPEN_BATCH:
+                self._bonus[-1] = 1
             elif counts[entry] < MAX_HITS:
                 counts[entry] += 1
 
-    def check(self, queued: set[int], mapped: set[int]) -> None:
-        """Assert that only what is queued is recent, and that only what is mapped is marked."""
-        assert self.recent - {_ALL_LOADED} <= queued
-        assert {entry for entry, is_loaded in enumerate(self.is_loaded) if is_loaded} <= mapped
-        assert self._bonus in {0, 1}
+    def check(self, queued: set[int]) -> None:
+        """Assert that only what is queued is recent or in a batch, and not both."""
+        assert self.recent - {_OPEN_BATCH} <= queued
+        batched = {entry for entry, batch in enumerate(self.batch) if batch}
+        assert batched <= queued
+        assert not any(self.batch[entry] == len(self._bonus) - 1 for entry in batched & self.recent)

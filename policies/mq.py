@@ -123,7 +123,7 @@ class MqPolicy(Policy):
         flags = self._flags[entry]
         if flags & _PENDING:
             return entry
-        if hits.is_loaded[entry]:
+        if hits.batch[entry]:
             hits.settle(entry)
         older, newer = self._older, self._newer
         ahead, behind = older[entry], newer[entry]
@@ -139,12 +139,22 @@ class MqPolicy(Policy):
         hits.recent.add(entry)
         return entry
 
-    def _push(self, queue: RingQueue, entry: int) -> None:
-        queue.push(entry, self._hits.counts[entry])
+    def _push(self, cblock: int) -> None:
+        """Queue a cached block, by its hits and its dirty flag."""
+        self._hits.settle(cblock)
+        self._queue_of(cblock).push(cblock, self._hits.counts[cblock])
+        self._hits.queue(cblock)
+
+    def _remove(self, cblock: int) -> None:
+        self._queue_of(cblock).remove(cblock)
+        self._hits.forget(cblock)
+
+    def _push_pre(self, entry: int) -> None:
+        self._pre.push(entry, self._hits.counts[entry])
         self._hits.recent.add(entry)
 
-    def _remove(self, queue: RingQueue, entry: int) -> None:
-        queue.remove(entry)
+    def _remove_pre(self, entry: int) -> None:
+        self._pre.remove(entry)
         self._hits.recent.discard(entry)
 
     def _is_bypassed(self) -> bool:
@@ -177,7 +187,7 @@ class MqPolicy(Policy):
         if wanted and not self._migrations_allowed:
             return MISS
         self._pre.remove(entry)
-        self._push(self._pre, entry)
+        self._push_pre(entry)
         return MISS_QUEUED if wanted and self._plan(oblock, self._hits.counts[entry]) else MISS
 
     def _miss(self, oblock: int, write: bool) -> int:
@@ -190,11 +200,11 @@ class MqPolicy(Policy):
             entry = self._pre_free.take()
         else:
             entry = self._pre.peek()
-            self._remove(self._pre, entry)
+            self._remove_pre(entry)
             self._index.remove(entry)
         self._index.insert(entry, oblock)
         self._hits.counts[entry] = 1
-        self._push(self._pre, entry)
+        self._push_pre(entry)
         return MISS
 
     def _plan(self, oblock: int, hits: int) -> bool:
@@ -211,7 +221,7 @@ class MqPolicy(Policy):
             cblock = self._clean.peek()
             if cblock < 0 or not self._tracker.queue(Op.DEMOTE, self._index.keys[cblock], cblock):
                 return False
-            self._remove(self._clean, cblock)
+            self._remove(cblock)
             self._flags[cblock] |= _PENDING
             self._successor[cblock] = oblock
         self._planned[oblock] = hits
@@ -232,18 +242,14 @@ class MqPolicy(Policy):
             return None
         work = self._tracker.issue_new(Op.WRITEBACK, self._index.keys[cblock], cblock)
         if work is None:
-            self._requeue_dirty(cblock)  # its last writeback is still under way: let others go first
+            self._remove(cblock)  # its last writeback is still under way: let others go first
+            self._push(cblock)
             return None
         self.clear_dirty(cblock)
         return work
 
     def _is_mostly_dirty(self) -> bool:
         return self._cache_blocks - self._dirty_count < self._cache_blocks * _CLEAN_TARGET_PERCENT // 100
-
-    def _requeue_dirty(self, cblock: int) -> None:
-        self._hits.settle(cblock)
-        self._dirty.remove(cblock)
-        self._push(self._dirty, cblock)
 
     def complete_background_work(self, work: Work, success: bool) -> None:
         """Take back an item.
@@ -266,13 +272,13 @@ class MqPolicy(Policy):
         entry = self._index.find(work.oblock)
         if entry >= 0:
             hits = self._hits.counts[entry]
-            self._remove(self._pre, entry)
+            self._remove_pre(entry)
             self._index.remove(entry)
             self._pre_free.give_back_first(entry)
         self._index.insert(work.cblock, work.oblock)
         self._hits.counts[work.cblock] = hits
         self._flags[work.cblock] = _ALLOCATED
-        self._push(self._clean, work.cblock)
+        self._push(work.cblock)
 
     def _finish_demotion(self, work: Work, success: bool) -> None:
         cblock = work.cblock
@@ -280,8 +286,7 @@ class MqPolicy(Policy):
         if not success:
             del self._planned[successor]
             self._flags[cblock] &= ~_PENDING
-            self._hits.settle(cblock)
-            self._push(self._queue_of(cblock), cblock)
+            self._push(cblock)
             return
         self._unmap(cblock)
         self._flags[cblock] = _ALLOCATED | _PENDING
@@ -291,7 +296,6 @@ class MqPolicy(Policy):
 
     def _unmap(self, cblock: int) -> None:
         self._index.remove(cblock)
-        self._hits.forget(cblock)
         self._dirty_count -= bool(self._flags[cblock] & _DIRTY)
 
     def _release(self, cblock: int) -> None:
@@ -319,10 +323,9 @@ class MqPolicy(Policy):
         if flags & _PENDING:
             self._flags[cblock] = flags ^ _DIRTY
         else:
-            self._queue_of(cblock).remove(cblock)
-            self._hits.settle(cblock)
+            self._remove(cblock)
             self._flags[cblock] ^= _DIRTY
-            self._push(self._queue_of(cblock), cblock)
+            self._push(cblock)
         self._dirty_count += 1 if dirty else -1
 
     def load_mapping(self, oblock: int, cblock: int, dirty: bool, hint: int | None) -> None:
@@ -340,9 +343,8 @@ class MqPolicy(Policy):
         self._index.insert(cblock, oblock)
         self._flags[cblock] = _ALLOCATED | (_DIRTY if dirty else 0)
         self._dirty_count += dirty
-        hits = hint or 1
-        self._hits.load(cblock, hits)
-        self._queue_of(cblock).push(cblock, hits)
+        self._hits.counts[cblock] = hint or 1
+        self._push(cblock)
 
     def invalidate_mapping(self, cblock: int) -> bool:
         """Forget a mapped block.
@@ -355,7 +357,7 @@ class MqPolicy(Policy):
         if flags & _PENDING or self._index.keys[cblock] in self._tracker:
             msg = f"cache block {cblock} cannot be invalidated: work is outstanding for it"
             raise PolicyError(msg)
-        self._remove(self._queue_of(cblock), cblock)
+        self._remove(cblock)
         self._unmap(cblock)
         self._release(cblock)
         return True
@@ -413,7 +415,7 @@ class MqPolicy(Policy):
             assert (cblock in clean) == (flags == _ALLOCATED)
             assert (cblock in dirty) == (flags == _ALLOCATED | _DIRTY)
         assert self._dirty_count == sum(bool(flags & _DIRTY) for flags in self._flags)
-        self._hits.check(clean | dirty | pre, set(mapping.values()))
+        self._hits.check(clean | dirty | pre)
         for oblock, work in outstanding.items():
             assert work.op is Op.PROMOTE or mapping[oblock] == work.cblock
             assert work.op is not Op.PROMOTE or mapping.get(oblock, self._cache_blocks) >= self._cache_blocks

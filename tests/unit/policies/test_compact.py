@@ -52,11 +52,19 @@ def test_redistributing_all_blocks_is_a_matter_of_milliseconds(hint: int, dirty:
     assert sorted({policy.get_hint(cblock) for cblock in range(BLOCKS)}) == list(range(64))
 
 
-def test_the_first_bio_after_loading_does_not_count_block_by_block() -> None:
-    policy = loaded("mq", hint=1, dirty=False)
+def test_the_first_bio_after_loading_or_cleaning_does_not_count_block_by_block() -> None:
+    policy = loaded("mq", hint=1, dirty=True)
     policy.tick(1)
-    assert cpu_seconds(lambda: policy.lookup(0, write=False, fast_copy=False)) < 0.005
-    assert policy.get_hint(BLOCKS - 1) == 2
+    assert cpu_seconds(lambda: policy.lookup(0, write=False, fast_copy=False)) < 0.01
+    assert [policy.get_hint(cblock) for cblock in (0, 9, BLOCKS - 1)] == [2, 2, 2]
+    for cblock in range(BLOCKS):
+        policy.clear_dirty(cblock)
+    assert [policy.get_hint(cblock) for cblock in (0, 9, BLOCKS - 1)] == [2, 2, 2]
+    policy.lookup(SPREAD, write=False, fast_copy=False)
+    policy.set_dirty(BLOCKS - 1)
+    policy.tick(2)
+    assert cpu_seconds(lambda: policy.lookup(0, write=False, fast_copy=False)) < 0.01
+    assert [policy.get_hint(cblock) for cblock in (0, 1, 9, BLOCKS - 1)] == [2, 3, 2, 3]
 
 
 def test_searching_does_not_take_longer_in_larger_caches() -> None:

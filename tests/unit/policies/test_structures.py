@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from array import array
+from unittest import mock
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from policies import hitcounts
 from policies.base import Op, PolicyError
 from policies.blockindex import BlockIndex
 from policies.freelist import FreeList
@@ -125,3 +127,33 @@ def test_detector_starts_as_if_sector_0_had_been_accessed() -> None:
     detector = SequentialDetector(1, 4)
     detector.examine(512, 4096)
     assert detector.is_sequential
+
+
+@given(st.sampled_from([0, 2, 5]), st.lists(st.tuples(st.sampled_from("qqqfbt"), st.integers(0, 9)), max_size=80))
+def test_hits_in_batches_are_counted_as_one_by_one(many: int, actions: list[tuple[str, int]]) -> None:
+    with mock.patch.object(hitcounts, "_MANY", many):
+        hits = hitcounts.HitCounts(10, 10)
+        counts = [0] * 10
+        queued: set[int] = set()
+        recent: set[int] = set()
+        for action, entry in actions:
+            if action == "q":
+                hits.settle(entry)
+                hits.queue(entry)
+                queued.add(entry)
+                recent.add(entry)
+            elif action == "f":
+                hits.forget(entry)
+                queued.discard(entry)
+                recent.discard(entry)
+            elif action == "t":
+                hits.ticked = True
+            else:
+                for counted in recent if hits.ticked else ():
+                    counts[counted] += 1
+                if hits.ticked:
+                    hits.count_recent()
+                hits.recent.clear()
+                recent.clear()
+            hits.check(queued)
+            assert [hits.of(each) for each in range(10)] == counts
