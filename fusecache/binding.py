@@ -91,13 +91,16 @@ class Binding:
     cache_path: Path
     metadata_path: Path
     _origin_fd: int
+    _created: ExitStack
+    """What would remove the files made for this mount."""
 
     def begin(self) -> None:
-        """Record, durably, that a mount has begun: until it ends cleanly, it counts as crashed."""
+        """Record, durably, that a mount has begun: until it ends cleanly, it counts as crashed.  New files stay."""
         identity = Identity.of(self.origin_path, self._origin_fd)
         self.database.set_values(
             {"clean_shutdown": "0", "image_bytes": str(self.geometry.image_bytes), **identity.values()}
         )
+        self._created.pop_all()
 
     def end_values(self) -> dict[str, str]:
         """Return what to record at a clean end."""
@@ -128,7 +131,10 @@ class Plan:
     """Whether nothing of what is cached counts any more."""
 
     def carry_out(self) -> Binding:
-        """Create what is missing and open the rest; on failure what was created is removed again."""
+        """Create what is missing and open the rest.
+
+        What was created is removed again when the resources are closed, unless the binding has begun by then.
+        """
         with ExitStack() as undo:
             cache_fd = self._provide_cache(undo)
             database = self.database if self.database is not None else self._create_metadata(undo)
@@ -137,7 +143,7 @@ class Plan:
                 database.forget_blocks()
             if read_stamp(cache_fd) != values["uuid"]:
                 write_stamp(cache_fd, values["uuid"])
-            undo.pop_all()
+            created = self.resources.enter_context(undo.pop_all())
         size = self.geometry.cache_blocks * self.geometry.block_size
         return Binding(
             origin=FileStore(self.origin_fd, name=f"origin {self.origin_path}", size=self.geometry.image_bytes),
@@ -151,6 +157,7 @@ class Plan:
             cache_path=self.cache_path,
             metadata_path=self.metadata_path,
             _origin_fd=self.origin_fd,
+            _created=created,
         )
 
     def _provide_cache(self, undo: ExitStack) -> int:
@@ -182,8 +189,8 @@ class Plan:
             msg = f"cannot create cache {path}: {exc.strerror}"
             raise StoreError(msg) from exc
         self.resources.callback(os.close, fd)
-        undo.callback(path.unlink)
         lock(fd, path)
+        undo.callback(path.unlink)
         return fd
 
     def _create_metadata(self, undo: ExitStack) -> Database:

@@ -329,7 +329,7 @@ class Cache:
             if route is not _Route.CACHE:
                 await volume.durability.cover(cblock)
             if route is _Route.BOTH:
-                failures = await self._write_both(position, cache_position, data)
+                failed = not await self._write_both(position, cache_position, data)
             else:
                 volume.set_dirty(cblock)
                 if not volume.cache.write_nowait(cache_position, data):
@@ -337,14 +337,12 @@ class Cache:
                 return
         finally:
             volume.locks.end_write(oblock)
-        if failures:
-            # The copies may differ now: the origin's is the one to keep.
-            await self._migrations.invalidate(oblock)
-            if (failure := failures.get(volume.origin)) is not None:
-                raise failure
+        if failed:
+            # The copies may differ now.  What goes to the origin last is what counts.
+            await self._drop_and_write(oblock, within, data)
 
     async def _drop_and_write(self, oblock: int, within: int, data: memoryview) -> None:
-        """Passthrough: write to the origin a block that was cached, once it is so no longer."""
+        """Write to the origin a block that was cached, once it is so no longer."""
         volume = self._volume
         while True:
             volume.stats.demotions += await self._migrations.invalidate(oblock)
@@ -358,28 +356,23 @@ class Cache:
         finally:
             volume.locks.end_write(oblock)
 
-    async def _write_both(self, position: int, cache_position: int, data: memoryview) -> dict[Store, StoreError]:
-        """Write to the origin and the cache side by side; returns what failed."""
+    async def _write_both(self, position: int, cache_position: int, data: memoryview) -> bool:
+        """Write to the origin and the cache side by side; returns whether both succeeded."""
         volume = self._volume
-        failures: dict[Store, StoreError] = {}
-
-        async def to_origin() -> None:
-            try:
-                await self._write_origin(position, data)
-            except StoreError as exc:
-                log.warning("origin write failed", position=position, error=str(exc))
-                failures[volume.origin] = exc
 
         async def to_cache() -> None:
             try:
                 await volume.cache.write(cache_position, data)
-            except StoreError as exc:
-                log.warning("cache write failed", position=cache_position, error=str(exc))
+            except StoreError:
                 volume.stats.cache_errors += 1
-                failures[volume.cache] = exc
+                raise
 
-        await gather([to_origin, to_cache])
-        return failures
+        try:
+            await gather([partial(self._write_origin, position, data), to_cache])
+        except StoreError as exc:
+            log.warning("write to both failed", position=position, error=str(exc))
+            return False
+        return True
 
     async def _write_run(self, run: Run, data: memoryview) -> None:
         """Do one I/O, then give its blocks back."""

@@ -27,7 +27,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Mountpoint = Annotated[Path, typer.Argument(metavar="MOUNTPOINT", help="The directory that the image is in.")]
+Mountpoint = Annotated[
+    Path, typer.Argument(metavar="MOUNTPOINT", readable=False, help="The directory that the image is in.")
+]
 
 # Values may begin with a minus sign, so what looks like an unknown option is a word.
 _WORDS_AS_THEY_ARE = {"ignore_unknown_options": True}
@@ -63,12 +65,17 @@ def mount(
     paths: Annotated[
         list[Path],
         typer.Argument(
-            metavar="ORIGIN MOUNTPOINT", help="The image to cache, and an empty directory.", show_default=False
+            metavar="ORIGIN MOUNTPOINT",
+            help="The image to cache, and an empty directory.",
+            show_default=False,
+            readable=False,
         ),
     ],
-    cache: Annotated[Path | None, typer.Option(metavar="FILE", help="The fast file or device.")] = None,
+    cache: Annotated[Path | None, typer.Option(metavar="FILE", readable=False, help="The fast file or device.")] = None,
     cache_size: Annotated[str | None, typer.Option(metavar="SIZE", help="Size of a new cache: 64MiB, 10G.")] = None,
-    metadata: Annotated[Path | None, typer.Option(metavar="FILE", help="What lies where in the cache.")] = None,
+    metadata: Annotated[
+        Path | None, typer.Option(metavar="FILE", readable=False, help="What lies where in the cache.")
+    ] = None,
     block_size: Annotated[
         str | None, typer.Option(metavar="SIZE", help="Size of a new cache's blocks: 256KiB.")
     ] = None,

@@ -200,7 +200,7 @@ class Control:
             try:
                 await self._decommission()
             except FusecacheError as exc:
-                self._flusher.failed = max(1, self._flusher.failed)
+                self._flusher.give_up()
                 log.error("decommissioning failed", error=str(exc))
 
     # Setters
@@ -254,14 +254,15 @@ class Control:
     async def _invalidate(self, ranges: tuple[str, ...]) -> None:
         """Drop mappings range by range; those before a bad one stay dropped (dm-cache 1.5)."""
         volume = self._volume
-        if volume.mode is not Mode.PASSTHROUGH:
-            msg = "invalidate_cblocks works in passthrough mode only"
-            raise RefusedError(msg)
-        for text in ranges:
-            begin, end = parse_range(text, volume.geometry.cache_blocks)
-            for cblock in range(begin, end):
-                if (oblock := volume.mapping.oblock_of[cblock]) >= 0:
-                    await self._migrations.invalidate(oblock)
+        async with self._changing:
+            if volume.mode is not Mode.PASSTHROUGH:
+                msg = "invalidate_cblocks works in passthrough mode only"
+                raise RefusedError(msg)
+            for text in ranges:
+                begin, end = parse_range(text, volume.geometry.cache_blocks)
+                for cblock in range(begin, end):
+                    if (oblock := volume.mapping.oblock_of[cblock]) >= 0:
+                        await self._migrations.invalidate(oblock)
 
     async def _decommission(self) -> None:
         """Make the origin complete and the cache empty; the image stays, served by the origin alone."""

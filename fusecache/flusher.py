@@ -12,6 +12,7 @@ import structlog
 import trio
 
 from fusecache.errors import FusecacheError
+from fusecache.gather import for_each
 from fusecache.mapping import DIRTY
 
 if TYPE_CHECKING:
@@ -23,12 +24,14 @@ log = structlog.get_logger(__name__)
 _SIDE_BY_SIDE: Final = 4
 _ATTEMPTS: Final = 3
 _RETRY_SECONDS: Final = 0.2
+_NO_BLOCK: Final = -1
+"""Stands for a failure that is no block's own."""
 
 
 class Flusher:
     """The flush of one volume; :meth:`run` does the work."""
 
-    __slots__ = ("_asked", "_blocks", "_done", "_migrations", "_running", "_todo", "_volume", "failed")
+    __slots__ = ("_asked", "_blocks", "_done", "_failed", "_migrations", "_running", "_todo", "_volume")
 
     def __init__(self, volume: Volume, migrations: Migrations) -> None:
         self._volume = volume
@@ -38,19 +41,23 @@ class Flusher:
         self._done = trio.Event()
         self._blocks = 0
         self._running = False
-        self.failed = 0
-        """Blocks that the last flush could not write."""
+        self._failed: set[int] = set()
 
     @property
     def pending(self) -> int:
         """Blocks that the flush under way has still to look at; at least 1 until everything is durable."""
         return max(self._blocks, int(self._running))
 
+    @property
+    def failed(self) -> int:
+        """Blocks that the last flush could not write; at least 1 if it could not be made durable."""
+        return len(self._failed)
+
     def start(self) -> None:
         """Ask for everything that is dirty now to be written; returns at once."""
         mapping = self._volume.mapping
         if not self._running:
-            self.failed = 0
+            self._failed.clear()
         self._running = True
         new = {mapping.oblock_of[cblock] for cblock in mapping.dirty_blocks()} - self._todo
         self._todo |= new
@@ -65,6 +72,10 @@ class Flusher:
             msg = f"{self.failed} blocks could not be written to the origin; they are still dirty in the cache"
             raise FusecacheError(msg)
 
+    def give_up(self) -> None:
+        """Count what the flush was asked for as failed, for a reason that is no block's own."""
+        self._failed.add(_NO_BLOCK)
+
     async def run(self) -> None:
         """Serve flushes until cancelled."""
         while True:
@@ -76,7 +87,7 @@ class Flusher:
             try:
                 await self._volume.durability.flush()
             except FusecacheError as exc:
-                self.failed += 1
+                self.give_up()
                 log.error("flush failed", error=str(exc))
             if not self._asked.is_set():
                 self._running = False
@@ -84,17 +95,14 @@ class Flusher:
                 done.set()
 
     async def _write(self, todo: list[int]) -> None:
-        remaining = iter(todo)
+        async def write(oblock: int) -> None:
+            if await self._clean(oblock):
+                self._failed.discard(oblock)
+            else:
+                self._failed.add(oblock)
+            self._blocks -= 1
 
-        async def work() -> None:
-            for oblock in remaining:
-                if not await self._clean(oblock):
-                    self.failed += 1
-                self._blocks -= 1
-
-        async with trio.open_nursery() as nursery:
-            for _ in range(_SIDE_BY_SIDE):
-                nursery.start_soon(work)
+        await for_each(todo, write, side_by_side=_SIDE_BY_SIDE)
 
     async def _clean(self, oblock: int) -> bool:
         mapping = self._volume.mapping

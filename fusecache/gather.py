@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
 from fusecache.errors import FusecacheError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
+
+T = TypeVar("T")
 
 
 async def gather(jobs: Sequence[Callable[[], Awaitable[None]]]) -> None:
@@ -33,6 +35,17 @@ async def gather(jobs: Sequence[Callable[[], Awaitable[None]]]) -> None:
             nursery.start_soon(attempt, job)
     if errors:
         raise errors[0]
+
+
+async def for_each(items: Iterable[T], work: Callable[[T], Awaitable[None]], *, side_by_side: int) -> None:
+    """Do ``work`` for every item, in order, a bounded number at a time; errors as in :func:`gather`."""
+    remaining = iter(items)
+
+    async def take() -> None:
+        for item in remaining:
+            await work(item)
+
+    await gather([take] * side_by_side)
 
 
 async def fail(error: Exception) -> None:

@@ -47,11 +47,7 @@ def inspect(config: MountConfig, *, environ: Mapping[str, str]) -> Plan:
     :raises FusecacheError: why not, in one line.
     """
     with ExitStack() as resources:
-        origin_path = config.origin.resolve()
-        defaults = defaults_for(origin_path, environ=environ, is_root=os.geteuid() == 0)
-        cache_path = (config.cache or defaults.cache).resolve()
-        metadata_path = (config.metadata or defaults.metadata).resolve()
-        _require_three({"origin": origin_path, "cache": cache_path, "metadata": metadata_path})
+        origin_path, cache_path, metadata_path = _three_paths(config, environ)
         origin_fd = _open(origin_path, resources)
         cache_fd = _open(cache_path, resources) if cache_path.exists() else None
         has_metadata = _lock_metadata(metadata_path, resources)
@@ -83,12 +79,22 @@ def inspect(config: MountConfig, *, environ: Mapping[str, str]) -> Plan:
     return plan
 
 
-def _require_three(paths: Mapping[str, Path]) -> None:
-    """Refuse one file in two roles, under whatever names."""
-    for (one, path), (other, other_path) in combinations(paths.items(), 2):
-        if path == other_path or (path.exists() and other_path.exists() and path.samefile(other_path)):
-            msg = f"{one} and {other} are the same: {path}"
-            raise UsageError(msg)
+def _three_paths(config: MountConfig, environ: Mapping[str, str]) -> tuple[Path, Path, Path]:
+    """Find out where origin, cache and metadata are, or are to be; refuse one file in two roles, whatever its names."""
+    try:
+        origin, cache, metadata = config.origin.resolve(), config.cache, config.metadata
+        if cache is None or metadata is None:
+            defaults = defaults_for(origin, environ=environ, is_root=os.geteuid() == 0)
+            cache, metadata = cache or defaults.cache, metadata or defaults.metadata
+        paths = {"origin": origin, "cache": cache.resolve(), "metadata": metadata.resolve()}
+        for (one, path), (other, other_path) in combinations(paths.items(), 2):
+            if path == other_path or (path.exists() and other_path.exists() and path.samefile(other_path)):
+                msg = f"{one} and {other} are the same: {path}"
+                raise UsageError(msg)
+    except (OSError, RuntimeError) as exc:  # RuntimeError: a symbolic link to itself
+        msg = f"cannot look at what is to be mounted: {exc}"
+        raise RefusedError(msg) from exc
+    return paths["origin"], paths["cache"], paths["metadata"]
 
 
 def _open(path: Path, resources: ExitStack) -> int:
@@ -181,7 +187,7 @@ def _verify_cache(database: Database, values: Mapping[str, str], cache_path: Pat
         msg = f"cache {cache_path} is missing, and metadata {database.path} has {blocks} blocks in it"
         raise RefusedError(msg)
     stamp = read_stamp(cache_fd)
-    if stamp != values.get("uuid") and (stamp or blocks):
+    if stamp != values["uuid"] and (stamp or blocks or not _is_blank(cache_fd)):
         msg = f"cache {cache_path} does not belong to metadata {database.path}"
         raise RefusedError(msg)
 

@@ -89,7 +89,19 @@ class Migrations:
             yield
         finally:
             self._pauses -= 1
+            self._announce_end()
             self.wake()
+
+    @asynccontextmanager
+    async def _counted(self) -> AsyncIterator[None]:
+        """Be one of those for whom :meth:`paused` waits; begins when nobody pauses."""
+        while self._pauses:
+            await self._ended.wait()
+        self._running += 1
+        try:
+            yield
+        finally:
+            self._finished()
 
     def _next_work(self) -> Work | None:
         volume = self._volume
@@ -132,10 +144,14 @@ class Migrations:
 
     def _finished(self, *, wake: bool = True) -> None:
         self._running -= 1
-        ended, self._ended = self._ended, trio.Event()
-        ended.set()
+        self._announce_end()
         if wake:
             self.wake()
+
+    def _announce_end(self) -> None:
+        """Let those look again who wait for something to end: a migration, or a pause."""
+        ended, self._ended = self._ended, trio.Event()
+        ended.set()
 
     # The three migrations.  Each raises only before its switch.
 
@@ -205,12 +221,16 @@ class Migrations:
             self._finished()
 
     async def invalidate(self, oblock: int) -> bool:
-        """Drop a block's cached copy without writing it back; returns whether there was one, durably gone now."""
+        """Drop a block's cached copy; returns whether there was one, durably gone now.
+
+        In the modes in which this is asked for nothing is dirty; if the mode has changed meanwhile, nothing is lost.
+        """
         volume = self._volume
-        async with self._exclusive(oblock, ALL_OUT, park=True):
+        async with self._counted(), self._exclusive(oblock, ALL_OUT, park=True):
             cblock = volume.mapping.find(oblock)
             if cblock == UNMAPPED:
                 return False
+            await self._copy_back(oblock, cblock)
             await self._unmap(cblock)
             while True:
                 try:

@@ -28,14 +28,14 @@ from fusecache.cache import Cache
 from fusecache.config import Mode
 from fusecache.control import Control, new_policy
 from fusecache.durability import Durability
-from fusecache.errors import BusyError, RefusedError
+from fusecache.errors import BusyError, MetadataError, RefusedError
 from fusecache.flusher import Flusher
 from fusecache.fs import Operations
 from fusecache.inspection import inspect
 from fusecache.locks import BlockLocks
 from fusecache.metadata.record import Batch
 from fusecache.migrations import Migrations
-from fusecache.recovery import hint_signature, recover
+from fusecache.recovery import DamagedRowError, hint_signature, recover
 from fusecache.stats import SECTOR
 from fusecache.table import check_policy_name, parse_decimal
 from fusecache.volume import Volume
@@ -77,14 +77,18 @@ async def _serve(config: MountConfig, on_ready: Callable[[list[str]], None]) -> 
         binding = plan.carry_out()
         policy = new_policy(plan.geometry, config.policy, _tunables(config))
         values = binding.database.values()
-        recovered = recover(
-            binding.database.rows(),
-            binding.database.regions(),
-            geometry=binding.geometry,
-            region_blocks=binding.region_blocks,
-            policy=policy,
-            hints_valid=binding.was_clean and values.get("hints") == hint_signature(policy),
-        )
+        try:
+            recovered = recover(
+                binding.database.rows(),
+                binding.database.regions(),
+                geometry=binding.geometry,
+                region_blocks=binding.region_blocks,
+                policy=policy,
+                hints_valid=binding.was_clean and values.get("hints") == hint_signature(policy),
+            )
+        except DamagedRowError as exc:
+            msg = f"metadata {binding.metadata_path} is damaged: {exc}"
+            raise MetadataError(msg) from exc
         policy.allow_migrations(config.mode is not Mode.PASSTHROUGH)
         volume = _make_volume(binding, policy, recovered.mapping, recovered.open_regions, config.mode)
         volume.stats.restore(json.loads(values.get("stats", "{}")))
@@ -139,6 +143,7 @@ async def _run(
             nursery.start_soon(control.run)
             nursery.start_soon(_tick, volume, migrations)
             nursery.start_soon(_end_on_signal)
+            volume.tick()  # policies begin to count with the first tick
             on_ready(binding.notes)
             await pyfuse3.main()
             log.info("ending", dirty=volume.mapping.dirty_count)
@@ -186,7 +191,8 @@ def _mounted(operations: Operations, config: MountConfig) -> Iterator[None]:
     try:
         pyfuse3.init(operations, str(config.mountpoint), options)
     except RuntimeError as exc:
-        msg = f"cannot mount on {config.mountpoint}: {exc}"
+        told = f" (options: {','.join(config.fuse_options)})" if config.fuse_options else ""
+        msg = f"cannot mount on {config.mountpoint}: {exc}{told}"
         raise RefusedError(msg) from exc
     try:
         yield

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from policies import Policy
 
 
+class DamagedRowError(MetadataError):
+    """A row that cannot be; the message says which."""
+
+
 @dataclass(frozen=True, slots=True)
 class Recovered:
     """What was found in the record."""
@@ -48,19 +52,18 @@ def recover(
 ) -> Recovered:
     """Load every row into a new mapping and into the policy.
 
-    :raises MetadataError: rows that contradict each other or the sizes; nothing was written anywhere.
+    :raises DamagedRowError: rows that contradict each other or the sizes; nothing was written anywhere.
     """
     mapping = Mapping(geometry.cache_blocks)
     suspects = 0
     for row in rows:
         if row.oblock >= geometry.origin_blocks:
-            msg = f"metadata is damaged: cblock {row.cblock} holds oblock {row.oblock}, beyond the end of the image"
-            raise MetadataError(msg)
+            msg = f"cblock {row.cblock} holds oblock {row.oblock}, beyond the end of the image"
+            raise DamagedRowError(msg)
         try:
             mapping.insert(row.oblock, row.cblock)
         except ValueError as exc:
-            msg = f"metadata is damaged: {exc}"
-            raise MetadataError(msg) from exc
+            raise DamagedRowError(str(exc)) from exc
         suspect = row.cblock // region_blocks in regions
         if row.dirty or suspect:
             mapping.flags[row.cblock] = COVERED | (RECORDED if row.dirty else 0)

@@ -1,8 +1,8 @@
 """Changing the policy or the mode while I/O goes on.
 
 A new policy is told of every cached block, in slices, while the old one goes on answering; migrations pause for that
-time, so the mapping stands still but for invalidations, which the volume reports to both (:meth:`Volume.forget`), like
-changes of dirty bits.  Hints are kept if they mean the same to both (dm-cache 2.11).
+time, so the mapping stands still, and changes of dirty bits are reported to both.  Hints are kept if they mean the same
+to both (dm-cache 2.11).
 
 Leaving writeback mode writes back everything that is dirty first: new writes go to both stores meanwhile, so there is
 an end to it.
@@ -17,6 +17,7 @@ import trio
 
 from fusecache.config import Mode
 from fusecache.errors import RefusedError
+from fusecache.gather import for_each
 from fusecache.mapping import DIRTY
 from fusecache.recovery import hint_signature
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 _SLICE: Final = 256
+_DROPS_PER_COMMIT: Final = 512
 
 
 async def switch_policy(volume: Volume, migrations: Migrations, new: Policy) -> None:
@@ -94,12 +96,11 @@ def _require_clean(volume: Volume) -> None:
 
 
 async def drop_all(volume: Volume, migrations: Migrations) -> None:
-    """Forget every cached block, durably; for passthrough mode, where all of them are clean."""
-    async with migrations.paused():
-        for count, (cblock, _) in enumerate(volume.mapping.mapped()):
-            volume.durability.removing(cblock)
-            volume.mapping.remove(cblock)
-            volume.forget(cblock)
-            if count % _SLICE == _SLICE - 1:
-                await trio.lowlevel.checkpoint()
-        await volume.durability.flush()
+    """Forget every cached block, durably; for passthrough mode, where nothing is promoted meanwhile."""
+
+    async def drop(oblock: int) -> None:
+        await migrations.invalidate(oblock)
+
+    oblocks = (oblock for _, oblock in volume.mapping.mapped())
+    await for_each(oblocks, drop, side_by_side=_DROPS_PER_COMMIT)
+    await volume.durability.flush()

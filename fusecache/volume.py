@@ -94,8 +94,6 @@ class Volume:
     def forget(self, cblock: int) -> None:
         """Let the policy forget a block that was unmapped; raises PolicyError while it has work outstanding."""
         self.policy.invalidate_mapping(cblock)
-        if self.incoming is not None and cblock < self.handed_over:
-            self.incoming.invalidate_mapping(cblock)
 
     def begin_handover(self, new: Policy) -> None:
         """Let a policy learn of changes to the blocks that it has been told of."""
