@@ -1,0 +1,136 @@
+"""Mounting as a user without any rights, with the default places for cache and metadata.
+
+Theory of operation
+-------------------
+Run as root, the tests become nobody, in namespaces of their own, so that the machine stays as it is: there,
+``/dev/fuse`` is replaced by one that everybody may open, as it is on most systems, and Python appears in a place that
+everybody can read.  One shell script is one user's session; what it prints is judged.  Mounts and processes that it
+leaves behind end with the namespaces.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import site
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.judges import MIB, need
+from tests.integration.mounts import run
+
+NOBODY = 65534
+REPOSITORY = Path(__file__).parents[2]
+
+# Only root comes here.  $ROOM is the user's directory, $1 the user's script.
+PREPARE = f"""
+set -eu
+mkdir -p "$ROOM/python"
+mount --make-rprivate /
+mount --bind {shlex.quote(sys.base_prefix)} "$ROOM/python"
+mknod --mode=666 "$ROOM/fuse" c 10 229
+mount --bind "$ROOM/fuse" /dev/fuse
+cd "$ROOM"
+exec setpriv --reuid={NOBODY} --regid={NOBODY} --clear-groups sh -eu "$1"
+"""
+
+
+class Session:
+    """What an unprivileged user does, with a home, an origin and a mountpoint."""
+
+    def __init__(self, room: Path) -> None:
+        self.room = room
+        self.home = room / "home"
+        self.origin = self.home / "disk.img"
+        (self.home / "mnt").mkdir(parents=True)
+        self.origin.write_bytes(bytes(4 * MIB))
+        for path in (self.home, self.home / "mnt", self.origin):
+            os.chown(path, NOBODY, NOBODY)
+
+    def run(self, script: str) -> str:
+        """Run a script in which ``fusecache`` is at hand; returns what it printed."""
+        packages = [str(REPOSITORY), *site.getsitepackages()]
+        python = self.room / "python" / "bin" / Path(sys._base_executable).name  # type: ignore[attr-defined]
+        main = "from fusecache.cli import main; main()"
+        file = self.room / "session.sh"
+        file.write_text(
+            f"export HOME={self.home} PYTHONHOME={self.room / 'python'} PYTHONPATH={':'.join(packages)}\n"
+            f"export LD_LIBRARY_PATH={self.room / 'python' / 'lib'}\n"
+            "unset XDG_CACHE_HOME\n"
+            f"fusecache() {{ {python} -c '{main}' \"$@\"; }}\n"
+            f"cd {self.home}\n{script}"
+        )
+        apart = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+        return run("env", f"ROOM={self.room}", *apart, "sh", "-c", PREPARE, "sh", file).stdout
+
+
+@pytest.fixture
+def session() -> Iterator[Session]:
+    """Begin a session, in a directory that everybody can enter."""
+    need("setpriv", "unshare", "fusermount3")
+    if os.geteuid() != 0:
+        pytest.skip("becoming nobody needs root; as a user, all other tests show the same")
+    blocked = [path for path in (REPOSITORY, *REPOSITORY.parents) if not path.stat().st_mode & 0o001]
+    if blocked:
+        pytest.skip(f"nobody cannot enter {blocked[0]}, where the sources are")
+    with tempfile.TemporaryDirectory(prefix="fusecache-nonroot-") as name:
+        room = Path(name)
+        room.chmod(0o711)
+        yield Session(room)
+
+
+def test_a_whole_session(session: Session) -> None:
+    printed = session.run("""
+        fusecache mount disk.img mnt
+        id -u
+        printf hello | dd of=mnt/image bs=1 seek=1000 conv=notrunc,fsync status=none
+        dd if=mnt/image bs=1 skip=1000 count=5 status=none
+        echo
+        fusecache set mnt mode writethrough
+        fusecache status mnt --json | grep -o '"mode": "[a-z]*"'
+        fusecache flush mnt
+        fusecache unmount mnt
+        dd if=disk.img bs=1 skip=1000 count=5 status=none
+        echo
+        fusecache mount disk.img mnt --policy mq
+        fusecache decommission mnt
+        fusecache unmount mnt
+    """)
+    lines = printed.splitlines()
+    assert str(NOBODY) in lines
+    assert lines.count("hello") == 2
+    assert '"mode": "writethrough"' in lines
+    made = sorted(path.name for path in (session.home / ".cache" / "fusecache").iterdir())
+    assert [name.partition("-")[0] for name in made] == ["disk.img"] * 3
+    assert [name.rpartition(".")[2] for name in made] == ["cache", "log", "metadata"]
+    assert session.origin.read_bytes() == bytes(1000) + b"hello" + bytes(4 * MIB - 1005)
+
+
+def test_two_origins_have_two_caches(session: Session) -> None:
+    session.run("""
+        mkdir mnt2
+        head -c 1048576 /dev/zero > other.img
+        fusecache mount disk.img mnt
+        fusecache mount other.img mnt2
+        test $(stat -c %s mnt/image) = 4194304
+        test $(stat -c %s mnt2/image) = 1048576
+        fusecache unmount mnt
+        fusecache unmount mnt2
+    """)
+    assert len(list((session.home / ".cache" / "fusecache").iterdir())) == 6
+
+
+def test_what_the_user_may_not_open_is_refused_in_one_line(session: Session) -> None:
+    printed = session.run("""
+        chmod 400 disk.img
+        fusecache mount disk.img mnt 2>&1 && exit 1
+        fusecache mount disk.img /usr 2>&1 && exit 1
+        test ! -e .cache || test -z "$(find .cache -type f ! -name '*.log')"
+    """)
+    lines = printed.splitlines()
+    assert len(lines) == 2
+    assert all(line.startswith("fusecache: ") for line in lines), printed
