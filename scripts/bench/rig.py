@@ -62,7 +62,8 @@ def slow_disk(profile: str, backing: Path, mountpoint: Path) -> Iterator[SlowDis
     mountpoint.mkdir()
     program = Path(__file__).with_name("slow_disk.py")
     command: list[str | Path] = [sys.executable, program, profile, backing, mountpoint]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL) as server:
+    # In a session of its own: Ctrl-C must not take the disk away before those who use it are gone.
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, start_new_session=True) as server:
         try:
             if not server.stdout or not server.stdout.readline():
                 msg = "the slow disk does not start"

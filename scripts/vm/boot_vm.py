@@ -240,7 +240,8 @@ def main() -> None:
     def stop(number: int, _frame: object) -> NoReturn:
         sys.exit(128 + number)  # so that everything is cleaned up on the way out
 
-    signal.signal(signal.SIGTERM, stop)
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, stop)
     try:
         if arguments.make_image:
             make_image(arguments.make_image, IMAGE_SIZE)
