@@ -200,7 +200,7 @@ class Control:
             try:
                 await self._decommission()
             except FusecacheError as exc:
-                self._flusher.give_up()
+                self._flusher.give_up(str(exc))
                 log.error("decommissioning failed", error=str(exc))
 
     # Setters
