@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.integration.conftest import Mounted
-from tests.integration.judges import MIB, Model, e2fsck, fio_running
-from tests.integration.mounts import LoopDevices, run, wait_until
+from tests.integration.judges import MIB, Model, e2fsck, fill, fio_running
+from tests.integration.mounts import LoopDevices, Mount, fusecache, run, wait_until
 from tests.integration.writer import Writer
 
 GEOMETRIES = {
@@ -46,7 +46,7 @@ def test_fsynced_data_survives_several_kills(mounted: Mounted, geometry: str, mo
     for kill in range(4):
         syncs = writer.syncs + rng.randrange(5, 40)
         writer.start()
-        pid = mount.pid
+        pid = mount.count("pid")
         wait_until(lambda syncs=syncs: writer.syncs >= syncs, "enough was written")  # type: ignore[misc]
         if kill % 2:
             mount.message("flush")
@@ -120,6 +120,52 @@ def test_killed_while_idle_and_while_recovering(mounted: Mounted) -> None:
     model.verify()
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("mode", "passthrough"), ("message", "decommission"), ("message", "flush"), ("policy", "cleaner")],
+)
+def test_killed_while_the_cache_is_being_cleaned(mounted: Mounted, name: str, value: str) -> None:
+    mount = mounted(content=bytes(8 * MIB), cache_size="4MiB")
+    fill(mount, 32)
+    fd = os.open(mount.image, os.O_RDONLY)
+    os.fsync(fd)
+    os.close(fd)
+    model = Model(mount, mount.image.read_bytes())
+    pid = mount.count("pid")
+    writebacks = mount.count("writebacks")
+    changing = threading.Thread(target=_set_until_killed, args=(mount, name, value))
+    changing.start()
+    with contextlib.suppress(OSError):
+        wait_until(lambda: mount.count("writebacks") > writebacks, "writing back has begun")
+    os.kill(pid, signal.SIGKILL)
+    changing.join(30)
+    run("fusermount3", "-uz", mount.mountpoint)
+    mount.mount()
+    model.verify()
+    model.stomp(100)
+    mount.setxattr("mode", "writethrough")
+    model.verify(mount.origin)
+
+
+def _set_until_killed(mount: Mount, name: str, value: str) -> None:
+    with contextlib.suppress(OSError):
+        mount.setxattr(name, value)
+
+
+def test_a_crashed_cache_can_be_cleaned_and_left(mounted: Mounted) -> None:
+    mount = mounted(content=bytes(4 * MIB), cache_size="2MiB")
+    fill(mount)
+    model = Model(mount, mount.image.read_bytes())
+    mount.write(0, b"x" * 10, sync=True)
+    model.expected[:10] = b"x" * 10
+    mount.kill9()
+    mount.mount("--mode", "writethrough")
+    fusecache("flush", mount.mountpoint)
+    model.verify(mount.origin)
+    mount.remount("--mode", "passthrough")
+    model.verify()
+
+
 @pytest.mark.parametrize("direct_io", [True, False], ids=["direct", "cached"])
 def test_ext4_comes_back_with_what_was_fsynced(
     mounted: Mounted, loops: LoopDevices, tmp_path: Path, direct_io: bool
@@ -134,7 +180,7 @@ def test_ext4_comes_back_with_what_was_fsynced(
         writer = threading.Thread(target=_write_files, args=(tmp_path / "ext4", f"k{kill}", promised, stop))
         writer.start()
         wait_until(lambda kill=kill: len(promised) > 40 * (kill + 1), "files are written")  # type: ignore[misc]
-        os.kill(mount.pid, signal.SIGKILL)
+        os.kill(mount.count("pid"), signal.SIGKILL)
         stop.set()
         writer.join(30)
         loops.unmount(tmp_path / "ext4")

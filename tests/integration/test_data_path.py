@@ -114,12 +114,12 @@ class TestTheEnd:
         assert mount.read(self.SIZE + 10 * MIB, 4096) == b""
         assert mount.read(2**62, 1) == b""
 
-    @pytest.mark.parametrize("offset", [SIZE - 10, SIZE, SIZE + MIB, 2**62])
-    def test_writes_past_it_are_refused_and_change_nothing(self, mount: Mount, offset: int) -> None:
+    def test_writes_past_it_are_refused_and_change_nothing(self, mount: Mount) -> None:
         content = mount.origin.read_bytes()
-        with pytest.raises(OSError, match=r".") as caught:
-            mount.write(offset, bytes(20))
-        assert caught.value.errno == errno.EFBIG
+        for offset in (self.SIZE - 10, self.SIZE, self.SIZE + MIB, 2**62):
+            with pytest.raises(OSError, match=r".") as caught:
+                mount.write(offset, bytes(20))
+            assert (offset, caught.value.errno) == (offset, errno.EFBIG)
         assert mount.image.read_bytes() == content
         assert mount.image.stat().st_size == self.SIZE
 
@@ -128,11 +128,12 @@ class TestTheEnd:
         mount.write(self.SIZE - 20, b"x" * 20, sync=True)
         assert mount.image.read_bytes() == before[:-20] + b"x" * 20
 
-    @pytest.mark.parametrize("size", [0, SIZE - 1, SIZE + 1])
-    def test_truncation_is_refused(self, mount: Mount, size: int) -> None:
-        with pytest.raises(PermissionError):
-            os.truncate(mount.image, size)
-        assert mount.image.stat().st_size == self.SIZE
+    def test_truncation_is_refused(self, mount: Mount) -> None:
+        for size in (0, self.SIZE - 1, self.SIZE + 1):
+            with pytest.raises(PermissionError):
+                os.truncate(mount.image, size)
+            assert mount.image.stat().st_size == self.SIZE
+        os.truncate(mount.image, self.SIZE)
 
     def test_nothing_else_happens_in_the_directory(self, mount: Mount) -> None:
         assert [path.name for path in mount.mountpoint.iterdir()] == ["image"]

@@ -128,9 +128,12 @@ def test_what_the_user_may_not_open_is_refused_in_one_line(session: Session) -> 
     printed = session.run("""
         chmod 400 disk.img
         fusecache mount disk.img mnt 2>&1 && exit 1
+        touch secret
+        chmod 000 secret
+        fusecache mount secret mnt 2>&1 && exit 1
         fusecache mount disk.img /usr 2>&1 && exit 1
         test ! -e .cache || test -z "$(find .cache -type f ! -name '*.log')"
     """)
     lines = printed.splitlines()
-    assert len(lines) == 2
+    assert len(lines) == 3
     assert all(line.startswith("fusecache: ") for line in lines), printed

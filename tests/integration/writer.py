@@ -71,13 +71,15 @@ class Writer:
             self.acknowledged[slot] = version
         self.syncs += 1
 
+    @staticmethod
+    def sector(slot: int, version: int, number: int) -> bytes:
+        """Return one sector of a slot in one version."""
+        return b"%010d %010d %02d" % (slot, version, number) + bytes([version % 256]) * (SECTOR - 24)
+
     @classmethod
     def content(cls, slot: int, version: int) -> bytes:
         """Return the whole slot in one version."""
-        return b"".join(
-            b"%010d %010d %02d" % (slot, version, sector) + bytes([version % 256]) * (SECTOR - 24)
-            for sector in range(cls.SLOT // SECTOR)
-        )
+        return b"".join(cls.sector(slot, version, number) for number in range(cls.SLOT // SECTOR))
 
     @classmethod
     def blank(cls, slots: int) -> bytes:
@@ -92,8 +94,9 @@ class Writer:
                 place = slot * self.SLOT + sector * SECTOR
                 found = image[place : place + SECTOR]
                 version = int(found[11:21])
-                wanted = self.content(slot, version)[sector * SECTOR :][:SECTOR]
-                assert found == wanted, f"slot {slot} sector {sector} holds what was never written there"
+                assert found == self.sector(slot, version, sector), (
+                    f"slot {slot} sector {sector} holds what was never written there"
+                )
                 low, high = self.acknowledged[slot], self.issued[slot]
                 assert low <= version <= high, f"slot {slot} sector {sector}: {version}, promised {low}..{high}"
                 versions.append(version)
