@@ -330,6 +330,8 @@ class Cache:
                 await volume.durability.cover(cblock)
             if route is _Route.BOTH:
                 failed = not await self._write_both(position, cache_position, data)
+                if failed:
+                    volume.durability.spoil(cblock)
             else:
                 volume.set_dirty(cblock)
                 if not volume.cache.write_nowait(cache_position, data):
@@ -338,7 +340,7 @@ class Cache:
         finally:
             volume.locks.end_write(oblock)
         if failed:
-            # The copies may differ now.  What goes to the origin last is what counts.
+            # What goes to the origin last is what counts.
             await self._drop_and_write(oblock, within, data)
 
     async def _drop_and_write(self, oblock: int, within: int, data: memoryview) -> None:

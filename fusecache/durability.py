@@ -100,6 +100,8 @@ class Durability:
         "_record_lock",
         "_region_blocks",
         "_round_asked",
+        "_spoiled",
+        "_taken",
         "_waiters",
         "_wanted_regions",
         "changed",
@@ -132,6 +134,8 @@ class Durability:
         self._cover_asked = trio.Event()
         self._cover_waiter = _Waiter()
         self._leaving: set[int] = set()
+        self._spoiled: set[int] = set()
+        self._taken: set[int] = set()
         self._wanted_regions: set[int] = set()
         self._origin_needed = False
         self._close_regions = False
@@ -158,8 +162,25 @@ class Durability:
         self._leaving.add(cblock)
 
     def kept(self, cblock: int) -> None:
-        """Learn that a block was mapped again as it was, because its removal could not be committed."""
+        """Learn that a block was mapped again as it was, because its removal could not be committed.
+
+        Whether its row is still there is not known; the next round writes one.
+        """
         self._leaving.discard(cblock)
+        self._spoiled.discard(cblock)
+        self._mapping.flags[cblock] &= ~RECORDED
+        self.changed.add(cblock)
+
+    def spoil(self, cblock: int) -> None:
+        """Learn that a write to both stores failed: the copies of a covered, clean block may differ.
+
+        Call while the block is still locked for writing, and drop it then; until that is durable it stays suspect.
+        """
+        self._spoiled.add(cblock)
+
+    def is_spoiled(self, cblock: int) -> bool:
+        """Tell whether a block was spoiled and is not dropped yet."""
+        return cblock in self._spoiled
 
     def cleaned(self, cblock: int) -> None:
         """Learn that a block was written back just now."""
@@ -246,29 +267,32 @@ class Durability:
         """Snapshot, flush, commit; on failure everything counts as changed again."""
         closing = self._regions_to_close()
         origin_needed, self._origin_needed = self._origin_needed or flush or bool(closing), False
-        taken, self.changed = self.changed, set()
+        self._taken, self.changed = self.changed, set()
         batch = Batch()
         try:
-            for cblock in taken:
+            for cblock in self._taken:
                 self._snapshot(cblock, batch)
             for region in closing:
-                self._snapshot_region(region, taken, batch)
+                self._snapshot_region(region, batch)
             cache_needed = flush or bool(batch.mapped or closing)
             origin_needed = origin_needed or any(not dirty for _, _, dirty in batch.mapped)
             needs = ((self._cache, cache_needed), (self._origin, origin_needed))
             await gather([store.flush for store, needed in needs if needed])
             await self._commit(batch, closing)
         except BaseException:
-            self.changed |= taken
+            self.changed |= self._taken
             self._origin_needed = self._origin_needed or origin_needed
             self.open_regions |= closing
             raise
+        finally:
+            self._taken = set()
         self._committed(batch)
 
     def _committed(self, batch: Batch) -> None:
         """Note what the durable rows say now."""
         self.rounds += 1
         self._leaving.difference_update(batch.unmapped)
+        self._spoiled.difference_update(batch.unmapped)
         flags = self._mapping.flags
         for cblock, oblock, dirty in batch.mapped:
             if self._mapping.oblock_of[cblock] == oblock:
@@ -283,12 +307,16 @@ class Durability:
             batch.unmapped.append(cblock)
             return
         dirty = bool(self._mapping.flags[cblock] & DIRTY)
-        if not dirty and self._locks.is_writing(oblock):
+        if not dirty and self._is_unsettled(cblock):
             self.changed.add(cblock)
             return
         if not dirty and cblock // self._region_blocks not in self.open_regions:
             self._mapping.flags[cblock] &= ~COVERED
         batch.mapped.append((cblock, oblock, dirty))
+
+    def _is_unsettled(self, cblock: int) -> bool:
+        """Tell whether the copies of a clean block may differ just now."""
+        return self._locks.is_writing(self._mapping.oblock_of[cblock]) or cblock in self._spoiled
 
     def _regions_to_close(self) -> set[int]:
         """Pick the open regions that saw no new use since the last time; they are no longer open from here on."""
@@ -299,16 +327,16 @@ class Durability:
         closing = {
             region
             for region in self.open_regions - touched
-            if not any(self._locks.is_writing(self._mapping.oblock_of[cblock]) for cblock in self._blocks_of(region))
+            if not any(map(self._is_unsettled, self._blocks_of(region)))
         }
         self.open_regions -= closing
         return closing
 
-    def _snapshot_region(self, region: int, taken: set[int], batch: Batch) -> None:
+    def _snapshot_region(self, region: int, batch: Batch) -> None:
         """Put the rows of a closing region into the batch, where they are not exact."""
         flags = self._mapping.flags
         for cblock in self._blocks_of(region):
-            if cblock in taken or self._mapping.oblock_of[cblock] == UNMAPPED:
+            if cblock in self._taken or self._mapping.oblock_of[cblock] == UNMAPPED:
                 continue
             state = flags[cblock]
             if bool(state & DIRTY) != bool(state & RECORDED):
@@ -353,6 +381,7 @@ class Durability:
             state = flags[cblock]
             if state & COVERED:
                 known = state & RECORDED or cblock // self._region_blocks in self.open_regions
-                assert known or cblock in self.changed or state & DIRTY, f"cblock {cblock} is covered by nothing"
+                known = known or cblock in self.changed or cblock in self._taken
+                assert known or state & DIRTY, f"cblock {cblock} is covered by nothing"
             else:
                 assert not state & DIRTY, f"cblock {cblock} (oblock {oblock}) is dirty and not covered"

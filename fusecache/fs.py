@@ -140,7 +140,7 @@ class Operations(pyfuse3.Operations):
         if key is None:
             raise pyfuse3.FUSEError(errno.ENODATA)
         try:
-            return self._control.get(key).encode()
+            return os.fsencode(self._control.get(key))
         except UnknownKeyError as exc:
             raise pyfuse3.FUSEError(errno.ENODATA) from exc
         except Exception as exc:
@@ -263,11 +263,7 @@ def _control_name(inode: InodeT, name: XAttrNameT) -> str | None:
 
 def _text(value: bytes) -> str:
     """Decode what was set; some tools send a final NUL or newline."""
-    try:
-        return value.rstrip(b"\0\n").decode()
-    except UnicodeDecodeError as exc:
-        msg = "the value is not text"
-        raise UsageError(msg) from exc
+    return os.fsdecode(value.rstrip(b"\0\n"))
 
 
 def _attributes(inode: InodeT, mode: int, size: int) -> pyfuse3.EntryAttributes:

@@ -8,8 +8,9 @@ a hit that is served without waiting for anything never takes a lock at all, sin
 
 A migration holds a block *exclusively*, at one of two levels (dm-cache 2.7, 2.8): :data:`WRITERS_OUT` while it
 copies, so that reads go on, and :data:`ALL_OUT` for a switch that must not be seen half done.  It is granted at once
-and then waits until the holders that it excludes have left; newcomers that it excludes park in the cell, in order, and
-are released together when it ends.  Readers are not counted against :data:`WRITERS_OUT`, so they cannot starve it.
+and then waits until the holders that it excludes have left; newcomers that it excludes park in the cell and are
+released together when it ends, to try again.  Readers do not count against :data:`WRITERS_OUT`, so they cannot starve
+it.
 
 A write that goes to two stores takes its block *alone*: two of them crossing could leave the stores different.
 Nobody waits for a second block while holding one, hence no deadlock.
@@ -136,7 +137,7 @@ class BlockLocks:
         await self.drained(oblock)
 
     def end_exclusive(self, oblock: int) -> None:
-        """Let everybody in again; those who parked go on in their order."""
+        """Let everybody in again; those who parked try again."""
         cell = self.cells[oblock]
         cell.level = Level.NOBODY_OUT
         self._unpark(cell)
@@ -149,7 +150,7 @@ class BlockLocks:
         return cell
 
     async def park(self, oblock: int) -> None:
-        """Wait, behind those who came before, until it is worth while to try again."""
+        """Wait until it is worth while to try again."""
         released = trio.Event()
         self._cell(oblock).parked.append(released)
         await released.wait()

@@ -290,19 +290,20 @@ class Migrations:
         volume.policy.complete_background_work(work, success=True)
 
     async def _unmap(self, cblock: int) -> None:
-        """Switch: from here on the block is not in the cache, durably; on failure everything is as it was."""
+        """Switch: from here on a clean block is not in the cache, durably; on failure everything is as it was."""
         mapping, durability = self._volume.mapping, self._volume.durability
         durability.removing(cblock)
         flags = mapping.flags[cblock]
+        spoiled = durability.is_spoiled(cblock)
         oblock = mapping.remove(cblock)
         try:
             await durability.commit()
         except BaseException:
             mapping.insert(oblock, cblock)
-            mapping.flags[cblock] = flags & ~DIRTY
+            mapping.flags[cblock] = flags
             durability.kept(cblock)
-            if flags & DIRTY:
-                mapping.set_dirty(cblock)
+            if spoiled:
+                self._volume.set_dirty(cblock)  # one of its two copies has to be the right one
             raise
 
     async def _copy_back(self, oblock: int, cblock: int) -> None:

@@ -91,7 +91,7 @@ async def _serve(config: MountConfig, on_ready: Callable[[list[str]], None]) -> 
             raise MetadataError(msg) from exc
         policy.allow_migrations(config.mode is not Mode.PASSTHROUGH)
         volume = _make_volume(binding, policy, recovered.mapping, recovered.open_regions, config.mode)
-        volume.stats.restore(json.loads(values.get("stats", "{}")))
+        volume.stats.restore(_kept_counters(values.get("stats", "{}")))
         if threshold is not None:
             volume.migration_threshold = threshold
         log.info(
@@ -142,7 +142,7 @@ async def _run(
             nursery.start_soon(flusher.run)
             nursery.start_soon(control.run)
             nursery.start_soon(_tick, volume, migrations)
-            nursery.start_soon(_end_on_signal)
+            await nursery.start(_end_on_signal)
             volume.tick()  # policies begin to count with the first tick
             on_ready(binding.notes)
             await pyfuse3.main()
@@ -164,8 +164,9 @@ async def _tick(volume: Volume, migrations: Migrations) -> None:
         volume.durability.commit_later(close_regions=ticks % _TICKS_PER_CLOSING == 0)
 
 
-async def _end_on_signal() -> None:
+async def _end_on_signal(task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        task_status.started()
         async for number in signals:
             log.info("asked to end", signal=signal.Signals(number).name)
             pyfuse3.terminate()
@@ -226,6 +227,16 @@ def _refuse_dirty_passthrough(plan: Plan, mode: Mode) -> None:
         count = dirty or "some"
         msg = f"passthrough needs a clean cache, and {count} blocks are dirty: mount writethrough and flush first"
         raise RefusedError(msg)
+
+
+def _kept_counters(text: str) -> dict[str, int]:
+    """Read the counters of earlier mounts; damaged ones are no reason to refuse this one."""
+    try:
+        kept = json.loads(text)
+        return {name: count for name, count in kept.items() if isinstance(count, int)}
+    except (ValueError, AttributeError):
+        log.warning("the counters of earlier mounts cannot be read and begin at 0 again")
+        return {}
 
 
 def _tunables(config: MountConfig) -> list[tuple[str, str]]:

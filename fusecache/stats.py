@@ -28,7 +28,7 @@ class Stats:
     write_hits: int = 0
     """Writing bios of cached blocks, in all modes."""
     write_misses: int = 0
-    """Writing bios of blocks that are not cached."""
+    """Writing bios of blocks that are not cached; one that promotes its block by itself is neither hit nor miss."""
     promotions: int = 0
     """Blocks copied into the cache and mapped."""
     demotions: int = 0

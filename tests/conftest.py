@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from datetime import timedelta
 
 import hypothesis
+import pytest
+import structlog
 
 # Property tests count examples, not milliseconds: the machine is shared.  FUSECACHE_EXAMPLES=5000 makes a night's run.
 hypothesis.settings.register_profile(
@@ -16,3 +19,10 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("fusecache")
+
+
+@pytest.fixture(autouse=True)
+def _log_as_configured_by_nobody() -> Iterator[None]:
+    """Undo what a test configures, such as a log on a stream that is closed when the test ends."""
+    yield
+    structlog.reset_defaults()
