@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -305,3 +306,27 @@ def test_damage_that_shows_late_is_refused_all_the_same(config: MountConfig, ker
     serve(config, kernel, write_blocks)
     damage(config, statement)
     refused(config, kernel, MetadataError, "damaged")
+
+
+@pytest.mark.parametrize("text", ["not json", "[1]", "7", '{"read_hits": "many"}', '{"read_hits": null}'])
+def test_counters_that_make_no_sense_begin_anew(config: MountConfig, kernel: Kernel, text: str) -> None:
+    serve(config, kernel, write_blocks)
+    with closing(Database.open(config.origin.parent / "metadata")) as database:
+        database.set_values({"stats": text})
+    serve(config, kernel, check_blocks)
+    told = json.loads(values(config)["stats"])
+    assert sum(told.values()) == 3
+
+
+def test_values_that_are_no_text_are_refused_and_told(config: MountConfig, kernel: Kernel) -> None:
+    async def session(operations: Operations) -> None:
+        image = pyfuse3.InodeT(pyfuse3.ROOT_INODE + 1)
+        for name in (b"policy", b"mode", b"message", b"migration_threshold", b"policy.\xff"):
+            attribute = pyfuse3.XAttrNameT(b"user.fusecache." + name)
+            with pytest.raises(pyfuse3.FUSEError) as caught:
+                await operations.setxattr(image, attribute, b"\xff 1", None)  # type: ignore[arg-type]  # not looked at
+            assert caught.value.errno == errno.EINVAL
+            error = pyfuse3.XAttrNameT(b"user.fusecache.error")
+            assert await operations.getxattr(image, error, None)  # type: ignore[arg-type]  # not looked at
+
+    serve(config, kernel, session)
