@@ -102,6 +102,7 @@ class Durability:
         "_round_asked",
         "_spoiled",
         "_taken",
+        "_unsure_regions",
         "_waiters",
         "_wanted_regions",
         "changed",
@@ -136,6 +137,8 @@ class Durability:
         self._leaving: set[int] = set()
         self._spoiled: set[int] = set()
         self._taken: set[int] = set()
+        self._unsure_regions: set[int] = set()
+        """Regions whose closing failed, which a crash may yet bring to light: they count as neither open nor closed."""
         self._wanted_regions: set[int] = set()
         self._origin_needed = False
         self._close_regions = False
@@ -220,7 +223,7 @@ class Durability:
 
     def commit_later(self, *, close_regions: bool = False) -> None:
         """Ask for a round without waiting for it, if there is anything to do."""
-        self._close_regions = self._close_regions or (close_regions and bool(self.open_regions))
+        self._close_regions = self._close_regions or (close_regions and bool(self.open_regions or self._unsure_regions))
         if self.changed or self._close_regions:
             self._round_asked.set()
 
@@ -282,7 +285,7 @@ class Durability:
         except BaseException:
             self.changed |= self._taken
             self._origin_needed = self._origin_needed or origin_needed
-            self.open_regions |= closing
+            self._unsure_regions |= closing - self.open_regions
             raise
         finally:
             self._taken = set()
@@ -326,10 +329,11 @@ class Durability:
         touched, self.touched_regions = self.touched_regions, set()
         closing = {
             region
-            for region in self.open_regions - touched
+            for region in (self.open_regions | self._unsure_regions) - touched
             if not any(map(self._is_unsettled, self._blocks_of(region)))
         }
         self.open_regions -= closing
+        self._unsure_regions -= closing
         return closing
 
     def _snapshot_region(self, region: int, batch: Batch) -> None:
@@ -369,6 +373,7 @@ class Durability:
                 try:
                     await self._record.commit(Batch(opened=sorted(wanted)))
                     self.open_regions |= wanted
+                    self._unsure_regions -= wanted
                 except FusecacheError as exc:
                     error = self.failure = exc
                     log.error("opening regions failed", error=str(exc))
@@ -380,7 +385,8 @@ class Durability:
         for cblock, oblock in self._mapping.mapped():
             state = flags[cblock]
             if state & COVERED:
-                known = state & RECORDED or cblock // self._region_blocks in self.open_regions
+                region = cblock // self._region_blocks
+                known = state & RECORDED or region in self.open_regions or region in self._unsure_regions
                 known = known or cblock in self.changed or cblock in self._taken
                 assert known or state & DIRTY, f"cblock {cblock} is covered by nothing"
             else:

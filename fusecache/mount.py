@@ -233,7 +233,7 @@ def _kept_counters(text: str) -> dict[str, int]:
     """Read the counters of earlier mounts; damaged ones are no reason to refuse this one."""
     try:
         kept = json.loads(text)
-        return {name: count for name, count in kept.items() if isinstance(count, int)}
+        return {name: count for name, count in kept.items() if type(count) is int and count >= 0}
     except (ValueError, AttributeError):
         log.warning("the counters of earlier mounts cannot be read and begin at 0 again")
         return {}

@@ -179,7 +179,8 @@ class Database:
         with _errors(self.path), _transaction(self._connection) as connection:
             connection.executemany("DELETE FROM blocks WHERE cblock = ?", ((cblock,) for cblock in batch.unmapped))
             connection.executemany("REPLACE INTO blocks VALUES (?, ?, ?, NULL)", batch.mapped)
-            connection.executemany("INSERT OR IGNORE INTO regions VALUES (?)", ((region,) for region in batch.opened))
+            # Rewriting a row that is there overwrites what a failed commit may have left in the write-ahead log.
+            connection.executemany("REPLACE INTO regions VALUES (?)", ((region,) for region in batch.opened))
             connection.executemany("DELETE FROM regions WHERE region = ?", ((region,) for region in batch.closed))
             connection.executemany("REPLACE INTO meta VALUES (?, ?)", batch.values.items())
 

@@ -28,7 +28,7 @@ class Batch:
     mapped: list[tuple[int, int, bool]] = field(default_factory=list)
     """Rows ``(cblock, oblock, dirty)`` that replace what was there."""
     opened: list[int] = field(default_factory=list)
-    """Regions that may be written from now on."""
+    """Regions that may be written from now on; written to the record even if they are there already."""
     closed: list[int] = field(default_factory=list)
     """Regions whose rows are exact again."""
     values: dict[str, str] = field(default_factory=dict)
@@ -42,7 +42,11 @@ class Record(Protocol):
     """The durable record while mounted."""
 
     async def commit(self, batch: Batch) -> None:
-        """Make the changes durable together; raises MetadataError, and then nothing of them was."""
+        """Make the changes durable together.
+
+        :raises MetadataError: they are not seen; but until the next commit that writes something, a crash may bring
+            them to light after all.
+        """
 
     async def save_hints(self, hints: Iterable[tuple[int, int]]) -> None:
         """Store ``(cblock, hint)`` pairs; hints of others stay.  Raises MetadataError."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import os
 import random
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
@@ -17,6 +18,7 @@ import pytest
 from tests.integration.mounts import LoopDevices, Mount, sweep_aborted_runs
 
 MIB = 1024 * 1024
+TEST_SECONDS = 120
 
 
 class Mounted(Protocol):
@@ -83,9 +85,17 @@ def mounted(tmp_path: Path) -> Iterator[Mounted]:
         result.mount(*options)
         return result
 
+    def discard() -> None:
+        for result in mounts:
+            result.discard()
+
+    # A request to a daemon that hangs waits whatever signal comes; without its mount it fails, and so does the test.
+    watchdog = threading.Timer(TEST_SECONDS, discard)
+    watchdog.daemon = True
+    watchdog.start()
     yield mount
-    for result in mounts:
-        result.discard()
+    watchdog.cancel()
+    discard()
 
 
 @pytest.fixture
