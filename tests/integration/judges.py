@@ -13,9 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from policies import policy_names
 from tests.integration.mounts import Mount, run
 
 MIB = 1024 * 1024
+POLICIES = [name for name in policy_names() if name != "default"]
+MODES = ["writeback", "writethrough", "passthrough"]
 FIO_SECONDS = 60
 
 

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from policies import policy_names
 from tests.integration.conftest import Mounted
-from tests.integration.judges import MIB, fill, read_blocks
+from tests.integration.judges import MIB, POLICIES, fill, read_blocks
 from tests.integration.mounts import Mount, fusecache, program, run, wait_until
 
 PREFIX = "user.fusecache."
@@ -32,7 +31,6 @@ BAD_VALUES = [
     *(("message", f"sequential_threshold{rest}") for rest in ("", " 1 2", " x")),
 ]
 BAD_RANGES = ["50..60", "50--60", "-60", "50-", "fred", "60-50", "7-7", "128", "0-129", "1-2-3"]
-POLICIES = [name for name in policy_names() if name != "default"]
 
 
 @pytest.fixture

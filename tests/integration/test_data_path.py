@@ -11,14 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from policies import policy_names
 from tests.integration.conftest import Mounted
-from tests.integration.judges import MIB, Model, need
+from tests.integration.judges import MIB, MODES, POLICIES, Model, need
 from tests.integration.mounts import Mount, run
 
 KIB = 1024
-POLICIES = [name for name in policy_names() if name != "default"]
-MODES = ["writeback", "writethrough", "passthrough"]
 TAIL = 4 * MIB + 5 * KIB + 7
 GEOMETRIES = {
     "usual": (8 * MIB, "2MiB", "64KiB"),

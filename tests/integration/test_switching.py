@@ -7,13 +7,21 @@ import threading
 
 import pytest
 
-from policies import policy_names
 from tests.integration.conftest import Mounted
-from tests.integration.judges import MIB, Model, assert_same, fill, finished, fio, fio_running, read_blocks
+from tests.integration.judges import (
+    MIB,
+    MODES,
+    POLICIES,
+    Model,
+    assert_same,
+    fill,
+    finished,
+    fio,
+    fio_running,
+    read_blocks,
+)
 from tests.integration.mounts import Mount, wait_until
 
-POLICIES = [name for name in policy_names() if name != "default"]
-MODES = ["writethrough", "writeback", "passthrough"]
 LOAD = ["ioengine=libaio", "direct=1", "iodepth=8", "loops=4"]
 SIZE = 4 * MIB
 

@@ -6,12 +6,9 @@ import itertools
 
 import pytest
 
-from policies import policy_names
 from tests.integration.conftest import Mounted
-from tests.integration.judges import MIB, fio
+from tests.integration.judges import MIB, MODES, POLICIES, fio
 
-POLICIES = [name for name in policy_names() if name != "default"]
-MODES = ["writeback", "writethrough", "passthrough"]
 SIZE = 4 * MIB
 JOBS = {
     "libaio-direct": ["ioengine=libaio", "direct=1", "iodepth=16"],
