@@ -1,0 +1,310 @@
+"""The crash hunter: one seed is one history of some clients, crashed at many points, in many ways.
+
+At each crash point the state is frozen and the history goes on; what would be left is then decided (all of what was
+written if the process was killed, any part of what was not flushed if the power failed), recovered, and held against
+the model.  Two things are asserted of what is recovered: every cell shows what it may, and every block that counts as
+clean is the same in cache and origin.  The second is what keeps a cell from going back later, when the block is demoted
+or the cache is taken away.  Some of the crashes are *followed*: mounted again, read, worked with, perhaps crashed again
+or ended cleanly, and in the end the origin alone has to have everything.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import trio
+
+from fusecache.config import Mode
+from fusecache.errors import FusecacheError
+from fusecache.geometry import Geometry
+from fusecache.volume import PolicyFaultError
+from tests.crash.rig import BLOCK, Disk, Rig, simulate
+from tests.model import Oracle, judge_crash, shown
+
+_POLICIES: Final = ("eager", "eager", "eager", "eager", "smq", "mq", "cleaner")
+_MODES: Final = (Mode.WRITEBACK, Mode.WRITEBACK, Mode.WRITEBACK, Mode.WRITETHROUGH, Mode.PASSTHROUGH)
+_MOST_FOLLOWED: Final = 3
+_GENERATIONS: Final = 3
+
+
+class HuntError(AssertionError):
+    """A history went wrong; the message says which, and how to see it again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What kind of history a seed makes."""
+
+    geometry: Geometry
+    region_blocks: int
+    cell_bytes: int
+    clients: int
+    requests: int
+    think_seconds: float
+    gap: int
+    """Task steps between two crash points, on average."""
+    restlessness: float
+    """Changes of policy and mode, flushes and the like, per request."""
+    fault_rate: float
+    spared: tuple[str, ...]
+    """What does not fail: a failed flush is for good, and little is acknowledged after it."""
+
+    @classmethod
+    def of(cls, rng: random.Random, *, faults: bool) -> Shape:
+        cell_bytes = rng.choice((512, 512, 512, 128))
+        tail = rng.randrange(0, BLOCK, cell_bytes)
+        return cls(
+            geometry=Geometry(rng.randint(3, 9) * BLOCK + tail, BLOCK, rng.randint(1, 4)),
+            region_blocks=rng.choice((1, 1, 2, 3)),
+            cell_bytes=cell_bytes,
+            clients=rng.randint(1, 4),
+            requests=rng.randint(5, 25),
+            think_seconds=rng.choice((0.0, 0.01, 0.1)),
+            gap=rng.choice((7, 20, 50)),
+            restlessness=rng.choice((0.0, 0.05, 0.3)),
+            fault_rate=rng.choice((0.01, 0.05, 0.15)) if faults else 0.0,
+            spared=rng.choice(((), ("flush",), ("flush", "read"))) if faults else (),
+        )
+
+
+class _Crasher(trio.abc.Instrument):
+    """Judges crashes while a history runs, every few steps of any task."""
+
+    def __init__(self, rng: random.Random, gap: int, judge: Callable[[], None]) -> None:
+        self._rng = rng
+        self._gap = gap
+        self._judge = judge
+        self._left = self._next()
+        self.active = False
+        self.failure: BaseException | None = None
+
+    def _next(self) -> int:
+        return 1 + int(self._rng.expovariate(1 / self._gap))
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        if not self.active:
+            return
+        self._left -= 1
+        if self._left <= 0:
+            self._left = self._next()
+            try:
+                self._judge()
+            except BaseException as exc:  # noqa: BLE001 - trio would only log what an instrument raises
+                self.failure = exc
+                self.active = False
+
+
+class History:
+    """One history, and those that follow from its crashes.
+
+    :param oracle: what the disk may show; ``disk``: what it begins with.
+    """
+
+    def __init__(self, seed: int, shape: Shape, disk: Disk, oracle: Oracle, generation: int = 0) -> None:
+        self._rng = random.Random(f"{seed} {generation}")
+        self._seed = seed
+        self._shape = shape
+        self._disk = disk
+        self._oracle = oracle
+        self._generation = generation
+        self._followed: list[tuple[Disk, Oracle]] = []
+        self._crasher = _Crasher(self._rng, shape.gap, self._judge_here)
+        self._rig: Rig | None = None
+        self.crashes = 0
+
+    def run(self) -> int:
+        """Run it, and some of what follows; returns how many crashes were judged."""
+        seed = self._rng.getrandbits(32)
+        try:
+            simulate(seed, self._live, seed, instruments=[self._crasher])
+        except BaseException as exc:
+            raise (self._crasher.failure or exc) from exc
+        if self._crasher.failure is not None:
+            raise self._crasher.failure
+        for number, (disk, oracle) in enumerate(self._followed):
+            following = History(self._seed * 10 + number, self._shape, disk, oracle, self._generation + 1)
+            self.crashes += following.run()
+        return self.crashes
+
+    # One mount
+
+    async def _live(self, seed: int) -> None:
+        rng = self._rng
+        shape = self._shape
+        policy = rng.choice(_POLICIES)
+        mode = rng.choice(_MODES)
+        if mode is Mode.PASSTHROUGH and (
+            self._disk.record.regions or any(r[1] for r in self._disk.record.rows.values())
+        ):
+            mode = Mode.WRITETHROUGH  # which is what the composition root would insist on
+        rig = self._rig = Rig(self._disk, seed, policy=policy, mode=mode)
+        for index, faults in enumerate(rig.faults.values()):
+            faults.fail_at_random(shape.fault_rate, seed + index, shape.spared)
+        with trio.CancelScope() as scope:
+            async with rig.running():
+                self._crasher.active = True
+                if self._generation:
+                    await self._read(0, len(self._oracle.allowed))
+                async with trio.open_nursery() as nursery:
+                    for number in range(shape.clients):
+                        nursery.start_soon(self._client, random.Random(seed + number))
+                rig.heal()
+                if rig.origin.lost or rig.store.lost:
+                    scope.cancel()  # no clean end is possible any more
+                    await trio.lowlevel.checkpoint()
+                shows = await self._end_well(rig)
+            ended = rig.freeze(rng).after_power_cut(rng)
+            assert ended.record.values["clean_shutdown"] == "1"
+            assert not ended.record.regions
+            assert shown(ended.image(), shape.cell_bytes) == shows, "a clean end lost something"
+
+    async def _end_well(self, rig: Rig) -> list[int]:
+        """Let everything come to rest, and hold the whole against the model; returns what the cells show."""
+        shape = self._shape
+        self._crasher.active = False
+        await trio.sleep(40 if shape.fault_rate else 1)  # the pause after failures ends
+        self._crasher.active = True
+        shows = self._oracle.settled(await rig.read_all())
+        await rig.check_at_rest()
+        if self._rng.random() < 0.5:
+            origin = await rig.settle_into_origin()
+            assert shown(origin, shape.cell_bytes) == shows, "the origin is not what the image was"
+            await rig.check_at_rest()
+        self._crasher.active = False
+        return shows
+
+    async def _client(self, rng: random.Random) -> None:
+        shape = self._shape
+        for _ in range(shape.requests if not self._generation else shape.requests // 3):
+            if shape.think_seconds and rng.random() < 0.5:
+                await trio.sleep(rng.random() * shape.think_seconds)
+            if rng.random() < shape.restlessness:
+                await self._tolerate(self._change(rng))
+                continue
+            kind = rng.random()
+            first, count = self._range(rng)
+            if kind < 0.55:
+                await self._write(first, count)
+            elif kind < 0.75:
+                await self._read(first, count)
+            else:
+                await self._flush()
+
+    def _range(self, rng: random.Random) -> tuple[int, int]:
+        """Choose cells: a block, some cells of one, or a run across blocks."""
+        cells = len(self._oracle.allowed)
+        per_block = BLOCK // self._shape.cell_bytes
+        kind = rng.random()
+        if kind < 0.4:
+            first = rng.randrange(cells) // per_block * per_block
+            return first, min(per_block * rng.choice((1, 1, 2, 3)), cells - first)
+        first = rng.randrange(cells)
+        return first, min(rng.randint(1, 3 if kind < 0.7 else 2 * per_block), cells - first)
+
+    async def _write(self, first: int, count: int) -> None:
+        assert self._rig is not None
+        write, data = self._oracle.begin_write(first, count)
+        try:
+            await self._rig.cache.write(first * self._shape.cell_bytes, data)
+        except FusecacheError as exc:
+            self._require_tolerable(exc)
+            self._oracle.end_write(write, failed=True)
+        else:
+            self._oracle.end_write(write)
+
+    async def _read(self, first: int, count: int) -> None:
+        assert self._rig is not None
+        cell_bytes = self._shape.cell_bytes
+        began = self._oracle.now()
+        try:
+            image = await self._rig.cache.read(first * cell_bytes, count * cell_bytes)
+        except FusecacheError as exc:
+            self._require_tolerable(exc)
+        else:
+            assert len(image) == count * cell_bytes
+            self._oracle.end_read(began, first, image)
+
+    async def _flush(self) -> None:
+        assert self._rig is not None
+        began = self._oracle.now()
+        try:
+            await self._rig.cache.flush()
+        except FusecacheError as exc:
+            self._require_tolerable(exc)
+        else:
+            self._oracle.end_flush(began)
+
+    async def _change(self, rng: random.Random) -> None:
+        assert self._rig is not None
+        control = self._rig.control
+        kind = rng.random()
+        if kind < 0.35:
+            await control.set("mode", rng.choice(_MODES).value)
+        elif kind < 0.6:
+            await control.set("policy", rng.choice(_POLICIES))
+        elif kind < 0.75:
+            await control.set("message", "flush")
+        elif kind < 0.8:
+            await control.set("message", "decommission")
+        else:
+            last = self._shape.geometry.cache_blocks
+            if self._rig.volume.mode is Mode.PASSTHROUGH:
+                await control.set("message", f"invalidate_cblocks 0-{last}")
+
+    async def _tolerate(self, change: Awaitable[None]) -> None:
+        try:
+            await change
+        except FusecacheError as exc:
+            if "passthrough mode only" not in str(exc):
+                self._require_tolerable(exc)
+
+    def _require_tolerable(self, exc: FusecacheError) -> None:
+        """Errors are for those who injected faults; a policy that disagrees with the mapping never is."""
+        if not self._shape.fault_rate or isinstance(exc, PolicyFaultError):
+            raise exc
+
+    # Crashes
+
+    def _judge_here(self) -> None:
+        assert self._rig is not None
+        self._rig.volume.mapping.check()
+        self._rig.volume.locks.check()
+        allowed = list(self._oracle.allowed)
+        frozen = self._rig.freeze(self._rng)
+        for disk, pinned in (
+            (frozen.after_power_cut(self._rng), True),
+            (frozen.after_kill(self._rng), False),
+            (frozen.after_power_cut(self._rng), True),
+        ):
+            self.crashes += 1
+            shows = judge_crash(disk.image(), allowed, self._shape.cell_bytes)
+            if self._generation < _GENERATIONS and self._rng.random() < 0.03 and len(self._followed) < _MOST_FOLLOWED:
+                # What a power cut left is durable; what a kill left is so only when the next flush says it.
+                oracle = Oracle(shows, self._shape.cell_bytes, None if pinned else allowed)
+                self._followed.append((disk, oracle))
+
+
+def hunt(seed: int, *, faults: bool = False) -> int:
+    """Run one seed, to be used within :func:`tests.crash.rig.simulated`; returns how many crashes were judged.
+
+    :raises HuntError: data was lost or went back, an invariant broke, or something hung.
+    """
+    shape = Shape.of(random.Random(seed), faults=faults)
+    disk = Disk.new(shape.geometry, region_blocks=shape.region_blocks, cell_bytes=shape.cell_bytes)
+    cells = shape.geometry.image_bytes // shape.cell_bytes
+    history = History(seed, shape, disk, Oracle([0] * cells, shape.cell_bytes))
+    try:
+        return history.run()
+    except Exception as exc:
+        replay = f"FUSECACHE_SEED={seed} FUSECACHE_FAULTS={int(faults)} python -m pytest tests/crash -k replay"
+        msg = f"seed {seed}: {_first_cause(exc)}\nto see it again: {replay}"
+        raise HuntError(msg) from exc
+
+
+def _first_cause(exc: BaseException) -> Any:
+    while isinstance(exc, BaseExceptionGroup):
+        exc = exc.exceptions[0]
+    return f"{type(exc).__name__}: {exc}"

@@ -1,0 +1,256 @@
+"""A whole mount without FUSE, files or time: the real parts, put together by the real composition root, on fakes.
+
+A :class:`Disk` is what lies there between mounts; a :class:`Rig` is one mount of it.  :func:`simulate` runs a coroutine
+under a virtual clock, one seed being one order of events.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+from unittest.mock import patch
+
+import trio
+import trio.testing
+
+import policies
+from fusecache import mount
+from fusecache.cache import Cache
+from fusecache.config import Mode, MountConfig
+from fusecache.control import Control, new_policy
+from fusecache.flusher import Flusher
+from fusecache.geometry import Geometry
+from fusecache.mapping import DIRTY
+from fusecache.migrations import Migrations
+from fusecache.recovery import Recovered, hint_signature, recover
+from tests.fakes import EagerPolicy, Faults, Latency, RecordState, SimRecord, SimStore, StoreState
+from tests.model import initial_image
+
+if TYPE_CHECKING:
+    from fusecache.binding import Binding
+
+T = TypeVar("T")
+
+BLOCK: Final = 4096
+QUICK_TICKS: Final = 0.05
+"""Seconds, instead of one, so that ticks fall among requests."""
+_TICKS_PER_CLOSING: Final = 2
+_HANG_SECONDS: Final = 300
+"""Virtual; nothing that works takes nearly as long."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Disk:
+    """What lies there while nothing is mounted."""
+
+    geometry: Geometry
+    region_blocks: int
+    origin: StoreState
+    cache: StoreState
+    record: RecordState = field(default_factory=RecordState)
+
+    @classmethod
+    def new(cls, geometry: Geometry, *, region_blocks: int, cell_bytes: int) -> Disk:
+        """Make a disk that was never cached; the cache has rubbish in it."""
+        return cls(
+            geometry=geometry,
+            region_blocks=region_blocks,
+            origin=StoreState(initial_image(geometry.image_bytes, cell_bytes)),
+            cache=StoreState(bytearray(b"\xee" * (geometry.cache_blocks * geometry.block_size))),
+        )
+
+    def after_power_cut(self, rng: random.Random) -> Disk:
+        """Lose whatever a power cut may take."""
+        return replace(
+            self,
+            origin=self.origin.after_power_cut(rng),
+            cache=self.cache.after_power_cut(rng),
+            record=self.record.after_crash(rng),
+        )
+
+    def after_kill(self, rng: random.Random) -> Disk:
+        """Lose the process: what it wrote can be read, and is not durable yet."""
+        return replace(self, record=self.record.after_crash(rng))
+
+    def recover(self) -> Recovered:
+        """Recover as a mount would, into a policy that nobody uses."""
+        policy = EagerPolicy(
+            cache_blocks=self.geometry.cache_blocks, origin_blocks=self.geometry.origin_blocks, block_size=BLOCK
+        )
+        rows = SimRecord(self.record, latency=_no_latency()).rows()
+        return recover(
+            rows,
+            set(self.record.regions),
+            geometry=self.geometry,
+            region_blocks=self.region_blocks,
+            policy=policy,
+            hints_valid=False,
+        )
+
+    def image(self) -> bytearray:
+        """Read the image as a mount of this disk would show it; every clean block must be the origin's."""
+        recovered = self.recover()
+        recovered.mapping.check()
+        origin, cache = self.origin.newest(), self.cache.newest()
+        for cblock, oblock in recovered.mapping.mapped():
+            copy = cache[cblock * BLOCK : (cblock + 1) * BLOCK]
+            place = slice(oblock * BLOCK, (oblock + 1) * BLOCK)
+            if not recovered.mapping.flags[cblock] & DIRTY:
+                assert copy == origin[place], f"cblock {cblock} counts as clean, and is not as oblock {oblock} is"
+            origin[place] = copy
+        return origin
+
+
+def _no_latency() -> Latency:
+    return Latency(random.Random(0), 0.0)
+
+
+@dataclass(slots=True, kw_only=True)
+class SimBinding:
+    """What the composition root wants of :class:`fusecache.binding.Binding`."""
+
+    origin: SimStore
+    cache: SimStore
+    database: SimRecord
+    geometry: Geometry
+    region_blocks: int
+    was_clean: bool
+    origin_path: Path = Path("/origin")
+    cache_path: Path = Path("/cache")
+    metadata_path: Path = Path("/metadata")
+
+    def end_values(self) -> dict[str, str]:
+        return {"clean_shutdown": "1"}
+
+
+class Rig:
+    """One mount of a disk; use :meth:`running`.
+
+    :param seconds: how long an operation of a store may take, virtually.
+    """
+
+    def __init__(
+        self, disk: Disk, seed: int, *, policy: str = "eager", mode: Mode = Mode.WRITEBACK, seconds: float = 0.02
+    ) -> None:
+        rng = random.Random(seed)
+        latency = Latency(rng, seconds)
+        EagerPolicy.seed = seed
+        self.disk = disk
+        self.origin = SimStore(disk.origin, name="origin", rng=rng, latency=latency)
+        self.store = SimStore(disk.cache, name="cache", rng=rng, latency=latency)
+        self.record = SimRecord(disk.record, latency=latency)
+        values = self.record.values()
+        self.binding = SimBinding(
+            origin=self.origin,
+            cache=self.store,
+            database=self.record,
+            geometry=disk.geometry,
+            region_blocks=disk.region_blocks,
+            was_clean=values["clean_shutdown"] == "1",
+        )
+        self.record.set_values({"clean_shutdown": "0"})
+        instance = new_policy(disk.geometry, policy, ())
+        recovered = recover(
+            self.record.rows(),
+            self.record.regions(),
+            geometry=disk.geometry,
+            region_blocks=disk.region_blocks,
+            policy=instance,
+            hints_valid=self.binding.was_clean and values.get("hints") == hint_signature(instance),
+        )
+        instance.allow_migrations(mode is not Mode.PASSTHROUGH)
+        binding = cast("Binding", self.binding)
+        self.volume = mount._make_volume(binding, instance, recovered.mapping, recovered.open_regions, mode)
+        self.migrations = Migrations(self.volume)
+        self.flusher = Flusher(self.volume, self.migrations)
+        self.cache = Cache(self.volume, self.migrations)
+        config = MountConfig(origin=Path("/origin"), mountpoint=Path("/mnt"), mode=mode, policy=policy)
+        self.control = Control(
+            self.volume, self.migrations, self.flusher, config=config, binding=binding, suspects=recovered.suspects
+        )
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Serve within this block, and end cleanly, as :mod:`fusecache.mount` does."""
+        with trio.fail_after(_HANG_SECONDS):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self.volume.durability.run)
+                nursery.start_soon(self.migrations.run)
+                nursery.start_soon(self.flusher.run)
+                nursery.start_soon(self.control.run)
+                nursery.start_soon(mount._tick, self.volume, self.migrations)
+                yield
+                async with self.migrations.paused():
+                    nursery.cancel_scope.cancel()
+            await mount._end_cleanly(self.volume, cast("Binding", self.binding))
+
+    def freeze(self, rng: random.Random) -> Disk:
+        """Copy what a crash at this moment would have to deal with."""
+        return replace(
+            self.disk,
+            origin=self.origin.freeze(rng),
+            cache=self.store.freeze(rng),
+            record=self.record.freeze(),
+        )
+
+    @property
+    def faults(self) -> dict[str, Faults]:
+        """What is going to fail, by the name of the part."""
+        return {"origin": self.origin.faults, "cache": self.store.faults, "record": self.record.faults}
+
+    def heal(self) -> None:
+        """Let nothing fail any more."""
+        for faults in self.faults.values():
+            faults.heal()
+
+    async def read_all(self) -> bytearray:
+        """Read the whole image."""
+        return await self.cache.read(0, self.disk.geometry.image_bytes)
+
+    async def check_at_rest(self) -> None:
+        """Assert every invariant while no request and no migration is under way; waits for long work to end."""
+        await trio.sleep(0.001)
+        if self.flusher.pending:
+            await self.flusher.flush()
+        async with self.control._changing, self.migrations.paused():
+            await self.volume.durability.commit()
+            assert not self.volume.locks.cells, f"locks are held: {list(self.volume.locks.cells)}"
+            self.volume.check()
+            self.volume.stats.check()
+            mapped = {oblock: cblock for cblock, oblock in self.volume.mapping.mapped()}
+            policy = self.volume.policy
+            if isinstance(policy, EagerPolicy):
+                assert policy.cblock_of == mapped
+                assert policy.dirty == {c for c in mapped.values() if self.volume.mapping.flags[c] & DIRTY}
+            assert self.volume.mode is not Mode.PASSTHROUGH or not self.volume.mapping.dirty_count
+
+    async def settle_into_origin(self) -> bytearray:
+        """Make the origin complete in passthrough mode; returns what it has, durably."""
+        await self.control.set("mode", "passthrough")
+        await self.cache.flush()
+        return bytearray(self.origin.freeze(random.Random(0)).durable)
+
+
+@contextmanager
+def simulated(tick_seconds: float = QUICK_TICKS) -> Iterator[None]:
+    """Make virtual time quick, and the wild policy known by its name, within this block."""
+    with (
+        patch.dict(policies._BUILT_IN, {"eager": "tests.fakes:EagerPolicy"}),
+        patch.object(mount, "_TICK_SECONDS", tick_seconds),
+        patch.object(mount, "_TICKS_PER_CLOSING", _TICKS_PER_CLOSING),
+        patch("fusecache.switching._SLICE", 1),
+        # Trio shuffles the order in which tasks run; from our seed only, so that a run can be repeated.
+        patch("trio._core._run._ALLOW_DETERMINISTIC_SCHEDULING", True),
+    ):
+        yield
+
+
+def simulate(seed: int, function: Callable[..., Awaitable[T]], *args: Any, instruments: Any = ()) -> T:
+    """Run a coroutine under virtual time, to be used within :func:`simulated`."""
+    trio._core._run._r.seed(seed)
+    clock = trio.testing.MockClock(autojump_threshold=0)
+    return trio.run(function, *args, clock=clock, instruments=instruments)

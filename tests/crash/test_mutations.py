@@ -1,0 +1,184 @@
+"""Proof that the hunter can find something: each rule of :mod:`fusecache.durability` is broken, and that is caught.
+
+Every mutation is applied to the real code for one test, and has to be noticed within a few thousand crashes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import pytest
+
+from fusecache import durability
+from fusecache.cache import Cache
+from fusecache.durability import Durability
+from fusecache.gather import gather
+from fusecache.locks import BlockLocks
+from fusecache.mapping import COVERED
+from fusecache.metadata.record import Batch
+from fusecache.migrations import Migrations
+from tests.crash.hunter import HuntError, hunt
+
+_MOST_SEEDS = 200
+
+Flush = Callable[[], Awaitable[None]]
+Patch = pytest.MonkeyPatch
+
+
+def _commit_before_flush(patch: Patch, store: str) -> None:
+    """The stores named are flushed only when the commit has been made."""
+    commit = Durability._commit
+    late: list[Flush] = []
+
+    async def flush_some(flushes: Sequence[Flush]) -> None:
+        late[:] = [flush for flush in flushes if getattr(flush, "__self__").name == store]  # noqa: B009
+        await gather([flush for flush in flushes if flush not in late])
+
+    async def commit_first(self: Durability, batch: Batch, closing: set[int]) -> None:
+        await commit(self, batch, closing)
+        await gather(late)
+
+    patch.setattr(durability, "gather", flush_some)
+    patch.setattr(Durability, "_commit", commit_first)
+
+
+def rule_1_commit_before_the_cache_is_flushed(patch: Patch) -> None:
+    _commit_before_flush(patch, "cache")
+
+
+def rule_2_reuse_before_the_unmapping_is_committed(patch: Patch) -> None:
+    """The unmapping is only asked for, and nobody who takes the cache block looks whether it is done."""
+
+    async def unmap(self: Migrations, cblock: int) -> None:
+        self._volume.durability.removing(cblock)
+        self._volume.mapping.remove(cblock)
+
+    async def vacate(self: Durability, cblock: int) -> None:
+        pass
+
+    patch.setattr(Migrations, "_unmap", unmap)
+    patch.setattr(Durability, "vacate", vacate)
+
+
+def rule_3_recorded_clean_before_the_origin_is_flushed(patch: Patch) -> None:
+    _commit_before_flush(patch, "origin")
+
+
+def rule_3_unmapped_without_flushing_the_origin(patch: Patch) -> None:
+    def removing(self: Durability, cblock: int) -> None:
+        self.changed.add(cblock)
+        self._leaving.add(cblock)
+
+    patch.setattr(Durability, "removing", removing)
+
+
+def rule_4_covered_without_a_commit(patch: Patch) -> None:
+    async def cover(self: Durability, cblock: int) -> None:
+        self._mapping.flags[cblock] |= COVERED
+        self.open_regions.add(cblock // self._region_blocks)
+        self.touched_regions.add(cblock // self._region_blocks)
+
+    patch.setattr(Durability, "cover", cover)
+
+
+def rule_4_region_closed_while_its_rows_are_not_exact(patch: Patch) -> None:
+    def snapshot_region(self: Durability, region: int, batch: Batch) -> None:
+        pass
+
+    patch.setattr(Durability, "_snapshot_region", snapshot_region)
+
+
+def rule_4_region_closed_though_opened_again_meanwhile(patch: Patch) -> None:
+    async def commit(self: Durability, batch: Batch, closing: set[int]) -> None:
+        async with self._record_lock:
+            batch.closed.extend(closing)
+            if batch:
+                await self._record.commit(batch)
+
+    patch.setattr(Durability, "_commit", commit)
+
+
+def rule_4_blocks_under_write_taken_as_clean(patch: Patch) -> None:
+    def is_writing(self: BlockLocks, oblock: int) -> bool:
+        return False
+
+    patch.setattr(BlockLocks, "is_writing", is_writing)
+
+
+def rule_4_covered_for_ever(patch: Patch) -> None:
+    """Once covered, always covered: a snapshot takes a block as clean and leaves the flag."""
+    snapshot, snapshot_region = Durability._snapshot, Durability._snapshot_region
+
+    def keep(function: Callable[..., None]) -> Callable[..., None]:
+        def keeping(self: Durability, *args: Any) -> None:
+            flags = self._mapping.flags
+            before = bytes(flags)
+            function(self, *args)
+            for cblock, state in enumerate(before):
+                flags[cblock] |= state & COVERED
+
+        return keeping
+
+    patch.setattr(Durability, "_snapshot", keep(snapshot))
+    patch.setattr(Durability, "_snapshot_region", keep(snapshot_region))
+
+
+def fsync_acknowledged_without_flushing(patch: Patch) -> None:
+    async def flush(self: Cache) -> None:
+        await self._volume.durability.commit()
+
+    patch.setattr(Cache, "flush", flush)
+
+
+def writeback_lets_writers_in(patch: Patch) -> None:
+    async def drained(self: BlockLocks, oblock: int) -> None:
+        pass
+
+    patch.setattr(BlockLocks, "drained", drained)
+
+
+def a_failed_double_write_leaves_the_block_clean(patch: Patch) -> None:
+    def spoil(self: Durability, cblock: int) -> None:
+        pass
+
+    patch.setattr(Durability, "spoil", spoil)
+
+
+def a_failed_removal_forgets_the_row(patch: Patch) -> None:
+    def kept(self: Durability, cblock: int) -> None:
+        self._leaving.discard(cblock)
+
+    patch.setattr(Durability, "kept", kept)
+
+
+_SOUND = [
+    rule_1_commit_before_the_cache_is_flushed,
+    rule_2_reuse_before_the_unmapping_is_committed,
+    rule_3_recorded_clean_before_the_origin_is_flushed,
+    rule_3_unmapped_without_flushing_the_origin,
+    rule_4_covered_without_a_commit,
+    rule_4_region_closed_while_its_rows_are_not_exact,
+    rule_4_region_closed_though_opened_again_meanwhile,
+    rule_4_blocks_under_write_taken_as_clean,
+    rule_4_covered_for_ever,
+    fsync_acknowledged_without_flushing,
+    writeback_lets_writers_in,
+]
+_FAULTY = [a_failed_double_write_leaves_the_block_clean, a_failed_removal_forgets_the_row]
+
+
+@pytest.mark.parametrize(
+    ("mutate", "faults"),
+    [*((mutate, False) for mutate in _SOUND), *((mutate, True) for mutate in _FAULTY)],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_a_broken_rule_is_caught(mutate: Callable[[Patch], None], faults: bool, monkeypatch: Patch) -> None:
+    mutate(monkeypatch)
+    with pytest.raises(HuntError):
+        _hunt_for_long(faults=faults)
+
+
+def _hunt_for_long(*, faults: bool) -> None:
+    for seed in range(_MOST_SEEDS):
+        hunt(seed, faults=faults)

@@ -1,0 +1,126 @@
+"""What a disk may answer: the model against which reads, and what is left after crashes, are held.
+
+The image is cut into *cells*; every write covers whole cells and puts its own number, with the cell's, into each of
+them, so that a cell tells which write it shows, and whether it lies where it belongs.  Write 0 is what was there in the
+beginning.
+
+A read may see a write that began before the read ended, unless another one came strictly between.  After a crash a
+cell may show any write that began, unless a *flushed* one came strictly later: one that had ended when a flush began
+that was acknowledged.  Writes at the same time, by two clients, may come in either order.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from math import inf
+
+_CELL = struct.Struct("<II")
+
+
+def cell_content(cell_bytes: int, write: int, cell: int) -> bytes:
+    """Return what a write puts into a cell."""
+    return _CELL.pack(write, cell) * (cell_bytes // _CELL.size)
+
+
+def initial_image(size: int, cell_bytes: int) -> bytearray:
+    """Return an image that nobody has written to yet."""
+    return bytearray(b"".join(cell_content(cell_bytes, 0, cell) for cell in range(size // cell_bytes)))
+
+
+def shown(image: bytes | bytearray, cell_bytes: int, first: int = 0) -> list[int]:
+    """Return the number of the write that each cell shows; -1 where it shows none that belongs there."""
+    writes = []
+    for index in range(len(image) // cell_bytes):
+        content = bytes(image[index * cell_bytes : (index + 1) * cell_bytes])
+        write, cell = _CELL.unpack_from(content)
+        belongs = cell == first + index and content == content[: _CELL.size] * (cell_bytes // _CELL.size)
+        writes.append(write if belongs else -1)
+    return writes
+
+
+class Oracle:
+    """What each cell may show, now and after a crash.
+
+    :param image: the write that each cell shows at the beginning, which counts as durable unless ``allowed`` says
+        otherwise: per cell, which writes a crash could still bring back (a killed process leaves such).
+    """
+
+    def __init__(self, image: list[int], cell_bytes: int, allowed: Sequence[tuple[int, ...]] | None = None) -> None:
+        self.cell_bytes = cell_bytes
+        self._base = image
+        self._epoch = self._last = max((*image, *(w for writes in allowed or () for w in writes)), default=0)
+        self._clock = 0
+        self._began: dict[int, int] = {}
+        self._ended: dict[int, int] = {}
+        self._failed: set[int] = set()
+        self._written: list[list[int]] = [[write] for write in image]
+        self.allowed: list[tuple[int, ...]] = list(allowed) if allowed else [(write,) for write in image]
+        """What each cell may show after a crash at this moment."""
+
+    def now(self) -> int:
+        """Return a new moment, later than all before."""
+        self._clock += 1
+        return self._clock
+
+    def begin_write(self, first: int, count: int) -> tuple[int, bytes]:
+        """Begin a write of some cells; returns its number and its data."""
+        self._last += 1
+        write = self._last
+        self._began[write] = self.now()
+        for cell in range(first, first + count):
+            self._written[cell].append(write)
+            self.allowed[cell] += (write,)
+        return write, b"".join(cell_content(self.cell_bytes, write, cell) for cell in range(first, first + count))
+
+    def end_write(self, write: int, *, failed: bool = False) -> None:
+        """End a write; one that failed may show or not, but no flush makes it durable."""
+        self._ended[write] = self.now()
+        if failed:
+            self._failed.add(write)
+
+    def end_flush(self, began: int) -> None:
+        """Acknowledge a flush that began at this moment."""
+        for cell, writes in enumerate(self.allowed):
+            if len(writes) > 1:
+                spans = {write: self._span(cell, write) for write in writes}
+                flushed = max(
+                    (span[0] for write, span in spans.items() if span[1] < began and write not in self._failed),
+                    default=-inf,
+                )
+                self.allowed[cell] = tuple(write for write in writes if spans[write][1] >= flushed)
+
+    def end_read(self, began: int, first: int, image: bytes | bytearray) -> None:
+        """Hold what a read returned against what it may have returned."""
+        for cell, write in enumerate(shown(image, self.cell_bytes, first), first):
+            candidates = {other: self._span(cell, other) for other in self._written[cell]}
+            assert write in candidates, f"cell {cell} reads as write {write}; written were {sorted(candidates)}"
+            ended = candidates[write][1]
+            later = [
+                other
+                for other, span in candidates.items()
+                if ended < span[0] and span[1] < began and other not in self._failed
+            ]
+            assert not later, f"cell {cell} reads as write {write}, but {later} came after that and had ended"
+
+    def settled(self, image: bytes | bytearray) -> list[int]:
+        """Hold a whole image, read while nothing is under way, against the model; returns what its cells show."""
+        self.end_read(self.now(), 0, image)
+        return shown(image, self.cell_bytes)
+
+    def _span(self, cell: int, write: int) -> tuple[float, float]:
+        if write > self._epoch:
+            return self._began[write], self._ended.get(write, inf)
+        return (-1, -1) if write == self._base[cell] else (-3, -2)
+
+
+def judge_crash(image: bytes | bytearray, allowed: Sequence[tuple[int, ...]], cell_bytes: int) -> list[int]:
+    """Hold what is left after a crash against what it may be; returns what the cells show."""
+    writes = shown(image, cell_bytes)
+    wrong = [
+        f"cell {cell} shows write {write}, allowed are {allowed[cell]}"
+        for cell, write in enumerate(writes)
+        if write not in allowed[cell]
+    ]
+    assert not wrong, "; ".join(wrong[:5])
+    return writes
