@@ -130,7 +130,8 @@ def test_a_new_policy_keeps_what_is_dirty(mount: Mount) -> None:
     mount.setxattr("policy", "mq")
     after = mount.status()
     assert after["used_blocks"] == before["used_blocks"]
-    assert after["dirty_blocks"] == before["dirty_blocks"]
+    written_back = after["writebacks"] - before["writebacks"]  # mq does not wait for a quiet origin
+    assert after["dirty_blocks"] + written_back == before["dirty_blocks"]
 
 
 @pytest.mark.parametrize("mode", ["writethrough", "passthrough"])
