@@ -22,6 +22,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from fusecache.claim import Claim, remove_claim, write_claim
 from fusecache.durability import region_blocks_for
 from fusecache.errors import BusyError, MetadataError, StoreError
 from fusecache.metadata.database import Database
@@ -83,6 +84,7 @@ class Binding:
     database: Database
     geometry: Geometry
     region_blocks: int
+    uuid: str
     was_clean: bool
     """Whether the last mount ended cleanly."""
     notes: list[str]
@@ -100,11 +102,24 @@ class Binding:
         self.database.set_values(
             {"clean_shutdown": "0", "image_bytes": str(self.geometry.image_bytes), **identity.values()}
         )
+        write_claim(self._origin_fd, Claim(self.uuid, str(self.metadata_path)))
         self._created.pop_all()
 
     def end_values(self) -> dict[str, str]:
         """Return what to record at a clean end."""
         return {"clean_shutdown": "1", **Identity.of(self.origin_path, self._origin_fd).values()}
+
+    def release_origin(self) -> None:
+        """Note on the origin that no cache has newer data of it any more."""
+        remove_claim(self._origin_fd)
+
+
+def _take_space(fd: int, size: int) -> None:
+    """Make a file ``size`` bytes long, all of them its own; raises OSError, soon if there is not enough by far."""
+    free = os.fstatvfs(fd)
+    if size > free.f_bavail * free.f_frsize:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    os.posix_fallocate(fd, 0, size)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -124,6 +139,8 @@ class Plan:
     """None if metadata is to be made."""
     replace_metadata: bool
     """Whether there is a file in its place, which is to go."""
+    own_directory: Path | None = None
+    """Where files go that the user gave no place; it is made if need be, unlike any other."""
     uuid: str = ""
     """That of the metadata which is given up, whose stamp the cache has."""
     notes: list[str] = field(default_factory=list)
@@ -151,6 +168,7 @@ class Plan:
             database=database,
             geometry=self.geometry,
             region_blocks=int(values["region_blocks"]),
+            uuid=values["uuid"],
             was_clean=values["clean_shutdown"] == "1",
             notes=self.notes,
             origin_path=self.origin_path,
@@ -171,7 +189,7 @@ class Plan:
             undo.callback(os.ftruncate, fd, 0)
         size = DATA_START + self.geometry.cache_blocks * self.geometry.block_size
         try:
-            os.posix_fallocate(fd, 0, size)
+            _take_space(fd, size)
         except OSError as exc:
             msg = f"no space for a cache of {format_size(size)} at {self.cache_path}: {exc.strerror}"
             raise StoreError(msg) from exc
@@ -181,7 +199,7 @@ class Plan:
     def _create_cache_file(self, undo: ExitStack) -> int:
         path = self.cache_path
         try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._make_own_directory()
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         except FileExistsError as exc:
             raise _in_use(path) from exc  # it was not there a moment ago
@@ -192,6 +210,10 @@ class Plan:
         lock(fd, path)
         undo.callback(path.unlink)
         return fd
+
+    def _make_own_directory(self) -> None:
+        if self.own_directory is not None:
+            self.own_directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def _create_metadata(self, undo: ExitStack) -> Database:
         path = self.metadata_path
@@ -207,7 +229,7 @@ class Plan:
             **Identity.of(self.origin_path, self.origin_fd).values(),
         }
         try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._make_own_directory()
             database = Database.create(path, values, replace=self.replace_metadata)
         except FileExistsError as exc:
             raise _in_use(path) from exc  # it was not there a moment ago

@@ -93,7 +93,10 @@ class Client:
         if as_json:
             self._say(self._read_stats())
         else:
-            self._console.print(_status_table(self.stats()))
+            with self._console.capture() as shown:
+                self._console.print(_status_table(self.stats()))
+            for line in shown.get().splitlines():
+                self._say(line.rstrip())
 
     def set_value(self, key: str, value: str) -> None:
         """Set one value; what leaving writeback mode takes is shown."""
@@ -268,7 +271,7 @@ def _status_table(stats: dict[str, Any]) -> Table:
         "origin writes": f"{stats['origin_writes']}, {format_size(stats['origin_write_bytes'])}",
         "errors": f"{stats['origin_errors']} of the origin, {stats['cache_errors']} of the cache",
         "flush": f"{stats['flush_pending']} blocks to go, {stats['flush_failed']} failed",
-        "up": f"{hours}:{seconds // 60:02}:{seconds % 60:02} h, pid {stats['pid']}, fusecache {stats['version']}",
+        "up": f"{hours}:{seconds // 60:02}:{seconds % 60:02}, pid {stats['pid']}, fusecache {stats['version']}",
     }
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold")
@@ -317,7 +320,7 @@ def _detach(mountpoint: Path) -> None:
     if "busy" in done.stderr:
         msg = (
             f"{mountpoint} is busy, so it stays mounted: a VM, a loop device or a shell in it still uses it; "
-            f"`fuser -vm {mountpoint}` names it"
+            f"`fuser -vm {mountpoint}` or `losetup -j {mountpoint}/image` names it"
         )
         raise BusyError(msg)
     reason = " ".join(done.stderr.split()) or f"exit code {done.returncode}"

@@ -131,6 +131,7 @@ class Control:
         except FusecacheError as exc:
             self._last_error = str(exc)
             raise
+        self._last_error = ""
 
     async def _set(self, name: str, value: str) -> None:
         if name.startswith(_TUNABLE):
@@ -138,7 +139,8 @@ class Control:
             return
         attribute = self._attributes.get(name)
         if attribute is None:
-            msg = f"no attribute {name!r}"
+            settable = ", ".join(name for name, attribute in self._attributes.items() if attribute.set is not None)
+            msg = f"no attribute {name!r}; there are {settable} and policy.TUNABLE"
             raise UnknownKeyError(msg)
         if attribute.set is None:
             msg = f"attribute {name!r} can only be read"
@@ -206,9 +208,10 @@ class Control:
     # Setters
 
     async def _set_policy(self, text: str) -> None:
-        name = check_policy_name(text.strip())
+        name, *settings = text.strip().split(",")
+        values = dict(setting.partition("=")[::2] for setting in settings)
         async with self._changing:
-            await switch_policy(self._volume, self._migrations, self._new_policy(name))
+            await switch_policy(self._volume, self._migrations, self._new_policy(check_policy_name(name), values))
 
     async def _set_mode(self, text: str) -> None:
         mode = Mode.parse(text.strip())

@@ -205,8 +205,10 @@ class Operations(pyfuse3.Operations):
         return entry
 
     async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> pyfuse3.FileInfo:
-        """Open the image, past the page cache: the stores have one."""
-        del inode, flags, ctx
+        """Open the image, past the page cache: the stores have one.  A disk cannot be truncated."""
+        del inode, ctx
+        if flags & os.O_TRUNC:
+            raise pyfuse3.FUSEError(errno.EPERM)
         return pyfuse3.FileInfo(fh=_HANDLE, direct_io=True)
 
     async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:

@@ -17,11 +17,12 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Final
 
 from fusecache.binding import Identity, Plan, lock
+from fusecache.claim import read_claim
 from fusecache.config import DEFAULT_BLOCK_SIZE, MIB
 from fusecache.errors import MetadataError, RefusedError, UsageError
 from fusecache.geometry import Geometry
 from fusecache.metadata.database import Database
-from fusecache.paths import defaults_for
+from fusecache.paths import DefaultPaths, defaults_for
 from fusecache.stamp import DATA_START, read_stamp
 from fusecache.stores.file import open_for_store, size_of
 
@@ -71,8 +72,10 @@ def inspect(config: MountConfig, *, environ: Mapping[str, str]) -> Plan:
             cache_fd=cache_fd,
             database=database,
             replace_metadata=has_metadata,
+            own_directory=_own_directory(config, environ),
             uuid=own_uuid,
         )
+        _verify_claim(config, plan)
         if database is not None:
             _verify_origin(plan, database)
         plan.resources = resources.pop_all()
@@ -84,7 +87,7 @@ def _three_paths(config: MountConfig, environ: Mapping[str, str]) -> tuple[Path,
     try:
         origin, cache, metadata = config.origin.resolve(), config.cache, config.metadata
         if cache is None or metadata is None:
-            defaults = defaults_for(origin, environ=environ, is_root=os.geteuid() == 0)
+            defaults = _defaults(config, environ)
             cache, metadata = cache or defaults.cache, metadata or defaults.metadata
         paths = {"origin": origin, "cache": cache.resolve(), "metadata": metadata.resolve()}
         for (one, path), (other, other_path) in combinations(paths.items(), 2):
@@ -95,6 +98,17 @@ def _three_paths(config: MountConfig, environ: Mapping[str, str]) -> tuple[Path,
         msg = f"cannot look at what is to be mounted: {exc}"
         raise RefusedError(msg) from exc
     return paths["origin"], paths["cache"], paths["metadata"]
+
+
+def _defaults(config: MountConfig, environ: Mapping[str, str]) -> DefaultPaths:
+    return defaults_for(config.origin.resolve(), environ=environ, is_root=os.geteuid() == 0)
+
+
+def _own_directory(config: MountConfig, environ: Mapping[str, str]) -> Path | None:
+    """Return the default directory if anything is to go there."""
+    if config.cache is not None and config.metadata is not None:
+        return None
+    return _defaults(config, environ).cache.parent
 
 
 def _open(path: Path, resources: ExitStack) -> int:
@@ -129,6 +143,20 @@ def _image_bytes(config: MountConfig, path: Path, fd: int) -> int:
         msg = f"origin {path} has {size} bytes, fewer than the {config.image_size} of the table"
         raise RefusedError(msg)
     return config.image_size
+
+
+def _verify_claim(config: MountConfig, plan: Plan) -> None:
+    """Refuse an origin whose newest data is in another cache, unless told twice to give that up."""
+    claim = read_claim(plan.origin_fd)
+    own_uuid = plan.database.values()["uuid"] if plan.database is not None else plan.uuid
+    if claim is None or claim.uuid == own_uuid or config.format >= _TWICE:
+        return
+    if claim.holds(Identity.of(plan.origin_path, plan.origin_fd).mtime_ns):
+        msg = (
+            f"newer data of origin {plan.origin_path} is in the cache that metadata {claim.metadata} describes: "
+            "mount it with that one, or give that data up with --format twice"
+        )
+        raise RefusedError(msg)
 
 
 # What is known of an existing cache
@@ -251,7 +279,8 @@ def _known_geometry(
         msg = f"the cache has {blocks} blocks ({blocks * block_size} bytes), not {config.cache_size} bytes"
         raise RefusedError(msg)
     if image_bytes < old_bytes:
-        msg = f"the origin has shrunk from {old_bytes} to {image_bytes} bytes"
+        what = "the origin has shrunk" if config.image_size is None else "the table would shrink the image"
+        msg = f"{what} from {old_bytes} to {image_bytes} bytes"
         raise RefusedError(msg)
     if cache_fd is not None and size_of(cache_fd) < DATA_START + blocks * block_size:
         msg = f"cache {cache_path} has shrunk: {blocks} blocks of {block_size} bytes no longer fit"

@@ -94,6 +94,8 @@ async def _serve(config: MountConfig, on_ready: Callable[[list[str]], None]) -> 
         volume.stats.restore(_kept_counters(values.get("stats", "{}")))
         if threshold is not None:
             volume.migration_threshold = threshold
+        if not binding.was_clean:
+            binding.notes.append(_recovery_note(volume.mapping.dirty_count, recovered.suspects))
         log.info(
             "recovered",
             clean=binding.was_clean,
@@ -102,6 +104,11 @@ async def _serve(config: MountConfig, on_ready: Callable[[list[str]], None]) -> 
             suspects=recovered.suspects,
         )
         await _run(volume, binding, config, recovered.suspects, on_ready)
+
+
+def _recovery_note(dirty: int, suspects: int) -> str:
+    doubt = f", {suspects} of them because they may have been written at the time" if suspects else ""
+    return f"recovered after a crash: {dirty} blocks are dirty{doubt}"
 
 
 def _make_volume(binding: Binding, policy: Policy, mapping: Mapping, open_regions: set[int], mode: Mode) -> Volume:
@@ -181,6 +188,8 @@ async def _end_cleanly(volume: Volume, binding: Binding) -> None:
         await binding.database.save_hints(hints)
     values = {"hints": hint_signature(policy), "stats": json.dumps(volume.stats.persistent())}
     await binding.database.commit(Batch(values={**values, **binding.end_values()}))
+    if not volume.mapping.dirty_count:
+        binding.release_origin()
 
 
 @contextmanager
@@ -207,10 +216,11 @@ def _require_mountpoint(path: Path) -> None:
         if not is_directory:
             msg = f"mountpoint {path} is not a directory" if path.exists() else f"mountpoint {path} does not exist"
             raise RefusedError(msg)
+        is_empty = not any(path.iterdir())  # raises for a mount whose daemon has died
         if os.path.ismount(path):
             msg = f"mountpoint {path} is busy: something is mounted there already"
             raise BusyError(msg)
-        if any(path.iterdir()):
+        if not is_empty:
             msg = f"mountpoint {path} is not empty"
             raise RefusedError(msg)
     except OSError as exc:

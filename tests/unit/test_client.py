@@ -93,7 +93,7 @@ def test_status_for_people(capsys: pytest.CaptureFixture[str]) -> None:
         "mode writeback",
         "policy mq random_threshold=4 sequential_threshold=512",
         "threshold 1MiB",
-        f"up 1:01:01 h, pid {os.getpid()}, fusecache 0.1.0",
+        f"up 1:01:01, pid {os.getpid()}, fusecache 0.1.0",
     } <= lines
 
 
