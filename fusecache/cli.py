@@ -168,7 +168,8 @@ def set_value(
 
 
 @app.command(
-    help="Send a message, as to dm-cache: KEY VALUE, invalidate_cblocks N-M.", context_settings=_WORDS_AS_THEY_ARE
+    help="Send a message, as to dm-cache: KEY VALUE, invalidate_cblocks BEGIN-END (END excluded).",
+    context_settings=_WORDS_AS_THEY_ARE,
 )
 def message(mountpoint: Mountpoint, words: Annotated[list[str], typer.Argument(metavar="WORDS...")]) -> None:
     """Send a message to a mount."""

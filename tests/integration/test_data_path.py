@@ -131,6 +131,8 @@ class TestTheEnd:
                 os.truncate(mount.image, size)
             assert mount.image.stat().st_size == self.SIZE
         os.truncate(mount.image, self.SIZE)
+        with pytest.raises(PermissionError):
+            os.open(mount.image, os.O_WRONLY | os.O_TRUNC)
 
     def test_nothing_else_happens_in_the_directory(self, mount: Mount) -> None:
         assert [path.name for path in mount.mountpoint.iterdir()] == ["image"]

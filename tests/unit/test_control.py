@@ -14,7 +14,7 @@ import trio
 from fusecache.binding import Binding
 from fusecache.config import MIB, Mode, MountConfig
 from fusecache.control import Control, new_policy
-from fusecache.errors import FusecacheError, ReadOnlyKeyError, RefusedError, StoreError, UnknownKeyError
+from fusecache.errors import FusecacheError, InvalidError, ReadOnlyKeyError, RefusedError, StoreError, UnknownKeyError
 from fusecache.switching import switch_policy
 from fusecache.table import join_words
 from policies import Op
@@ -210,6 +210,18 @@ async def test_modes(mode: Mode) -> None:
         await control.set("mode", f"{mode.value} ")
         assert control.get("mode") == mode.value
         assert world.volume.mode is mode
+
+
+@virtual
+async def test_a_policy_comes_with_tunables_or_not_at_all() -> None:
+    world = World()
+    async with controlled(world) as control:
+        await control.set("policy", "mq,sequential_threshold=64")
+        assert (control.get("policy"), control.get("policy.sequential_threshold")) == ("mq", "64")
+        for text in ("smq,sequential_threshold=64", "mq,random_threshold", "mq,"):
+            with pytest.raises(InvalidError):
+                await control.set("policy", text)
+        assert control.get("policy.sequential_threshold") == "64"
 
 
 @virtual
