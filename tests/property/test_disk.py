@@ -89,7 +89,8 @@ _STEPS = st.lists(
         st.sampled_from((Wait(0.01), Wait(1.5), Wait(11), Wait(70), Fsync(), Fsync(), WriteBack())),
         st.builds(Restart, st.sampled_from(_CHANGES)),
     ),
-    max_size=25,
+    min_size=4,
+    max_size=40,
 )
 
 
@@ -104,10 +105,11 @@ class Session:
     mode: Mode
     model: bytearray = field(init=False)
     disk: Disk = field(init=False)
-    written: int = 0
+    rng: random.Random = field(init=False)
 
     def __post_init__(self) -> None:
-        self.model = bytearray(random.Random(self.seed).randbytes(self.geometry.image_bytes))
+        self.rng = random.Random(self.seed)
+        self.model = bytearray(self.rng.randbytes(self.geometry.image_bytes))
         self.disk = Disk(
             geometry=self.geometry,
             region_blocks=self.region_blocks,
@@ -124,9 +126,8 @@ class Session:
                 again = await self._mounted(rig, remaining)
                 assert await rig.read_all() == self.model
                 self.mode = rig.volume.mode
-            self.disk = rig.freeze(random.Random(0)).after_power_cut(random.Random(self.seed))
+            self.disk = self._cut_the_power(rig)
             assert self.disk.record.values["clean_shutdown"] == "1"
-            assert self.disk.image() == self.model
             self.seed += 1
 
     async def _mounted(
@@ -140,17 +141,23 @@ class Session:
                     await trio.sleep(seconds)
                 case Fsync():
                     await rig.cache.flush()
-                    assert rig.freeze(random.Random(0)).after_power_cut(random.Random(self.seed)).image() == self.model
+                    self._cut_the_power(rig)
                 case WriteBack():
                     await rig.flusher.flush()
                     assert not rig.volume.mapping.dirty_count
-                    assert rig.origin.freeze(random.Random(0)).durable == self.model
+                    assert rig.origin.freeze(self.rng).durable == self.model
                 case Together(requests, change):
                     await self._together(rig, requests, change)
             await rig.check_at_rest()
             if rig.volume.mode is Mode.PASSTHROUGH:
-                assert rig.origin.freeze(random.Random(0)).newest() == self.model
+                assert rig.origin.freeze(self.rng).newest() == self.model
         return None
+
+    def _cut_the_power(self, rig: Rig) -> Disk:
+        """Cut the power when everything has been flushed; returns what that leaves."""
+        disk = rig.freeze(self.rng).after_power_cut(self.rng)
+        assert disk.image() == self.model
+        return disk
 
     async def _together(self, rig: Rig, requests: list[Request], change: tuple[str, str] | None) -> None:
         """Carry out requests side by side; a byte that is being written may be read as old or new."""
@@ -164,8 +171,7 @@ class Session:
                     nursery.start_soon(self._read, rig, where, before, after)
                 elif not any(where.start < other.stop and other.start < where.stop for other in taken):
                     taken.append(where)
-                    self.written += 1
-                    data = random.Random(self.written).randbytes(len(where))
+                    data = self.rng.randbytes(len(where))
                     after[where.start : where.stop] = data
                     nursery.start_soon(self._write, rig, where, data)
             if change is not None:
