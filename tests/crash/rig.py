@@ -123,6 +123,9 @@ class SimBinding:
     cache_path: Path = Path("/cache")
     metadata_path: Path = Path("/metadata")
 
+    def release_origin(self) -> None:
+        """Give up a claim on the origin that nobody contests here."""
+
     def end_values(self) -> dict[str, str]:
         return {"clean_shutdown": "1"}
 
