@@ -177,9 +177,9 @@ class Rig:
         )
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        """Serve within this block, and end cleanly, as :mod:`fusecache.mount` does."""
-        with trio.fail_after(_HANG_SECONDS):
+    async def running(self, *, at_most: float = _HANG_SECONDS) -> AsyncIterator[None]:
+        """Serve within this block, and end cleanly, as :mod:`fusecache.mount` does; ``at_most`` virtual seconds."""
+        with trio.fail_after(at_most):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self.volume.durability.run)
                 nursery.start_soon(self.migrations.run)

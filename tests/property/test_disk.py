@@ -24,6 +24,8 @@ from tests.fakes import StoreState
 
 _CHANGES: Final = ("smq", "mq", "cleaner", "eager")
 _SIDE_BY_SIDE: Final = 4
+_HANG_SECONDS: Final = 40 * 100
+"""Virtual; more than the longest session waits."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ class Session:
         again: Restart | None = Restart(self.policy)
         while again is not None:
             rig = Rig(self.disk, self.seed, policy=again.policy, mode=self.mode)
-            async with rig.running():
+            async with rig.running(at_most=_HANG_SECONDS):
                 again = await self._mounted(rig, remaining)
                 assert await rig.read_all() == self.model
                 self.mode = rig.volume.mode
