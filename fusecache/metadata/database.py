@@ -52,12 +52,13 @@ _SCHEMA: Final = """
 class Database:
     """An open metadata file; made by :meth:`create` or :meth:`open`, both of which raise MetadataError."""
 
-    __slots__ = ("_connection", "_limiter", "path")
+    __slots__ = ("_connection", "_free", "_limiter", "path")
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self.path = path
         self._connection = connection
         self._limiter = trio.CapacityLimiter(1)
+        self._free = 0
 
     @classmethod
     def create(cls, path: Path, values: Mapping[str, str], *, replace: bool = False) -> Database:
@@ -100,6 +101,7 @@ class Database:
             with _errors(path):
                 tables = {name for (name,) in database._connection.execute("SELECT name FROM sqlite_master")}
                 database.values()
+                database._measure()
         except BaseException:
             database.close()
             raise
@@ -154,11 +156,8 @@ class Database:
         return self.path.stat().st_size + (wal.stat().st_size if wal.exists() else 0)
 
     def used_size(self) -> int:
-        """Return how many of those bytes hold something."""
-        with _errors(self.path):
-            (free,) = self._connection.execute("PRAGMA freelist_count").fetchone()
-            (page,) = self._connection.execute("PRAGMA page_size").fetchone()
-        return max(0, self.size() - int(free) * int(page))
+        """Return how many of those bytes held something at the last commit; waits for nothing."""
+        return max(0, self.size() - self._free)
 
     async def commit(self, batch: Batch) -> None:
         """See :class:`fusecache.metadata.record.Record`."""
@@ -183,6 +182,12 @@ class Database:
             connection.executemany("REPLACE INTO regions VALUES (?)", ((region,) for region in batch.opened))
             connection.executemany("DELETE FROM regions WHERE region = ?", ((region,) for region in batch.closed))
             connection.executemany("REPLACE INTO meta VALUES (?, ?)", batch.values.items())
+            self._measure()
+
+    def _measure(self) -> None:
+        (free,) = self._connection.execute("PRAGMA freelist_count").fetchone()
+        (page,) = self._connection.execute("PRAGMA page_size").fetchone()
+        self._free = int(free) * int(page)
 
     def _save_hints(self, hints: Iterable[tuple[int, int]]) -> None:
         with _errors(self.path), _transaction(self._connection) as connection:
