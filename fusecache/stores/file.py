@@ -2,10 +2,11 @@
 
 Theory of operation
 -------------------
-Reads ask the page cache first (``preadv2`` with RWF_NOWAIT) and decline where the answer is not in memory; the
-caller then awaits :meth:`FileStore.read`, which runs in a thread.  Writes of whole pages into the page cache are done
-at once; one that touches a page in part may have to read it from the disk first, so it goes to a thread.  Because of
-the page cache every offset and length will do: read-modify-write of partial sectors is the kernel's there.
+Reads ask the page cache first (``preadv2`` with RWF_NOWAIT) and decline where the answer is not in memory; the caller
+then awaits :meth:`FileStore.read`, which runs in a thread.  A file system that is all memory knows no RWF_NOWAIT, and
+needs none.  Writes of whole pages into the page cache are done at once; one that touches a page in part may have to
+read it from the disk first, so it goes to a thread.  Because of the page cache every offset and length will do:
+read-modify-write of partial sectors is the kernel's there.
 
 Threads come from a limiter of the store's own, so that a slow store never makes another one wait.
 """
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 PAGE: Final = os.sysconf("SC_PAGESIZE")
 _THREADS: Final = 64
 _BLKGETSIZE64: Final = 0x80081272
+_MEMORY_FILE_SYSTEMS: Final = {0x01021994, 0x858458F6}  # tmpfs, ramfs
+_STATFS_WORDS: Final = 32  # more than struct statfs has
 _FALLOC_FL_KEEP_SIZE: Final = 1
 _FALLOC_FL_PUNCH_HOLE: Final = 2
 
@@ -70,6 +73,13 @@ def size_of(fd: int) -> int:
     return status.st_size
 
 
+def _is_in_memory(fd: int) -> bool:
+    """Tell whether a file lies on a file system that is all memory (statfs(2))."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    answer = (ctypes.c_long * _STATFS_WORDS)()  # f_type comes first
+    return libc.fstatfs(fd, answer) == 0 and answer[0] in _MEMORY_FILE_SYSTEMS
+
+
 @final
 class FileStore:
     """``size`` bytes of an open file or device, from ``start`` on; the descriptor stays the caller's.
@@ -77,7 +87,18 @@ class FileStore:
     :param name: what messages call it, such as its path.
     """
 
-    __slots__ = ("_fd", "_flushing", "_limiter", "_lost", "_nowait", "_start", "name", "size", "unflushed")
+    __slots__ = (
+        "_fd",
+        "_flushing",
+        "_limiter",
+        "_lost",
+        "_nowait",
+        "_read_flags",
+        "_start",
+        "name",
+        "size",
+        "unflushed",
+    )
 
     def __init__(self, fd: int, *, name: str, size: int, start: int = 0) -> None:
         self._fd = fd
@@ -86,6 +107,7 @@ class FileStore:
         self._flushing = trio.Lock()
         self._lost: StoreError | None = None
         self._nowait = True
+        self._read_flags = 0 if _is_in_memory(fd) else os.RWF_NOWAIT
         self.name = name
         self.size = size
         self.unflushed = True
@@ -95,7 +117,7 @@ class FileStore:
         if not self._nowait:
             return False
         try:
-            return os.preadv(self._fd, (into,), self._start + offset, os.RWF_NOWAIT) == len(into)
+            return os.preadv(self._fd, (into,), self._start + offset, self._read_flags) == len(into)
         except OSError as exc:
             # A real read error shows again in the waiting read, which reports it.
             self._nowait = exc.errno != errno.EOPNOTSUPP

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -365,3 +366,16 @@ async def test_one_slow_store_does_not_hold_up_another(
             await other.read(0, bytearray(1))
         go_on.set()
     os.close(other_fd)
+
+
+def test_a_file_in_memory_is_read_at_once() -> None:
+    """Tmpfs knows no RWF_NOWAIT; what lies on it needs no waiting all the same."""
+    directory = Path("/dev/shm")  # noqa: S108 - it is tmpfs that is wanted
+    if not os.access(directory, os.W_OK):
+        pytest.skip("no tmpfs at /dev/shm")
+    with tempfile.TemporaryFile(dir=directory) as file:
+        file.write(b"m" * PAGE)
+        file.flush()
+        into = bytearray(PAGE)
+        assert FileStore(file.fileno(), name="memory", size=PAGE).read_nowait(0, into)
+    assert into == b"m" * PAGE
