@@ -169,7 +169,7 @@ class Cache:
                     jobs.append(partial(fail, exc))
                 else:
                     extend(runs, store, position + within, start, length, oblock)
-        jobs.extend(partial(self._read_run, run, view) for run in runs)
+        jobs.extend(partial(self._read_run, run, view) for run in runs if not self._read_now(run, view))
         await gather(jobs)
 
     async def _read_parked(self, oblock: int, within: int, view: memoryview) -> None:
@@ -181,7 +181,19 @@ class Cache:
         except BaseException:
             volume.locks.end_read(oblock)
             raise
-        await self._read_run(Run(store, position + within, 0, len(view), [oblock]), view)
+        run = Run(store, position + within, 0, len(view), [oblock])
+        if not self._read_now(run, view):
+            await self._read_run(run, view)
+
+    def _read_now(self, run: Run, view: memoryview) -> bool:
+        """Do one I/O and give its blocks back, if it needs no waiting; returns whether it was done."""
+        volume = self._volume
+        into = view[run.start : run.start + run.length]
+        if run.store is not volume.cache or not volume.cache.read_nowait(run.position, into):
+            return False
+        for oblock in run.oblocks:
+            volume.locks.end_read(oblock)
+        return True
 
     async def _read_run(self, run: Run, view: memoryview) -> None:
         """Do one I/O, then give its blocks back."""
@@ -190,16 +202,20 @@ class Cache:
         try:
             if run.store is volume.origin:
                 await self._read_origin(run.position, into)
-            elif not run.store.read_nowait(run.position, into):
-                try:
-                    await run.store.read(run.position, into)
-                except StoreError as exc:
-                    volume.stats.cache_errors += 1
-                    log.warning("cache read failed", oblocks=run.oblocks, error=str(exc))
-                    await self._reread(run, into)
+            else:
+                await self._read_cache(run, into)
         finally:
             for oblock in run.oblocks:
                 volume.locks.end_read(oblock)
+
+    async def _read_cache(self, run: Run, into: memoryview) -> None:
+        volume = self._volume
+        try:
+            await volume.cache.read(run.position, into)
+        except StoreError as exc:
+            volume.stats.cache_errors += 1
+            log.warning("cache read failed", oblocks=run.oblocks, error=str(exc))
+            await self._reread(run, into)
 
     async def _reread(self, run: Run, into: memoryview) -> None:
         """Read block by block what the cache could not give: clean blocks from the origin instead."""
@@ -292,7 +308,7 @@ class Cache:
                     if work is not None:
                         volume.locks.end_write(oblock)
                     jobs.append(partial(self._write_piece, route, cblock, work, oblock, within, data[start:end]))
-        jobs.extend(partial(self._write_run, run, data) for run in runs)
+        jobs.extend(partial(self._write_run, run, data) for run in runs if not self._write_now(run, data))
         await gather(jobs)
 
     async def _write_parked(self, oblock: int, within: int, data: memoryview) -> None:
@@ -376,6 +392,20 @@ class Cache:
             return False
         return True
 
+    def _write_now(self, run: Run, data: memoryview) -> bool:
+        """Do one I/O and give its blocks back, if it needs no waiting; returns whether it was done."""
+        volume = self._volume
+        if run.store is not volume.cache:
+            return False
+        try:
+            if not volume.cache.write_nowait(run.position, data[run.start : run.start + run.length]):
+                return False
+        except StoreError:
+            return False  # the waiting write will tell
+        for oblock in run.oblocks:
+            volume.locks.end_write(oblock)
+        return True
+
     async def _write_run(self, run: Run, data: memoryview) -> None:
         """Do one I/O, then give its blocks back."""
         volume = self._volume
@@ -383,7 +413,7 @@ class Cache:
         try:
             if run.store is volume.origin:
                 await self._write_origin(run.position, part)
-            elif not run.store.write_nowait(run.position, part):
+            else:
                 await run.store.write(run.position, part)
         finally:
             for oblock in run.oblocks:

@@ -17,10 +17,11 @@ T = TypeVar("T")
 async def gather(jobs: Sequence[Callable[[], Awaitable[None]]]) -> None:
     """Do all jobs; when every one of them has ended, raise the first FusecacheError among theirs.
 
-    None of them is cancelled for another's sake.  A single one is simply awaited.
+    None of them is cancelled for another's sake.  A single one is simply awaited, and none needs nothing.
     """
-    if len(jobs) == 1:
-        await jobs[0]()
+    if len(jobs) < 2:  # noqa: PLR2004 - one alone
+        for job in jobs:
+            await job()
         return
     errors: list[FusecacheError] = []
 
