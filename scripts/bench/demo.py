@@ -148,7 +148,9 @@ def checksum(path: Path) -> str:
 def table(passes: list[Pass]) -> Table:
     """Show the passes, one a line."""
     result = Table(
-        title=f"Seconds for the same work on a slow disk, bare and behind a cache of {CACHE_SIZE}", box=box.SIMPLE_HEAD
+        title=f"Seconds for the same work, bare and behind a cache of {CACHE_SIZE}",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
     )
     result.add_column("pass", no_wrap=True)
     headings = ("read", "search", "write", "total", "gain", "hits", "origin\nreads", "origin\nwrites")
