@@ -38,6 +38,7 @@ from fusecache.errors import StoreError
 from fusecache.gather import fail, gather
 from fusecache.mapping import COVERED, DIRTY, UNMAPPED, WRITABLE
 from fusecache.runs import Run, extend
+from fusecache.volume import now_ms
 from policies import MISS_QUEUED, Work
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ class Cache:
         volume = self._volume
         policy = volume.policy
         if policy.observes_bios:
-            policy.observe_bio(offset, length, False, int(trio.current_time() * 1000))
+            policy.observe_bio(offset, length, False, now_ms())
         cblock = policy.lookup(oblock, False, False)
         if cblock >= 0:
             volume.require_hit(oblock, cblock)
@@ -242,7 +243,7 @@ class Cache:
         volume = self._volume
         policy = volume.policy
         if policy.observes_bios:
-            policy.observe_bio(offset, length, False, int(trio.current_time() * 1000))
+            policy.observe_bio(offset, length, False, now_ms())
         if length == self._block_size and volume.mode is Mode.WRITEBACK and self._migrations.accepting:
             cblock, work = policy.lookup_with_work(oblock, True, True)
             if work is not None:
