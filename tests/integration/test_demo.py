@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.bench.rig import fusecache, slow_disk
+from scripts.benchmarks.rig import fusecache, slow_disk
 from tests.integration.mounts import discard_mount, fuse_mountpoints, is_mounted, run
 
 ROOT = Path(__file__).parents[2]

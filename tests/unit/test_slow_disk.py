@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from scripts.bench.slow_disk import PROFILES, Disk
+from scripts.benchmarks.slow_disk import PROFILES, Disk
 
 MIB = 1024 * 1024
 SIZE = 1024 * MIB

@@ -1,31 +1,18 @@
-"""The command line: words in, exit code out.
-
-0 is success, 1 refused or failed, 2 a usage error; errors are one line on stderr.  What a command needs is imported
-when it runs, so that ``--help`` and ``status`` answer at once.
-"""
+"""Commands about a mount: making one, asking it, changing it, ending it."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
-from fusecache import __version__
 from fusecache.config import Mode, MountConfig, check_block_size
-from fusecache.errors import FusecacheError, UsageError
+from fusecache.errors import UsageError
 from fusecache.sizes import parse_size
 from fusecache.table import check_policy_name, parse_table
 
-app = typer.Typer(
-    name="fusecache",
-    help="Serve a disk image from a fast cache in front of a slow origin: dm-cache in user space.",
-    add_completion=False,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
+app = typer.Typer()
 
 Mountpoint = Annotated[
     Path, typer.Argument(metavar="MOUNTPOINT", readable=False, help="The directory that the image is in.")
@@ -33,31 +20,6 @@ Mountpoint = Annotated[
 
 # Values may begin with a minus sign, so what looks like an unknown option is a word.
 _WORDS_AS_THEY_ARE = {"ignore_unknown_options": True}
-
-
-def main() -> NoReturn:
-    """Run the command that ``sys.argv`` asks for, and exit."""
-    try:
-        app()
-    except FusecacheError as exc:
-        print(f"fusecache: {exc}", file=sys.stderr)  # noqa: T201 - the one place where errors are shown
-        sys.exit(2 if isinstance(exc, UsageError) else 1)
-    sys.exit(0)
-
-
-def _print_version(asked: bool) -> None:
-    if asked:
-        typer.echo(f"fusecache {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def common(
-    _version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
-    ] = False,
-) -> None:
-    """Take the options that stand before any command."""
 
 
 @app.command(help="Mount ORIGIN as MOUNTPOINT/image; return when it can be used.")
@@ -97,7 +59,7 @@ def mount(
     ] = 0,
 ) -> None:
     """Mount an image."""
-    from fusecache import daemon  # noqa: PLC0415 - see the module's docstring
+    from fusecache import daemon  # noqa: PLC0415 - see the package's docstring
 
     options = tuple(option for text in fuse_options or () for option in text.split(",") if option)
     if table is not None:
@@ -138,7 +100,7 @@ def mount(
 @app.command(help="Unmount; return when everything is safe on disk.")
 def unmount(mountpoint: Mountpoint) -> None:
     """Unmount an image."""
-    from fusecache.client import Client  # noqa: PLC0415 - see the module's docstring
+    from fusecache.client import Client  # noqa: PLC0415 - see the package's docstring
 
     Client(mountpoint).unmount()
 
@@ -148,7 +110,7 @@ def status(
     mountpoint: Mountpoint, as_json: Annotated[bool, typer.Option("--json", help="One flat JSON object.")] = False
 ) -> None:
     """Show the status of a mount."""
-    from fusecache.client import Client  # noqa: PLC0415 - see the module's docstring
+    from fusecache.client import Client  # noqa: PLC0415 - see the package's docstring
 
     Client(mountpoint).show_status(as_json=as_json)
 
@@ -162,7 +124,7 @@ def set_value(
     value: Annotated[str, typer.Argument(metavar="VALUE")],
 ) -> None:
     """Set one value of a mount."""
-    from fusecache.client import Client  # noqa: PLC0415 - see the module's docstring
+    from fusecache.client import Client  # noqa: PLC0415 - see the package's docstring
 
     Client(mountpoint).set_value(key, value)
 
@@ -173,7 +135,7 @@ def set_value(
 )
 def message(mountpoint: Mountpoint, words: Annotated[list[str], typer.Argument(metavar="WORDS...")]) -> None:
     """Send a message to a mount."""
-    from fusecache.client import Client  # noqa: PLC0415 - see the module's docstring
+    from fusecache.client import Client  # noqa: PLC0415 - see the package's docstring
 
     Client(mountpoint).send_message(words)
 
@@ -181,7 +143,7 @@ def message(mountpoint: Mountpoint, words: Annotated[list[str], typer.Argument(m
 @app.command(help="Write back everything that is dirty; return when the origin is complete.")
 def flush(mountpoint: Mountpoint) -> None:
     """Flush a mount."""
-    from fusecache.client import Client  # noqa: PLC0415 - see the module's docstring
+    from fusecache.client import Client  # noqa: PLC0415 - see the package's docstring
 
     Client(mountpoint).flush()
 
@@ -189,7 +151,7 @@ def flush(mountpoint: Mountpoint) -> None:
 @app.command(help="Write everything back and stop caching, so that the origin can be used alone.")
 def decommission(mountpoint: Mountpoint) -> None:
     """Decommission a mount's cache."""
-    from fusecache.client import Client  # noqa: PLC0415 - see the module's docstring
+    from fusecache.client import Client  # noqa: PLC0415 - see the package's docstring
 
     Client(mountpoint).decommission()
 

@@ -28,8 +28,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from scripts.bench.rig import Cache, RigError, SlowDisk, file_system, fusecache, run, slow_disk
-from scripts.bench.workload import (
+from scripts.benchmarks.rig import Cache, RigError, SlowDisk, file_system, fusecache, run, slow_disk
+from scripts.benchmarks.workload import (
     FILE_SYSTEM_BYTES,
     IMAGE_BYTES,
     MIB,

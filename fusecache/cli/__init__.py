@@ -1,0 +1,51 @@
+"""The command line: words in, exit code out.
+
+0 is success, 1 refused or failed, 2 a usage error; errors are one line on stderr.  What a command needs is imported
+when it runs, so that ``--help`` and ``status`` answer at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+
+from fusecache import __version__
+from fusecache.cli import mounts
+from fusecache.errors import FusecacheError, UsageError
+
+app = typer.Typer(
+    name="fusecache",
+    help="Serve a disk image from a fast cache in front of a slow origin: dm-cache in user space.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.add_typer(mounts.app)
+
+
+def main() -> NoReturn:
+    """Run the command that ``sys.argv`` asks for, and exit."""
+    try:
+        app()
+    except FusecacheError as exc:
+        print(f"fusecache: {exc}", file=sys.stderr)  # noqa: T201 - the one place where errors are shown
+        sys.exit(2 if isinstance(exc, UsageError) else 1)
+    sys.exit(0)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"fusecache {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Take the options that stand before any command."""
