@@ -11,6 +11,7 @@ or ended cleanly, and in the end the origin alone has to have everything.
 from __future__ import annotations
 
 import random
+import zlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -32,6 +33,16 @@ _GENERATIONS: Final = 3
 
 class HuntError(AssertionError):
     """A history went wrong; the message says which, and how to see it again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hunted:
+    """What came of a seed."""
+
+    crashes: int
+    """How many were judged."""
+    digest: int
+    """Of all that they left behind: equal for equal histories."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,10 +124,11 @@ class History:
         self._followed: list[tuple[Disk, Oracle]] = []
         self._crasher = _Crasher(self._rng, shape.gap, self._judge_here)
         self._rig: Rig | None = None
-        self.crashes = 0
+        self._crashes = 0
+        self._digest = 0
 
-    def run(self) -> int:
-        """Run it, and some of what follows; returns how many crashes were judged."""
+    def run(self) -> Hunted:
+        """Run it, and some of what follows."""
         seed = self._rng.getrandbits(32)
         try:
             simulate(seed, self._live, seed, instruments=[self._crasher])
@@ -126,8 +138,10 @@ class History:
             raise self._crasher.failure
         for number, (disk, oracle) in enumerate(self._followed):
             following = History(self._seed * 10 + number, self._shape, disk, oracle, self._generation + 1)
-            self.crashes += following.run()
-        return self.crashes
+            hunted = following.run()
+            self._crashes += hunted.crashes
+            self._digest = zlib.crc32(repr(hunted).encode(), self._digest)
+        return Hunted(self._crashes, self._digest)
 
     # One mount
 
@@ -279,16 +293,18 @@ class History:
             (frozen.after_kill(self._rng), False),
             (frozen.after_power_cut(self._rng), True),
         ):
-            self.crashes += 1
-            shows = judge_crash(disk.image(), allowed, self._shape.cell_bytes)
+            self._crashes += 1
+            image = disk.image()
+            self._digest = zlib.crc32(image, self._digest)
+            shows = judge_crash(image, allowed, self._shape.cell_bytes)
             if self._generation < _GENERATIONS and self._rng.random() < 0.03 and len(self._followed) < _MOST_FOLLOWED:
                 # What a power cut left is durable; what a kill left is so only when the next flush says it.
                 oracle = Oracle(shows, self._shape.cell_bytes, None if pinned else allowed)
                 self._followed.append((disk, oracle))
 
 
-def hunt(seed: int, *, faults: bool = False) -> int:
-    """Run one seed, to be used within :func:`tests.crash.rig.simulated`; returns how many crashes were judged.
+def hunt(seed: int, *, faults: bool = False) -> Hunted:
+    """Run one seed, to be used within :func:`tests.crash.rig.simulated`.
 
     :raises HuntError: data was lost or went back, an invariant broke, or something hung.
     """
@@ -299,7 +315,7 @@ def hunt(seed: int, *, faults: bool = False) -> int:
     try:
         return history.run()
     except Exception as exc:
-        replay = f"FUSECACHE_SEED={seed} FUSECACHE_FAULTS={int(faults)} python -m pytest tests/crash -k replay"
+        replay = f"FUSECACHE_SEED={seed} FUSECACHE_FAULTS={int(faults)} scripts/test tests/crash -k replay"
         msg = f"seed {seed}: {_first_cause(exc)}\nto see it again: {replay}"
         raise HuntError(msg) from exc
 
