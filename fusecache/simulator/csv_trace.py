@@ -1,0 +1,80 @@
+"""The house's own traces: CSV, ``t_us,op,offset,length``; microseconds, ``r`` or ``w``, bytes.
+
+Traces have millions of lines, so pieces of many lines are checked by one regular expression and converted at once;
+only a piece that is not right is looked at line by line, to name the line.
+"""
+
+from __future__ import annotations
+
+import re
+from itertools import islice
+from operator import add, gt
+from typing import TYPE_CHECKING, Final
+
+from fusecache.simulator.columns import MAX_NUMBER, Columns, LineError, number, shown
+
+if TYPE_CHECKING:
+    from typing import BinaryIO
+
+HEADER: Final = b"t_us,op,offset,length"
+
+_PIECE: Final = 1 << 20
+_LINES: Final = re.compile(rb"(?:[0-9]{1,19},[rw],[0-9]{1,19},[0-9]{1,19}\r?\n)*+")
+_SEPARATORS: Final = bytes.maketrans(b"\n", b",")
+_NOT_OPS: Final = bytes(set(range(256)) - set(b"rw"))
+_WRITES: Final = bytes.maketrans(b"rw", b"\0\1")
+
+
+def read_csv(file: BinaryIO) -> Columns:
+    """Read a CSV trace, header included; ``timed`` is unset if the times are but the numbers of the requests, from 0.
+
+    :raises LineError: a line is malformed, or time goes back.
+    """
+    columns = Columns()
+    if file.readline().rstrip(b"\r\n") != HEADER:
+        raise LineError(1, f"the header must be {HEADER.decode()}")
+    line = 2
+    while piece := file.read(_PIECE) + file.readline():
+        if not piece.endswith(b"\n"):
+            piece += b"\n"
+        if not (_LINES.fullmatch(piece) and _take(columns, piece)):
+            _take_by_line(columns, piece, line)
+        line += piece.count(b"\n")
+    times = columns.times_us
+    if any(map(gt, times, islice(times, 1, None))):
+        back = next(index for index in range(1, len(times)) if times[index] < times[index - 1])
+        raise LineError(back + 2, f"time goes back, from {times[back - 1]} to {times[back]} us")
+    columns.timed = any(index != time for index, time in enumerate(times))
+    return columns
+
+
+def _take(columns: Columns, piece: bytes) -> bool:
+    """Add lines of the right form; False, and nothing is added, if a number cannot be."""
+    fields = piece.translate(_SEPARATORS).split(b",")
+    fields.pop()
+    times, offsets, lengths = (list(map(int, fields[field::4])) for field in (0, 2, 3))
+    if max(times) > MAX_NUMBER or min(lengths) == 0 or max(map(add, offsets, lengths)) > MAX_NUMBER:
+        return False
+    columns.times_us.extend(times)
+    columns.writes += piece.translate(_WRITES, _NOT_OPS)
+    columns.offsets.extend(offsets)
+    columns.lengths.extend(lengths)
+    return True
+
+
+def _take_by_line(columns: Columns, piece: bytes, first: int) -> None:
+    """Add lines one by one, the first of them number ``first``; raises LineError at the first that is wrong."""
+    for line, text in enumerate(piece.split(b"\n")[:-1], first):
+        fields = text.removesuffix(b"\r").split(b",")
+        if len(fields) != 4:  # noqa: PLR2004 - the header's four
+            raise LineError(line, f"expected {HEADER.decode()}, found {len(fields) if text else 'no'} fields")
+        time, op, offset, length = fields
+        if op not in {b"r", b"w"}:
+            raise LineError(line, f"op must be r or w, not {shown(op)}")
+        columns.append(
+            line,
+            number(line, "t_us", time),
+            op == b"w",
+            number(line, "offset", offset),
+            number(line, "length", length),
+        )
