@@ -4,8 +4,9 @@ Theory of operation
 -------------------
 The metadata carries a uuid, the sizes, and the origin's identity; the cache begins with a *stamp* with the same uuid
 (:mod:`fusecache.stamp`), and holds its blocks behind it.  :func:`fusecache.inspection.inspect` looks at everything,
-locks what is there, and makes a :class:`Plan`; it changes nothing.  :meth:`Plan.carry_out` creates what is missing.  So
-whatever is refused is refused before anything was touched.
+locks what is there, and makes a :class:`Plan`; it changes nothing.  :meth:`Plan.carry_out` creates what is missing, and
+resizes what is to have another size (:mod:`fusecache.resizing`).  So whatever is refused is refused before anything was
+touched.
 
 Locks are ``flock`` on all three, held until :attr:`Plan.resources` is closed: none of them can be used by two mounts.
 What a plan found missing it creates only if it is missing still.
@@ -18,7 +19,7 @@ import fcntl
 import os
 import stat
 import uuid
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -28,12 +29,13 @@ from fusecache.errors import BusyError, MetadataError, StoreError
 from fusecache.metadata.database import Database
 from fusecache.sizes import format_size
 from fusecache.stamp import DATA_START, read_stamp, write_stamp
-from fusecache.stores.file import FileStore
+from fusecache.stores.file import FileStore, size_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from fusecache.geometry import Geometry
+    from fusecache.resizing import Resize
 
 
 def lock(fd: int, path: Path) -> None:
@@ -58,6 +60,7 @@ class Identity:
     path: str
     inode: str
     mtime_ns: str
+    size: str
 
     @classmethod
     def of(cls, path: Path, fd: int) -> Identity:
@@ -68,11 +71,17 @@ class Identity:
             path=str(path),
             inode=f"device {status.st_rdev}" if is_device else f"{status.st_dev}:{status.st_ino}",
             mtime_ns="0" if is_device else str(status.st_mtime_ns),
+            size=str(size_of(fd)),
         )
 
     def values(self) -> dict[str, str]:
         """Return it as the metadata has it."""
-        return {"origin_path": self.path, "origin_inode": self.inode, "origin_mtime_ns": self.mtime_ns}
+        return {
+            "origin_path": self.path,
+            "origin_inode": self.inode,
+            "origin_mtime_ns": self.mtime_ns,
+            "origin_bytes": self.size,
+        }
 
 
 @dataclass(slots=True)
@@ -93,14 +102,19 @@ class Binding:
     cache_path: Path
     metadata_path: Path
     _origin_fd: int
+    _cache_fd: int
     _created: ExitStack
     """What would remove the files made for this mount."""
 
     def begin(self) -> None:
         """Record, durably, that a mount has begun: until it ends cleanly, it counts as crashed.  New files stay."""
-        identity = Identity.of(self.origin_path, self._origin_fd)
         self.database.set_values(
-            {"clean_shutdown": "0", "image_bytes": str(self.geometry.image_bytes), **identity.values()}
+            {
+                "clean_shutdown": "0",
+                "image_bytes": str(self.geometry.image_bytes),
+                "cache_bytes": str(size_of(self._cache_fd)),
+                **Identity.of(self.origin_path, self._origin_fd).values(),
+            }
         )
         write_claim(self._origin_fd, Claim(self.uuid, str(self.metadata_path)))
         self._created.pop_all()
@@ -114,12 +128,43 @@ class Binding:
         remove_claim(self._origin_fd)
 
 
-def _take_space(fd: int, size: int) -> None:
-    """Make a file ``size`` bytes long, all of them its own; raises OSError, soon if there is not enough by far."""
+def _require_space(fd: int, size: int) -> None:
+    """Raise OSError where there is not enough by far, instead of filling the file system before that shows."""
     free = os.fstatvfs(fd)
     if size > free.f_bavail * free.f_frsize:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    os.posix_fallocate(fd, 0, size)
+
+
+@dataclass(frozen=True, slots=True)
+class CacheSpace:
+    """The length of an open cache; see :class:`fusecache.resizing.Space`."""
+
+    fd: int
+    path: Path
+    block_size: int
+
+    def room(self) -> int:
+        """Return how many blocks it has room for behind the stamp."""
+        return max(0, size_of(self.fd) - DATA_START) // self.block_size
+
+    def extend(self, blocks: int) -> None:
+        """Make it long enough for so many blocks, the space its own, durably; raises StoreError, soon if it can."""
+        before = size_of(self.fd)
+        size = DATA_START + blocks * self.block_size
+        try:
+            _require_space(self.fd, size - before)
+            os.posix_fallocate(self.fd, before, size - before)
+            os.fsync(self.fd)
+        except OSError as exc:
+            with suppress(OSError):
+                os.ftruncate(self.fd, before)
+            msg = f"no space for a cache of {format_size(size)} at {self.path}: {exc.strerror}"
+            raise StoreError(msg) from exc
+
+    def cut(self, blocks: int) -> None:
+        """Give the space of a file back; a device keeps it."""
+        if stat.S_ISREG(os.fstat(self.fd).st_mode):
+            os.ftruncate(self.fd, DATA_START + blocks * self.block_size)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -144,8 +189,8 @@ class Plan:
     uuid: str = ""
     """That of the metadata which is given up, whose stamp the cache has."""
     notes: list[str] = field(default_factory=list)
-    drop_blocks: bool = False
-    """Whether nothing of what is cached counts any more."""
+    resize: Resize | None = None
+    """What has to change before the known cache can be used."""
 
     def carry_out(self) -> Binding:
         """Create what is missing and open the rest.
@@ -155,9 +200,9 @@ class Plan:
         with ExitStack() as undo:
             cache_fd = self._provide_cache(undo)
             database = self.database if self.database is not None else self._create_metadata(undo)
+            if self.resize is not None:
+                self.resize.carry_out(database, CacheSpace(cache_fd, self.cache_path, self.geometry.block_size))
             values = database.values()
-            if self.drop_blocks:
-                database.forget_blocks()
             if read_stamp(cache_fd) != values["uuid"]:
                 write_stamp(cache_fd, values["uuid"])
             created = self.resources.enter_context(undo.pop_all())
@@ -175,6 +220,7 @@ class Plan:
             cache_path=self.cache_path,
             metadata_path=self.metadata_path,
             _origin_fd=self.origin_fd,
+            _cache_fd=cache_fd,
             _created=created,
         )
 
@@ -187,13 +233,9 @@ class Plan:
         else:
             fd = self.cache_fd
             undo.callback(os.ftruncate, fd, 0)
-        size = DATA_START + self.geometry.cache_blocks * self.geometry.block_size
-        try:
-            _take_space(fd, size)
-        except OSError as exc:
-            msg = f"no space for a cache of {format_size(size)} at {self.cache_path}: {exc.strerror}"
-            raise StoreError(msg) from exc
-        self.notes.append(f"created cache {self.cache_path} ({format_size(size - DATA_START)})")
+        blocks, block_size = self.geometry.cache_blocks, self.geometry.block_size
+        CacheSpace(fd, self.cache_path, block_size).extend(blocks)
+        self.notes.append(f"created cache {self.cache_path} ({format_size(blocks * block_size)})")
         return fd
 
     def _create_cache_file(self, undo: ExitStack) -> int:

@@ -1,11 +1,17 @@
 """Looking at what a mount is to use, before anything is touched.
 
-Refused are: files that are missing, locked, of the wrong size, or that do not belong together; metadata that is foreign
-or damaged; a cache file that holds something else.
+Refused are: files that are missing, locked, too small for what is in them, or that do not belong together; metadata
+that is foreign or damaged; a cache file that holds something else.
 
 The origin is the one that is cached if its path or its inode is.  After a clean end its time of modification is known
-too: if it differs, others changed the origin, and what is cached of it is stale.  A clean cache is then emptied; with
-dirty blocks in it the mount is refused.
+too: if it differs, others changed the origin, and what is cached of it is stale.  Clean blocks are then dropped; with
+dirty blocks in the cache the mount is refused, unless it is the same file grown: that explains the change, and what is
+newer than the origin counts as before.
+
+The cache has the size that is asked for, else the one that it had.  One that filled its file or device follows it: if
+others have extended that, the cache grows, if they have cut it, it shrinks.  The image is as long as the origin, or as
+the table says; an origin that has shrunk is taken only if a table says so.  What a new size means for what is cached is
+in :mod:`fusecache.resizing`.
 """
 
 from __future__ import annotations
@@ -16,13 +22,15 @@ from contextlib import ExitStack
 from itertools import combinations
 from typing import TYPE_CHECKING, Final
 
-from fusecache.binding import Identity, Plan, lock
+from fusecache.binding import CacheSpace, Identity, Plan, lock
 from fusecache.claim import read_claim
 from fusecache.config import DEFAULT_BLOCK_SIZE, MIB
+from fusecache.durability import region_blocks_for
 from fusecache.errors import MetadataError, RefusedError, UsageError
 from fusecache.geometry import Geometry
 from fusecache.metadata.database import Database
 from fusecache.paths import DefaultPaths, defaults_for
+from fusecache.resizing import Resize, plan_resize
 from fusecache.stamp import DATA_START, read_stamp
 from fusecache.stores.file import open_for_store, size_of
 
@@ -33,6 +41,8 @@ if TYPE_CHECKING:
     from fusecache.config import MountConfig
 
 _NUMBERS: Final = ("block_size", "cache_blocks", "region_blocks", "image_bytes")
+_LAST_SIZES: Final = {"cache_bytes", "origin_bytes"}
+"""Of the files, at the last mount; metadata that never was mounted has none."""
 _REQUIRED: Final = {
     *_NUMBERS,
     *("uuid", "clean_shutdown", "needs_check", "origin_path", "origin_inode", "origin_mtime_ns"),
@@ -58,10 +68,10 @@ def inspect(config: MountConfig, *, environ: Mapping[str, str]) -> Plan:
         if database is None and cache_fd is not None:
             own_uuid = _require_unused(config, cache_path, cache_fd, own_uuid)
         image_bytes = _image_bytes(config, origin_path, origin_fd)
-        if database is None:
+        if database is None or cache_fd is None:
             geometry = _new_geometry(config, image_bytes, cache_path, cache_fd)
         else:
-            geometry = _known_geometry(config, database, image_bytes, cache_path, cache_fd)
+            geometry = _known_geometry(config, database.values(), image_bytes, cache_path, cache_fd)
         plan = Plan(
             geometry=geometry,
             origin_path=origin_path,
@@ -77,7 +87,7 @@ def inspect(config: MountConfig, *, environ: Mapping[str, str]) -> Plan:
         )
         _verify_claim(config, plan)
         if database is not None:
-            _verify_origin(plan, database)
+            plan.resize = _resize(plan, database, stale=_is_stale(plan, database))
         plan.resources = resources.pop_all()
     return plan
 
@@ -200,7 +210,7 @@ def _require_healthy(database: Database, values: Mapping[str, str]) -> None:
     if missing := _REQUIRED - values.keys():
         msg = f"metadata {database.path} is damaged: it does not say {', '.join(sorted(missing))}"
         raise MetadataError(msg)
-    for name in _NUMBERS:
+    for name in (*_NUMBERS, *(_LAST_SIZES & values.keys())):
         if not (values[name].isascii() and values[name].isdecimal() and int(values[name])):
             msg = f"metadata {database.path} is damaged: {name} is {values[name]!r}"
             raise MetadataError(msg)
@@ -220,25 +230,53 @@ def _verify_cache(database: Database, values: Mapping[str, str], cache_path: Pat
         raise RefusedError(msg)
 
 
-def _verify_origin(plan: Plan, database: Database) -> None:
-    """Refuse an origin that is not the one cached; drop what is cached of it if others changed it since."""
+def _is_stale(plan: Plan, database: Database) -> bool:
+    """Refuse an origin that is not the one cached; tell whether others changed it since."""
     values = database.values()
     now = Identity.of(plan.origin_path, plan.origin_fd)
     if values["origin_path"] != now.path and values["origin_inode"] != now.inode:
         msg = f"cache {plan.cache_path} belongs to another origin, {values['origin_path']}"
         raise RefusedError(msg)
     if values["clean_shutdown"] != "1" or values["origin_mtime_ns"] == now.mtime_ns:
-        return
+        return False
     dirty = database.count(dirty_only=True)
-    if dirty:
+    has_grown = values["origin_inode"] == now.inode and int(now.size) > int(values.get("origin_bytes", now.size))
+    if dirty and not has_grown:
         msg = (
             f"origin {plan.origin_path} was changed by others while {dirty} newer blocks of it are in the cache; "
             "--format twice throws those away"
         )
         raise RefusedError(msg)
-    plan.drop_blocks = True
-    if blocks := database.count(dirty_only=False):
-        plan.notes.append(f"the origin was changed outside fusecache: {blocks} cached blocks were dropped")
+    if clean := database.count(dirty_only=False) - dirty:
+        what = "grown" if has_grown else "changed"
+        plan.notes.append(f"the origin was {what} outside fusecache: {clean} cached blocks were dropped")
+    return True
+
+
+def _resize(plan: Plan, database: Database, *, stale: bool) -> Resize | None:
+    """Find out what has to change because of other sizes, or because clean blocks are stale; None if nothing has to."""
+    values = database.values()
+    new = plan.geometry
+    old = Geometry(int(values["image_bytes"]), new.block_size, int(values["cache_blocks"]))
+    assert plan.cache_fd is not None
+    room = CacheSpace(plan.cache_fd, plan.cache_path, new.block_size).room()
+    cache_stays = old.cache_blocks == new.cache_blocks <= room
+    if cache_stays and old.image_bytes <= new.image_bytes and not stale:
+        return None
+    regions = database.regions()
+    region_blocks = int(values["region_blocks"])
+    resize = plan_resize(
+        database.rows(), regions, region_blocks=region_blocks, old=old, new=new, room=room, stale=stale
+    )
+    if not regions:  # those that are open are numbered by the old size
+        resize.batch.values["region_blocks"] = str(region_blocks_for(new.cache_blocks))
+    size = DATA_START + new.cache_blocks * new.block_size
+    resize.batch.values["cache_bytes"] = str(max(size_of(plan.cache_fd), size))
+    if not cache_stays:
+        dropped = len(resize.batch.unmapped)
+        what = f"the cache had {old.cache_blocks} blocks, and now has {new.cache_blocks}"
+        plan.notes.append(f"{what}: {dropped} cached blocks were dropped" if dropped else what)
+    return resize
 
 
 def _require_unused(config: MountConfig, cache_path: Path, cache_fd: int, own_uuid: str) -> str:
@@ -268,24 +306,36 @@ def _is_blank(fd: int) -> bool:
 
 
 def _known_geometry(
-    config: MountConfig, database: Database, image_bytes: int, cache_path: Path, cache_fd: int | None
+    config: MountConfig, values: Mapping[str, str], image_bytes: int, cache_path: Path, cache_fd: int
 ) -> Geometry:
-    values = database.values()
-    block_size, blocks, old_bytes = (int(values[name]) for name in ("block_size", "cache_blocks", "image_bytes"))
+    block_size, old_bytes = int(values["block_size"]), int(values["image_bytes"])
     if config.block_size not in {None, block_size}:
         msg = f"the cache has blocks of {block_size} bytes, not {config.block_size}: that cannot be changed"
         raise RefusedError(msg)
-    if config.cache_size is not None and config.cache_size // block_size != blocks:
-        msg = f"the cache has {blocks} blocks ({blocks * block_size} bytes), not {config.cache_size} bytes"
+    if image_bytes < old_bytes and config.image_size is None:
+        msg = (
+            f"the origin has shrunk from {old_bytes} to {image_bytes} bytes: mount it with a table of that length if "
+            "that is meant"
+        )
         raise RefusedError(msg)
-    if image_bytes < old_bytes:
-        what = "the origin has shrunk" if config.image_size is None else "the table would shrink the image"
-        msg = f"{what} from {old_bytes} to {image_bytes} bytes"
-        raise RefusedError(msg)
-    if cache_fd is not None and size_of(cache_fd) < DATA_START + blocks * block_size:
-        msg = f"cache {cache_path} has shrunk: {blocks} blocks of {block_size} bytes no longer fit"
-        raise RefusedError(msg)
-    return Geometry(image_bytes, block_size, blocks)
+    space = CacheSpace(cache_fd, cache_path, block_size)
+    return Geometry(image_bytes, block_size, _known_blocks(config, values, space))
+
+
+def _known_blocks(config: MountConfig, values: Mapping[str, str], space: CacheSpace) -> int:
+    """Return how many blocks a known cache is to have."""
+    blocks, room, size = int(values["cache_blocks"]), space.room(), size_of(space.fd)
+    if config.cache_size is not None:
+        wanted = config.cache_size // space.block_size
+        if wanted > room and stat.S_ISBLK(os.fstat(space.fd).st_mode):
+            msg = f"{space.path} has room for {room * space.block_size} bytes of cache, not {config.cache_size}"
+            raise RefusedError(msg)
+        return wanted
+    if not size:  # an empty file: nothing is cached, and its space is taken anew
+        return blocks
+    last_size = int(values.get("cache_bytes", size))
+    filled = (last_size - DATA_START) // space.block_size == blocks
+    return room if room < blocks or (filled and size > last_size) else blocks
 
 
 def _new_geometry(config: MountConfig, image_bytes: int, cache_path: Path, cache_fd: int | None) -> Geometry:

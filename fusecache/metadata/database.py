@@ -144,12 +144,6 @@ class Database:
         with _errors(self.path):
             return {int(region) for (region,) in self._connection.execute("SELECT region FROM regions")}
 
-    def forget_blocks(self) -> None:
-        """Drop all rows and regions, durable when this returns."""
-        with _errors(self.path), _transaction(self._connection) as connection:
-            connection.execute("DELETE FROM blocks")
-            connection.execute("DELETE FROM regions")
-
     def size(self) -> int:
         """Return how many bytes the metadata takes on disk, the write-ahead log included."""
         wal = self.path.with_name(self.path.name + "-wal")
@@ -161,7 +155,7 @@ class Database:
 
     async def commit(self, batch: Batch) -> None:
         """See :class:`fusecache.metadata.record.Record`."""
-        await self._in_thread(partial(self._commit, batch))
+        await self._in_thread(partial(self.apply, batch))
 
     async def save_hints(self, hints: Iterable[tuple[int, int]]) -> None:
         """See :class:`fusecache.metadata.record.Record`."""
@@ -174,7 +168,8 @@ class Database:
     async def _in_thread(self, function: Callable[[], None]) -> None:
         await trio.to_thread.run_sync(function, limiter=self._limiter)
 
-    def _commit(self, batch: Batch) -> None:
+    def apply(self, batch: Batch) -> None:
+        """Make the changes durable together, at once: for the time when nothing runs yet."""
         with _errors(self.path), _transaction(self._connection) as connection:
             connection.executemany("DELETE FROM blocks WHERE cblock = ?", ((cblock,) for cblock in batch.unmapped))
             connection.executemany("REPLACE INTO blocks VALUES (?, ?, ?, NULL)", batch.mapped)

@@ -281,11 +281,12 @@ def test_hints_are_kept_until_the_block_is_recorded_anew(database: Database) -> 
     assert [row.hint for row in database.rows()] == [None, 0, 4]
 
 
-def test_forgetting_all_blocks_keeps_the_values(database: Database) -> None:
-    commit(database, mapped=[(1, 10, True)], opened=[1, 2])
-    database.forget_blocks()
-    assert (list(database.rows()), database.regions()) == ([], set())
-    assert database.values() == VALUES
+def test_what_is_applied_is_there_at_once_as_a_whole(database: Database) -> None:
+    commit(database, mapped=[(1, 10, True), (2, 20, False)], opened=[1, 2])
+    database.apply(Batch(unmapped=[1], closed=[2], values={"cache_blocks": "2"}))
+    assert [row.cblock for row in database.rows()] == [2]
+    assert database.regions() == {1}
+    assert database.values() == {**VALUES, "cache_blocks": "2"}
 
 
 def test_set_values_adds_and_replaces(database: Database, path: Path) -> None:
