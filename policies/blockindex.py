@@ -1,19 +1,25 @@
-"""Find the entry that holds a block number: a chained hash table in flat arrays.
+"""Find the entry that stands for a block number: a chained hash table in flat arrays.
 
 Theory of operation
 -------------------
-Entries are small integers; ``keys[entry]`` is the block number that the entry stands for.  ``buckets[key % size]`` is
-the first entry of a chain, ``chain[entry]`` the next one, -1 ends it.  The number of buckets is a prime, so that the
-plain remainder spreads strides well, and runs of consecutive block numbers, the common case, do not collide at all.
+Entries are small integers.  A key, the block number that an entry stands for, is split in two: ``key % size`` is its
+bucket, ``key // size`` its *tag*.  A *word* holds a tag and an entry.  ``buckets[key % size]`` is the word of the first
+entry of a chain, ``chain[entry]`` the word of the one after ``entry``; the last one has ``~bucket`` there, which is
+negative, and so is the word of an empty bucket.  Where the chain leads to an entry tells its bucket, and the word that
+led there its tag: so keys are written down nowhere else, and a search touches no memory but the words themselves.
+In a large cache that is what searches cost: most of them read one word, and miss the processor's caches once.
 
-A dict would cost some 100 bytes an entry; this costs 8 besides the keys.  The keys end in a guard slot that equals
-no block number, which index -1 reaches: a search may compare before it asks whether the chain has ended.  Searches
-that must be fast write the loop out::
+The number of buckets is a prime, so that the plain remainder spreads strides well, and runs of consecutive block
+numbers, the common case, do not collide at all.  Words have 32 bits and buckets are two to an entry, unless the keys
+are so wide that 64 bits are needed; then buckets are three to four entries.  Twelve or fourteen bytes an entry, where
+a dict would cost some 100.  Searches that must be fast write the loop out::
 
-    entry = buckets[key % size]
-    while keys[entry] != key:
-        if entry < 0: break        # not there
-        entry = chain[entry]
+    tag = key // size
+    word = buckets[key % size]
+    while word >> shift != tag:
+        if word < 0: break        # not there
+        word = chain[word & mask]
+    entry = word & mask
 """
 
 from __future__ import annotations
@@ -22,7 +28,6 @@ from array import array
 from typing import Final
 
 _NARROW_LIMIT: Final = 2**31
-_GUARD: Final = -(2**31)
 
 
 def _prime_from(number: int) -> int:
@@ -36,62 +41,82 @@ def _prime_from(number: int) -> int:
 class BlockIndex:
     """Map block numbers to entries.
 
-    :ivar keys: block number of each entry; means nothing for entries that are not in the table.
-    :ivar buckets: first entry of each chain, or -1.
-    :ivar chain: next entry of the same chain, or -1.
+    :ivar buckets: word of the first entry of each chain; negative if there is none.
+    :ivar chain: word of the next entry of the same chain; ``~bucket`` if there is none.
     :ivar size: number of buckets.
+    :ivar shift: how far up in a word the tag stands.
+    :ivar mask: where in a word the entry stands.
     """
 
-    __slots__ = ("buckets", "chain", "keys", "size")
+    __slots__ = ("buckets", "chain", "mask", "shift", "size")
 
     def __init__(self, entries: int, key_limit: int) -> None:
-        """Make an empty table for ``entries`` entries and keys below ``key_limit``; wide keys get half the buckets."""
-        narrow = key_limit <= _NARROW_LIMIT
-        self.keys = array("i" if narrow else "q", (_GUARD,)) * (entries + 1)
-        self.size = _prime_from(entries if narrow else entries // 2)
-        self.buckets = array("i", (-1,)) * self.size
-        self.chain = array("i", (-1,)) * entries
+        """Make an empty table for ``entries`` entries and keys below ``key_limit``."""
+        self.shift = (entries - 1).bit_length()
+        self.mask = (1 << self.shift) - 1
+        self.size = _prime_from(2 * entries)
+        tags = -(-key_limit // self.size)
+        narrow = tags << self.shift <= _NARROW_LIMIT
+        if not narrow:
+            self.size = _prime_from(entries * 3 // 4)
+        self.buckets = array("i" if narrow else "q", (-1,)) * self.size
+        self.chain = array("i" if narrow else "q", (-1,)) * entries
 
     def find(self, key: int) -> int:
         """Return the entry of a key, or -1.  O(1) on average."""
-        entry = self.buckets[key % self.size]
-        keys = self.keys
-        while keys[entry] != key:
-            if entry < 0:
+        tag = key // self.size
+        word = self.buckets[key % self.size]
+        while word >> self.shift != tag:
+            if word < 0:
                 return -1
-            entry = self.chain[entry]
-        return entry
+            word = self.chain[word & self.mask]
+        return word & self.mask
 
     def insert(self, entry: int, key: int) -> None:
         """Add an entry that is not in the table, under a key that is not either."""
-        bucket = key % self.size
-        self.keys[entry] = key
-        self.chain[entry] = self.buckets[bucket]
-        self.buckets[bucket] = entry
+        tag, bucket = divmod(key, self.size)
+        word = self.buckets[bucket]
+        self.chain[entry] = ~bucket if word < 0 else word
+        self.buckets[bucket] = tag << self.shift | entry
+
+    def key_of(self, entry: int) -> int:
+        """Return the key of an entry that is in the table.  O(1) on average."""
+        bucket = self._bucket_of(entry)
+        word = self.buckets[bucket]
+        while word & self.mask != entry:
+            word = self.chain[word & self.mask]
+        return (word >> self.shift) * self.size + bucket
+
+    def _bucket_of(self, entry: int) -> int:
+        """Follow the chain to its end, which tells whose chain it is."""
+        word = self.chain[entry]
+        while word >= 0:
+            word = self.chain[word & self.mask]
+        return ~word
 
     def remove(self, entry: int) -> None:
         """Take out an entry that is in the table."""
-        bucket = self.keys[entry] % self.size
-        chain = self.chain
-        here = self.buckets[bucket]
+        chain, mask = self.chain, self.mask
+        bucket = self._bucket_of(entry)
+        here = self.buckets[bucket] & mask
         if here == entry:
             self.buckets[bucket] = chain[entry]
             return
-        while chain[here] != entry:
-            here = chain[here]
+        while chain[here] & mask != entry:
+            here = chain[here] & mask
         chain[here] = chain[entry]
 
     def check(self) -> dict[int, int]:
         """Assert that chains are sound and keys unique; return key to entry of all that is in the table."""
         found: dict[int, int] = {}
-        assert self.keys[-1] == _GUARD
         for bucket, first in enumerate(self.buckets):
-            entry = first
-            while entry >= 0:
-                key = self.keys[entry]
-                assert key % self.size == bucket, f"key {key} is in bucket {bucket}"
+            word = first
+            while word >= 0:
+                entry = word & self.mask
+                key = (word >> self.shift) * self.size + bucket
                 assert key not in found, f"key {key} is in the table twice"
                 found[key] = entry
-                entry = self.chain[entry]
+                word = self.chain[entry]
+                assert word >= 0 or word == ~bucket, f"the chain of bucket {bucket} ends in {~word}"
         assert len(set(found.values())) == len(found)
         return found

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable
+from typing import Final
+
+_SLICE: Final = 65536
 
 
 class FreeList:
@@ -22,16 +24,19 @@ class FreeList:
         self.size = 0
         older[node] = newer[node] = node
 
-    def fill(self, entries: Iterable[int]) -> None:
-        """Give back many at the tail, in order."""
-        older, newer, last = self._older, self._newer, self._older[self._node]
-        for entry in entries:
-            newer[last] = entry
-            older[entry] = last
-            last = entry
-            self.size += 1
-        newer[last] = self._node
-        older[self._node] = last
+    def fill(self, entries: range) -> None:
+        """Start with neighbouring entries, upwards or downwards, to be handed out in that order."""
+        low, high = sorted((entries[0], entries[-1]))
+        up, down = (self._newer, self._older) if entries.step > 0 else (self._older, self._newer)
+        for start in range(low, high, _SLICE):  # not one by one, which takes long, nor all at once, which takes memory
+            ids = array("I", range(start, min(start + _SLICE, high) + 1))
+            stop = ids[-1]
+            up[start:stop] = ids[1:]
+            down[start + 1 : stop + 1] = ids[:-1]
+        first, last = entries[0], entries[-1]
+        self._older[first] = self._newer[last] = self._node
+        self._newer[self._node], self._older[self._node] = first, last
+        self.size = len(entries)
 
     def take(self) -> int:
         """Take the head; there must be one."""

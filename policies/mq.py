@@ -29,16 +29,19 @@ from typing import ClassVar, Final
 from policies.base import MISS, MISS_QUEUED, Op, Policy, PolicyError, Work
 from policies.blockindex import BlockIndex
 from policies.freelist import FreeList
-from policies.hitcounts import HitCounts
-from policies.rings import LEVEL_OF_BITS, AgeingQueue, RingQueue
+from policies.hitcounts import LEVEL_BITS, NOTHING, HitCounts
+from policies.rings import AgeingQueue, RingQueue
 from policies.sequential import SequentialDetector
 from policies.sizes import check_sizes
 from policies.tracker import WorkTracker
 from policies.tunables import Tunables
 
-_ALLOCATED: Final = 1
-_DIRTY: Final = 2
-_PENDING: Final = 4
+# The state of a cache block: these, and those of hitcounts.py.
+_DIRTY: Final = 16
+_ALLOCATED: Final = 32
+_PENDING: Final = 64
+_SIMPLE_STATES: Final = 64
+"""States below this one are those of blocks with no work outstanding and in no batch of hits."""
 
 _DIRTY_HANDICAP: Final = 128
 _CLEAN_TARGET_PERCENT: Final = 25
@@ -69,13 +72,19 @@ class MqPolicy(Policy):
         entries = 2 * cache_blocks  # cache blocks first, then those of pre
         self._index = BlockIndex(entries, origin_blocks)
         self._hits = HitCounts(entries, cache_blocks)
-        self._flags = bytearray(cache_blocks)
+        self._state = self._hits.state
         self._dirty_count = 0
-        self._older = array("i", (-1,)) * entries
-        self._newer = array("i", (-1,)) * entries
+        self._older = array("I", (0,)) * entries
+        self._newer = array("I", (0,)) * entries
         self._clean = RingQueue(self._older, self._newer, entries)
         self._dirty = AgeingQueue(self._older, self._newer, entries)
         self._pre = RingQueue(self._older, self._newer, entries)
+        # The ring in which a cache block stands, by its state if that is a simple one.
+        queues = {_ALLOCATED: self._clean, _ALLOCATED | _DIRTY: self._dirty}
+        self._rings = tuple(
+            queues[state & ~LEVEL_BITS].heads + (state & LEVEL_BITS) if state & _ALLOCATED else -1
+            for state in range(_SIMPLE_STATES)
+        )
         self._free = self._make_free_list(range(cache_blocks - 1, -1, -1))
         self._pre_free = self._make_free_list(range(cache_blocks, entries))
         self._tunables = Tunables(self.name, _DEFAULTS)
@@ -87,6 +96,7 @@ class MqPolicy(Policy):
         self._discarded = False
         self._now_ms = now_ms
         self._writeback_due_ms = now_ms + _WRITEBACK_PERIOD_MS
+        self._is_eventful = False  # whether the next bio finds more to do than the one before
 
     def _make_free_list(self, entries: range) -> FreeList:
         node = len(self._older)
@@ -101,61 +111,71 @@ class MqPolicy(Policy):
         self._detector.examine(offset, length)
         self._discarded = discarded
         self._now_ms = now_ms
+        if now_ms > self._writeback_due_ms:
+            self._is_eventful = True
 
     def lookup(self, oblock: int, write: bool, fast_copy: bool) -> int:
         """Refer one bio to the policy; a hit makes the block the newest of its level."""
-        hits = self._hits
-        if hits.ticked:
-            hits.count_recent()
-        hits.recent.clear()
+        if self._is_eventful:
+            self._catch_up()
+        hits, index = self._hits, self._index
+        tag = oblock // index.size
+        word = index.buckets[oblock % index.size]
+        while word >> index.shift != tag:
+            if word < 0:
+                return self._miss(oblock, write)
+            word = index.chain[word & index.mask]
+        entry = word & index.mask
+        if entry >= self._cache_blocks:
+            return self._miss_tracked(entry, oblock, write)
+        older, newer = self._older, self._newer
+        ahead, behind = older[entry], newer[entry]
+        state = self._state[entry]
+        if state >= _SIMPLE_STATES:
+            if state & _PENDING:
+                hits.newest = NOTHING
+                return entry
+            hits.settle(entry)
+            state = self._state[entry]
+        hits.newest = entry
+        node = self._rings[state]
+        if behind != node:
+            newer[ahead] = behind
+            older[behind] = ahead
+            last = older[node]
+            older[entry] = last
+            newer[entry] = node
+            newer[last] = entry
+            older[node] = entry
+        return entry
+
+    def _catch_up(self) -> None:
+        """See to what has happened since the previous bio; all of it is put off until the next one comes."""
+        self._is_eventful = False
+        self._hits.begin_bio()
         if self._now_ms > self._writeback_due_ms:
             self._writeback_due_ms = self._now_ms + _WRITEBACK_PERIOD_MS
             self._dirty.flip()
-        index = self._index
-        keys = index.keys
-        entry = index.buckets[oblock % index.size]
-        while keys[entry] != oblock:
-            if entry < 0:
-                return self._miss(oblock, write)
-            entry = index.chain[entry]
-        if entry >= self._cache_blocks:
-            return self._miss_tracked(entry, oblock, write)
-        flags = self._flags[entry]
-        if flags & _PENDING:
-            return entry
-        if hits.batch[entry]:
-            hits.settle(entry)
-        older, newer = self._older, self._newer
-        ahead, behind = older[entry], newer[entry]
-        newer[ahead] = behind
-        older[behind] = ahead
-        queue = self._dirty if flags & _DIRTY else self._clean
-        node = queue.heads + LEVEL_OF_BITS[hits.counts[entry].bit_length()]
-        last = older[node]
-        older[entry] = last
-        newer[entry] = node
-        newer[last] = entry
-        older[node] = entry
-        hits.recent.add(entry)
-        return entry
 
     def _push(self, cblock: int) -> None:
-        """Queue a cached block, by its hits and its dirty flag."""
+        """Queue a cached block, by its hits and its dirty flag, for another reason than a bio."""
         self._hits.settle(cblock)
-        self._queue_of(cblock).push(cblock, self._hits.counts[cblock])
+        self._queue_of(cblock).push(cblock, self._state[cblock] & LEVEL_BITS)
         self._hits.queue(cblock)
+        self._is_eventful = True
 
     def _remove(self, cblock: int) -> None:
         self._queue_of(cblock).remove(cblock)
         self._hits.forget(cblock)
 
     def _push_pre(self, entry: int) -> None:
-        self._pre.push(entry, self._hits.counts[entry])
-        self._hits.recent.add(entry)
+        """Queue a block that is not cached, because of a bio."""
+        self._pre.push(entry, self._hits.level_of(entry))
+        self._hits.newest = entry
 
     def _remove_pre(self, entry: int) -> None:
         self._pre.remove(entry)
-        self._hits.recent.discard(entry)
+        self._hits.forget_recent(entry)
 
     def _is_bypassed(self) -> bool:
         return self._detector.is_sequential and self._detector.sequential_threshold != 0
@@ -181,6 +201,7 @@ class MqPolicy(Policy):
 
     def _miss_tracked(self, entry: int, oblock: int, write: bool) -> int:
         """Handle a miss of a block that is in pre."""
+        self._hits.newest = NOTHING
         if self._is_bypassed():
             return MISS
         wanted = self._hits.counts[entry] >= self._threshold(write)
@@ -192,6 +213,7 @@ class MqPolicy(Policy):
 
     def _miss(self, oblock: int, write: bool) -> int:
         """Handle a miss of a block that nothing is known of."""
+        self._hits.newest = NOTHING
         if self._is_bypassed():
             return MISS
         if self._threshold(write) <= 1:
@@ -216,13 +238,13 @@ class MqPolicy(Policy):
             if not self._tracker.queue(Op.PROMOTE, oblock, cblock):
                 self._free.give_back_first(cblock)
                 return False
-            self._flags[cblock] = _ALLOCATED | _PENDING
+            self._state[cblock] = _ALLOCATED | _PENDING
         else:
             cblock = self._clean.peek()
-            if cblock < 0 or not self._tracker.queue(Op.DEMOTE, self._index.keys[cblock], cblock):
+            if cblock < 0 or not self._tracker.queue(Op.DEMOTE, self._index.key_of(cblock), cblock):
                 return False
             self._remove(cblock)
-            self._flags[cblock] |= _PENDING
+            self._state[cblock] |= _PENDING
             self._successor[cblock] = oblock
         self._planned[oblock] = hits
         return True
@@ -240,7 +262,7 @@ class MqPolicy(Policy):
             cblock = self._dirty.peek()
         if cblock < 0:
             return None
-        work = self._tracker.issue_new(Op.WRITEBACK, self._index.keys[cblock], cblock)
+        work = self._tracker.issue_new(Op.WRITEBACK, self._index.key_of(cblock), cblock)
         if work is None:
             self._remove(cblock)  # its last writeback is still under way: let others go first
             self._push(cblock)
@@ -277,7 +299,7 @@ class MqPolicy(Policy):
             self._pre_free.give_back_first(entry)
         self._index.insert(work.cblock, work.oblock)
         self._hits.counts[work.cblock] = hits
-        self._flags[work.cblock] = _ALLOCATED
+        self._state[work.cblock] = _ALLOCATED
         self._push(work.cblock)
 
     def _finish_demotion(self, work: Work, success: bool) -> None:
@@ -285,25 +307,25 @@ class MqPolicy(Policy):
         successor = self._successor.pop(cblock)
         if not success:
             del self._planned[successor]
-            self._flags[cblock] &= ~_PENDING
+            self._state[cblock] &= ~_PENDING
             self._push(cblock)
             return
         self._unmap(cblock)
-        self._flags[cblock] = _ALLOCATED | _PENDING
+        self._state[cblock] = _ALLOCATED | _PENDING
         if not (self._migrations_allowed and self._tracker.queue(Op.PROMOTE, successor, cblock)):
             del self._planned[successor]
             self._release(cblock)
 
     def _unmap(self, cblock: int) -> None:
         self._index.remove(cblock)
-        self._dirty_count -= bool(self._flags[cblock] & _DIRTY)
+        self._dirty_count -= bool(self._state[cblock] & _DIRTY)
 
     def _release(self, cblock: int) -> None:
-        self._flags[cblock] = 0
+        self._state[cblock] = 0
         self._free.give_back_first(cblock)
 
     def _queue_of(self, cblock: int) -> RingQueue:
-        return self._dirty if self._flags[cblock] & _DIRTY else self._clean
+        return self._dirty if self._state[cblock] & _DIRTY else self._clean
 
     def set_dirty(self, cblock: int) -> None:
         """Learn that a block has become dirty; it is queued as the newest of its level."""
@@ -314,17 +336,17 @@ class MqPolicy(Policy):
         self._set_flag(cblock, 0)
 
     def _set_flag(self, cblock: int, dirty: int) -> None:
-        flags = self._flags[cblock] if 0 <= cblock < self._cache_blocks else 0
-        if not flags:
+        state = self._state[cblock] if 0 <= cblock < self._cache_blocks else 0
+        if not state:
             msg = f"nothing is mapped at cache block {cblock}"
             raise PolicyError(msg)
-        if flags & _DIRTY == dirty:
+        if state & _DIRTY == dirty:
             return
-        if flags & _PENDING:
-            self._flags[cblock] = flags ^ _DIRTY
+        if state & _PENDING:
+            self._state[cblock] = state ^ _DIRTY
         else:
             self._remove(cblock)
-            self._flags[cblock] ^= _DIRTY
+            self._state[cblock] ^= _DIRTY
             self._push(cblock)
         self._dirty_count += 1 if dirty else -1
 
@@ -336,12 +358,12 @@ class MqPolicy(Policy):
         if not 0 <= cblock < self._cache_blocks or not 0 <= oblock < self._origin_blocks:
             msg = f"no room for origin block {oblock} at cache block {cblock}: out of range"
             raise PolicyError(msg)
-        if self._flags[cblock] or self._index.find(oblock) >= 0:
+        if self._state[cblock] or self._index.find(oblock) >= 0:
             msg = f"origin block {oblock} or cache block {cblock} is mapped already"
             raise PolicyError(msg)
         self._free.take_this(cblock)
         self._index.insert(cblock, oblock)
-        self._flags[cblock] = _ALLOCATED | (_DIRTY if dirty else 0)
+        self._state[cblock] = _ALLOCATED | (_DIRTY if dirty else 0)
         self._dirty_count += dirty
         self._hits.counts[cblock] = hint or 1
         self._push(cblock)
@@ -351,10 +373,10 @@ class MqPolicy(Policy):
 
         :raises PolicyError: work is outstanding for it.
         """
-        flags = self._flags[cblock] if 0 <= cblock < self._cache_blocks else 0
-        if not flags:
+        state = self._state[cblock] if 0 <= cblock < self._cache_blocks else 0
+        if not state:
             return False
-        if flags & _PENDING or self._index.keys[cblock] in self._tracker:
+        if state & _PENDING or self._index.key_of(cblock) in self._tracker:
             msg = f"cache block {cblock} cannot be invalidated: work is outstanding for it"
             raise PolicyError(msg)
         self._remove(cblock)
@@ -364,7 +386,7 @@ class MqPolicy(Policy):
 
     def get_hint(self, cblock: int) -> int:
         """Return the hit count of a block."""
-        is_mapped = self._flags[cblock] and (not self._flags[cblock] & _PENDING or cblock in self._successor)
+        is_mapped = self._state[cblock] and (not self._state[cblock] & _PENDING or cblock in self._successor)
         return self._hits.of(cblock) if is_mapped else 0
 
     def residency(self) -> int:
@@ -375,6 +397,7 @@ class MqPolicy(Policy):
         """Let what was hit last count, when the next bio comes."""
         self._now_ms = now_ms
         self._hits.ticked = True
+        self._is_eventful = True
 
     def set_config_value(self, key: str, value: str) -> None:
         """Set a tunable to an unsigned number of 32 bits, in decimal.
@@ -409,12 +432,13 @@ class MqPolicy(Policy):
         promoting = {oblock for oblock, work in outstanding.items() if work.op is Op.PROMOTE}
         assert set(self._planned) == promoting | set(self._successor.values())
         assert len(self._planned) == len(pending)
-        for cblock, flags in enumerate(self._flags):
-            assert bool(flags) == bool(flags & _ALLOCATED) == (cblock not in free)
+        for cblock, state in enumerate(self._state):
+            flags = state & (_ALLOCATED | _DIRTY | _PENDING)
+            assert bool(state) == bool(flags & _ALLOCATED) == (cblock not in free)
             assert bool(flags & _PENDING) == (cblock in pending)
             assert (cblock in clean) == (flags == _ALLOCATED)
             assert (cblock in dirty) == (flags == _ALLOCATED | _DIRTY)
-        assert self._dirty_count == sum(bool(flags & _DIRTY) for flags in self._flags)
+        assert self._dirty_count == sum(bool(state & _DIRTY) for state in self._state)
         self._hits.check(clean | dirty | pre)
         for oblock, work in outstanding.items():
             assert work.op is Op.PROMOTE or mapping[oblock] == work.cblock
@@ -423,5 +447,5 @@ class MqPolicy(Policy):
     def _check_levels(self, queue: RingQueue) -> list[int]:
         levels = queue.check()
         for level, entries in enumerate(levels):
-            assert all(LEVEL_OF_BITS[self._hits.counts[entry].bit_length()] >= level for entry in entries)
+            assert all(self._hits.level_of(entry) >= level for entry in entries)
         return [entry for entries in levels for entry in entries]

@@ -10,13 +10,8 @@ heads, or markers that stand in the rings between entries.
 from __future__ import annotations
 
 from array import array
-from typing import Final
 
-LEVELS: Final = 16
-
-
-LEVEL_OF_BITS: Final = tuple(min(max(bits, 1), LEVELS) - 1 for bits in range(33))
-"""Length of a hit count in bits to its level: the binary logarithm, rounded down, as far as levels go."""
+from policies.hitcounts import LEVELS
 
 
 class RingQueue:
@@ -41,9 +36,9 @@ class RingQueue:
         self._newer.extend(nodes)
         return first
 
-    def push(self, entry: int, hits: int) -> None:
-        """Add an entry as the newest of the level of its hit count."""
-        self._link_before(entry, self.heads + LEVEL_OF_BITS[hits.bit_length()])
+    def push(self, entry: int, level: int) -> None:
+        """Add an entry as the newest of a level."""
+        self._link_before(entry, self.heads + level)
 
     def _link_before(self, entry: int, node: int) -> None:
         last = self._older[node]

@@ -76,8 +76,8 @@ class RunPool:
         self._limit = labels - _SPARE_LABELS
         # An array that grows takes a sixteenth more than it needs, so there is room for the usual number of nodes.
         slots = entries + entries // _ENTRIES_PER_NODE + _NODES
-        self.older = array("i", (-1,)) * slots
-        self.newer = array("i", (-1,)) * slots
+        self.older = array("I", (0,)) * slots
+        self.newer = array("I", (0,)) * slots
         self.label = array("H", (0,)) * entries
         self.count = array("i")
         self.level = bytearray()

@@ -36,10 +36,10 @@ class SequentialDetector:
                 self._contiguous = self._scattered = 0
             self._scattered += 1
         self._expected = offset + length
-        if self.is_sequential:
-            switch = self._scattered >= self.random_threshold
-        else:
-            switch = self._contiguous >= self.sequential_threshold
-        if switch:
+        if (
+            self._scattered >= self.random_threshold
+            if self.is_sequential
+            else self._contiguous >= self.sequential_threshold
+        ):
             self.is_sequential = not self.is_sequential
             self._contiguous = self._scattered = 0

@@ -7,7 +7,7 @@ from typing import Final
 from policies.base import PolicyError
 
 _MAX_CACHE_BLOCKS: Final = 2**28
-_MAX_ORIGIN_BLOCKS: Final = 2**62
+_MAX_ORIGIN_BLOCKS: Final = 2**60
 
 
 def check_sizes(cache_blocks: int, origin_blocks: int, block_size: int) -> None:

@@ -60,12 +60,8 @@ class SmqPolicy(Policy):
         self._cache_blocks = cache_blocks
         self._origin_blocks = origin_blocks
         self._index = BlockIndex(cache_blocks, origin_blocks)
-        self._oblocks = self._index.keys
-        self._buckets = self._index.buckets
-        self._bucket_count = self._index.size
-        self._chain = self._index.chain
         self._flags = bytearray(cache_blocks)
-        self._hit = bytearray(cache_blocks)
+        self._hit = self._no_hits()
         self._pool = RunPool(cache_blocks)
         free_node = cache_blocks + self._pool.add_anchor(0)
         self._clean = LevelQueue(self._pool)
@@ -79,24 +75,33 @@ class SmqPolicy(Policy):
         self._writeback_due_ms = now_ms + _WRITEBACK_PERIOD_MS
         self._cache_due_ms = now_ms
 
+    def _no_hits(self) -> bytearray:
+        """Make hit marks, a bit for each cache block: even those of a large cache stay in the processor's own one."""
+        return bytearray(-(-self._cache_blocks // 8))
+
     def lookup(self, oblock: int, write: bool, fast_copy: bool) -> int:
         """Refer one bio to the policy; a hit costs a search and a look at its hit mark."""
-        oblocks = self._oblocks
-        cblock = self._buckets[oblock % self._bucket_count]
-        while oblocks[cblock] != oblock:
-            if cblock < 0:
-                if not self._is_wanted(oblock, write, fast_copy):
-                    return MISS
-                if self._may_promote(oblock):
-                    self._promote(oblock)
-                return MISS_QUEUED
-            cblock = self._chain[cblock]
-        if not self._hit[cblock]:
+        index = self._index
+        tag = oblock // index.size
+        word = index.buckets[oblock % index.size]
+        while word >> index.shift != tag:
+            if word < 0:
+                return self._miss(oblock, write, fast_copy)
+            word = index.chain[word & index.mask]
+        cblock = word & index.mask
+        if not self._hit[cblock >> 3] >> (cblock & 7) & 1:
             flags = self._flags[cblock]
             if not flags & _PENDING:
-                self._hit[cblock] = 1
+                self._hit[cblock >> 3] |= 1 << (cblock & 7)
                 (self._dirty if flags & _DIRTY else self._clean).requeue(cblock, 1)
         return cblock
+
+    def _miss(self, oblock: int, write: bool, fast_copy: bool) -> int:
+        if not self._is_wanted(oblock, write, fast_copy):
+            return MISS
+        if self._may_promote(oblock):
+            self._promote(oblock)
+        return MISS_QUEUED
 
     def lookup_with_work(self, oblock: int, write: bool, fast_copy: bool) -> tuple[int, Work | None]:
         """Refer one bio to the policy; hand out the promotion of its block if it is wanted and possible."""
@@ -157,7 +162,7 @@ class SmqPolicy(Policy):
 
     def _queue_migration(self, op: Op, queue: LevelQueue, cblock: int) -> None:
         level = queue.remove(cblock)
-        if self._tracker.queue(op, self._oblocks[cblock], cblock):
+        if self._tracker.queue(op, self._index.key_of(cblock), cblock):
             self._flags[cblock] |= _PENDING
         else:
             queue.push_first(cblock, level)
@@ -262,8 +267,7 @@ class SmqPolicy(Policy):
         self._hotspots.tick(now_ms)
         if now_ms > self._cache_due_ms:
             self._cache_due_ms = now_ms + _CACHE_PERIOD_MS
-            self._hit = bytearray()  # the old marks go before the new ones come: never two of them in memory
-            self._hit = bytearray(self._cache_blocks)
+            self._hit = self._no_hits()
             self._dirty.redistribute()
             self._clean.redistribute()
 
@@ -291,4 +295,4 @@ class SmqPolicy(Policy):
             assert (cblock in mapped) == (flags & _ALLOCATED and not reserved)
             assert (cblock in clean) == (flags == _ALLOCATED)
             assert (cblock in dirty) == (flags == _ALLOCATED | _DIRTY)
-            assert work is None or reserved or work.oblock == self._oblocks[cblock]
+            assert work is None or reserved or self._index.find(work.oblock) == cblock
