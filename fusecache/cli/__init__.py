@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from fusecache import __version__
-from fusecache.cli import mounts
+from fusecache.cli import mounts, offline
 from fusecache.errors import FusecacheError, UsageError
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(mounts.app)
+app.add_typer(offline.app)
 
 
 def main() -> NoReturn:

@@ -1,0 +1,223 @@
+"""Commands for a cache that is not mounted: looking at it, mending it, emptying it into its origin."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fusecache.config import MountConfig, check_block_size
+from fusecache.errors import FusecacheError, UsageError
+from fusecache.sizes import format_size, parse_size
+
+if TYPE_CHECKING:
+    from fusecache.offline.opening import Files
+
+app = typer.Typer()
+
+Origin = Annotated[
+    Path | None,
+    typer.Argument(metavar="ORIGIN", readable=False, help="The image whose cache it is.", show_default=False),
+]
+Cache = Annotated[Path | None, typer.Option("--cache", metavar="FILE", readable=False, help="As told to mount.")]
+Metadata = Annotated[Path | None, typer.Option("--metadata", metavar="FILE", readable=False, help="As told to mount.")]
+
+
+@app.command(help="Say what is wrong with a cache, what it means for the data, and what to do; exit 1 if anything is.")
+def check(
+    origin: Origin = None,
+    cache: Cache = None,
+    metadata: Metadata = None,
+    data: Annotated[bool, typer.Option("--data", help="Read every clean block and verify its checksum too.")] = False,
+    heal: Annotated[
+        bool, typer.Option("--heal", help="With --data: forget clean blocks that have changed in the cache.")
+    ] = False,
+    clear_needs_check: Annotated[
+        bool, typer.Option("--clear-needs-check", help="Let it be mounted again, if nothing is wrong.")
+    ] = False,
+    write_stamp: Annotated[
+        bool, typer.Option("--write-stamp", help="Mark the cache as this metadata's, if only its mark is missing.")
+    ] = False,
+) -> None:
+    """Check a cache."""
+    from fusecache.offline import checking, verifying  # noqa: PLC0415 - see the package's docstring
+
+    files = _files(origin, cache, metadata)
+    report = checking.check(files)
+    if (data or heal) and not report.problems:
+        verifying.verify(files, report, heal=heal)
+    if clear_needs_check and report.needs_check:
+        checking.clear_needs_check(files, report)
+        report.needs_check = False
+    if write_stamp and report.stamp_missing:
+        checking.put_stamp(files, report)
+        report.stamp_missing = False
+    for line in checking.describe(report, files):
+        typer.echo(line)
+    checking.require_no_problems(report)
+
+
+@app.command(help="Write what is cached where as dm-cache's XML, which cache_restore reads.")
+def dump(
+    origin: Origin = None,
+    cache: Cache = None,
+    metadata: Metadata = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="XML", readable=False, help="A new file; else stdout.")
+    ] = None,
+) -> None:
+    """Dump metadata."""
+    import sys  # noqa: PLC0415 - see the package's docstring
+
+    from fusecache.offline import dumping  # noqa: PLC0415 - see the package's docstring
+
+    files = _files(origin, cache, metadata)
+    if output is None:
+        dumping.dump(files, sys.stdout)
+    else:
+        dumping.dump_to_file(files, output)
+
+
+@app.command(help="Make metadata from XML, of `fusecache dump` or of cache_dump; cache and origin are not written.")
+def restore(
+    origin: Origin = None,
+    source: Annotated[
+        Path | None, typer.Option("-i", "--input", metavar="XML", readable=False, help="Else stdin.")
+    ] = None,
+    metadata: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--output", "--metadata", metavar="FILE", readable=False, help="Where the metadata is to be."
+        ),
+    ] = None,
+    cache: Cache = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="If there is metadata already, rename it to FILE.old.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Though the cache seems to be newer than the dump.")] = False,
+) -> None:
+    """Restore metadata."""
+    import sys  # noqa: PLC0415 - see the package's docstring
+
+    from fusecache.offline.restoring import restore as make  # noqa: PLC0415 - see the package's docstring
+
+    files = _files(origin, cache, metadata)
+    if source is None:
+        restored = make(sys.stdin.buffer, "stdin", files, replace=replace, force=force)
+    else:
+        try:
+            with source.open("rb") as file:
+                restored = make(file, str(source), files, replace=replace, force=force)
+        except OSError as exc:
+            msg = f"cannot read {source}: {exc.strerror}"
+            raise FusecacheError(msg) from exc
+    typer.echo(f"{files.metadata}: {restored.blocks} blocks, {restored.dirty} of them dirty")
+    for note in restored.notes:
+        typer.echo(note)
+
+
+@app.command(help="Make sound metadata from damaged metadata, in a new file, and list what is lost.")
+def repair(
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="NEW", readable=False, help="The new file.")],
+    origin: Origin = None,
+    cache: Cache = None,
+    metadata: Annotated[
+        Path | None,
+        typer.Option("--metadata", "-i", "--input", metavar="FILE", readable=False, help="The damaged one."),
+    ] = None,
+    block_size: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Size of the cache's blocks, if the metadata does not say.")
+    ] = None,
+) -> None:
+    """Repair metadata."""
+    from fusecache.offline import repairing  # noqa: PLC0415 - see the package's docstring
+
+    files = _files(origin, cache, metadata)
+    size = None if block_size is None else check_block_size(parse_size(block_size))
+    report = repairing.repair(files, output.absolute(), block_size=size)
+    for line in repairing.describe(report):
+        typer.echo(line)
+    typer.echo(f"next: mount with --metadata {output}")
+
+
+@app.command(help="Write what is dirty to the origin, so that it is complete without the cache.")
+def writeback(
+    origin: Annotated[
+        Path, typer.Argument(metavar="ORIGIN", readable=False, help="The image whose cache it is.", show_default=False)
+    ],
+    cache: Cache = None,
+    metadata: Metadata = None,
+    retry_count: Annotated[int, typer.Option(min=0, max=1000, help="How often to try a block again.")] = 2,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also over an origin that others have changed since the last mount.")
+    ] = False,
+) -> None:
+    """Write back offline."""
+    from fusecache.offline import writing_back  # noqa: PLC0415 - see the package's docstring
+
+    config = MountConfig(
+        origin=origin.absolute(),
+        mountpoint=Path(),
+        cache=cache and cache.absolute(),
+        metadata=metadata and metadata.absolute(),
+    )
+    with _progress() as progress:
+        outcome = writing_back.write_back(config, dict(os.environ), progress, retries=retry_count, force=force)
+    for line in writing_back.describe(outcome):
+        typer.echo(line)
+    writing_back.require_complete(outcome)
+
+
+@app.command("metadata-size", help="Say how much room the metadata of a cache takes at most.")
+def metadata_size(
+    block_size: Annotated[str | None, typer.Option(metavar="SIZE", help="Size of the cache's blocks.")] = None,
+    cache_size: Annotated[str | None, typer.Option(metavar="SIZE", help="Size of the cache.")] = None,
+    nr_blocks: Annotated[int | None, typer.Option(metavar="N", min=1, help="Blocks, in place of the two.")] = None,
+    numeric_only: Annotated[
+        bool, typer.Option("-n", "--numeric-only", help="Print the bytes and nothing else.")
+    ] = False,
+) -> None:
+    """Size metadata."""
+    from fusecache.offline.sizing import metadata_size as bytes_for  # noqa: PLC0415 - see the package's docstring
+
+    if nr_blocks is None:
+        if block_size is None or cache_size is None:
+            msg = "give --block-size and --cache-size, or --nr-blocks"
+            raise UsageError(msg)
+        nr_blocks = -(-parse_size(cache_size) // check_block_size(parse_size(block_size)))
+    elif block_size is not None or cache_size is not None:
+        msg = "--nr-blocks stands in place of --block-size and --cache-size"
+        raise UsageError(msg)
+    size = bytes_for(nr_blocks)
+    typer.echo(str(size) if numeric_only else f"{size} bytes ({format_size(size)}) for {nr_blocks} blocks")
+
+
+def _files(origin: Path | None, cache: Path | None, metadata: Path | None) -> Files:
+    from fusecache.offline.opening import find_files  # noqa: PLC0415 - see the package's docstring
+
+    return find_files(origin, cache=cache, metadata=metadata, environ=os.environ)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[int, int], None]]:
+    """Show on a terminal how many blocks are written, and when the rest will be."""
+    from rich.console import Console  # noqa: PLC0415 - see the package's docstring
+    from rich.progress import (  # noqa: PLC0415 - see the package's docstring
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("blocks, ready in"))
+    with Progress(
+        *columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal
+    ) as shown:
+        task = shown.add_task("writing back", total=None)
+        yield lambda done, total: shown.update(task, completed=done, total=total)

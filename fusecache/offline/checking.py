@@ -1,0 +1,345 @@
+"""Saying what is wrong with a cache, what it means for the data, and what to do.
+
+Nothing is changed, but on request two things that only stand in the way of mounting, and only if all else is sound: the
+mark *needs check*, and a stamp that is missing.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sqlite3
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from fusecache.binding import Identity, lock
+from fusecache.claim import read_claim
+from fusecache.errors import FusecacheError, MetadataError, RefusedError
+from fusecache.metadata.database import Database
+from fusecache.offline.facts import Block, Facts, contested, judge, raw_rows, read_regions, read_values, value_faults
+from fusecache.offline.opening import header_complaint, is_sqlite, open_locked, reading
+from fusecache.sizes import format_size
+from fusecache.stamp import DAMAGED, DATA_START, read_stamp, write_stamp
+from fusecache.stores.file import open_for_store, size_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from fusecache.offline.opening import Files
+
+_SHOWN: Final = 10
+"""Problems of one kind that are told one by one."""
+_TABLES: Final = ("meta", "blocks", "regions")
+_DAMAGE: Final = (
+    "the metadata is damaged, and no mount will use it; the data in cache and origin is not touched by that, but what "
+    "is dirty in the cache can only be found by what is left of the metadata"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that is wrong."""
+
+    what: str
+    meaning: str
+    """For the data."""
+    command: str
+    """What to type next."""
+
+
+@dataclass(slots=True)
+class Report:
+    """The outcome of a check."""
+
+    facts: list[str] = field(default_factory=list)
+    """How things are, a line each."""
+    problems: list[Problem] = field(default_factory=list)
+    needs_check: bool = False
+    """Whether a mount asked for this check; no problem in itself."""
+    stamp_missing: bool = False
+    """Likewise: the cache has no stamp."""
+    uuid: str = ""
+    blocks: int = 0
+    dirty: int = 0
+    suspects: int = 0
+
+
+def check(files: Files) -> Report:
+    """Look at everything and change nothing.
+
+    :raises FusecacheError: it cannot be looked at: it is missing, or in use.
+    """
+    with ExitStack() as resources:
+        open_locked(files.metadata, resources)
+        return _Check(files, resources).run()
+
+
+def clear_needs_check(files: Files, report: Report) -> None:
+    """Take the mark away; raises RefusedError if the check found anything else."""
+    _require_sound(report)
+    with ExitStack() as resources:
+        open_locked(files.metadata, resources)
+        with closing(Database.open(files.metadata)) as database:
+            database.set_values({"needs_check": "0"})
+
+
+def put_stamp(files: Files, report: Report) -> None:
+    """Write the stamp of this metadata on a cache that has none; raises RefusedError if anything else is wrong."""
+    _require_sound(report)
+    if files.cache is None or not report.stamp_missing:
+        msg = "there is no cache without a stamp: nothing to write"
+        raise RefusedError(msg)
+    with ExitStack() as resources:
+        open_locked(files.metadata, resources)
+        fd = open_for_store(files.cache)
+        resources.callback(os.close, fd)
+        lock(fd, files.cache)
+        write_stamp(fd, report.uuid)
+
+
+def _require_sound(report: Report) -> None:
+    if report.problems:
+        msg = f"nothing was changed: there are other problems ({report.problems[0].what})"
+        raise RefusedError(msg)
+
+
+class _Check:
+    """One check."""
+
+    def __init__(self, files: Files, resources: ExitStack) -> None:
+        self._files = files
+        self._resources = resources
+        self._report = Report()
+        self._repair = _command("repair", *files.words(), "-o", f"{files.metadata}.repaired")
+
+    def run(self) -> Report:
+        """Look at the metadata, then at what it says of the others."""
+        facts = self._look_at_metadata()
+        if facts is not None:
+            self._look_at_cache(facts)
+            self._look_at_origin(facts)
+        return self._report
+
+    def _problem(self, what: str, meaning: str = _DAMAGE, command: str = "") -> None:
+        self._report.problems.append(Problem(what, meaning, command or self._repair))
+
+    # Metadata
+
+    def _look_at_metadata(self) -> Facts | None:
+        path = self._files.metadata
+        if complaint := header_complaint(path):
+            self._complain_of_header(complaint)
+            return None
+        self._report.facts.append(f"metadata {path}, {format_size(path.stat().st_size)}")
+        try:
+            with reading(path) as connection:
+                return self._read(connection)
+        except MetadataError as exc:
+            self._problem(str(exc))
+            return None
+
+    def _complain_of_header(self, complaint: str) -> None:
+        path = self._files.metadata
+        with path.open("rb") as file:
+            is_foreign = is_sqlite(file.read(4096))
+        if "has format" in complaint:
+            meaning, command = "nothing is wrong with it: it is another version's", "fusecache --version"
+        elif is_foreign:
+            meaning, command = "it is not looked at any further", _command("check", "--metadata", "FILE")
+        else:
+            meaning, command = "if it is the right file, it is damaged: what can be read can be saved", ""
+        self._problem(complaint, meaning, command)
+
+    def _read(self, connection: sqlite3.Connection) -> Facts | None:
+        lines = [str(line) for (line,) in connection.execute(f"PRAGMA integrity_check({_SHOWN})")]
+        for line in lines:
+            if line != "ok":
+                self._problem(f"SQLite finds damage: {' '.join(line.split())}")
+        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+        if missing := [name for name in _TABLES if name not in tables]:
+            self._problem(f"tables are missing: {', '.join(missing)}")
+            return None
+        values = read_values(connection)
+        faults = value_faults(values)
+        for fault in faults:
+            self._problem(fault)
+        if faults:
+            return None
+        facts = Facts.of(values)
+        self._report.uuid = facts.uuid
+        self._report.needs_check = facts.needs_check
+        self._tell_sizes(facts)
+        self._read_blocks(connection, facts)
+        return facts
+
+    def _tell_sizes(self, facts: Facts) -> None:
+        geometry = facts.geometry
+        size = format_size(geometry.cache_blocks * geometry.block_size)
+        blocks = f"{geometry.cache_blocks} blocks of {format_size(geometry.block_size)}"
+        self._report.facts += [
+            f"cache of {blocks} ({size}), image of {format_size(geometry.image_bytes)}, uuid {facts.uuid}",
+            "the last mount ended cleanly"
+            if facts.was_clean
+            else "the last mount did not end cleanly: the next one will recover",
+        ]
+
+    def _read_blocks(self, connection: sqlite3.Connection, facts: Facts) -> None:
+        try:
+            regions = read_regions(connection)
+        except MetadataError as exc:
+            self._problem(str(exc), "which blocks may have been written at the end is not known: all count as dirty")
+            regions = set()
+        if beyond := [region for region in regions if region * facts.region_blocks >= facts.geometry.cache_blocks]:
+            self._problem(f"region {beyond[0]} lies outside the cache")
+        complaints = self._judged(connection, facts, regions)
+        complaints += [
+            f"block {row.oblock} of the image is in the cache more than once, in cache block {row.cblock} too"
+            for row in contested(connection)
+        ]
+        for complaint in complaints[:_SHOWN]:
+            self._problem(complaint)
+        if len(complaints) > _SHOWN:
+            self._problem(f"{len(complaints) - _SHOWN} more rows are wrong")
+        report, size = self._report, facts.geometry.block_size
+        report.facts.append(
+            f"{report.blocks} blocks are cached, {report.dirty} of them dirty "
+            f"({format_size(report.dirty * size)} that the origin lacks)"
+            + (f", {report.suspects} of these because they may have been written at the end" if report.suspects else "")
+        )
+
+    def _judged(self, connection: sqlite3.Connection, facts: Facts, regions: set[int]) -> list[str]:
+        complaints = []
+        for row in raw_rows(connection):
+            block, complaint = judge(row, facts.geometry)
+            if complaint:
+                complaints.append(complaint)
+            if block is not None:
+                self._count(block, block.cblock // facts.region_blocks in regions)
+        return complaints
+
+    def _count(self, block: Block, suspect: bool) -> None:
+        self._report.blocks += 1
+        self._report.dirty += block.dirty or suspect
+        self._report.suspects += suspect and not block.dirty
+
+    # Cache
+
+    def _look_at_cache(self, facts: Facts) -> None:
+        path = self._files.cache
+        if path is None:
+            return
+        at_stake = f"{self._report.dirty} dirty blocks are in it, and nowhere else"
+        elsewhere = _command("check", *self._words(cache=None), "--cache", "FILE")
+        if not path.exists():
+            if self._report.blocks:
+                self._problem(f"cache {path} is missing", at_stake, elsewhere)
+            return
+        fd = open_locked(path, self._resources)
+        needed = DATA_START + facts.geometry.cache_blocks * facts.geometry.block_size
+        size, stamp = size_of(fd), read_stamp(fd)
+        if size < needed:
+            self._problem(
+                f"cache {path} has {size} bytes, fewer than the {needed} that it needs",
+                f"what lay behind the end is lost; {at_stake}",
+                elsewhere,
+            )
+        if stamp not in {facts.uuid, "", DAMAGED}:
+            self._problem(
+                f"cache {path} belongs to other metadata (uuid {stamp})",
+                "with this metadata its blocks would be taken for others, so no mount uses the two together",
+                elsewhere,
+            )
+        self._report.stamp_missing = stamp in {"", DAMAGED} and (size > 0 or self._report.blocks > 0)
+
+    def _words(self, *, cache: Path | None) -> list[str]:
+        """Return the arguments for this cache, with another cache file."""
+        return type(self._files)(self._files.metadata, cache, self._files.origin).words()
+
+    # Origin
+
+    def _look_at_origin(self, facts: Facts) -> None:
+        path = self._files.origin
+        if path is None:
+            return
+        fd = open_locked(path, self._resources)
+        values, now = facts.values, Identity.of(path, fd)
+        mine = _command("check", *type(self._files)(self._files.metadata, self._files.cache, None).words())
+        if size_of(fd) < facts.geometry.image_bytes:
+            self._problem(
+                f"origin {path} has {size_of(fd)} bytes, fewer than the image's {facts.geometry.image_bytes}",
+                "what lay behind its end is lost, but for what is in the cache; the command makes it as long as it was",
+                f"truncate --size={facts.geometry.image_bytes} {shlex.quote(str(path))}",
+            )
+        if values["origin_path"] != now.path and values["origin_inode"] != now.inode:
+            self._problem(
+                f"the cache belongs to another origin, {values['origin_path']}",
+                "put in front of this one it would show the blocks of that one",
+                mine,
+            )
+        elif facts.was_clean and values["origin_mtime_ns"] != now.mtime_ns:
+            self._complain_of_change(path)
+        self._look_at_claim(fd, facts, now)
+
+    def _complain_of_change(self, path: Path) -> None:
+        if not self._report.dirty:
+            self._report.facts.append("the origin was changed outside fusecache: the next mount drops what is cached")
+            return
+        self._problem(
+            f"origin {path} was changed by others after the last mount",
+            f"{self._report.dirty} blocks of the cache are newer than what the origin had then: one of the two has "
+            "to give way; the command writes these blocks to the origin, `mount --format --format` throws them away",
+            _command("writeback", "--force", *self._files.words()),
+        )
+
+    def _look_at_claim(self, fd: int, facts: Facts, now: Identity) -> None:
+        claim = read_claim(fd)
+        if claim is not None and claim.uuid != facts.uuid and claim.holds(now.mtime_ns):
+            self._problem(
+                "newer data of the origin is in another cache",
+                f"that cache has to be mounted or written back first: its metadata is {claim.metadata}",
+                _command("check", "--metadata", claim.metadata),
+            )
+
+
+def _command(*words: str) -> str:
+    return shlex.join(["fusecache", *words])
+
+
+def describe(report: Report, files: Files) -> Iterator[str]:
+    """Yield what to tell the user, line by line."""
+    yield from report.facts
+    marks = []
+    if not report.problems:
+        if report.needs_check:
+            marks.append(
+                Problem(
+                    "a mount found something wrong, and asked for this check",
+                    "nothing wrong was found now: the cache can be mounted again once the mark is cleared",
+                    _command("check", "--clear-needs-check", *files.words()),
+                )
+            )
+        if report.stamp_missing:
+            marks.append(
+                Problem(
+                    f"cache {files.cache} has no stamp: its first {DATA_START} bytes are lost, or it is another file",
+                    "the blocks behind it may be whole; if you know that this is the right file, give it a new stamp",
+                    _command("check", "--write-stamp", *files.words()),
+                )
+            )
+    for problem in (*report.problems, *marks):
+        yield ""
+        yield f"problem: {problem.what}"
+        yield f"  means: {problem.meaning}"
+        yield f"  next:  {problem.command}"
+    if not report.problems and not marks:
+        yield "no problems found"
+
+
+def require_no_problems(report: Report) -> None:
+    """Raise FusecacheError with their number, if there are any."""
+    count = len(report.problems) + (0 if report.problems else report.needs_check + report.stamp_missing)
+    if count:
+        msg = f"{count} problem{'s' if count > 1 else ''} found"
+        raise FusecacheError(msg)

@@ -1,0 +1,228 @@
+"""New metadata from damaged metadata: what is certain is taken over, the rest is named.
+
+Theory of operation
+-------------------
+Two mistakes are possible, and neither is made.  *Dirty taken for clean* would
+lose data: so whether a block is dirty counts as yes wherever that is in doubt; if SQLite finds any damage in the
+file, it is in doubt for every block.  *A block taken for another* would write the wrong data to the origin: so a row
+whose numbers are in doubt is not taken over, nor are two rows that contradict each other.  What they may have named
+is listed by byte range, in the cache and, where known, in the image; the cache's bytes stay there until the next
+mount uses them for something else.
+
+The damaged file is only read.  The same damage gives the same result, however often.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from fusecache.binding import Identity
+from fusecache.durability import region_blocks_for
+from fusecache.errors import MetadataError, RefusedError
+from fusecache.metadata.database import FORMAT
+from fusecache.offline.drafting import Draft, drafted
+from fusecache.offline.dumping import KEPT
+from fusecache.offline.facts import FLAGS, IDENTITY, NUMBERS, Facts, RawRow, as_dirty, contested, judge, value_faults
+from fusecache.offline.opening import copied, header_complaint, open_locked, sqlite_errors
+from fusecache.offline.salvaging import Salvage, salvaged
+from fusecache.stamp import DAMAGED, DATA_START, read_stamp
+from fusecache.stores.file import size_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from fusecache.geometry import Geometry
+    from fusecache.offline.opening import Files
+
+_NAMES: Final = (*NUMBERS, *FLAGS, *IDENTITY, *(name for name in KEPT if name not in {*NUMBERS, *FLAGS, *IDENTITY}))
+
+
+@dataclass(slots=True)
+class Repaired:
+    """What came of it."""
+
+    blocks: int = 0
+    dirty: int = 0
+    damage: list[str] = field(default_factory=list)
+    """What was found wrong."""
+    lost: list[str] = field(default_factory=list)
+    """What may be lost, by byte range."""
+    dropped: list[str] = field(default_factory=list)
+    """What was not taken over, and is not lost, because the origin has it."""
+
+
+def repair(files: Files, output: Path, *, block_size: int | None = None) -> Repaired:
+    """Make sound metadata at ``output`` from what is at ``files.metadata``.
+
+    :param files: cache and origin help where the metadata does not say whose it is; they are not needed otherwise.
+    :param block_size: bytes, in case the metadata does not say.
+    :raises RefusedError: there is something at ``output``.
+    :raises MetadataError: the metadata is not ours, or it says too little.
+    """
+    with ExitStack() as resources:
+        open_locked(files.metadata, resources)
+        if output.exists():
+            msg = f"{output} exists already, and nothing was changed: repair makes a new file"
+            raise RefusedError(msg)
+        _require_not_foreign(files.metadata)
+        copy = resources.enter_context(copied(files.metadata))
+        try:
+            salvage = resources.enter_context(salvaged(copy, _NAMES))
+        except MetadataError as exc:
+            msg = f"metadata {files.metadata} cannot be repaired: {exc}"
+            raise MetadataError(msg) from exc
+        report = Repaired(damage=list(salvage.damage))
+        facts = _facts(files, salvage, block_size, report, resources)
+        with drafted(output) as draft:
+            _Repair(facts, salvage, draft, report).run()
+    return report
+
+
+def _require_not_foreign(path: Path) -> None:
+    """Refuse what is sound, but not ours or not ours to read; raises MetadataError."""
+    complaint = header_complaint(path)
+    if "something else" in complaint or f"reads format {FORMAT}" in complaint:
+        raise MetadataError(complaint)
+
+
+def _facts(files: Files, salvage: Salvage, block_size: int | None, report: Repaired, resources: ExitStack) -> Facts:
+    """Take the values that can be read, and complete them from cache and origin."""
+    values = dict(salvage.values)
+    for name in (*NUMBERS, *FLAGS):
+        if any(fault.startswith((f"{name} is ", f"it does not say {name}")) for fault in value_faults(values)):
+            values.pop(name, None)
+    known = values.copy()
+    if block_size is not None:
+        known.setdefault("block_size", str(block_size))
+    if files.cache is not None and files.cache.exists():
+        _learn_from_cache(open_locked(files.cache, resources), known)
+    if files.origin is not None and files.origin.exists():
+        fd = open_locked(files.origin, resources)
+        for name, value in {"image_bytes": str(size_of(fd)), **Identity.of(files.origin, fd).values()}.items():
+            known.setdefault(name, value)
+    if "cache_blocks" in known:
+        known.setdefault("region_blocks", str(region_blocks_for(int(known["cache_blocks"]))))
+    known = {"clean_shutdown": "0", **known, "needs_check": "0"}
+    if missing := [name for name in (*NUMBERS, *IDENTITY) if name not in known]:
+        hints = {"block_size": "--block-size", "uuid": "--cache", "cache_blocks": "--cache"}
+        options = sorted({hints.get(name, "ORIGIN") for name in missing})
+        msg = f"metadata {files.metadata} does not say {', '.join(missing)} any more: give {' and '.join(options)}"
+        raise MetadataError(msg)
+    report.damage += [f"it does not say {name}" for name in (*NUMBERS, *IDENTITY) if name not in values]
+    return Facts.of(known)
+
+
+def _learn_from_cache(fd: int, known: dict[str, str]) -> None:
+    stamp = read_stamp(fd)
+    if stamp not in {"", DAMAGED}:
+        known.setdefault("uuid", stamp)
+    if "block_size" in known:
+        blocks = (size_of(fd) - DATA_START) // int(known["block_size"])
+        known.setdefault("cache_blocks", str(max(1, blocks)))
+
+
+class _Repair:
+    """One repair."""
+
+    def __init__(self, facts: Facts, salvage: Salvage, draft: Draft, report: Repaired) -> None:
+        self._facts = facts
+        self._geometry = facts.geometry
+        self._salvage = salvage
+        self._draft = draft
+        self._report = report
+        self._twice: set[int] = set()
+        self._doubtful = bool(report.damage) or salvage.regions is None
+        if salvage.regions is None:
+            report.damage.append("which regions may have been written cannot be read")
+
+    def run(self) -> None:
+        """Fill the draft and the report."""
+        with sqlite_errors(self._draft.path):
+            for row in self._salvage.rows(self._geometry.cache_blocks):
+                self._take(row)
+            for row in self._salvage.misplaced():
+                self._lose(row, "is not where it should be")
+            for cblocks in self._salvage.unreadable:
+                self._report.lost.append(f"{_cache_bytes(cblocks, self._geometry)}: what they hold cannot be read")
+            self._drop_contested()
+            if self._salvage.regions and not self._doubtful:
+                self._draft.open_regions(sorted(self._salvage.regions))
+            values = dict(self._facts.values)
+            if self._doubtful:
+                values["clean_shutdown"] = "0"
+            self._draft.set_values(values)
+            self._count()
+
+    def _take(self, row: RawRow) -> None:
+        block, complaint = judge(row, self._geometry)
+        if block is None:
+            self._lose(row, complaint)
+            return
+        if complaint:
+            self._report.damage.append(complaint)
+        if block.cblock in self._twice:
+            return
+        try:
+            self._draft.add(as_dirty(block) if self._doubtful else block)
+        except MetadataError:
+            self._twice.add(block.cblock)
+            self._draft.connection.execute("DELETE FROM blocks WHERE cblock = ?", (block.cblock,))
+            cblocks = range(block.cblock, block.cblock + 1)
+            self._report.lost.append(f"{_cache_bytes(cblocks, self._geometry)}: there are two rows for it")
+
+    def _drop_contested(self) -> None:
+        """Take back what two cache blocks claim to hold: which of them is right cannot be known."""
+        rows = list(contested(self._draft.connection))
+        newer = {row.oblock for row in rows if self._may_be_dirty(row)}
+        for row in rows:
+            self._draft.connection.execute("DELETE FROM blocks WHERE cblock = ?", (row.cblock,))
+            text = f"{self._where(row)} is in the cache more than once"
+            if row.oblock in newer:
+                self._report.lost.append(text)
+            else:
+                self._report.dropped.append(text)
+
+    def _lose(self, row: RawRow, complaint: str) -> None:
+        text = f"{self._where(row)}: {complaint}"
+        if self._may_be_dirty(row):
+            self._report.lost.append(text)
+        else:
+            self._report.dropped.append(text)
+
+    def _may_be_dirty(self, row: RawRow) -> bool:
+        regions = self._salvage.regions or ()
+        in_region = isinstance(row.cblock, int) and row.cblock // self._facts.region_blocks in regions
+        return self._doubtful or row.dirty != 0 or in_region
+
+    def _where(self, row: RawRow) -> str:
+        """Name both places of a row, as far as they exist."""
+        places = []
+        if isinstance(row.oblock, int) and 0 <= row.oblock < self._geometry.origin_blocks:
+            size = self._geometry.block_size
+            places.append(f"image bytes {row.oblock * size}-{(row.oblock + 1) * size - 1}")
+        if isinstance(row.cblock, int) and 0 <= row.cblock < self._geometry.cache_blocks:
+            places.append(_cache_bytes(range(row.cblock, row.cblock + 1), self._geometry))
+        return ", ".join(places) or "a row"
+
+    def _count(self) -> None:
+        query = "SELECT COUNT(*), TOTAL(dirty) FROM blocks"
+        blocks, dirty = self._draft.connection.execute(query).fetchone()
+        self._report.blocks, self._report.dirty = int(blocks), int(dirty)
+
+
+def _cache_bytes(cblocks: range, geometry: Geometry) -> str:
+    first, last = cblocks.start, cblocks.stop - 1
+    start, end = (DATA_START + cblock * geometry.block_size for cblock in (first, last + 1))
+    names = f"block {first}" if first == last else f"blocks {first}-{last}"
+    return f"cache bytes {start}-{end - 1} ({names})"
+
+
+def describe(report: Repaired) -> Iterable[str]:
+    """Yield what to tell the user, line by line."""
+    yield from (f"damage: {text}" for text in report.damage)
+    yield from (f"dropped, the origin has it: {text}" for text in report.dropped)
+    yield from (f"lost, the origin has an older version: {text}" for text in report.lost)
+    yield f"{report.blocks} blocks, {report.dirty} of them count as dirty"

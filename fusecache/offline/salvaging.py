@@ -1,0 +1,209 @@
+"""What can still be read of metadata that is damaged.
+
+Theory of operation
+-------------------
+All of it works on a copy.  SQLite finds a row by its number from the root of
+a tree; a page that is damaged hides the rows in it, and no others.  So rows are read in ranges, and a range that
+fails is halved until the rows are found that cannot be read.  What only a scan of the whole tree shows, and no
+look-up finds, is where it should not be: then the number of the row is in doubt itself.
+
+The first page holds no rows, but without it nothing opens.  It says the same in all metadata of one format, so a new
+one can stand in for it.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from fusecache.errors import MetadataError
+from fusecache.metadata.database import Database
+from fusecache.offline.facts import SELECT, RawRow, read_regions
+from fusecache.offline.opening import is_sqlite, open_copy
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+_PAGE: Final = 4096
+"""Of all metadata that fusecache makes: SQLite's own choice."""
+_AT_ONCE: Final = 1024
+_COMPLAINTS: Final = 100
+_ROWS_PER_PAGE: Final = _PAGE // 8
+_LEAST_NUMBER: Final = -(2**63)
+_ERRORS: Final = (sqlite3.Error, OverflowError)
+_TABLES: Final = {"meta", "blocks", "regions"}
+_COUNT_AT: Final = 28
+_FREE_AT: Final = 32
+_COUNTER_AT: Final = 24
+_VALID_FOR_AT: Final = 92
+"""Where SQLite's header has the number of pages, the free ones (two numbers), and its two counters of changes."""
+
+
+@dataclass(slots=True)
+class Salvage:
+    """What of damaged metadata can be read at all."""
+
+    values: dict[str, str] = field(default_factory=dict)
+    regions: set[int] | None = None
+    """None: not to be read, so that any block may have been written."""
+    damage: list[str] = field(default_factory=list)
+    """What SQLite complains of; nothing, if all that there is could be read."""
+    unreadable: list[range] = field(default_factory=list)
+    """cblocks whose rows cannot be read; complete when :meth:`rows` has ended."""
+    connection: sqlite3.Connection | None = None
+    _failures_left: int = 0
+
+    def rows(self, cache_blocks: int) -> Iterator[RawRow]:
+        """Yield the rows that are found by their number."""
+        query = f"{SELECT} WHERE cblock >= ? ORDER BY cblock LIMIT ?"
+        yield from self._rows_in(range(_LEAST_NUMBER, 0))
+        start = 0
+        while self.connection is not None and start < cache_blocks:
+            try:
+                found = [RawRow(*row) for row in self.connection.execute(query, (start, _AT_ONCE))]
+            except _ERRORS:
+                following = min(start + _AT_ONCE, cache_blocks)
+                if self._failures_left < 0:
+                    following = cache_blocks
+                    self._give_up(range(start, following))
+                else:
+                    yield from self._rows_in(range(start, following))
+                start = following
+            else:
+                yield from found
+                last = found[-1].cblock if len(found) == _AT_ONCE else cache_blocks
+                start = last + 1 if isinstance(last, int) and last >= start else cache_blocks
+
+    def misplaced(self) -> Iterator[RawRow]:
+        """Yield rows that are found only by looking through everything, as far as that goes."""
+        if self.connection is None or not self.damage:
+            return
+        seen: set[object] = set()
+        for order in ("", " DESC"):
+            try:
+                for row in self.connection.execute(f"{SELECT} ORDER BY cblock{order}"):
+                    if row[0] not in seen and not self._is_found(row[0]):
+                        seen.add(row[0])
+                        yield RawRow(*row)
+            except _ERRORS:
+                continue
+
+    def _is_found(self, cblock: object) -> bool:
+        assert self.connection is not None
+        try:
+            return self.connection.execute("SELECT 1 FROM blocks WHERE cblock = ?", (cblock,)).fetchone() is not None
+        except sqlite3.Error:
+            return False
+
+    def _rows_in(self, cblocks: range) -> Iterator[RawRow]:
+        assert self.connection is not None
+        query = f"{SELECT} WHERE cblock BETWEEN ? AND ? ORDER BY cblock"
+        try:
+            found = self.connection.execute(query, (cblocks.start, cblocks.stop - 1)).fetchall()
+        except _ERRORS:
+            self._failures_left -= 1
+            if cblocks.start < 0:  # no block has such a number: what cannot be read there is not missed
+                return
+            if cblocks.stop - cblocks.start == 1 or self._failures_left < 0:
+                self._give_up(cblocks)
+                return
+            middle = (cblocks.start + cblocks.stop) // 2
+            yield from self._rows_in(range(cblocks.start, middle))
+            yield from self._rows_in(range(middle, cblocks.stop))
+        else:
+            yield from (RawRow(*row) for row in found)
+
+    def _give_up(self, cblocks: range) -> None:
+        if self.unreadable and self.unreadable[-1].stop == cblocks.start:
+            self.unreadable[-1] = range(self.unreadable[-1].start, cblocks.stop)
+        else:
+            self.unreadable.append(cblocks)
+
+
+@contextmanager
+def salvaged(copy: Path, names: Iterable[str]) -> Iterator[Salvage]:
+    """Open a copy of damaged metadata, which may be changed.
+
+    :param names: the values that are wanted.
+    :raises MetadataError: it is somebody else's, or nothing in it is to be recognised.
+    """
+    damage: list[str] = []
+    with ExitStack() as opened:
+        connection = _open(copy)
+        if connection is None:
+            _lend_first_page(copy)
+            damage.append("the first page is damaged")
+            connection = _open(copy)
+        if connection is None:
+            msg = "nothing in it is to be recognised"
+            raise MetadataError(msg)
+        opened.callback(connection.close)
+        connection.text_factory = lambda text: text.decode(errors="replace")
+        damage += _complaints(connection)
+        pages = copy.stat().st_size // _PAGE + 1
+        yield Salvage(
+            values=_values(connection, names),
+            regions=_regions(connection),
+            damage=damage,
+            connection=connection,
+            _failures_left=2 * pages * _ROWS_PER_PAGE,
+        )
+
+
+def _open(copy: Path) -> sqlite3.Connection | None:
+    """Open a copy if SQLite finds our tables in it."""
+    if not is_sqlite(copy.read_bytes()[:_PAGE]):
+        return None
+    connection = open_copy(copy)
+    try:
+        found = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if found >= _TABLES:
+            return connection
+    except _ERRORS:
+        pass
+    connection.close()
+    return None
+
+
+def _lend_first_page(copy: Path) -> None:
+    """Put the first page of new metadata in the place of this one's."""
+    model = copy.with_name("model")
+    Database.create(model, {}).close()
+    page = bytearray(model.read_bytes()[:_PAGE])
+    pages = max(1, copy.stat().st_size // _PAGE)
+    page[_COUNT_AT : _COUNT_AT + 4] = pages.to_bytes(4, "big")
+    page[_FREE_AT : _FREE_AT + 8] = bytes(8)
+    page[_VALID_FOR_AT : _VALID_FOR_AT + 4] = page[_COUNTER_AT : _COUNTER_AT + 4]
+    with copy.open("r+b") as file:
+        file.truncate(pages * _PAGE)
+        file.write(page)
+
+
+def _complaints(connection: sqlite3.Connection) -> list[str]:
+    try:
+        lines = [str(line) for (line,) in connection.execute(f"PRAGMA integrity_check({_COMPLAINTS})")]
+    except _ERRORS as exc:
+        return [str(exc)]
+    return [] if lines == ["ok"] else lines
+
+
+def _values(connection: sqlite3.Connection, names: Iterable[str]) -> dict[str, str]:
+    values = {}
+    for name in names:
+        try:
+            row = connection.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
+        except _ERRORS:
+            continue
+        if row is not None and isinstance(row[0], str):
+            values[name] = row[0]
+    return values
+
+
+def _regions(connection: sqlite3.Connection) -> set[int] | None:
+    try:
+        return read_regions(connection)
+    except (*_ERRORS, MetadataError):
+        return None

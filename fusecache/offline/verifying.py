@@ -1,0 +1,152 @@
+"""Holding the content of clean blocks against their sums, and against the origin.
+
+A clean block's content is the origin's, and its CRC-32C was taken when it was copied.  So where the two copies
+differ, the sum tells which of them has changed; where there is no sum, only that they differ.  Blocks that are dirty,
+or may have been written when the last mount ended, have no sum that counts.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from contextlib import ExitStack, closing
+from typing import TYPE_CHECKING, Final
+
+from crc32c import crc32c
+
+from fusecache.errors import RefusedError
+from fusecache.metadata.database import Database
+from fusecache.metadata.record import Batch
+from fusecache.offline.checking import Problem
+from fusecache.offline.facts import Facts, read_values, sound_blocks
+from fusecache.offline.opening import open_locked, reading
+from fusecache.stamp import DATA_START
+
+if TYPE_CHECKING:
+    import sqlite3
+
+    from fusecache.offline.checking import Report
+    from fusecache.offline.facts import Block
+    from fusecache.offline.opening import Files
+
+_SHOWN: Final = 20
+_CACHE_BAD: Final = "nothing is lost: the block is clean, so the origin has it; the command lets the cache forget it"
+_ORIGIN_BAD: Final = "the origin's disk has lost something, or others wrote to it; the cache has what was there before"
+_BOTH_BAD: Final = "what was there is lost, unless there is a backup"
+
+
+def verify(files: Files, report: Report, *, heal: bool = False) -> None:
+    """Read every clean block, and add what is wrong to a report of sound metadata.
+
+    :param heal: let the cache forget blocks whose cached copy is wrong.
+    :raises RefusedError: there is no cache to read.
+    """
+    if files.cache is None or not files.cache.exists():
+        msg = "--data needs the cache: name it with --cache, or name the ORIGIN"
+        raise RefusedError(msg)
+    with ExitStack() as resources:
+        open_locked(files.metadata, resources)
+        cache_fd = open_locked(files.cache, resources)
+        origin_fd = None if files.origin is None else open_locked(files.origin, resources)
+        verification = _Verification(files, cache_fd, origin_fd)
+        with reading(files.metadata) as connection:
+            verification.run(connection)
+        if heal and verification.rotten:
+            with closing(Database.open(files.metadata)) as database:
+                database.apply(Batch(unmapped=verification.rotten))
+            report.facts.append(f"{len(verification.rotten)} blocks were forgotten; the origin has them")
+            verification.problems = [problem for problem in verification.problems if problem.meaning != _CACHE_BAD]
+    verification.tell(report)
+
+
+class _Verification:
+    """One pass over the clean blocks."""
+
+    def __init__(self, files: Files, cache_fd: int, origin_fd: int | None) -> None:
+        self._files = files
+        self._cache_fd = cache_fd
+        self._origin_fd = origin_fd
+        self._size = 0
+        self._right = 0
+        self._unknown = 0
+        self.rotten: list[int] = []
+        """Clean blocks whose cached copy is wrong."""
+        self.problems: list[Problem] = []
+
+    def run(self, connection: sqlite3.Connection) -> None:
+        """Read all clean blocks."""
+        facts = Facts.of(read_values(connection))
+        self._size = facts.geometry.block_size
+        for block in sound_blocks(connection, facts):
+            if not block.dirty:
+                self._verify(block)
+
+    def tell(self, report: Report) -> None:
+        """Add what was found to a report."""
+        unknown = (
+            f"; {self._unknown} have no checksum (name the ORIGIN to compare them with it)" if self._unknown else ""
+        )
+        report.facts.append(f"{self._right} clean blocks were read and are right{unknown}")
+        report.problems += self.problems[:_SHOWN]
+        if more := self.problems[_SHOWN:]:
+            report.problems.append(Problem(f"{len(more)} more blocks are wrong", more[0].meaning, more[0].command))
+
+    def _verify(self, block: Block) -> None:
+        cached = _read(self._cache_fd, self._size, DATA_START + block.cblock * self._size)
+        original = None if self._origin_fd is None else _read(self._origin_fd, self._size, block.oblock * self._size)
+        cache_is_right = cached is not None and block.crc in {None, crc32c(cached)}
+        if self._origin_fd is None:
+            if not cache_is_right:
+                self._forget(block, "the cached copy has changed" if cached is not None else "cannot be read")
+            elif block.crc is None:
+                self._unknown += 1
+            else:
+                self._right += 1
+            return
+        origin_is_right = original is not None and block.crc in {None, crc32c(original)}
+        if origin_is_right and cached == original:
+            self._right += 1
+        elif origin_is_right:
+            self._forget(block, "the cached copy cannot be read" if cached is None else "the cached copy differs")
+        elif cache_is_right:
+            self._add(block, "the origin's copy has changed or cannot be read", _ORIGIN_BAD, self._copy_command(block))
+        else:
+            self._add(block, "both copies have changed or cannot be read", _BOTH_BAD, self._command())
+
+    def _forget(self, block: Block, what: str) -> None:
+        self.rotten.append(block.cblock)
+        self._add(block, what, _CACHE_BAD, self._command("--heal"))
+
+    def _add(self, block: Block, what: str, meaning: str, command: str) -> None:
+        start, cache_start = block.oblock * self._size, DATA_START + block.cblock * self._size
+        where = (
+            f"image bytes {start}-{start + self._size - 1} (cache bytes {cache_start}-{cache_start + self._size - 1})"
+        )
+        self.problems.append(Problem(f"{where}: {what}", meaning, command))
+
+    def _command(self, *options: str) -> str:
+        return shlex.join(["fusecache", "check", "--data", *options, *self._files.words()])
+
+    def _copy_command(self, block: Block) -> str:
+        """Name the command that copies a block from the cache to the origin."""
+        cache_start = DATA_START + block.cblock * self._size
+        return (
+            f"dd if={shlex.quote(str(self._files.cache))} of={shlex.quote(str(self._files.origin))} conv=notrunc "
+            f"bs=4096 skip={cache_start // 4096} seek={block.oblock * self._size // 4096} count={self._size // 4096}"
+        )
+
+
+def _read(fd: int, size: int, start: int) -> bytes | None:
+    """Read a whole block, or nothing."""
+    parts: list[bytes] = []
+    try:
+        while size:
+            part = os.pread(fd, size, start)
+            if not part:
+                return None
+            parts.append(part)
+            size -= len(part)
+            start += len(part)
+    except OSError:
+        return None
+    return b"".join(parts)

@@ -1,0 +1,299 @@
+"""Writing back what is dirty, without a mount.
+
+Theory of operation
+-------------------
+What is dirty, or suspect after a crash, is what recovery says
+(:mod:`fusecache.recovery`).  It goes to the origin in the origin's order, a *batch* at a time: copy; make the origin
+durable; record the blocks of the batch as clean, and close the regions whose last suspect they were.  Whoever is
+killed has lost at most the work of one batch, and the next run, or the next mount, goes on from there.  Before the
+first write the record says that the last end was not clean, so that what is written is not taken for a change made by
+others.
+
+A block that cannot be copied is tried again, then cut in halves down to pages: what can be read goes to the origin,
+what cannot is named by byte range, and the block stays dirty.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import trio
+from crc32c import crc32c
+
+from fusecache.binding import Identity
+from fusecache.errors import FusecacheError, MetadataError, RefusedError, StoreError
+from fusecache.gather import for_each
+from fusecache.inspection import inspect
+from fusecache.mapping import DIRTY
+from fusecache.metadata.database import Database
+from fusecache.metadata.record import Batch
+from fusecache.offline.opening import find_files, open_locked
+from fusecache.recovery import DamagedRowError, recover
+from policies import create_policy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from fusecache.binding import Binding
+    from fusecache.config import MountConfig
+    from fusecache.mapping import Mapping as BlockMapping
+    from fusecache.metadata.record import Record
+    from fusecache.stores.base import Store
+
+    Progress = Callable[[int, int], None]
+    """Hears how many blocks are done, and of how many."""
+
+BATCH_BYTES: Final = 64 << 20
+_SIDE_BY_SIDE: Final = 4
+_RETRY_SECONDS: Final = 0.2
+_LEAST: Final = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A byte range of the image that could not be written to the origin."""
+
+    start: int
+    length: int
+    reason: str
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What was done."""
+
+    blocks: int = 0
+    """How many were dirty or suspect."""
+    written: int = 0
+    failures: list[Failure] = field(default_factory=list)
+    """In the order of the image."""
+    reason: str = ""
+    """Why it ended early, if it did."""
+
+
+def write_back(
+    config: MountConfig, environ: Mapping[str, str], progress: Progress, *, retries: int, force: bool = False
+) -> Outcome:
+    """Write everything that is dirty to the origin.
+
+    :param config: names the files; nothing else in it counts.
+    :param retries: how often a block that failed is tried again.
+    :param force: also over an origin that others have changed.
+    :raises FusecacheError: it was refused; nothing was changed.
+    """
+    if force:
+        _forget_stale(config, environ)
+    plan = inspect(config, environ=environ)
+    with plan.resources:
+        if plan.database is None:
+            msg = f"there is no metadata {plan.metadata_path}: nothing is cached, or it is elsewhere (--metadata)"
+            raise RefusedError(msg)
+        return trio.run(_write_back, plan.carry_out(), progress, retries)
+
+
+def _forget_stale(config: MountConfig, environ: Mapping[str, str]) -> None:
+    """Let the origin count as unchanged, and forget the clean blocks, which it may have changed under."""
+    files = find_files(config.origin, cache=config.cache, metadata=config.metadata, environ=environ)
+    with ExitStack() as resources:
+        open_locked(files.metadata, resources)
+        now = Identity.of(config.origin.resolve(), open_locked(config.origin, resources))
+        database = resources.enter_context(closing(Database.open(files.metadata)))
+        values = database.values()
+        if values.get("clean_shutdown") == "1" and values.get("origin_mtime_ns") != now.mtime_ns:
+            clean = [row.cblock for row in database.rows() if not row.dirty]
+            database.apply(Batch(unmapped=clean, values={"origin_mtime_ns": now.mtime_ns}))
+
+
+async def _write_back(binding: Binding, progress: Progress, retries: int) -> Outcome:
+    database = binding.database
+    regions = database.regions()
+    mapping = _recovered(binding, regions)
+    hints = {
+        row.cblock: row.hint for row in database.rows() if row.hint is not None and mapping.flags[row.cblock] & DIRTY
+    }
+    work = WriteBack(
+        mapping,
+        cache=binding.cache,
+        origin=binding.origin,
+        record=database,
+        block_size=binding.geometry.block_size,
+        region_blocks=binding.region_blocks,
+        open_regions=regions,
+        hints=hints,
+        retries=retries,
+    )
+    binding.begin()
+    outcome = await work.run(progress)
+    if not outcome.reason:
+        database.set_values(binding.end_values())
+        if not mapping.dirty_count:
+            binding.release_origin()
+    return outcome
+
+
+def _recovered(binding: Binding, regions: set[int]) -> BlockMapping:
+    """Find out what is dirty; raises MetadataError for rows that cannot be."""
+    geometry = binding.geometry
+    policy = create_policy(
+        "cleaner",
+        cache_blocks=geometry.cache_blocks,
+        origin_blocks=geometry.origin_blocks,
+        block_size=geometry.block_size,
+    )
+    try:
+        return recover(
+            binding.database.rows(),
+            regions,
+            geometry=geometry,
+            region_blocks=binding.region_blocks,
+            policy=policy,
+            hints_valid=False,
+        ).mapping
+    except DamagedRowError as exc:
+        msg = f"metadata {binding.metadata_path} is damaged: {exc}; `fusecache check` says what can be done"
+        raise MetadataError(msg) from exc
+
+
+class WriteBack:
+    """One writing back of everything that is dirty in ``mapping``, over any stores and record.
+
+    :param hints: by cblock; a row that is written anew loses its hint, so they are saved again.
+    """
+
+    def __init__(
+        self,
+        mapping: BlockMapping,
+        *,
+        cache: Store,
+        origin: Store,
+        record: Record,
+        block_size: int,
+        region_blocks: int,
+        open_regions: set[int],
+        hints: Mapping[int, int],
+        retries: int,
+    ) -> None:
+        self._mapping = mapping
+        self._cache = cache
+        self._origin = origin
+        self._record = record
+        self._size = block_size
+        self._region_blocks = region_blocks
+        self._open = set(open_regions)
+        self._hints = hints
+        self._attempts = retries + 1
+        self._waiting = Counter(cblock // region_blocks for cblock in mapping.dirty_blocks())
+        """By region, how many blocks are dirty still."""
+        self._outcome = Outcome(blocks=mapping.dirty_count)
+        self._sums: dict[int, int] = {}
+        """The CRC-32C of each block of the batch that was copied whole."""
+
+    async def run(self, progress: Progress) -> Outcome:
+        """Do all of it; faults are in the outcome."""
+        outcome = self._outcome
+        done = 0
+        progress(done, outcome.blocks)
+        try:
+            for batch in self._batches():
+                self._sums = {}
+                await for_each(batch, self._copy, side_by_side=_SIDE_BY_SIDE)
+                await self._origin.flush()
+                await self._commit(sorted(self._sums))
+                outcome.written += len(self._sums)
+                done += len(batch)
+                progress(done, outcome.blocks)
+            await self._settle()
+        except FusecacheError as exc:
+            outcome.reason = str(exc)
+        outcome.failures.sort(key=lambda failure: failure.start)
+        return outcome
+
+    def _batches(self) -> Iterator[list[int]]:
+        """Yield cblocks in the order of the origin."""
+        blocks = self._mapping.dirty_blocks()
+        step = max(1, BATCH_BYTES // self._size)
+        for start in range(0, len(blocks), step):
+            yield blocks[start : start + step]
+
+    async def _commit(self, cblocks: list[int]) -> None:
+        """Record blocks as clean that the origin has durably."""
+        batch = Batch(
+            mapped=[(cblock, self._mapping.oblock_of[cblock], False, self._sums[cblock]) for cblock in cblocks]
+        )
+        self._waiting.subtract(cblock // self._region_blocks for cblock in cblocks)
+        batch.closed.extend(sorted(region for region in self._open if not self._waiting[region]))
+        if batch:
+            await self._record.commit(batch)
+        self._open.difference_update(batch.closed)
+        for cblock in cblocks:
+            self._mapping.clear_dirty(cblock)
+        if hints := [(cblock, self._hints[cblock]) for cblock in cblocks if cblock in self._hints]:
+            await self._record.save_hints(hints)
+
+    async def _settle(self) -> None:
+        """Let the rows say of the rest that it is dirty, so that no region has to."""
+        batch = Batch(closed=sorted(self._open))
+        batch.mapped += [
+            (cblock, self._mapping.oblock_of[cblock], True, None) for cblock in self._mapping.dirty_blocks()
+        ]
+        if batch:
+            await self._record.commit(batch)
+
+    async def _copy(self, cblock: int) -> None:
+        """Copy one block; what cannot be copied becomes a failure."""
+        target = self._mapping.oblock_of[cblock] * self._size
+        buffer = bytearray(self._size)
+        for attempt in range(self._attempts):
+            if attempt:
+                await trio.sleep(_RETRY_SECONDS)
+            try:
+                await self._transfer(cblock, 0, memoryview(buffer))
+            except StoreError:
+                continue
+            self._sums[cblock] = crc32c(buffer)
+            return
+        pieces = [(0, self._size)]
+        while pieces:
+            start, length = pieces.pop()
+            try:
+                await self._transfer(cblock, start, memoryview(buffer)[:length])
+            except StoreError as exc:
+                if length > _LEAST:
+                    half = length // 2 // _LEAST * _LEAST
+                    pieces += [(start + half, length - half), (start, half)]
+                else:
+                    self._fail(target + start, length, str(exc))
+
+    async def _transfer(self, cblock: int, start: int, buffer: memoryview) -> None:
+        await self._cache.read(cblock * self._size + start, buffer)
+        await self._origin.write(self._mapping.oblock_of[cblock] * self._size + start, buffer)
+
+    def _fail(self, start: int, length: int, reason: str) -> None:
+        """Note a failure, joined to the one before it in the image."""
+        failures = self._outcome.failures
+        if failures and failures[-1].start + failures[-1].length == start:
+            last = failures.pop()
+            start, length, reason = last.start, last.length + length, last.reason
+        failures.append(Failure(start, length, reason))
+
+
+def describe(outcome: Outcome) -> Iterator[str]:
+    """Yield what to tell the user, line by line."""
+    yield f"{outcome.written} of {outcome.blocks} dirty blocks were written to the origin"
+    for failure in outcome.failures:
+        end = failure.start + failure.length - 1
+        yield f"not written: image bytes {failure.start}-{end}: {failure.reason}"
+
+
+def require_complete(outcome: Outcome) -> None:
+    """Raise FusecacheError if something remained."""
+    remaining = outcome.blocks - outcome.written
+    if outcome.reason or remaining:
+        reason = f"{outcome.reason}; " if outcome.reason else ""
+        msg = (
+            f"{reason}{remaining} blocks are still dirty in the cache; nothing is lost, and writeback can be run again"
+        )
+        raise FusecacheError(msg)
