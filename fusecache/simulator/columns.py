@@ -7,9 +7,10 @@ from typing import Final
 
 MAX_NUMBER: Final = 2**63 - 1
 """The largest offset that the kernel knows, and the largest number in any column."""
-MAX_DIGITS: Final = 19
-SECTOR: Final = 512
+OUT_OF_ORDER_US: Final = 1_000_000
+"""How much earlier than one before it a request may be.  Recorders write what several processors did: nearly sorted."""
 
+_MAX_DIGITS: Final = 19
 _SHOWN: Final = 40
 
 
@@ -22,9 +23,12 @@ class LineError(Exception):
 
 
 class Columns:
-    """Requests in the order of the file, a column each for the time, whether it writes, the offset, and the length."""
+    """Requests, a column each for the time, whether it writes, the offset and the length.
 
-    __slots__ = ("lengths", "offsets", "timed", "times_us", "writes")
+    ``timed`` tells whether the times are real; ``latest_us`` is the greatest of them, -1 before the first.
+    """
+
+    __slots__ = ("_sorted", "latest_us", "lengths", "offsets", "timed", "times_us", "writes")
 
     def __init__(self) -> None:
         self.times_us = array("q")
@@ -32,14 +36,16 @@ class Columns:
         self.offsets = array("q")
         self.lengths = array("q")
         self.timed = True
+        self.latest_us = -1
+        self._sorted = True
 
     def __len__(self) -> int:
         return len(self.writes)
 
     def append(self, line: int, time_us: int, write: bool, offset: int, length: int) -> None:
-        """Add one request; numbers are not negative.
+        """Add one request; no number is negative.
 
-        :raises LineError: nothing is read or written, or a number is too large.
+        :raises LineError: it touches nothing, a number is too large, or time goes back by more than a second.
         """
         if length == 0:
             raise LineError(line, "a request of no bytes")
@@ -47,19 +53,36 @@ class Columns:
             raise LineError(line, f"the request ends beyond {MAX_NUMBER}")
         if time_us > MAX_NUMBER:
             raise LineError(line, f"the time is beyond {MAX_NUMBER} us")
+        if time_us < self.latest_us:
+            if time_us < self.latest_us - OUT_OF_ORDER_US:
+                raise LineError(line, f"time goes back, from {self.latest_us} to {time_us} us")
+            self._sorted = False
+        else:
+            self.latest_us = time_us
         self.times_us.append(time_us)
         self.writes.append(write)
         self.offsets.append(offset)
         self.lengths.append(length)
 
+    def sort(self) -> None:
+        """Put the requests in the order of their times; those of one time stay in the order of the file."""
+        if self._sorted:
+            return
+        order = sorted(range(len(self)), key=self.times_us.__getitem__)
+        self.times_us = array("q", map(self.times_us.__getitem__, order))
+        self.writes = bytearray(map(self.writes.__getitem__, order))
+        self.offsets = array("q", map(self.offsets.__getitem__, order))
+        self.lengths = array("q", map(self.lengths.__getitem__, order))
+        self._sorted = True
+
 
 def number(line: int, what: str, text: bytes) -> int:
     """Read decimal digits; raises LineError, which calls the number ``what``."""
-    if text.isdigit():
-        if len(text) <= MAX_DIGITS and (value := int(text)) <= MAX_NUMBER:
-            return value
+    if not text.isdigit():
+        raise LineError(line, f"{what} must be a whole number, not {shown(text)}")
+    if len(text) > _MAX_DIGITS or (value := int(text)) > MAX_NUMBER:
         raise LineError(line, f"{what} is beyond {MAX_NUMBER}: {shown(text)}")
-    raise LineError(line, f"{what} must be a whole number, not {shown(text)}")
+    return value
 
 
 def shown(text: bytes) -> str:

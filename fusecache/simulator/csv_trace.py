@@ -28,7 +28,7 @@ _WRITES: Final = bytes.maketrans(b"rw", b"\0\1")
 def read_csv(file: BinaryIO) -> Columns:
     """Read a CSV trace, header included; ``timed`` is unset if the times are but the numbers of the requests, from 0.
 
-    :raises LineError: a line is malformed, or time goes back.
+    :raises LineError: a line is malformed.
     """
     columns = Columns()
     if file.readline().rstrip(b"\r\n") != HEADER:
@@ -40,21 +40,24 @@ def read_csv(file: BinaryIO) -> Columns:
         if not (_LINES.fullmatch(piece) and _take(columns, piece)):
             _take_by_line(columns, piece, line)
         line += piece.count(b"\n")
-    times = columns.times_us
-    if any(map(gt, times, islice(times, 1, None))):
-        back = next(index for index in range(1, len(times)) if times[index] < times[index - 1])
-        raise LineError(back + 2, f"time goes back, from {times[back - 1]} to {times[back]} us")
-    columns.timed = any(index != time for index, time in enumerate(times))
+    columns.timed = any(index != time for index, time in enumerate(columns.times_us))
     return columns
 
 
 def _take(columns: Columns, piece: bytes) -> bool:
-    """Add lines of the right form; False, and nothing is added, if a number cannot be."""
+    """Add lines of the right form; False, and nothing is added, if one of them asks for a closer look."""
     fields = piece.translate(_SEPARATORS).split(b",")
     fields.pop()
     times, offsets, lengths = (list(map(int, fields[field::4])) for field in (0, 2, 3))
-    if max(times) > MAX_NUMBER or min(lengths) == 0 or max(map(add, offsets, lengths)) > MAX_NUMBER:
+    if (
+        times[0] < columns.latest_us
+        or any(map(gt, times, islice(times, 1, None)))
+        or times[-1] > MAX_NUMBER
+        or min(lengths) == 0
+        or max(map(add, offsets, lengths)) > MAX_NUMBER
+    ):
         return False
+    columns.latest_us = times[-1]
     columns.times_us.extend(times)
     columns.writes += piece.translate(_WRITES, _NOT_OPS)
     columns.offsets.extend(offsets)

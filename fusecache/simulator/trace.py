@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from fusecache.errors import FusecacheError
-from fusecache.simulator import csv_trace
+from fusecache.simulator import blkparse, csv_trace, fio_iolog
 from fusecache.simulator.columns import Columns, LineError
 
 if TYPE_CHECKING:
@@ -97,13 +97,18 @@ def read_trace(path: Path) -> Trace:
 
 
 def _read(file: BufferedReader[Any]) -> Columns:
-    """Read a trace in the format that its first line tells."""
-    return _recognise(file.peek(_LONGEST_START))(file)
+    columns = _recognise(file.peek(_LONGEST_START))(file)
+    columns.sort()
+    return columns
 
 
 def _recognise(start: bytes) -> Callable[[BinaryIO], Columns]:
     if start.startswith(csv_trace.HEADER):
         return csv_trace.read_csv
+    if start.startswith(fio_iolog.START):
+        return fio_iolog.read_fio_iolog
+    if blkparse.START.match(start):
+        return blkparse.read_blkparse
     raise LineError(1, "not a trace: expected the header t_us,op,offset,length, a fio iolog or the output of blkparse")
 
 
