@@ -346,6 +346,7 @@ class Cache:
             if route is not _Route.CACHE:
                 await volume.durability.cover(cblock)
             if route is _Route.BOTH:
+                volume.durability.rewriting(cblock)
                 failed = not await self._write_both(position, cache_position, data)
                 if failed:
                     volume.durability.spoil(cblock)

@@ -25,6 +25,9 @@ durable at the crash: so writing to it needs no commit.  The flag is
 A region that saw no new use for a while is *closed*: its blocks' rows are made exact in the same transaction.  Blocks
 with a write under way are left out of any snapshot as clean, and keep their region open.
 
+A row that says *clean* may have the sum of the block's content.  It follows the same rules: the content cannot change
+without the block's becoming suspect first, and the row of a block whose sum has changed is out of date.
+
 Recovery (see :mod:`fusecache.recovery`) takes suspects for dirty.  That keeps time from going back: the cache's copy
 has every flushed value or a later one, it is what is read, and it is what goes to the origin.
 """
@@ -39,7 +42,7 @@ import trio
 
 from fusecache.errors import FusecacheError
 from fusecache.gather import gather
-from fusecache.mapping import COVERED, DIRTY, RECORDED, UNMAPPED
+from fusecache.mapping import COVERED, DIRTY, RECORDED, SUMMED, UNMAPPED
 from fusecache.metadata.record import Batch
 
 if TYPE_CHECKING:
@@ -187,8 +190,17 @@ class Durability:
 
     def cleaned(self, cblock: int) -> None:
         """Learn that a block was written back just now."""
-        if self._mapping.flags[cblock] & RECORDED:
+        if self._mapping.flags[cblock] & (RECORDED | SUMMED):
             self.changed.add(cblock)
+
+    def rewriting(self, cblock: int) -> None:
+        """Learn that a clean block, covered, is about to be written in the cache and the origin alike."""
+        if self._mapping.clear_sum(cblock):
+            self.changed.add(cblock)
+
+    def summed(self, cblock: int) -> None:
+        """Learn that the sum of a clean block became known."""
+        self.changed.add(cblock)
 
     # What the others wait for
 
@@ -278,7 +290,7 @@ class Durability:
             for region in closing:
                 self._snapshot_region(region, batch)
             cache_needed = flush or bool(batch.mapped or closing)
-            origin_needed = origin_needed or any(not dirty for _, _, dirty in batch.mapped)
+            origin_needed = origin_needed or any(not dirty for _, _, dirty, _ in batch.mapped)
             needs = ((self._cache, cache_needed), (self._origin, origin_needed))
             await gather([store.flush for store, needed in needs if needed])
             await self._commit(batch, closing)
@@ -297,7 +309,7 @@ class Durability:
         self._leaving.difference_update(batch.unmapped)
         self._spoiled.difference_update(batch.unmapped)
         flags = self._mapping.flags
-        for cblock, oblock, dirty in batch.mapped:
+        for cblock, oblock, dirty, _ in batch.mapped:
             if self._mapping.oblock_of[cblock] == oblock:
                 flags[cblock] = flags[cblock] & ~RECORDED | (RECORDED if dirty else 0)
                 if dirty and not flags[cblock] & DIRTY:  # written back since the snapshot
@@ -315,7 +327,7 @@ class Durability:
             return
         if not dirty and cblock // self._region_blocks not in self.open_regions:
             self._mapping.flags[cblock] &= ~COVERED
-        batch.mapped.append((cblock, oblock, dirty))
+        batch.mapped.append((cblock, oblock, dirty, self._mapping.sum_of(cblock)))
 
     def _is_unsettled(self, cblock: int) -> bool:
         """Tell whether the copies of a clean block may differ just now."""

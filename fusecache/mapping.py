@@ -7,8 +7,8 @@ addressing, linear probing, at most half full, deletion by shifting back), so th
 bytes and no objects.  The policy has an index of its own, which serves the hit path; this one is the truth against
 which the policy's answers are held, and it changes by migrations only.
 
-``flags[cblock]`` is one byte of :data:`DIRTY`, :data:`COVERED` and :data:`RECORDED`; their meaning is fixed by
-:mod:`fusecache.durability`.  An unmapped block has none of them.
+``flags[cblock]`` is one byte of :data:`DIRTY`, :data:`COVERED` and :data:`RECORDED`, whose meaning is fixed by
+:mod:`fusecache.durability`, and :data:`SUMMED`.  An unmapped block has none of them.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ COVERED: Final = 2
 RECORDED: Final = 4
 """The durable row of this block says dirty."""
 
+SUMMED: Final = 8
+"""The block is clean, and ``sums[cblock]`` is the CRC-32C of its content."""
+
 WRITABLE: Final = DIRTY | COVERED
 """A write to a block with both needs nothing but the write."""
 
@@ -42,12 +45,23 @@ class Mapping:
     :param cache_blocks: how many cache blocks there are, at least 1.
     """
 
-    __slots__ = ("_mask", "_shift", "_slots", "cache_blocks", "dirty_count", "flags", "mapped_count", "oblock_of")
+    __slots__ = (
+        "_mask",
+        "_shift",
+        "_slots",
+        "cache_blocks",
+        "dirty_count",
+        "flags",
+        "mapped_count",
+        "oblock_of",
+        "sums",
+    )
 
     def __init__(self, cache_blocks: int) -> None:
         self.cache_blocks = cache_blocks
         self.oblock_of = array("q", [UNMAPPED]) * cache_blocks
         self.flags = bytearray(cache_blocks)
+        self.sums = array("I", [0]) * cache_blocks
         self.mapped_count = 0
         self.dirty_count = 0
         bits = max(2, (2 * cache_blocks - 1).bit_length())
@@ -97,11 +111,11 @@ class Mapping:
         return oblock
 
     def set_dirty(self, cblock: int) -> bool:
-        """Mark a mapped block dirty; returns whether it was clean."""
+        """Mark a mapped block dirty, which ends what its sum says; returns whether it was clean."""
         flags = self.flags[cblock]
         if flags & DIRTY:
             return False
-        self.flags[cblock] = flags | DIRTY
+        self.flags[cblock] = flags & ~SUMMED | DIRTY
         self.dirty_count += 1
         return True
 
@@ -113,6 +127,21 @@ class Mapping:
         self.flags[cblock] = flags & ~DIRTY
         self.dirty_count -= 1
         return True
+
+    def set_sum(self, cblock: int, crc: int) -> None:
+        """Note the CRC-32C of a clean block's content."""
+        self.sums[cblock] = crc
+        self.flags[cblock] |= SUMMED
+
+    def clear_sum(self, cblock: int) -> bool:
+        """Note that a clean block's content is about to change; returns whether its sum was known."""
+        flags = self.flags[cblock]
+        self.flags[cblock] = flags & ~SUMMED
+        return bool(flags & SUMMED)
+
+    def sum_of(self, cblock: int) -> int | None:
+        """Return the CRC-32C of a clean block's content, if it is known."""
+        return self.sums[cblock] if self.flags[cblock] & SUMMED else None
 
     def mapped(self) -> Iterator[tuple[int, int]]:
         """Yield ``(cblock, oblock)`` of every mapped block in cblock order; the mapping may change meanwhile."""
@@ -164,3 +193,4 @@ class Mapping:
         for cblock, flags in enumerate(self.flags):
             assert not flags or cblock in mapped, f"flags {flags} on unmapped cblock {cblock}"
             assert not flags & DIRTY or flags & COVERED, f"cblock {cblock} is dirty, and not covered"
+            assert not flags & DIRTY or not flags & SUMMED, f"cblock {cblock} is dirty, and has a sum"

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 import trio
+from crc32c import crc32c
 
 from fusecache.config import MIB, Mode
 from fusecache.errors import BusyError, FusecacheError
@@ -162,8 +163,9 @@ class Migrations:
             volume.require_work(work)
             await volume.durability.vacate(work.cblock)
             size = volume.geometry.block_size
-            await self._copy(volume.origin, work.oblock * size, volume.cache, work.cblock * size)
+            crc = await self._copy(volume.origin, work.oblock * size, volume.cache, work.cblock * size)
             self._map(work)
+            volume.mapping.set_sum(work.cblock, crc)
             volume.policy.clear_dirty(work.cblock)
 
     async def writeback(self, work: Work) -> None:
@@ -312,19 +314,22 @@ class Migrations:
         if not volume.mapping.flags[cblock] & DIRTY:
             return
         size = volume.geometry.block_size
-        await self._copy(volume.cache, cblock * size, volume.origin, oblock * size)
-        volume.set_clean(cblock)
+        crc = await self._copy(volume.cache, cblock * size, volume.origin, oblock * size)
+        volume.set_clean(cblock, crc)
         volume.stats.writebacks += 1
 
-    async def _copy(self, source: Store, start: int, target: Store, target_start: int) -> None:
-        """Copy one block in chunks."""
+    async def _copy(self, source: Store, start: int, target: Store, target_start: int) -> int:
+        """Copy one block in chunks; returns the CRC-32C of its content."""
         volume = self._volume
         size = volume.geometry.block_size
         buffer = memoryview(bytearray(min(size, CHUNK)))
+        crc = 0
         for done in range(0, size, CHUNK):
             chunk = buffer[: size - done]
             if not source.read_nowait(start + done, chunk):
                 await source.read(start + done, chunk)
+            crc = crc32c(chunk, crc)
             if target is volume.origin:
                 await volume.activity.give_way(_PATIENCE)
             await target.write(target_start + done, chunk)
+        return crc

@@ -69,6 +69,8 @@ def recover(
             mapping.flags[row.cblock] = COVERED | (RECORDED if row.dirty else 0)
             mapping.set_dirty(row.cblock)
             suspects += not row.dirty
+        elif row.crc is not None:
+            mapping.set_sum(row.cblock, row.crc)
         hint = row.hint if hints_valid and policy.hint_size else None
         policy.load_mapping(row.oblock, row.cblock, row.dirty or suspect, hint)
     return Recovered(mapping, set(regions), suspects)

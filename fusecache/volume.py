@@ -83,9 +83,10 @@ class Volume:
             if self.incoming is not None and cblock < self.handed_over:
                 self.incoming.set_dirty(cblock)
 
-    def set_clean(self, cblock: int) -> None:
-        """Mark a block clean that was written back just now, here and in the policy."""
+    def set_clean(self, cblock: int, crc: int) -> None:
+        """Mark a block clean that was written back just now, here and in the policy; ``crc`` is its content's."""
         if self.mapping.clear_dirty(cblock):
+            self.mapping.set_sum(cblock, crc)
             self.policy.clear_dirty(cblock)
             if self.incoming is not None and cblock < self.handed_over:
                 self.incoming.clear_dirty(cblock)

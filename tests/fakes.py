@@ -265,8 +265,8 @@ def _sectors(offset: int, data: bytes) -> Iterator[tuple[int, bytes]]:
 class RecordState:
     """The durable record at one moment."""
 
-    rows: dict[int, tuple[int, bool, int | None]] = field(default_factory=dict)
-    """cblock -> oblock, dirty, hint."""
+    rows: dict[int, tuple[int, bool, int | None, int | None]] = field(default_factory=dict)
+    """cblock -> oblock, dirty, hint, crc."""
     regions: set[int] = field(default_factory=set)
     values: dict[str, str] = field(default_factory=lambda: {"clean_shutdown": "1"})
     unsure: Batch | None = None
@@ -286,8 +286,8 @@ class RecordState:
         """Change what a transaction changes, in the order in which the database does."""
         for cblock in batch.unmapped:
             self.rows.pop(cblock, None)
-        for cblock, oblock, dirty in batch.mapped:
-            self.rows[cblock] = (oblock, dirty, None)
+        for cblock, oblock, dirty, crc in batch.mapped:
+            self.rows[cblock] = (oblock, dirty, None, crc)
         self.regions |= set(batch.opened)
         self.regions -= set(batch.closed)
         self.values |= batch.values
@@ -309,8 +309,8 @@ class SimRecord:
         return self._state.copy()
 
     def rows(self) -> Iterator[Row]:
-        for cblock, (oblock, dirty, hint) in sorted(self._state.rows.items()):
-            yield Row(cblock, oblock, dirty, hint)
+        for cblock, (oblock, dirty, hint, crc) in sorted(self._state.rows.items()):
+            yield Row(cblock, oblock, dirty, hint, crc)
 
     def regions(self) -> set[int]:
         return set(self._state.regions)
@@ -345,8 +345,8 @@ class SimRecord:
         with trio.CancelScope(shield=True):
             await self._latency.pause()
             for cblock, hint in hints:
-                oblock, dirty, _ = self._state.rows[cblock]
-                self._state.rows[cblock] = (oblock, dirty, hint)
+                oblock, dirty, _, crc = self._state.rows[cblock]
+                self._state.rows[cblock] = (oblock, dirty, hint, crc)
 
 
 class EagerPolicy(Policy):

@@ -6,7 +6,8 @@ One file, in WAL mode with ``synchronous=FULL``: a commit is durable when it ret
 whole after any crash.  Three tables, readable with any SQLite tool:
 
 ``blocks``
-    a row per cached block: cblock, oblock, whether it is known to be dirty, and the policy's hint.
+    a row per cached block: cblock, oblock, whether it is known to be dirty, the policy's hint, and the CRC-32C of its
+    content.  Only a clean block outside of open regions has one that counts.
 ``regions``
     the write-intent record: a row per *region* (a run of ``region_blocks`` cblocks) in which clean blocks may be
     written before their rows say dirty.  After a crash every block in such a region counts as dirty.
@@ -38,12 +39,14 @@ if TYPE_CHECKING:
     from fusecache.metadata.record import Batch
 
 APPLICATION_ID: Final = 0x46554341  # "FUCA"
-FORMAT: Final = 1
+FORMAT: Final = 2
 _HEADER: Final = 100
 """Bytes of SQLite's file header."""
 _SCHEMA: Final = """
     CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-    CREATE TABLE blocks (cblock INTEGER PRIMARY KEY, oblock INTEGER NOT NULL, dirty INTEGER NOT NULL, hint INTEGER);
+    CREATE TABLE blocks (
+        cblock INTEGER PRIMARY KEY, oblock INTEGER NOT NULL, dirty INTEGER NOT NULL, hint INTEGER, crc INTEGER
+    );
     CREATE TABLE regions (region INTEGER PRIMARY KEY);
 """
 
@@ -124,13 +127,14 @@ class Database:
     def rows(self) -> Iterator[Row]:
         """Read all cached blocks in cblock order."""
         with _errors(self.path):
-            query = self._connection.execute("SELECT cblock, oblock, dirty, hint FROM blocks ORDER BY cblock")
-            for cblock, oblock, dirty, hint in query:
+            query = self._connection.execute("SELECT cblock, oblock, dirty, hint, crc FROM blocks ORDER BY cblock")
+            for cblock, oblock, dirty, hint, crc in query:
                 numbers = isinstance(cblock, int) and isinstance(oblock, int)
-                if not (numbers and dirty in {0, 1} and _is_hint(hint)):
-                    msg = f"metadata {self.path} is damaged: cblock {cblock!r} has {oblock!r}, {dirty!r}, {hint!r}"
+                if not (numbers and dirty in {0, 1} and _is_word(hint) and _is_word(crc)):
+                    found = f"{oblock!r}, {dirty!r}, {hint!r}, {crc!r}"
+                    msg = f"metadata {self.path} is damaged: cblock {cblock!r} has {found}"
                     raise MetadataError(msg)
-                yield Row(cblock, oblock, bool(dirty), hint)
+                yield Row(cblock, oblock, bool(dirty), hint, crc)
 
     def count(self, *, dirty_only: bool) -> int:
         """Count the recorded blocks, or the dirty ones among them."""
@@ -172,7 +176,7 @@ class Database:
         """Make the changes durable together, at once: for the time when nothing runs yet."""
         with _errors(self.path), _transaction(self._connection) as connection:
             connection.executemany("DELETE FROM blocks WHERE cblock = ?", ((cblock,) for cblock in batch.unmapped))
-            connection.executemany("REPLACE INTO blocks VALUES (?, ?, ?, NULL)", batch.mapped)
+            connection.executemany("REPLACE INTO blocks VALUES (?, ?, ?, NULL, ?)", batch.mapped)
             # Rewriting a row that is there overwrites what a failed commit may have left in the write-ahead log.
             connection.executemany("REPLACE INTO regions VALUES (?)", ((region,) for region in batch.opened))
             connection.executemany("DELETE FROM regions WHERE region = ?", ((region,) for region in batch.closed))
@@ -191,7 +195,8 @@ class Database:
             )
 
 
-def _is_hint(value: object) -> bool:
+def _is_word(value: object) -> bool:
+    """Tell whether a hint or a sum can be one."""
     return value is None or (isinstance(value, int) and 0 <= value < 2**32)
 
 

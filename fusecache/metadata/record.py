@@ -17,6 +17,8 @@ class Row:
     oblock: int
     dirty: bool
     hint: int | None
+    crc: int | None = None
+    """CRC-32C of the content of a clean block, where it is known."""
 
 
 @dataclass(slots=True)
@@ -25,8 +27,8 @@ class Batch:
 
     unmapped: list[int] = field(default_factory=list)
     """cblocks whose rows go."""
-    mapped: list[tuple[int, int, bool]] = field(default_factory=list)
-    """Rows ``(cblock, oblock, dirty)`` that replace what was there."""
+    mapped: list[tuple[int, int, bool, int | None]] = field(default_factory=list)
+    """Rows ``(cblock, oblock, dirty, crc)`` that replace what was there."""
     opened: list[int] = field(default_factory=list)
     """Regions that may be written from now on; written to the record even if they are there already."""
     closed: list[int] = field(default_factory=list)

@@ -16,6 +16,7 @@ from unittest.mock import patch
 
 import trio
 import trio.testing
+from crc32c import crc32c
 
 import policies
 from fusecache import mount
@@ -25,9 +26,11 @@ from fusecache.control import Control, new_policy
 from fusecache.flusher import Flusher
 from fusecache.geometry import Geometry
 from fusecache.mapping import DIRTY
+from fusecache.metadata.record import Batch
 from fusecache.migrations import Migrations
 from fusecache.recovery import Recovered, hint_signature, recover
-from tests.fakes import EagerPolicy, Faults, Latency, RecordState, SimRecord, SimStore, StoreState
+from fusecache.resizing import plan_resize
+from tests.fakes import SECTOR, EagerPolicy, Faults, Latency, RecordState, SimRecord, SimStore, StoreState
 from tests.model import initial_image
 
 if TYPE_CHECKING:
@@ -43,24 +46,35 @@ _HANG_SECONDS: Final = 300
 """Virtual; nothing that works takes nearly as long."""
 
 
+_RUBBISH: Final = b"\xee"
+
+
 @dataclass(slots=True, kw_only=True)
 class Disk:
     """What lies there while nothing is mounted."""
 
-    geometry: Geometry
     region_blocks: int
     origin: StoreState
     cache: StoreState
     record: RecordState = field(default_factory=RecordState)
 
+    @property
+    def room(self) -> int:
+        """How many blocks the cache is long enough for."""
+        return len(self.cache.durable) // BLOCK
+
+    @property
+    def geometry(self) -> Geometry:
+        """The sizes that the next mount finds, if it is told no others."""
+        return Geometry(len(self.origin.durable), BLOCK, int(self.record.values.get("cache_blocks", self.room)))
+
     @classmethod
     def new(cls, geometry: Geometry, *, region_blocks: int, cell_bytes: int) -> Disk:
         """Make a disk that was never cached; the cache has rubbish in it."""
         return cls(
-            geometry=geometry,
             region_blocks=region_blocks,
             origin=StoreState(initial_image(geometry.image_bytes, cell_bytes)),
-            cache=StoreState(bytearray(b"\xee" * (geometry.cache_blocks * geometry.block_size))),
+            cache=StoreState(bytearray(_RUBBISH * (geometry.cache_blocks * BLOCK))),
         )
 
     def after_power_cut(self, rng: random.Random) -> Disk:
@@ -76,16 +90,47 @@ class Disk:
         """Lose the process: what it wrote can be read, and is not durable yet."""
         return replace(self, record=self.record.after_crash(rng))
 
+    def cut_by_others(self, blocks: int) -> Disk:
+        """Lose the end of the cache; whether that can be borne, a mount will say."""
+        return replace(self, cache=_with_room(self.cache, min(blocks, self.room)))
+
+    def grown_by_others(self, cell_bytes: int, cells: int) -> Disk:
+        """Make the origin longer."""
+        longer = initial_image(len(self.origin.durable) + cells * cell_bytes, cell_bytes)
+        longer[: len(self.origin.durable)] = self.origin.durable
+        return replace(self, origin=StoreState(longer, self.origin.pending))
+
+    def resized(self, cache_blocks: int | None = None) -> list[Disk]:
+        """Make ready for a mount with that many cache blocks, as the mount would; returns the disk after each step.
+
+        :raises RefusedError: the mount would be refused.
+        """
+        values = self.record.values
+        found = self.geometry
+        blocks = min(found.cache_blocks, self.room) if cache_blocks is None else cache_blocks
+        old_bytes = int(values.get("image_bytes", found.image_bytes))
+        resize = plan_resize(
+            SimRecord(self.record, latency=_no_latency()).rows(),
+            set(self.record.regions),
+            region_blocks=self.region_blocks,
+            old=Geometry(old_bytes, BLOCK, found.cache_blocks),
+            new=Geometry(found.image_bytes, BLOCK, blocks),
+            room=self.room,
+            stale=values["clean_shutdown"] == "1" and old_bytes < found.image_bytes,
+        )
+        steps = _Steps(self)
+        resize.carry_out(steps, steps)
+        return steps.disks
+
     def recover(self) -> Recovered:
         """Recover as a mount would, into a policy that nobody uses."""
-        policy = EagerPolicy(
-            cache_blocks=self.geometry.cache_blocks, origin_blocks=self.geometry.origin_blocks, block_size=BLOCK
-        )
+        geometry = self.geometry
+        policy = EagerPolicy(cache_blocks=geometry.cache_blocks, origin_blocks=geometry.origin_blocks, block_size=BLOCK)
         rows = SimRecord(self.record, latency=_no_latency()).rows()
         return recover(
             rows,
             set(self.record.regions),
-            geometry=self.geometry,
+            geometry=geometry,
             region_blocks=self.region_blocks,
             policy=policy,
             hints_valid=False,
@@ -93,6 +138,8 @@ class Disk:
 
     def image(self) -> bytearray:
         """Read the image as a mount of this disk would show it; every clean block must be the origin's."""
+        if self.room < self.geometry.cache_blocks:
+            return self.resized()[-1].image()
         recovered = self.recover()
         recovered.mapping.check()
         origin, cache = self.origin.newest(), self.cache.newest()
@@ -101,8 +148,42 @@ class Disk:
             place = slice(oblock * BLOCK, (oblock + 1) * BLOCK)
             if not recovered.mapping.flags[cblock] & DIRTY:
                 assert copy == origin[place], f"cblock {cblock} counts as clean, and is not as oblock {oblock} is"
+                crc = recovered.mapping.sum_of(cblock)
+                assert crc is None or crc == crc32c(copy), f"the sum of cblock {cblock} is another content's"
             origin[place] = copy
         return origin
+
+
+class _Steps:
+    """A disk that is resized, and what it was after each step: a crash leaves one of them."""
+
+    def __init__(self, disk: Disk) -> None:
+        self.disks = [disk]
+
+    def room(self) -> int:
+        return self.disks[-1].room
+
+    def extend(self, blocks: int) -> None:
+        disk = self.disks[-1]
+        self.disks.append(replace(disk, cache=_with_room(disk.cache, blocks)))
+
+    def cut(self, blocks: int) -> None:
+        disk = self.disks[-1]
+        self.disks.append(replace(disk, cache=_with_room(disk.cache, blocks)))
+
+    def apply(self, batch: Batch) -> None:
+        disk = self.disks[-1]
+        record = disk.record.copy()
+        record.unsure = None
+        record.apply(batch)
+        self.disks.append(replace(disk, record=record))
+
+
+def _with_room(store: StoreState, blocks: int) -> StoreState:
+    """Make a cache longer, with rubbish, or shorter."""
+    size = blocks * BLOCK
+    durable = store.durable[:size].ljust(size, _RUBBISH)
+    return StoreState(durable, {sector: old for sector, old in store.pending.items() if sector * SECTOR < size})
 
 
 def _no_latency() -> Latency:
@@ -155,7 +236,8 @@ class Rig:
             region_blocks=disk.region_blocks,
             was_clean=values["clean_shutdown"] == "1",
         )
-        self.record.set_values({"clean_shutdown": "0"})
+        sizes = {"cache_blocks": str(disk.geometry.cache_blocks), "image_bytes": str(disk.geometry.image_bytes)}
+        self.record.set_values({"clean_shutdown": "0", **sizes})
         instance = new_policy(disk.geometry, policy, ())
         recovered = recover(
             self.record.rows(),

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fusecache.errors import MetadataError
-from fusecache.metadata.database import Database
+from fusecache.metadata.database import FORMAT, Database
 from fusecache.metadata.record import Batch, Row
 from tests.unit.worlds import threaded
 
@@ -58,7 +58,7 @@ def test_a_new_one_is_empty_but_for_its_values(database: Database) -> None:
 
 
 def test_it_can_be_opened_again_and_leaves_one_file(database: Database, path: Path) -> None:
-    commit(database, mapped=[(1, 10, True)])
+    commit(database, mapped=[(1, 10, True, None)])
     database.close()
     assert [file.name for file in path.parent.iterdir()] == ["metadata"]
     assert rows_of(path) == [Row(1, 10, dirty=True, hint=None)]
@@ -68,7 +68,7 @@ def test_it_can_be_opened_again_and_leaves_one_file(database: Database, path: Pa
 def test_it_is_ours_by_application_id_and_version_and_durable_by_wal_and_full(database: Database, path: Path) -> None:
     header = path.read_bytes()[:100]
     assert header[68:72] == b"FUCA"
-    assert int.from_bytes(header[60:64], "big") == 1
+    assert int.from_bytes(header[60:64], "big") == FORMAT
     ask = database._connection.execute
     assert ask("PRAGMA journal_mode").fetchone() == ("wal",)
     assert ask("PRAGMA synchronous").fetchone() == (2,)
@@ -110,7 +110,7 @@ def test_creating_where_there_is_no_directory(tmp_path: Path) -> None:
 
 
 def test_only_its_owner_can_read_it(database: Database, path: Path) -> None:
-    commit(database, mapped=[(0, 0, False)])
+    commit(database, mapped=[(0, 0, False, None)])
     assert {file.stat().st_mode & 0o777 for file in path.parent.iterdir()} == {0o600}
 
 
@@ -139,11 +139,11 @@ def test_other_peoples_databases_are_refused_and_not_written_to(path: Path) -> N
     assert path.read_bytes() == before
 
 
-@pytest.mark.parametrize("version", [0, 2, 1000])
+@pytest.mark.parametrize("version", [0, 1, 1000])
 def test_another_format_is_named(database: Database, path: Path, version: int) -> None:
     database._connection.execute(f"PRAGMA user_version = {version}")
     database.close()
-    with pytest.raises(MetadataError, match=f"has format {version}; .* reads format 1"):
+    with pytest.raises(MetadataError, match=f"has format {version}; .* reads format {FORMAT}"):
         Database.open(path)
 
 
@@ -167,7 +167,7 @@ def read_all(path: Path) -> str:
 
 
 def test_every_damaged_page_ends_in_one_clear_line_or_in_no_harm(database: Database, path: Path) -> None:
-    commit(database, mapped=[(number, number, False) for number in range(2000)])
+    commit(database, mapped=[(number, number, False, None) for number in range(2000)])
     database.close()
     content = path.read_bytes()
     failures = 0
@@ -182,7 +182,7 @@ def test_every_damaged_page_ends_in_one_clear_line_or_in_no_harm(database: Datab
 
 @pytest.mark.parametrize("size", [50, 99, 100, 4095, 4096, 8192])
 def test_a_truncated_file(database: Database, path: Path, size: int) -> None:
-    commit(database, mapped=[(number, number, False) for number in range(2000)])
+    commit(database, mapped=[(number, number, False, None) for number in range(2000)])
     database.close()
     os.truncate(path, size)
     with pytest.raises(MetadataError, match=str(path)), closing(Database.open(path)) as opened:
@@ -194,7 +194,7 @@ def test_a_truncated_file(database: Database, path: Path, size: int) -> None:
     [("x", 0, 0), (1.5, 0, 0), (5, 2, 0), (5, -1, 0), (5, "yes", 0), (5, 0, "x"), (5, 0, -1), (5, 0, 2**32)],
 )
 def test_rows_that_make_no_sense(database: Database, oblock: object, dirty: object, hint: object) -> None:
-    database._connection.execute("INSERT INTO blocks VALUES (3, ?, ?, ?)", (oblock, dirty, hint))
+    database._connection.execute("INSERT INTO blocks VALUES (3, ?, ?, ?, NULL)", (oblock, dirty, hint))
     with pytest.raises(MetadataError, match=r"damaged.* 3 "):
         list(database.rows())
 
@@ -214,7 +214,9 @@ BATCHES = st.builds(
     Batch,
     unmapped=st.lists(st.integers(0, 9), unique=True, max_size=4),
     mapped=st.lists(
-        st.tuples(st.integers(0, 9), st.integers(0, 2**40), st.booleans()), unique_by=lambda row: row[0], max_size=4
+        st.tuples(st.integers(0, 9), st.integers(0, 2**40), st.booleans(), st.none() | st.integers(0, 2**32 - 1)),
+        unique_by=lambda row: row[0],
+        max_size=4,
     ),
     opened=st.lists(st.integers(0, 5), max_size=3),
     closed=st.lists(st.integers(0, 5), max_size=3),
@@ -233,7 +235,7 @@ def test_batches_add_up(path: Path, batches: list[Batch]) -> None:
             trio.run(database.commit, batch)
             for cblock in batch.unmapped:
                 rows.pop(cblock, None)
-            rows |= {cblock: Row(cblock, oblock, dirty, None) for cblock, oblock, dirty in batch.mapped}
+            rows |= {cblock: Row(cblock, oblock, dirty, None, crc) for cblock, oblock, dirty, crc in batch.mapped}
             regions = (regions | set(batch.opened)) - set(batch.closed)
             values |= batch.values
             assert list(database.rows()) == [rows[cblock] for cblock in sorted(rows)]
@@ -245,8 +247,8 @@ def test_batches_add_up(path: Path, batches: list[Batch]) -> None:
 
 
 def test_a_batch_that_fails_changes_nothing(database: Database) -> None:
-    commit(database, mapped=[(1, 10, False)], opened=[3])
-    bad = Batch(unmapped=[1], mapped=[(2, None, True)], opened=[4], values={"uuid": "x"})  # type: ignore[list-item]
+    commit(database, mapped=[(1, 10, False, None)], opened=[3])
+    bad = Batch(unmapped=[1], mapped=[(2, None, True, None)], opened=[4], values={"uuid": "x"})  # type: ignore[list-item]
     with pytest.raises(MetadataError, match="NOT NULL"):
         trio.run(database.commit, bad)
     assert [row.cblock for row in database.rows()] == [1]
@@ -259,30 +261,30 @@ def test_a_batch_that_fails_changes_nothing(database: Database) -> None:
 def test_what_cannot_be_written_is_one_clear_line(database: Database, path: Path) -> None:
     database._connection.execute("PRAGMA query_only = ON")
     with pytest.raises(MetadataError, match=f"metadata {path}: attempt to write a readonly database"):
-        commit(database, mapped=[(1, 10, False)])
+        commit(database, mapped=[(1, 10, False, None)])
 
 
 @threaded
 async def test_commits_side_by_side_all_arrive(database: Database) -> None:
     async with trio.open_nursery() as nursery:
         for number in range(20):
-            nursery.start_soon(database.commit, Batch(mapped=[(number, number, True)]))
+            nursery.start_soon(database.commit, Batch(mapped=[(number, number, True, None)]))
         nursery.start_soon(database.save_hints, [(0, 7)])
     assert database.count(dirty_only=True) == 20
 
 
 def test_hints_are_kept_until_the_block_is_recorded_anew(database: Database) -> None:
-    commit(database, mapped=[(1, 10, False), (2, 20, False), (3, 30, True)])
+    commit(database, mapped=[(1, 10, False, None), (2, 20, False, None), (3, 30, True, None)])
     trio.run(database.save_hints, [(1, 2**32 - 1), (2, 0), (99, 5)])
     assert [row.hint for row in database.rows()] == [2**32 - 1, 0, None]
     trio.run(database.save_hints, [(3, 4)])
     assert [row.hint for row in database.rows()] == [2**32 - 1, 0, 4]
-    commit(database, mapped=[(1, 11, False)])
+    commit(database, mapped=[(1, 11, False, None)])
     assert [row.hint for row in database.rows()] == [None, 0, 4]
 
 
 def test_what_is_applied_is_there_at_once_as_a_whole(database: Database) -> None:
-    commit(database, mapped=[(1, 10, True), (2, 20, False)], opened=[1, 2])
+    commit(database, mapped=[(1, 10, True, None), (2, 20, False, None)], opened=[1, 2])
     database.apply(Batch(unmapped=[1], closed=[2], values={"cache_blocks": "2"}))
     assert [row.cblock for row in database.rows()] == [2]
     assert database.regions() == {1}
@@ -299,7 +301,7 @@ def test_set_values_adds_and_replaces(database: Database, path: Path) -> None:
 def test_sizes(database: Database, path: Path) -> None:
     assert database.size() >= path.stat().st_size
     before = database.used_size()
-    commit(database, mapped=[(number, number, False) for number in range(5000)])
+    commit(database, mapped=[(number, number, False, None) for number in range(5000)])
     assert before < database.used_size() <= database.size()
     commit(database, unmapped=list(range(5000)))
     assert database.used_size() < database.size()
@@ -308,7 +310,7 @@ def test_sizes(database: Database, path: Path) -> None:
 def test_an_empty_batch_is_false() -> None:
     assert not Batch()
     assert Batch(unmapped=[0])
-    assert Batch(mapped=[(0, 0, False)])
+    assert Batch(mapped=[(0, 0, False, None)])
     assert Batch(opened=[0])
     assert Batch(closed=[0])
     assert Batch(values={"a": ""})
@@ -343,7 +345,7 @@ TWO_COMMITS = """
     database = Database.open(path)
     database._connection.set_trace_callback(step)
     for number in (1, 2):
-        rows = [(cblock, number, number == 2) for cblock in range(50)]
+        rows = [(cblock, number, number == 2, None) for cblock in range(50)]
         batch = Batch(mapped=rows, opened=[number], closed=[number - 1], values={"done": str(number)})
         trio.run(database.commit, batch)
 """
@@ -394,7 +396,7 @@ def test_whoever_dies_in_a_commit_leaves_all_of_it_or_nothing(tmp_path: Path) ->
             assert {row.oblock for row in opened.rows()} == ({done} if done else set())
             assert opened.count(dirty_only=True) == (50 if done == 2 else 0)
             assert opened.regions() == ({done} if done else set())
-            commit(opened, mapped=[(99, 99, False)])
+            commit(opened, mapped=[(99, 99, False, None)])
         assert len(rows_of(path)) == (51 if done else 1)
     assert seen == sorted(seen)
     assert set(seen) == {0, 1, 2}

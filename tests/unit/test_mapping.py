@@ -166,3 +166,23 @@ def test_check_sees_what_is_wrong() -> None:
         mapping = broken(name)
         with pytest.raises(AssertionError):
             mapping.check()
+
+
+def test_a_sum_is_of_a_clean_block_only() -> None:
+    mapping = Mapping(2)
+    mapping.insert(5, 0)
+    assert mapping.sum_of(0) is None
+    mapping.set_sum(0, 0xFFFFFFFF)
+    assert mapping.sum_of(0) == 0xFFFFFFFF
+    mapping.flags[0] |= COVERED
+    mapping.set_dirty(0)
+    assert mapping.sum_of(0) is None
+    mapping.clear_dirty(0)
+    assert mapping.sum_of(0) is None
+    mapping.set_sum(0, 7)
+    assert mapping.clear_sum(0)
+    assert not mapping.clear_sum(0)
+    mapping.set_sum(0, 7)
+    mapping.remove(0)
+    assert mapping.sum_of(0) is None
+    mapping.check()

@@ -297,9 +297,9 @@ def damage(config: MountConfig, statement: str) -> None:
 @pytest.mark.parametrize(
     "statement",
     [
-        "INSERT INTO blocks VALUES (7, 999999, 0, 0)",
-        "INSERT INTO blocks VALUES (999, 9, 0, 0)",
-        "INSERT INTO blocks SELECT 7, oblock, 0, 0 FROM blocks LIMIT 1",
+        "INSERT INTO blocks VALUES (7, 999999, 0, 0, NULL)",
+        "INSERT INTO blocks VALUES (999, 9, 0, 0, NULL)",
+        "INSERT INTO blocks SELECT 7, oblock, 0, 0, NULL FROM blocks LIMIT 1",
     ],
 )
 def test_damage_that_shows_late_is_refused_all_the_same(config: MountConfig, kernel: Kernel, statement: str) -> None:

@@ -162,7 +162,7 @@ class MemoryRecord:
         self.batches.append(batch)
         for cblock in batch.unmapped:
             self.rows.pop(cblock, None)
-        self.rows |= {cblock: (oblock, dirty) for cblock, oblock, dirty in batch.mapped}
+        self.rows |= {cblock: (oblock, dirty) for cblock, oblock, dirty, _ in batch.mapped}
         self.regions |= set(batch.opened)
         self.regions -= set(batch.closed)
         self.values |= batch.values
