@@ -58,6 +58,12 @@ class Oracle:
         self.allowed: list[tuple[int, ...]] = list(allowed) if allowed else [(write,) for write in image]
         """What each cell may show after a crash at this moment."""
 
+    def grow(self, cells: int) -> None:
+        """Make the image longer while nothing is under way; nobody has written to what comes to it."""
+        self._base += [0] * cells
+        self._written += [[0] for _ in range(cells)]
+        self.allowed += [(0,)] * cells
+
     def now(self) -> int:
         """Return a new moment, later than all before."""
         self._clock += 1

@@ -4,22 +4,26 @@ At each crash point the state is frozen and the history goes on; what would be l
 written if the process was killed, any part of what was not flushed if the power failed), recovered, and held against
 the model.  Two things are asserted of what is recovered: every cell shows what it may, and every block that counts as
 clean is the same in cache and origin.  The second is what keeps a cell from going back later, when the block is demoted
-or the cache is taken away.  Some of the crashes are *followed*: mounted again, read, worked with, perhaps crashed again
-or ended cleanly, and in the end the origin alone has to have everything.
+or the cache is taken away.  Some of the crashes, and of the clean ends, are *followed*: mounted again, read, worked
+with, perhaps crashed again or ended cleanly, and in the end the origin alone has to have everything.
+
+Before a disk is mounted again others may make the origin longer or the cache shorter, and the mount may want another
+size of the cache; that is interrupted at each of its steps.  Where a mount is refused, it has to be possible as before.
 """
 
 from __future__ import annotations
 
 import random
 import zlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
 import trio
 
 from fusecache.config import Mode
-from fusecache.errors import FusecacheError
+from fusecache.errors import FusecacheError, RefusedError
 from fusecache.geometry import Geometry
 from fusecache.volume import PolicyFaultError
 from tests.crash.rig import BLOCK, Disk, Rig, simulate
@@ -29,6 +33,8 @@ _POLICIES: Final = ("eager", "eager", "eager", "eager", "smq", "mq", "cleaner")
 _MODES: Final = (Mode.WRITEBACK, Mode.WRITEBACK, Mode.WRITEBACK, Mode.WRITETHROUGH, Mode.PASSTHROUGH)
 _MOST_FOLLOWED: Final = 3
 _GENERATIONS: Final = 3
+_MOST_BLOCKS: Final = 6
+"""Of a cache that is resized."""
 
 
 class HuntError(AssertionError):
@@ -148,6 +154,8 @@ class History:
     async def _live(self, seed: int) -> None:
         rng = self._rng
         shape = self._shape
+        if self._generation:
+            self._resize()
         policy = rng.choice(_POLICIES)
         mode = rng.choice(_MODES)
         if mode is Mode.PASSTHROUGH and (
@@ -174,6 +182,8 @@ class History:
             assert ended.record.values["clean_shutdown"] == "1"
             assert not ended.record.regions
             assert shown(ended.image(), shape.cell_bytes) == shows, "a clean end lost something"
+            if rng.random() < 0.3:
+                self._follow(ended, Oracle(shows, shape.cell_bytes))
 
     async def _end_well(self, rig: Rig) -> list[int]:
         """Let everything come to rest, and hold the whole against the model; returns what the cells show."""
@@ -264,7 +274,7 @@ class History:
         elif kind < 0.8:
             await control.set("message", "decommission")
         else:
-            last = self._shape.geometry.cache_blocks
+            last = self._rig.disk.geometry.cache_blocks
             if self._rig.volume.mode is Mode.PASSTHROUGH:
                 await control.set("message", f"invalidate_cblocks 0-{last}")
 
@@ -280,6 +290,33 @@ class History:
         if not self._shape.fault_rate or isinstance(exc, PolicyFaultError):
             raise exc
 
+    # Other sizes
+
+    def _resize(self) -> None:
+        """Let others change the sizes of the disk's parts, and the next mount want another one; or not."""
+        rng = self._rng
+        if rng.random() < 0.2:
+            cells = rng.randint(1, 2 * BLOCK // self._shape.cell_bytes)
+            self._disk = self._disk.grown_by_others(self._shape.cell_bytes, cells)
+            self._oracle.grow(cells)
+        while True:
+            before = self._disk
+            disk = before.cut_by_others(rng.randint(1, _MOST_BLOCKS)) if rng.random() < 0.2 else before
+            try:
+                steps = disk.resized(self._choose_size())
+            except RefusedError:  # something is dirty there
+                steps = before.resized()
+            for step in steps:
+                self._judge(step, self._oracle.allowed)
+                self._judge(step.after_power_cut(rng), self._oracle.allowed)
+            self._disk = steps[-1]
+            if rng.random() < 0.7:
+                return
+            self._disk = rng.choice(steps)  # which is what a crash left
+
+    def _choose_size(self) -> int | None:
+        return self._rng.randint(1, _MOST_BLOCKS) if self._rng.random() < 0.5 else None
+
     # Crashes
 
     def _judge_here(self) -> None:
@@ -293,14 +330,24 @@ class History:
             (frozen.after_kill(self._rng), False),
             (frozen.after_power_cut(self._rng), True),
         ):
-            self._crashes += 1
-            image = disk.image()
-            self._digest = zlib.crc32(image, self._digest)
-            shows = judge_crash(image, allowed, self._shape.cell_bytes)
-            if self._generation < _GENERATIONS and self._rng.random() < 0.03 and len(self._followed) < _MOST_FOLLOWED:
+            shows = self._judge(disk, allowed)
+            if self._rng.random() < 0.03:
                 # What a power cut left is durable; what a kill left is so only when the next flush says it.
-                oracle = Oracle(shows, self._shape.cell_bytes, None if pinned else allowed)
-                self._followed.append((disk, oracle))
+                self._follow(disk, Oracle(shows, self._shape.cell_bytes, None if pinned else allowed))
+
+    def _judge(self, disk: Disk, allowed: Sequence[tuple[int, ...]]) -> list[int]:
+        """Hold what a crash left against the model, perhaps mounted with another size; returns what the cells show."""
+        self._crashes += 1
+        image = disk.image()
+        self._digest = zlib.crc32(image, self._digest)
+        if self._rng.random() < 0.2:
+            with suppress(RefusedError):
+                assert disk.resized(self._rng.randint(1, _MOST_BLOCKS))[-1].image() == image, "it hangs on the size"
+        return judge_crash(image, allowed, self._shape.cell_bytes)
+
+    def _follow(self, disk: Disk, oracle: Oracle) -> None:
+        if self._generation < _GENERATIONS and len(self._followed) < _MOST_FOLLOWED:
+            self._followed.append((disk, oracle))
 
 
 def hunt(seed: int, *, faults: bool = False) -> Hunted:

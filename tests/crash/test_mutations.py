@@ -1,23 +1,25 @@
-"""Proof that the hunter can find something: each rule of :mod:`fusecache.durability` is broken, and that is caught.
+"""Proof that the hunter can find something: each rule of durability and of resizing is broken, and that is caught.
 
 Every mutation is applied to the real code for one test, and has to be noticed within a few thousand crashes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 import pytest
 
-from fusecache import durability
+from fusecache import durability, resizing
 from fusecache.cache import Cache
 from fusecache.durability import Durability
 from fusecache.gather import gather
 from fusecache.locks import BlockLocks
 from fusecache.mapping import COVERED
-from fusecache.metadata.record import Batch
+from fusecache.metadata.record import Batch, Row
 from fusecache.migrations import Migrations
+from fusecache.resizing import Ledger, Resize, Space
+from tests.crash import rig
 from tests.crash.hunter import HuntError, hunt
 
 _MOST_SEEDS = 200
@@ -152,6 +154,52 @@ def a_failed_removal_forgets_the_row(patch: Patch) -> None:
     patch.setattr(Durability, "kept", kept)
 
 
+def resizing_commits_sizes_and_rows_one_after_the_other(patch: Patch) -> None:
+    def carry_out(self: Resize, ledger: Ledger, space: Space) -> None:
+        if space.room() < self.new_blocks:
+            space.extend(self.new_blocks)
+        ledger.apply(Batch(values=self.batch.values))
+        ledger.apply(self.batch)
+
+    patch.setattr(Resize, "carry_out", carry_out)
+
+
+def resizing_extends_the_cache_before_the_rows_of_what_was_cut_are_gone(patch: Patch) -> None:
+    def carry_out(self: Resize, ledger: Ledger, space: Space) -> None:
+        if space.room() < self.new_blocks:
+            space.extend(self.new_blocks)
+        ledger.apply(self.batch)
+
+    patch.setattr(Resize, "carry_out", carry_out)
+
+
+def resizing_drops_what_is_dirty(patch: Patch) -> None:
+    def count(self: Any, row: Row) -> None:
+        pass
+
+    patch.setattr(resizing._Newer, "count", count)
+
+
+def resizing_takes_suspects_for_clean(patch: Patch) -> None:
+    plan_resize = resizing.plan_resize
+
+    def plan_trustingly(rows: Iterable[Row], regions: set[int], **sizes: Any) -> Resize:
+        return plan_resize(rows, set(), **sizes)
+
+    patch.setattr(rig, "plan_resize", plan_trustingly)
+
+
+def resizing_closes_regions_that_stay(patch: Patch) -> None:
+    plan_resize = resizing.plan_resize
+
+    def plan_tidily(rows: Iterable[Row], regions: set[int], **sizes: Any) -> Resize:
+        plan = plan_resize(rows, regions, **sizes)
+        plan.batch.closed[:] = sorted(regions)
+        return plan
+
+    patch.setattr(rig, "plan_resize", plan_tidily)
+
+
 _SOUND = [
     rule_1_commit_before_the_cache_is_flushed,
     rule_2_reuse_before_the_unmapping_is_committed,
@@ -164,6 +212,11 @@ _SOUND = [
     rule_4_covered_for_ever,
     fsync_acknowledged_without_flushing,
     writeback_lets_writers_in,
+    resizing_commits_sizes_and_rows_one_after_the_other,
+    resizing_extends_the_cache_before_the_rows_of_what_was_cut_are_gone,
+    resizing_drops_what_is_dirty,
+    resizing_takes_suspects_for_clean,
+    resizing_closes_regions_that_stay,
 ]
 _FAULTY = [a_failed_double_write_leaves_the_block_clean, a_failed_removal_forgets_the_row]
 

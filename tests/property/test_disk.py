@@ -113,7 +113,6 @@ class Session:
         self.rng = random.Random(self.seed)
         self.model = bytearray(self.rng.randbytes(self.geometry.image_bytes))
         self.disk = Disk(
-            geometry=self.geometry,
             region_blocks=self.region_blocks,
             origin=StoreState(bytearray(self.model)),
             cache=StoreState(bytearray(b"\xee" * (self.geometry.cache_blocks * BLOCK))),
