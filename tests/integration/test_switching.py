@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import sqlite3
 import threading
+from contextlib import closing
 
 import pytest
 
@@ -24,6 +26,7 @@ from tests.integration.mounts import Mount, wait_until
 
 LOAD = ["ioengine=libaio", "direct=1", "iodepth=8", "loops=4"]
 SIZE = 4 * MIB
+PAIRS = list(itertools.product(POLICIES, POLICIES))
 
 
 @pytest.fixture
@@ -35,14 +38,14 @@ def mount(mounted: Mounted) -> Mount:
 def test_policies_while_fio_runs(mount: Mount) -> None:
     switches = 0
     with fio_running(mount.image, *LOAD, size=SIZE) as job:
-        for policy in itertools.cycle(POLICIES):
+        for policy in itertools.cycle(itertools.chain.from_iterable(PAIRS)):
             mount.setxattr("policy", policy)
             assert mount.getxattr("policy") == policy
             switches += 1
             if job.poll() is not None:
                 break
         finished(job)
-    assert switches > 2 * len(POLICIES)
+    assert switches > 2 * len(PAIRS)
     mount.remount()
     fio(mount.image, *LOAD, "verify_only=1", size=SIZE)
 
@@ -106,33 +109,56 @@ def test_everything_at_once_under_a_stomper(mount: Mount) -> None:
     model.verify()
 
 
-@pytest.mark.parametrize("first", POLICIES)
-def test_a_new_policy_keeps_every_mapping(mounted: Mounted, first: str) -> None:
-    mount = mounted("--policy", "mq" if first == "cleaner" else first, content=bytes(SIZE), cache_size="2MiB")
+def filled_under(mounted: Mounted, policy: str) -> Mount:
+    """Mount with some blocks cached and dirty, and a policy that may be one that promotes nothing."""
+    mount = mounted("--policy", "mq" if policy == "cleaner" else policy, content=bytes(SIZE), cache_size="2MiB")
     fill(mount)
+    mount.setxattr("policy", policy)
+    return mount
+
+
+def used_and_dirty(mount: Mount) -> tuple[int, int]:
+    """Count what is cached, and what is or has been dirty: mq and cleaner write back without waiting for quiet."""
+    status = mount.status()
+    return int(status["used_blocks"]), int(status["dirty_blocks"]) + int(status["writebacks"])
+
+
+@pytest.mark.parametrize(("first", "second"), PAIRS)
+def test_a_new_policy_keeps_every_mapping_and_what_is_dirty(mounted: Mounted, first: str, second: str) -> None:
+    mount = filled_under(mounted, first)
+    content = mount.image.read_bytes()
+    used, dirty = used_and_dirty(mount)
+    assert dirty
+    mount.setxattr("policy", second)
+    assert used_and_dirty(mount) == (used, dirty)
     mount.setxattr("mode", "passthrough")  # where nothing is promoted or demoted, so that everything can be counted
-    mount.setxattr("policy", first)
-    used = mount.count("used_blocks")
-    assert used
-    for policy in [*POLICIES, first]:
+    assert used_and_dirty(mount) == (used, dirty)
+    assert_same(mount.origin, content)
+    for policy in (second, first):
         mount.setxattr("policy", policy)
         before = mount.status()
-        assert before["used_blocks"] == used
-        read_blocks(mount)
+        assert read_blocks(mount) == content
         after = mount.status()
         hits = {name: int(after[name]) - int(before[name]) for name in ("read_hits", "read_misses")}
         assert hits == {"read_hits": used, "read_misses": SIZE // 65536 - used}
 
 
-def test_a_new_policy_keeps_what_is_dirty(mount: Mount) -> None:
-    fill(mount)
-    before = mount.status()
-    mount.setxattr("policy", "mq")
-    after = mount.status()
-    assert after["used_blocks"] == before["used_blocks"]
-    # What was written back meanwhile counts too: mq does not wait for a quiet origin.
-    counts = [int(status["dirty_blocks"]) + int(status["writebacks"]) for status in (before, after)]
-    assert counts[0] == counts[1]
+@pytest.mark.parametrize(("first", "second"), PAIRS)
+def test_another_policy_after_a_restart_knows_all_that_is_cached_and_dirty(
+    mounted: Mounted, first: str, second: str
+) -> None:
+    mount = filled_under(mounted, first)
+    content = mount.image.read_bytes()
+    used = mount.count("used_blocks")
+    mount.unmount()
+    with closing(sqlite3.connect(mount.metadata)) as connection:
+        (dirty,) = connection.execute("SELECT sum(dirty) FROM blocks").fetchone()
+    mount.mount("--policy", f"{second},migration_threshold=0")
+    assert mount.getxattr("policy") == second
+    assert used_and_dirty(mount) == (used, dirty)
+    assert_same(mount.image, content)
+    mount.setxattr("mode", "writethrough")
+    assert_same(mount.origin, content)
 
 
 @pytest.mark.parametrize("mode", ["writethrough", "passthrough"])

@@ -1,12 +1,18 @@
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
+
 import pytest
 import trio
 
 from fusecache.config import Mode
 from fusecache.errors import FusecacheError, MetadataError, StoreError
+from fusecache.mapping import DIRTY
+from fusecache.metadata.record import Row
+from fusecache.recovery import hint_signature, recover
 from fusecache.switching import drop_all, switch_mode, switch_policy
-from policies import Op
+from policies import Op, Policy, create_policy
 from tests.unit.worlds import BLOCK, ToyPolicy, World, virtual
 
 
@@ -20,6 +26,28 @@ class Impolite(ToyPolicy):
     def load_mapping(self, oblock: int, cblock: int, dirty: bool, hint: int | None) -> None:
         msg = "no"
         raise MetadataError(msg)
+
+
+POLICIES = ["smq", "mq", "cleaner"]
+PAIRS = list(itertools.product(POLICIES, POLICIES))
+HINT = 7
+"""Means something to each of them."""
+
+Told = list[tuple[int, int, bool, int | None]]
+
+
+def real_policy(name: str, blocks: int) -> tuple[Policy, Told]:
+    """Make a policy, and a list of what it is told to be cached."""
+    policy = create_policy(name, cache_blocks=blocks, origin_blocks=2 * blocks, block_size=BLOCK)
+    told: Told = []
+    load: Callable[[int, int, bool, int | None], None] = policy.load_mapping
+
+    def tell(oblock: int, cblock: int, dirty: bool, hint: int | None) -> None:
+        told.append((oblock, cblock, dirty, hint))
+        load(oblock, cblock, dirty, hint)
+
+    policy.load_mapping = tell  # type: ignore[method-assign]
+    return policy, told
 
 
 def busy_world(blocks: int = 4) -> World:
@@ -121,6 +149,49 @@ async def test_a_policy_that_cannot_be_told_changes_nothing() -> None:
         assert world.volume.policy is world.policy
         assert world.volume.incoming is None
         assert world.migrations.accepting
+
+
+@pytest.mark.parametrize(("first", "second"), PAIRS)
+@virtual
+async def test_any_policy_takes_over_from_any_other(first: str, second: str) -> None:
+    world = World(cache_blocks=600, origin_blocks=1200)  # more than are told in one go
+    for number in range(0, 600, 2):
+        world.load(2 * number, number, dirty=number % 4 == 0)
+    old, _ = real_policy(first, 600)
+    for cblock, oblock in world.mapping.mapped():
+        old.load_mapping(oblock, cblock, bool(world.mapping.flags[cblock] & DIRTY), HINT)
+    world.volume.policy = old
+    new, told = real_policy(second, 600)
+    world.volume.migration_threshold = 0  # never idle: nothing is written back while we look
+    async with world.running():
+        await switch_policy(world.volume, world.migrations, new)
+        assert world.volume.policy is new
+        hint = HINT if first == second else None
+        assert told == [(2 * number, number, number % 4 == 0, hint) for number in range(0, 600, 2)]
+        assert new.residency() == 300
+        assert all(new.get_hint(cblock) == old.get_hint(cblock) for cblock in range(600) if first == second)
+        for oblock in range(1200):
+            cblock = world.mapping.find(oblock)
+            answer = new.lookup(oblock, False, False)
+            assert answer == cblock if cblock >= 0 else answer < 0
+        new.check()
+
+
+@pytest.mark.parametrize(("first", "second"), PAIRS)
+def test_any_policy_takes_over_from_any_other_at_a_restart(first: str, second: str) -> None:
+    world = World(cache_blocks=8)
+    old, _ = real_policy(first, 8)
+    new, told = real_policy(second, 8)
+    old.load_mapping(3, 1, True, HINT)
+    old.load_mapping(9, 4, False, HINT)
+    rows = [Row(1, 3, dirty=True, hint=old.get_hint(1)), Row(4, 9, dirty=False, hint=old.get_hint(4))]
+    is_valid = hint_signature(new) == hint_signature(old)
+    recovered = recover(rows, set(), geometry=world.geometry, region_blocks=2, policy=new, hints_valid=is_valid)
+    hint = HINT if first == second else None
+    assert told == [(3, 1, True, hint), (9, 4, False, hint)]
+    assert list(recovered.mapping.dirty_blocks()) == [1]
+    assert [new.lookup(oblock, False, False) for oblock in (3, 9)] == [1, 4]
+    new.check()
 
 
 # Modes
