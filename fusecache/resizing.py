@@ -105,13 +105,13 @@ def plan_resize(
     if beyond_cache:
         msg = (
             f"the cache cannot shrink from {old.cache_blocks} to {new.cache_blocks} blocks, for beyond that "
-            f"{beyond_cache}: mount it without a size, then run: fusecache flush MOUNTPOINT"
+            f"{beyond_cache}: first run: fusecache writeback ORIGIN (or mount it without a size, and flush)"
         )
         raise RefusedError(msg)
     if beyond_image:
         msg = (
             f"the image cannot shrink from {old.image_bytes} to {new.image_bytes} bytes, for beyond that "
-            f"{beyond_image}: mount it as long as it was, then run: fusecache flush MOUNTPOINT"
+            f"{beyond_image}: first run: fusecache writeback ORIGIN (or mount it as long as it was, and flush)"
         )
         raise RefusedError(msg)
     values = {"cache_blocks": str(new.cache_blocks), "image_bytes": str(new.image_bytes)}

@@ -10,7 +10,7 @@ import pytest
 
 from fusecache.claim import Claim, read_claim, remove_claim, write_claim
 from fusecache.errors import RefusedError
-from tests.unit.test_binding import CLEAN, DIRTY, Place
+from tests.unit.places import CLEAN, DIRTY, Place
 
 OTHER = "describes: mount it with that one"
 
