@@ -145,7 +145,6 @@ class _Reader:
         self._hint_bytes = HINT_BYTES
         self._extras: dict[str, str] = {}
         parser = expat.ParserCreate()
-        parser.buffer_text = True
         parser.StartElementHandler = self._begin
         parser.EndElementHandler = self._end
         parser.CharacterDataHandler = self._text

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 MAGIC: Final = b"SQLite format 3\0"
 HEADER_BYTES: Final = 100
 """Of SQLite's file header."""
+SQLITE_ERRORS: Final = (sqlite3.Error, OverflowError, UnicodeDecodeError)
+"""What reading a damaged database raises; the last one where SQLite quotes a damaged name in its complaint."""
 SIDE_FILES: Final = ("-wal", "-shm")
 """What SQLite may have beside a database; the first one holds commits."""
 
@@ -175,7 +177,7 @@ def _connect(database: str, *, uri: bool = False) -> sqlite3.Connection:
 
 
 def open_copy(copy: Path) -> sqlite3.Connection:
-    """Open what :func:`copied` made, in any state of damage; raises sqlite3.Error."""
+    """Open what :func:`copied` made, in any state of damage; raises one of ``SQLITE_ERRORS``."""
     return _connect(str(copy))
 
 
@@ -184,6 +186,6 @@ def sqlite_errors(path: Path) -> Iterator[None]:
     """Turn SQLite's errors into MetadataError, with the file named."""
     try:
         yield
-    except (sqlite3.Error, OverflowError) as exc:
+    except SQLITE_ERRORS as exc:
         msg = f"metadata {path}: {exc}"
         raise MetadataError(msg) from exc

@@ -31,7 +31,7 @@ from fusecache.stamp import DAMAGED, DATA_START, read_stamp
 from fusecache.stores.file import size_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterator
     from pathlib import Path
 
     from fusecache.geometry import Geometry
@@ -145,11 +145,15 @@ class _Repair:
                 self._take(row)
             for row in self._salvage.misplaced():
                 self._lose(row, "is not where it should be")
-            for cblocks in self._salvage.unreadable:
-                self._report.lost.append(f"{_cache_bytes(cblocks, self._geometry)}: what they hold cannot be read")
+            if not self._salvage.is_complete:
+                self._report.lost += [
+                    f"{_cache_bytes(cblocks, self._geometry)}: what is there, if anything, cannot be read any more"
+                    for cblocks in self._gaps()
+                ]
             self._drop_contested()
             if self._salvage.regions and not self._doubtful:
-                self._draft.open_regions(sorted(self._salvage.regions))
+                last = (self._geometry.cache_blocks - 1) // self._facts.region_blocks
+                self._draft.open_regions(region for region in sorted(self._salvage.regions) if region <= last)
             values = dict(self._facts.values)
             if self._doubtful:
                 values["clean_shutdown"] = "0"
@@ -172,6 +176,16 @@ class _Repair:
             self._draft.connection.execute("DELETE FROM blocks WHERE cblock = ?", (block.cblock,))
             cblocks = range(block.cblock, block.cblock + 1)
             self._report.lost.append(f"{_cache_bytes(cblocks, self._geometry)}: there are two rows for it")
+
+    def _gaps(self) -> Iterator[range]:
+        """Yield runs of cblocks for which there is no row."""
+        following = 0
+        for (cblock,) in self._draft.connection.execute("SELECT cblock FROM blocks ORDER BY cblock"):
+            if cblock > following:
+                yield range(following, cblock)
+            following = cblock + 1
+        if following < self._geometry.cache_blocks:
+            yield range(following, self._geometry.cache_blocks)
 
     def _drop_contested(self) -> None:
         """Take back what two cache blocks claim to hold: which of them is right cannot be known."""
@@ -208,8 +222,8 @@ class _Repair:
         return ", ".join(places) or "a row"
 
     def _count(self) -> None:
-        query = "SELECT COUNT(*), TOTAL(dirty) FROM blocks"
-        blocks, dirty = self._draft.connection.execute(query).fetchone()
+        query = "SELECT COUNT(*), TOTAL(dirty OR cblock / ? IN (SELECT region FROM regions)) FROM blocks"
+        blocks, dirty = self._draft.connection.execute(query, (self._facts.region_blocks,)).fetchone()
         self._report.blocks, self._report.dirty = int(blocks), int(dirty)
 
 
@@ -220,7 +234,7 @@ def _cache_bytes(cblocks: range, geometry: Geometry) -> str:
     return f"cache bytes {start}-{end - 1} ({names})"
 
 
-def describe(report: Repaired) -> Iterable[str]:
+def describe(report: Repaired) -> Iterator[str]:
     """Yield what to tell the user, line by line."""
     yield from (f"damage: {text}" for text in report.damage)
     yield from (f"dropped, the origin has it: {text}" for text in report.dropped)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 from fusecache.errors import MetadataError
 from fusecache.metadata.database import Database
 from fusecache.offline.facts import SELECT, RawRow, read_regions
-from fusecache.offline.opening import is_sqlite, open_copy
+from fusecache.offline.opening import SQLITE_ERRORS, is_sqlite, open_copy
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -31,9 +31,10 @@ _PAGE: Final = 4096
 """Of all metadata that fusecache makes: SQLite's own choice."""
 _AT_ONCE: Final = 1024
 _COMPLAINTS: Final = 100
+_ORPHAN: Final = "never used"
+"""In SQLite's complaint about a page that nothing leads to: it may hold rows."""
 _ROWS_PER_PAGE: Final = _PAGE // 8
 _LEAST_NUMBER: Final = -(2**63)
-_ERRORS: Final = (sqlite3.Error, OverflowError)
 _TABLES: Final = {"meta", "blocks", "regions"}
 _COUNT_AT: Final = 28
 _FREE_AT: Final = 32
@@ -51,8 +52,8 @@ class Salvage:
     """None: not to be read, so that any block may have been written."""
     damage: list[str] = field(default_factory=list)
     """What SQLite complains of; nothing, if all that there is could be read."""
-    unreadable: list[range] = field(default_factory=list)
-    """cblocks whose rows cannot be read; complete when :meth:`rows` has ended."""
+    is_complete: bool = True
+    """Whether a cache block without a row is surely free."""
     connection: sqlite3.Connection | None = None
     _failures_left: int = 0
 
@@ -64,14 +65,10 @@ class Salvage:
         while self.connection is not None and start < cache_blocks:
             try:
                 found = [RawRow(*row) for row in self.connection.execute(query, (start, _AT_ONCE))]
-            except _ERRORS:
+            except SQLITE_ERRORS:
                 following = min(start + _AT_ONCE, cache_blocks)
-                if self._failures_left < 0:
-                    following = cache_blocks
-                    self._give_up(range(start, following))
-                else:
-                    yield from self._rows_in(range(start, following))
-                start = following
+                yield from self._rows_in(range(start, following))
+                start = following if self._failures_left >= 0 else cache_blocks
             else:
                 yield from found
                 last = found[-1].cblock if len(found) == _AT_ONCE else cache_blocks
@@ -88,7 +85,7 @@ class Salvage:
                     if row[0] not in seen and not self._is_found(row[0]):
                         seen.add(row[0])
                         yield RawRow(*row)
-            except _ERRORS:
+            except SQLITE_ERRORS:
                 continue
 
     def _is_found(self, cblock: object) -> bool:
@@ -103,24 +100,16 @@ class Salvage:
         query = f"{SELECT} WHERE cblock BETWEEN ? AND ? ORDER BY cblock"
         try:
             found = self.connection.execute(query, (cblocks.start, cblocks.stop - 1)).fetchall()
-        except _ERRORS:
+        except SQLITE_ERRORS:
             self._failures_left -= 1
-            if cblocks.start < 0:  # no block has such a number: what cannot be read there is not missed
-                return
-            if cblocks.stop - cblocks.start == 1 or self._failures_left < 0:
-                self._give_up(cblocks)
+            is_single = cblocks.stop - cblocks.start == 1
+            if cblocks.start < 0 or is_single or self._failures_left < 0:  # no block has a number below 0
                 return
             middle = (cblocks.start + cblocks.stop) // 2
             yield from self._rows_in(range(cblocks.start, middle))
             yield from self._rows_in(range(middle, cblocks.stop))
         else:
             yield from (RawRow(*row) for row in found)
-
-    def _give_up(self, cblocks: range) -> None:
-        if self.unreadable and self.unreadable[-1].stop == cblocks.start:
-            self.unreadable[-1] = range(self.unreadable[-1].start, cblocks.stop)
-        else:
-            self.unreadable.append(cblocks)
 
 
 @contextmanager
@@ -142,12 +131,14 @@ def salvaged(copy: Path, names: Iterable[str]) -> Iterator[Salvage]:
             raise MetadataError(msg)
         opened.callback(connection.close)
         connection.text_factory = lambda text: text.decode(errors="replace")
-        damage += _complaints(connection)
+        complaints = _complaints(connection, _COMPLAINTS)
+        has_orphans = len(complaints) >= _COMPLAINTS or any(_ORPHAN in complaint for complaint in complaints)
         pages = copy.stat().st_size // _PAGE + 1
         yield Salvage(
             values=_values(connection, names),
             regions=_regions(connection),
-            damage=damage,
+            damage=damage + complaints,
+            is_complete=not has_orphans and not _complaints(connection, "blocks"),
             connection=connection,
             _failures_left=2 * pages * _ROWS_PER_PAGE,
         )
@@ -162,7 +153,7 @@ def _open(copy: Path) -> sqlite3.Connection | None:
         found = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if found >= _TABLES:
             return connection
-    except _ERRORS:
+    except SQLITE_ERRORS:
         pass
     connection.close()
     return None
@@ -182,12 +173,13 @@ def _lend_first_page(copy: Path) -> None:
         file.write(page)
 
 
-def _complaints(connection: sqlite3.Connection) -> list[str]:
+def _complaints(connection: sqlite3.Connection, what: int | str) -> list[str]:
+    """Let SQLite look for damage, in the table of this name or everywhere up to a number of complaints."""
     try:
-        lines = [str(line) for (line,) in connection.execute(f"PRAGMA integrity_check({_COMPLAINTS})")]
-    except _ERRORS as exc:
+        found = [str(text) for (text,) in connection.execute(f"PRAGMA integrity_check({what})")]
+    except SQLITE_ERRORS as exc:
         return [str(exc)]
-    return [] if lines == ["ok"] else lines
+    return [line for text in found for line in text.splitlines() if line != "ok" and not line.startswith("***")]
 
 
 def _values(connection: sqlite3.Connection, names: Iterable[str]) -> dict[str, str]:
@@ -195,7 +187,7 @@ def _values(connection: sqlite3.Connection, names: Iterable[str]) -> dict[str, s
     for name in names:
         try:
             row = connection.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
-        except _ERRORS:
+        except SQLITE_ERRORS:
             continue
         if row is not None and isinstance(row[0], str):
             values[name] = row[0]
@@ -205,5 +197,5 @@ def _values(connection: sqlite3.Connection, names: Iterable[str]) -> dict[str, s
 def _regions(connection: sqlite3.Connection) -> set[int] | None:
     try:
         return read_regions(connection)
-    except (*_ERRORS, MetadataError):
+    except (*SQLITE_ERRORS, MetadataError):
         return None

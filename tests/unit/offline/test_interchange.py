@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import io
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fusecache.errors import MetadataError
+from fusecache.offline.interchange import HintItem, Item, MappingItem, Superblock, read_xml, write_xml
+
+SUPERBLOCK = '<superblock uuid="" block_size="128" nr_cache_blocks="8" policy="smq" hint_width="4">'
+DEBIAN = f"""{SUPERBLOCK}
+  <mappings>
+    <mapping cache_block="0" origin_block="5" dirty="true"/>
+    <mapping cache_block="3" origin_block="7" dirty="false"/>
+  </mappings>
+  <hints>
+    <hint cache_block="0" data="AQAAgA=="/>
+    <hint cache_block="3" data="AAAAAA=="/>
+  </hints>
+</superblock>
+"""
+ITEMS: list[Item] = [
+    Superblock("", 65536, 8, "smq"),
+    MappingItem(0, 5, dirty=True),
+    MappingItem(3, 7, dirty=False),
+    HintItem(0, 0x80000001),
+    HintItem(3, 0),
+]
+
+
+def read(text: str | bytes) -> list[Item]:
+    return list(read_xml(io.BytesIO(text.encode() if isinstance(text, str) else text), "dump.xml"))
+
+
+def test_what_cache_dump_writes_is_read() -> None:
+    assert read(DEBIAN) == ITEMS
+
+
+def test_what_is_written_is_what_cache_dump_would_write() -> None:
+    superblock, *rest = ITEMS
+    assert isinstance(superblock, Superblock)
+    mappings = [item for item in rest if isinstance(item, MappingItem)]
+    hints = [item for item in rest if isinstance(item, HintItem)]
+    assert "".join(write_xml(superblock, mappings, hints)) == DEBIAN
+
+
+TEXTS = st.text(st.characters(codec="utf-8", categories=("L", "N", "P", "S", "Zs")), max_size=20)
+
+
+@given(
+    superblock=st.builds(
+        Superblock,
+        uuid=TEXTS,
+        block_size=st.integers(1, 2**18).map(lambda pages: pages * 4096),
+        cache_blocks=st.integers(1, 2**32 - 1),
+        policy=TEXTS,
+        extras=st.dictionaries(TEXTS, st.text(st.characters(codec="utf-8"), max_size=20), max_size=3),
+    ),
+    mappings=st.lists(st.builds(MappingItem, st.integers(0, 2**32 - 1), st.integers(0, 2**63 - 1), st.booleans())),
+    hints=st.lists(st.builds(HintItem, st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1))),
+)
+def test_whatever_is_written_is_read_again(
+    superblock: Superblock, mappings: list[MappingItem], hints: list[HintItem]
+) -> None:
+    assert read("".join(write_xml(superblock, mappings, hints))) == [superblock, *mappings, *hints]
+
+
+def test_a_long_document_is_read_as_it_comes() -> None:
+    class Endless(io.RawIOBase):
+        """More lines than anybody could keep."""
+
+        def __init__(self) -> None:
+            self.sent = 0
+
+        def readable(self) -> bool:
+            return True
+
+        def read(self, size: int = -1) -> bytes:
+            self.sent += 1
+            if self.sent == 1:
+                return f"{SUPERBLOCK}<mappings>".encode()
+            return b'<mapping cache_block="0" origin_block="5" dirty="true"/>' * 100
+
+    source = Endless()
+    items = read_xml(source, "endless")  # type: ignore[arg-type]  # it reads, which is all that is asked of it
+    assert [next(items) for _ in range(1001)][-1] == MappingItem(0, 5, dirty=True)
+    assert source.sent < 15
+
+
+def test_discards_are_advice_and_read_over() -> None:
+    assert (
+        read(DEBIAN.replace("</mappings>", '</mappings><discards><discard dbegin="0" dend="4"/></discards>')) == ITEMS
+    )
+
+
+def test_a_hint_width_of_0_means_no_hints() -> None:
+    text = DEBIAN.replace('hint_width="4"', 'hint_width="0"').replace("AQAAgA==", "").replace("AAAAAA==", "")
+    assert read(text) == ITEMS[:3]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "complaint"),
+    [
+        (DEBIAN, "", "no element found in line 1"),
+        (DEBIAN, "nonsense", "syntax error in line 1"),
+        ("</superblock>", "", "no element found in line 11"),
+        ("</mappings>", "", "<hints> where it does not belong in line 6"),
+        ("</superblock>", "</superblock><superblock/>", "junk after document element in line 10"),
+        ("superblock", "cache", "<cache> where it does not belong in line 1"),
+        ("<mappings>", "<mappings><hints>", "<hints> where it does not belong in line 2"),
+        ("<mappings>", "<mappings>text", "text 'text' where none belongs in line 2"),
+        ("<mappings>", "<mappings a='1'>", "<mappings> with an attribute 'a' in line 2"),
+        ('uuid=""', "", "<superblock> without an attribute 'uuid' in line 1"),
+        ('uuid=""', 'uuid="" version="2"', "<superblock> with an attribute 'version' in line 1"),
+        ('uuid=""', f'uuid="{"u" * 5000}"', "a name that is too long in line 1"),
+        ('"128"', '"100"', "block size 51200: must be a multiple of 4096"),
+        ('"128"', '"4194304"', "block size 2147483648: must be a multiple"),
+        ('"128"', '"-8"', "block_size is '-8'"),
+        ('nr_cache_blocks="8"', 'nr_cache_blocks="0"', "nr_cache_blocks is 0"),
+        ('nr_cache_blocks="8"', 'nr_cache_blocks="4294967296"', "nr_cache_blocks is '4294967296'"),
+        ('hint_width="4"', 'hint_width="8"', "hint_width is 8, not 4"),
+        ('dirty="true"', "", "<mapping> without an attribute 'dirty' in line 3"),
+        ('dirty="true"', 'dirty="1"', "dirty is '1'"),
+        ('origin_block="5"', 'origin_block="9223372036854775808"', "origin_block is '9223372036854775808'"),
+        ('cache_block="0" o', 'cache_block="0x1" o', "cache_block is '0x1'"),
+        ('cache_block="0" o', 'cache_block="٣" o', "cache_block is '٣'"),
+        ("AQAAgA==", "AQAA", "data is 'AQAA', not base64 of 4 bytes"),
+        ("AQAAgA==", "!", "data is '!', not base64 of 4 bytes"),
+        ("<superblock", "<!DOCTYPE a [<!ENTITY b 'c'>]><superblock", "a document type, which no dump has, in line 1"),
+        ("<superblock", "<!-- fusecache {'a'} --><superblock", "the comment of fusecache is damaged in line 1"),
+        ("<superblock", '<!-- fusecache {"a": 1} --><superblock', "the comment of fusecache is damaged in line 1"),
+        ("<superblock", "<?xml version='1.0' encoding='klingon'?><superblock", "unknown encoding"),
+    ],
+)
+def test_bad_documents_are_refused_and_the_line_is_named(old: str, new: str, complaint: str) -> None:
+    assert old in DEBIAN
+    with pytest.raises(MetadataError) as caught:
+        read(DEBIAN.replace(old, new))
+    assert str(caught.value).startswith("dump.xml is no dump of a cache: ")
+    assert complaint in str(caught.value)
+
+
+def test_other_comments_say_nothing() -> None:
+    assert read(f"<!-- hello -->{DEBIAN.replace('</mappings>', '</mappings><!-- fusecache nonsense -->')}") == ITEMS
