@@ -1,0 +1,108 @@
+"""Block requests: what a trace asks for, cut at block boundaries.
+
+Each request of the trace becomes one block request for each block that it touches; policies and hit ratios know nothing
+else.  They come in chunks of parallel lists, so that whoever replays them pays for no object a request, and so that a
+request of any length needs no more memory than others do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, NamedTuple
+
+from fusecache.simulator.trace import Trace
+
+Progress = Callable[[int, int], None]
+"""Called now and then with how many requests of the trace have been replayed, and how many there are."""
+
+CHUNK: Final = 20_000
+"""Most requests of the trace, and most block requests, in one chunk."""
+
+WRITES: Final = 1
+"""Bit of a kind: the request writes."""
+WHOLE: Final = 2
+"""Bit of a kind: the request covers the whole block."""
+
+
+class Chunk(NamedTuple):
+    """Some block requests in a row: a list for each of their properties."""
+
+    done: int
+    """Requests of the trace that are begun by the end of this chunk."""
+    times_us: Sequence[int]
+    kinds: Sequence[int]
+    """``WRITES`` and ``WHOLE``, added up."""
+    oblocks: Sequence[int]
+    offsets: Sequence[int]
+    """Where they begin, in bytes of the image."""
+    lengths: Sequence[int]
+    """Bytes, at least 1."""
+
+
+def split(trace: Trace, block_size: int) -> Iterator[Chunk]:
+    """Cut the requests of a trace at block boundaries; in order, none left out."""
+    for start in range(0, len(trace.writes), CHUNK):
+        part = slice(start, start + CHUNK)
+        times_us, writes = trace.times_us[part], trace.writes[part]
+        offsets, lengths = trace.offsets[part], trace.lengths[part]
+        oblocks = [offset // block_size for offset in offsets]
+        ends = [(offset + length - 1) // block_size for offset, length in zip(offsets, lengths, strict=True)]
+        if oblocks == ends:  # the common case, and worth its own way
+            kinds = [
+                write + WHOLE if length == block_size else write for write, length in zip(writes, lengths, strict=True)
+            ]
+            yield Chunk(start + len(writes), times_us, kinds, oblocks, offsets, lengths)
+        else:
+            yield from _cut(Chunk(start, times_us, writes, oblocks, offsets, lengths), block_size)
+
+
+def _cut(requests: Chunk, block_size: int) -> Iterator[Chunk]:
+    """Cut some requests, whose kinds tell only whether they write, into chunks of pieces."""
+    done = requests.done
+    chunk = times, kinds, oblocks, offsets, lengths = _columns()
+    for time_us, write, first, offset, length in zip(*requests[1:], strict=True):
+        done += 1
+        end = offset + length
+        start = offset
+        oblock = first
+        while start < end:
+            stop = min((oblock + 1) * block_size, end)
+            times.append(time_us)
+            kinds.append(write + WHOLE if stop - start == block_size else write)
+            oblocks.append(oblock)
+            offsets.append(start)
+            lengths.append(stop - start)
+            if len(oblocks) == CHUNK:
+                yield Chunk(done, *chunk)
+                chunk = times, kinds, oblocks, offsets, lengths = _columns()
+            start = stop
+            oblock += 1
+    if oblocks:
+        yield Chunk(done, *chunk)
+
+
+def _columns() -> tuple[list[int], list[int], list[int], list[int], list[int]]:
+    return [], [], [], [], []
+
+
+def count_unique(trace: Trace, block_size: int) -> int:
+    """Count the different blocks that a trace touches.
+
+    Works on ranges of blocks, not on blocks: a request may be of any length.
+    """
+    unique = reached = 0
+    for first, last in sorted(set(_ranges(trace, block_size))):
+        unique += max(last + 1 - max(first, reached), 0)
+        reached = max(reached, last + 1)
+    return unique
+
+
+def count_origin(trace: Trace, block_size: int) -> int:
+    """Count the blocks of the smallest origin that a trace fits."""
+    return max(last for _, last in _ranges(trace, block_size)) + 1
+
+
+def _ranges(trace: Trace, block_size: int) -> Iterator[tuple[int, int]]:
+    """Tell for each request the first block and the last one that it touches."""
+    for offset, length in zip(trace.offsets, trace.lengths, strict=True):
+        yield offset // block_size, (offset + length - 1) // block_size
