@@ -34,9 +34,9 @@ import structlog
 import trio
 
 from fusecache.config import Mode
-from fusecache.errors import StoreError
+from fusecache.errors import ReadOnlyError, StoreError
 from fusecache.gather import fail, gather
-from fusecache.mapping import COVERED, DIRTY, UNMAPPED, WRITABLE
+from fusecache.mapping import COVERED, UNMAPPED, WRITABLE
 from fusecache.runs import Run, extend
 from fusecache.volume import now_ms
 from policies import MISS_QUEUED, Work
@@ -56,6 +56,8 @@ class _Route(Enum):
 
     ORIGIN = auto()
     CACHE = auto()
+    TURN = auto()
+    """To the cache; the block turns dirty by it."""
     COVER = auto()
     """To the cache, once the record allows for the block's being dirty."""
     BOTH = auto()
@@ -111,14 +113,19 @@ class Cache:
         if not length:
             return 0
         volume.geometry.require(offset, length)
+        if volume.health.read_only:
+            raise ReadOnlyError(str(volume.health))
         oblock, within = divmod(offset, self._block_size)
         if within + length > self._block_size or oblock >= self._origin_blocks or oblock in self._cells:
             await self._write_pieces(offset, memoryview(data))
             return length
         route, cblock, work = self._route_write(oblock, offset, length)
-        if route is _Route.CACHE and volume.cache.write_nowait(cblock * self._block_size + within, data):
-            self._served_hit()
-            return length
+        try:
+            if route is _Route.CACHE and volume.cache.write_nowait(cblock * self._block_size + within, data):
+                self._served_hit()
+                return length
+        except StoreError:
+            pass  # the waiting write will tell
         if work is None:
             volume.locks.try_write(oblock, alone=route is _Route.BOTH)
         await self._write_piece(route, cblock, work, oblock, within, memoryview(data))
@@ -140,7 +147,7 @@ class Cache:
         if cblock >= 0:
             volume.require_hit(oblock, cblock)
             volume.stats.read_hits += 1
-            if volume.mode is Mode.PASSTHROUGH:
+            if volume.mode is Mode.PASSTHROUGH or (volume.health.cache_lost and not volume.is_dirty(cblock)):
                 return volume.origin, oblock * self._block_size
             return volume.cache, cblock * self._block_size
         volume.require_miss(oblock)
@@ -214,22 +221,28 @@ class Cache:
         try:
             await volume.cache.read(run.position, into)
         except StoreError as exc:
-            volume.stats.cache_errors += 1
             log.warning("cache read failed", oblocks=run.oblocks, error=str(exc))
             await self._reread(run, into)
 
     async def _reread(self, run: Run, into: memoryview) -> None:
-        """Read block by block what the cache could not give: clean blocks from the origin instead."""
+        """Read block by block what the cache could not give; clean blocks from the origin, and drop them."""
         volume = self._volume
         done = 0
         for oblock in run.oblocks:
             cblock = volume.mapping.find(oblock)
             within = (run.position + done) % self._block_size
             part = into[done : done + self._block_size - within]
-            if volume.mapping.flags[cblock] & DIRTY:
+            offset = oblock * self._block_size + within
+            try:
                 await volume.cache.read(run.position + done, part)
-            else:
-                await self._read_origin(oblock * self._block_size + within, part)
+            except StoreError as exc:
+                volume.stats.cache_errors += 1
+                if volume.is_dirty(cblock):
+                    volume.health.lost.add(offset, offset + len(part))
+                    msg = f"bytes {offset} to {offset + len(part)} of the image cannot be read: {exc}"
+                    raise StoreError(msg) from exc
+                await self._read_origin(offset, part)
+                self._migrations.distrust(oblock)
             done += len(part)
 
     # Writing
@@ -237,8 +250,7 @@ class Cache:
     def _route_write(self, oblock: int, offset: int, length: int) -> tuple[_Route, int, Work | None]:
         """Refer a write to the policy and decide.
 
-        A block that goes to the cache is dirty from here on; one that is to be overwritten is locked for that, beside
-        whatever lock the caller has.
+        A block that is to be overwritten is locked for that, beside whatever lock the caller has.
         """
         volume = self._volume
         policy = volume.policy
@@ -264,17 +276,14 @@ class Cache:
 
     def _route_write_hit(self, cblock: int) -> _Route:
         volume = self._volume
-        if volume.mode is Mode.PASSTHROUGH:
+        if volume.mode is Mode.PASSTHROUGH or volume.health.cache_lost:
             return _Route.DROP
         flags = volume.mapping.flags[cblock]
         if flags & WRITABLE == WRITABLE:
             return _Route.CACHE
         if volume.mode is Mode.WRITETHROUGH:
             return _Route.BOTH
-        if flags & COVERED:
-            volume.set_dirty(cblock)
-            return _Route.CACHE
-        return _Route.COVER
+        return _Route.TURN if flags & COVERED else _Route.COVER
 
     def _try_write_lock(self, oblock: int) -> bool:
         """Take a block for writing; alone if the write will go to both stores."""
@@ -301,7 +310,7 @@ class Cache:
                     volume.locks.end_write(oblock)
                     jobs.append(partial(fail, exc))
                     continue
-                if route is _Route.CACHE:
+                if route is _Route.CACHE or route is _Route.TURN:
                     extend(runs, volume.cache, cblock * self._block_size + within, start, length, oblock)
                 elif route is _Route.ORIGIN:
                     extend(runs, volume.origin, offset + start, start, length, oblock)
@@ -343,23 +352,36 @@ class Cache:
             if route is _Route.ORIGIN:
                 await self._write_origin(position, data)
                 return
-            if route is not _Route.CACHE:
+            if route is _Route.BOTH or route is _Route.COVER:
                 await volume.durability.cover(cblock)
             if route is _Route.BOTH:
                 volume.durability.rewriting(cblock)
                 failed = not await self._write_both(position, cache_position, data)
-                if failed:
-                    volume.durability.spoil(cblock)
             else:
-                volume.set_dirty(cblock)
-                if not volume.cache.write_nowait(cache_position, data):
-                    await volume.cache.write(cache_position, data)
-                return
+                failed = not await self._write_cache(cblock, cache_position, data)
+            if failed and not volume.is_dirty(cblock):
+                volume.durability.spoil(cblock)
         finally:
             volume.locks.end_write(oblock)
         if failed:
             # What goes to the origin last is what counts.
             await self._drop_and_write(oblock, within, data)
+
+    async def _write_cache(self, cblock: int, position: int, data: memoryview) -> bool:
+        """Write to a covered block, which turns dirty by it; returns whether that succeeded.
+
+        Dirty only then: as long as nothing was written, the origin has everything, and can take this as well.
+        """
+        volume = self._volume
+        try:
+            if not volume.cache.write_nowait(position, data):
+                await volume.cache.write(position, data)
+        except StoreError as exc:
+            volume.stats.cache_errors += 1
+            log.warning("cache write failed", cblock=cblock, error=str(exc))
+            return False
+        volume.set_dirty(cblock)
+        return True
 
     async def _drop_and_write(self, oblock: int, within: int, data: memoryview) -> None:
         """Write to the origin a block that was cached, once it is so no longer."""
@@ -404,22 +426,43 @@ class Cache:
                 return False
         except StoreError:
             return False  # the waiting write will tell
-        for oblock in run.oblocks:
-            volume.locks.end_write(oblock)
+        self._wrote(run)
         return True
+
+    def _wrote(self, run: Run) -> None:
+        """Note that the blocks of a run have been written in the cache, and give them back."""
+        volume = self._volume
+        for cblock, oblock in enumerate(run.oblocks, run.position // self._block_size):
+            volume.set_dirty(cblock)
+            volume.locks.end_write(oblock)
 
     async def _write_run(self, run: Run, data: memoryview) -> None:
         """Do one I/O, then give its blocks back."""
         volume = self._volume
         part = data[run.start : run.start + run.length]
-        try:
-            if run.store is volume.origin:
+        if run.store is volume.origin:
+            try:
                 await self._write_origin(run.position, part)
-            else:
-                await run.store.write(run.position, part)
-        finally:
-            for oblock in run.oblocks:
-                volume.locks.end_write(oblock)
+            finally:
+                for oblock in run.oblocks:
+                    volume.locks.end_write(oblock)
+            return
+        try:
+            await volume.cache.write(run.position, part)
+        except StoreError:
+            await gather(list(self._one_by_one(run, part)))
+        else:
+            self._wrote(run)
+
+    def _one_by_one(self, run: Run, data: memoryview) -> Iterator[Callable[[], Awaitable[None]]]:
+        """Cut a run into its blocks again."""
+        position = run.position
+        for oblock in run.oblocks:
+            cblock, within = divmod(position, self._block_size)
+            start = position - run.position
+            piece = data[start : start + self._block_size - within]
+            yield partial(self._write_piece, _Route.TURN, cblock, None, oblock, within, piece)
+            position += len(piece)
 
     # What both have in common
 

@@ -64,6 +64,8 @@ class MountConfig:
     fuse_options: tuple[str, ...] = ()
     table: tuple[str, ...] = field(default=())
     """The words of the table that this came from, if it came from one."""
+    scrub: int = 0
+    """Bytes a second at which cached blocks are verified; 0 for not at all."""
     foreground: bool = False
     format: int = 0
     """How often ``--format`` was given: once to reformat a clean cache, twice to throw away dirty data."""

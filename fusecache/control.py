@@ -20,11 +20,13 @@ from fusecache.config import Mode
 from fusecache.errors import (
     FusecacheError,
     InvalidError,
-    MetadataError,
     ReadOnlyKeyError,
     RefusedError,
     UnknownKeyError,
 )
+from fusecache.evacuation import evacuate
+from fusecache.scrub import Scrub
+from fusecache.sizes import parse_size
 from fusecache.stats import SECTOR, Status
 from fusecache.switching import drop_all, switch_mode, switch_policy
 from fusecache.table import (
@@ -96,6 +98,7 @@ class Control:
         self._decommission_asked = trio.Event()
         self._decommissioned = False
         self._last_error = ""
+        self._scrub = Scrub(volume, migrations, config.scrub)
         self._attributes = {
             "policy": _Attribute(lambda: volume.policy.name, self._set_policy),
             "mode": _Attribute(lambda: volume.mode.value, self._set_mode),
@@ -105,6 +108,8 @@ class Control:
             "stats": _Attribute(lambda: self.status().as_json()),
             "message": _Attribute(None, self._message),
             "error": _Attribute(lambda: self._last_error),
+            "lost": _Attribute(lambda: " ".join(f"{begin}-{end}" for begin, end in volume.health.lost)),
+            "scrub": _Attribute(lambda: str(self._scrub.rate), self._set_scrub),
         }
 
     def names(self) -> list[str]:
@@ -151,7 +156,7 @@ class Control:
         """Report everything at this moment."""
         volume = self._volume
         mapping = volume.mapping
-        failure = volume.durability.failure
+        health = volume.health
         return Status(
             origin_bytes=volume.geometry.image_bytes,
             block_bytes=volume.geometry.block_size,
@@ -165,9 +170,12 @@ class Control:
             policy_values=volume.policy.config_values(),
             migration_threshold=volume.migration_threshold,
             features=table_features(self._config),
-            needs_check=isinstance(failure, MetadataError),
-            read_only=isinstance(failure, MetadataError),
-            health="ok" if failure is None else str(failure),
+            needs_check=bool(health.read_only),
+            read_only=bool(health.read_only),
+            state=health.state,
+            health=str(health),
+            lost_bytes=len(health.lost),
+            scrub_rate=self._scrub.rate,
             flush_pending=self._flusher.pending,
             flush_failed=self._flusher.failed,
             decommissioned=self._decommissioned,
@@ -195,7 +203,13 @@ class Control:
         return table_line(named)
 
     async def run(self) -> None:
-        """Carry out long work that messages began, until cancelled."""
+        """Carry out long work, begun by messages or by itself, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(evacuate, self._volume, self._migrations)
+            nursery.start_soon(self._scrub.run)
+            nursery.start_soon(self._carry_out_messages)
+
+    async def _carry_out_messages(self) -> None:
         while True:
             await self._decommission_asked.wait()
             self._decommission_asked = trio.Event()
@@ -227,6 +241,9 @@ class Control:
     async def _set_threshold(self, text: str) -> None:
         self._volume.migration_threshold = parse_decimal(text.strip(), _THRESHOLD) * SECTOR
         self._migrations.wake()
+
+    async def _set_scrub(self, text: str) -> None:
+        self._scrub.set_rate(parse_size(text.strip()))
 
     def _set_tunable(self, key: str, value: str) -> None:
         try:

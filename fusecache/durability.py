@@ -34,14 +34,16 @@ has every flushed value or a later one, it is what is read, and it is what goes 
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import structlog
 import trio
 
-from fusecache.errors import FusecacheError
+from fusecache.errors import FusecacheError, MetadataError, ReadOnlyError, StoreError
 from fusecache.gather import gather
+from fusecache.health import Health
 from fusecache.mapping import COVERED, DIRTY, RECORDED, SUMMED, UNMAPPED
 from fusecache.metadata.record import Batch
 
@@ -105,11 +107,11 @@ class Durability:
         "_round_asked",
         "_spoiled",
         "_taken",
-        "_unsure_regions",
         "_waiters",
         "_wanted_regions",
+        "cache_given_up",
         "changed",
-        "failure",
+        "health",
         "open_regions",
         "rounds",
         "touched_regions",
@@ -140,16 +142,14 @@ class Durability:
         self._leaving: set[int] = set()
         self._spoiled: set[int] = set()
         self._taken: set[int] = set()
-        self._unsure_regions: set[int] = set()
-        """Regions whose closing failed, which a crash may yet bring to light: they count as neither open nor closed."""
         self._wanted_regions: set[int] = set()
         self._origin_needed = False
         self._close_regions = False
         self.changed: set[int] = set()
         self.open_regions = open_regions
         self.touched_regions = set(open_regions)
-        self.failure: FusecacheError | None = None
-        """What the last round ended with, or the last attempt to open regions; None while all is well."""
+        self.health = Health()
+        self.cache_given_up = trio.Event()
         self.rounds = 0
 
     # What the others report
@@ -212,6 +212,8 @@ class Durability:
         flags = self._mapping.flags
         region = cblock // self._region_blocks
         while not flags[cblock] & COVERED:
+            if self.health.read_only:
+                raise ReadOnlyError(str(self.health))
             self.touched_regions.add(region)
             if region in self.open_regions:
                 flags[cblock] |= COVERED
@@ -234,8 +236,10 @@ class Durability:
         await self._join_round(flush=True)
 
     def commit_later(self, *, close_regions: bool = False) -> None:
-        """Ask for a round without waiting for it, if there is anything to do."""
-        self._close_regions = self._close_regions or (close_regions and bool(self.open_regions or self._unsure_regions))
+        """Ask for a round without waiting for it, if there is anything to do, and it can be done."""
+        if self.health.read_only:
+            return
+        self._close_regions = self._close_regions or (close_regions and bool(self.open_regions))
         if self.changed or self._close_regions:
             self._round_asked.set()
 
@@ -251,8 +255,11 @@ class Durability:
     async def settle(self) -> None:
         """Make the record exact for a clean end: every region closed, every row right.
 
-        For the time when nothing else runs any more, :meth:`run` included.
+        For the time when nothing else runs any more, :meth:`run` included; raises FusecacheError if it is no clean end.
         """
+        if self.health.read_only:
+            await self._record_needs_check()
+            raise MetadataError(self.health.read_only)
         self.touched_regions.clear()
         self._close_regions = True
         await self._round(flush=True)
@@ -271,15 +278,16 @@ class Durability:
         try:
             await self._round(flush=any(waiter.flush for waiter in waiters))
         except FusecacheError as exc:
-            error = self.failure = exc
+            error = exc
             log.error("commit failed", error=str(exc), waiters=len(waiters))
-        else:
-            self.failure = None
         for waiter in waiters:
             waiter.finish(error)
 
     async def _round(self, *, flush: bool) -> None:
         """Snapshot, flush, commit; on failure everything counts as changed again."""
+        if flush and self.health.cache_lost and self._mapping.mapped_count:
+            msg = f"{self.health.cache_lost}: {self._mapping.mapped_count} blocks have still to be brought to safety"
+            raise StoreError(msg)
         closing = self._regions_to_close()
         origin_needed, self._origin_needed = self._origin_needed or flush or bool(closing), False
         self._taken, self.changed = self.changed, set()
@@ -289,19 +297,34 @@ class Durability:
                 self._snapshot(cblock, batch)
             for region in closing:
                 self._snapshot_region(region, batch)
-            cache_needed = flush or bool(batch.mapped or closing)
+            cache_needed = not self.health.cache_lost and (flush or bool(batch.mapped or closing))
             origin_needed = origin_needed or any(not dirty for _, _, dirty, _ in batch.mapped)
-            needs = ((self._cache, cache_needed), (self._origin, origin_needed))
-            await gather([store.flush for store, needed in needs if needed])
+            needs = ((self._flush_cache, cache_needed), (self._flush_origin, origin_needed))
+            await gather([flush for flush, needed in needs if needed])
             await self._commit(batch, closing)
         except BaseException:
             self.changed |= self._taken
             self._origin_needed = self._origin_needed or origin_needed
-            self._unsure_regions |= closing - self.open_regions
+            self.open_regions |= closing
             raise
         finally:
             self._taken = set()
         self._committed(batch)
+
+    async def _flush_cache(self) -> None:
+        try:
+            await self._cache.flush()
+        except StoreError as exc:
+            self.health.cache_lost = str(exc)
+            self.cache_given_up.set()
+            raise
+
+    async def _flush_origin(self) -> None:
+        try:
+            await self._origin.flush()
+        except StoreError as exc:
+            self.health.origin_lost = str(exc)
+            raise
 
     def _committed(self, batch: Batch) -> None:
         """Note what the durable rows say now."""
@@ -321,6 +344,8 @@ class Durability:
         if oblock == UNMAPPED:
             batch.unmapped.append(cblock)
             return
+        if self.health.cache_lost:
+            return  # its row goes when the block does; what it names may not be durable
         dirty = bool(self._mapping.flags[cblock] & DIRTY)
         if not dirty and self._is_unsettled(cblock):
             self.changed.add(cblock)
@@ -335,17 +360,17 @@ class Durability:
 
     def _regions_to_close(self) -> set[int]:
         """Pick the open regions that saw no new use since the last time; they are no longer open from here on."""
-        if not self._close_regions:
+        kept_open = self.health.read_only or (self.health.cache_lost and self._mapping.mapped_count)
+        if not self._close_regions or kept_open:
             return set()
         self._close_regions = False
         touched, self.touched_regions = self.touched_regions, set()
         closing = {
             region
-            for region in (self.open_regions | self._unsure_regions) - touched
+            for region in self.open_regions - touched
             if not any(map(self._is_unsettled, self._blocks_of(region)))
         }
         self.open_regions -= closing
-        self._unsure_regions -= closing
         return closing
 
     def _snapshot_region(self, region: int, batch: Batch) -> None:
@@ -369,7 +394,23 @@ class Durability:
             # A region that was opened again while the stores were being flushed stays open.
             batch.closed.extend(region for region in closing if region not in self.open_regions)
             if batch:
-                await self._record.commit(batch)
+                await self._write(batch)
+
+    async def _write(self, batch: Batch) -> None:
+        """Commit; after a failure nothing more is written to the record than that it needs a check."""
+        if self.health.read_only:
+            raise MetadataError(self.health.read_only)
+        try:
+            await self._record.commit(batch)
+        except MetadataError as exc:
+            self.health.read_only = str(exc)
+            log.error("the metadata cannot be written: read-only from here on", error=str(exc))
+            await self._record_needs_check()
+            raise
+
+    async def _record_needs_check(self) -> None:
+        with suppress(MetadataError):
+            await self._record.commit(Batch(values={"needs_check": "1"}))
 
     # Opening regions
 
@@ -383,11 +424,10 @@ class Durability:
                 waiter, self._cover_waiter = self._cover_waiter, _Waiter()
                 error: FusecacheError | None = None
                 try:
-                    await self._record.commit(Batch(opened=sorted(wanted)))
+                    await self._write(Batch(opened=sorted(wanted)))
                     self.open_regions |= wanted
-                    self._unsure_regions -= wanted
                 except FusecacheError as exc:
-                    error = self.failure = exc
+                    error = exc
                     log.error("opening regions failed", error=str(exc))
             waiter.finish(error)
 
@@ -398,7 +438,7 @@ class Durability:
             state = flags[cblock]
             if state & COVERED:
                 region = cblock // self._region_blocks
-                known = state & RECORDED or region in self.open_regions or region in self._unsure_regions
+                known = state & RECORDED or region in self.open_regions
                 known = known or cblock in self.changed or cblock in self._taken
                 assert known or state & DIRTY, f"cblock {cblock} is covered by nothing"
             else:

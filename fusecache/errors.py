@@ -23,6 +23,10 @@ class BusyError(RefusedError):
     """Somebody else uses it: a lock, a mountpoint, a block."""
 
 
+class ReadOnlyError(RefusedError):
+    """The image can only be read, because the metadata can no longer be written.  EROFS in the mount."""
+
+
 class StoreError(FusecacheError):
     """Reading, writing or flushing a store failed."""
 

@@ -22,6 +22,7 @@ from fusecache.errors import (
     FusecacheError,
     InvalidError,
     OutOfRangeError,
+    ReadOnlyError,
     ReadOnlyKeyError,
     RefusedError,
     StoreError,
@@ -65,6 +66,7 @@ def _errno_of(error: FusecacheError) -> int:
         (UsageError, errno.EINVAL),
         (InvalidError, errno.EINVAL),
         (BusyError, errno.EBUSY),
+        (ReadOnlyError, errno.EROFS),
         (RefusedError, errno.EPERM),
         (StoreError, errno.EIO),
     ):

@@ -22,7 +22,7 @@ import trio
 from crc32c import crc32c
 
 from fusecache.config import MIB, Mode
-from fusecache.errors import BusyError, FusecacheError
+from fusecache.errors import BusyError, FusecacheError, StoreError
 from fusecache.locks import ALL_OUT, WRITERS_OUT
 from fusecache.mapping import DIRTY, UNMAPPED
 from policies import Op, PolicyError, Work
@@ -39,21 +39,28 @@ log = structlog.get_logger(__name__)
 MAX_RUNNING: Final = 8
 """Migrations side by side; each holds one chunk in memory."""
 CHUNK: Final = 1 * MIB
+_LEAST_READ: Final = 4096
+"""Bytes in which what is lost of an unreadable block is told."""
 _PATIENCE: Final = 0.25
 """Seconds for which the next chunk of a writeback lets user I/O at the origin go first."""
 _FIRST_BACKOFF: Final = 0.5
 _LAST_BACKOFF: Final = 30.0
 
 
+class CacheReadError(StoreError):
+    """The cache could not give what it holds."""
+
+
 class Migrations:
     """The migrations of one volume; :meth:`run` carries out what the policy asks for."""
 
-    __slots__ = ("_backoff", "_ended", "_pauses", "_resume_at", "_running", "_volume", "_woken")
+    __slots__ = ("_backoff", "_distrusted", "_ended", "_pauses", "_resume_at", "_running", "_volume", "_woken")
 
     def __init__(self, volume: Volume) -> None:
         self._volume = volume
         self._woken = trio.Event()
         self._ended = trio.Event()
+        self._distrusted: set[int] = set()
         self._running = 0
         self._pauses = 0
         self._backoff = 0.0
@@ -68,7 +75,7 @@ class Migrations:
     @property
     def accepting(self) -> bool:
         """Whether new work may be taken from the policy now."""
-        return not self._pauses
+        return not (self._pauses or self._volume.health.cache_lost)
 
     async def run(self) -> None:
         """Carry out the policy's work until cancelled."""
@@ -76,9 +83,22 @@ class Migrations:
             while True:
                 await self._woken.wait()
                 self._woken = trio.Event()
+                while self._distrusted:
+                    nursery.start_soon(self._drop, self._distrusted.pop())
                 while (work := self._next_work()) is not None:
                     self._running += 1
                     nursery.start_soon(self._migrate, work)
+
+    def distrust(self, oblock: int) -> None:
+        """Have a block dropped, because its copy in the cache cannot be read."""
+        self._distrusted.add(oblock)
+        self.wake()
+
+    async def _drop(self, oblock: int) -> None:
+        try:
+            await self.invalidate(oblock)
+        except FusecacheError as exc:
+            log.warning("unreadable block not dropped", oblock=oblock, error=str(exc))
 
     @asynccontextmanager
     async def paused(self) -> AsyncIterator[None]:
@@ -107,7 +127,14 @@ class Migrations:
     def _next_work(self) -> Work | None:
         volume = self._volume
         now = trio.current_time()
-        if self._pauses or volume.mode is Mode.PASSTHROUGH or self._running >= MAX_RUNNING or now < self._resume_at:
+        broken = volume.health.read_only or volume.health.cache_lost
+        if (
+            broken
+            or self._pauses
+            or volume.mode is Mode.PASSTHROUGH
+            or self._running >= MAX_RUNNING
+            or now < self._resume_at
+        ):
             return None
         fits = (self._running + 1) * volume.geometry.block_size <= volume.migration_threshold
         return volume.policy.get_background_work(fits and volume.activity.is_quiet(now))
@@ -225,7 +252,7 @@ class Migrations:
     async def invalidate(self, oblock: int) -> bool:
         """Drop a block's cached copy; returns whether there was one, durably gone now.
 
-        In the modes in which this is asked for nothing is dirty; if the mode has changed meanwhile, nothing is lost.
+        What only the cache has is written back first.
         """
         volume = self._volume
         async with self._counted(), self._exclusive(oblock, ALL_OUT, park=True):
@@ -265,6 +292,28 @@ class Migrations:
             cblock = self._volume.mapping.find(oblock)
             if cblock != UNMAPPED:
                 await self._copy_back(oblock, cblock)
+
+    async def heal(self, oblock: int, cblock: int) -> bool:
+        """Make a clean block's copy in the cache the origin's again, and take its sum; returns whether it was not.
+
+        :raises BusyError: the block is being migrated.
+        :raises StoreError: the origin cannot be read or the cache not written; the copy may be anything now.
+        """
+        volume = self._volume
+        size = volume.geometry.block_size
+        async with self._exclusive(oblock, ALL_OUT):
+            if volume.mapping.find(oblock) != cblock or volume.is_dirty(cblock):
+                return False
+            mine, right = bytearray(size), bytearray(size)
+            await volume.cache.read(cblock * size, mine)
+            await volume.origin.read(oblock * size, right)
+            rotten = mine != right
+            if rotten:
+                volume.stats.healed += 1
+                await volume.cache.write(cblock * size, right)
+            volume.mapping.set_sum(cblock, crc32c(right))
+            volume.durability.summed(cblock)
+        return rotten
 
     # Steps they share
 
@@ -314,9 +363,27 @@ class Migrations:
         if not volume.mapping.flags[cblock] & DIRTY:
             return
         size = volume.geometry.block_size
-        crc = await self._copy(volume.cache, cblock * size, volume.origin, oblock * size)
+        try:
+            crc = await self._copy(volume.cache, cblock * size, volume.origin, oblock * size)
+        except CacheReadError:
+            await self.name_lost(oblock, cblock)
+            raise
         volume.set_clean(cblock, crc)
         volume.stats.writebacks += 1
+        if volume.health.lost:
+            volume.health.lost.discard(oblock * size, (oblock + 1) * size)
+
+    async def name_lost(self, oblock: int, cblock: int) -> None:
+        """Find out which parts of an unreadable block cannot be read."""
+        volume = self._volume
+        size = volume.geometry.block_size
+        buffer = memoryview(bytearray(_LEAST_READ))
+        for within in range(0, size, _LEAST_READ):
+            part = buffer[: size - within]
+            try:
+                await volume.cache.read(cblock * size + within, part)
+            except StoreError:
+                volume.health.lost.add(oblock * size + within, oblock * size + within + len(part))
 
     async def _copy(self, source: Store, start: int, target: Store, target_start: int) -> int:
         """Copy one block in chunks; returns the CRC-32C of its content."""
@@ -327,7 +394,13 @@ class Migrations:
         for done in range(0, size, CHUNK):
             chunk = buffer[: size - done]
             if not source.read_nowait(start + done, chunk):
-                await source.read(start + done, chunk)
+                try:
+                    await source.read(start + done, chunk)
+                except StoreError as exc:
+                    if source is not volume.cache:
+                        raise
+                    volume.stats.cache_errors += 1
+                    raise CacheReadError(str(exc)) from exc
             crc = crc32c(chunk, crc)
             if target is volume.origin:
                 await volume.activity.give_way(_PATIENCE)

@@ -47,6 +47,10 @@ class Stats:
     """Reads, writes and flushes of the cache that failed."""
     origin_errors: int = 0
     """Reads, writes and flushes of the origin that failed."""
+    scrubbed: int = 0
+    """Blocks that the scrub has read."""
+    healed: int = 0
+    """Blocks found rotten, and rewritten from the origin."""
 
     def as_dict(self) -> dict[str, int]:
         """List all counters by name."""
@@ -98,6 +102,8 @@ class Status:
     origin_write_bytes: int
     cache_errors: int
     origin_errors: int
+    scrubbed: int
+    healed: int
     """The counters, as in :class:`Stats`."""
     mode: Mode
     """What happens to writes."""
@@ -113,8 +119,14 @@ class Status:
     """The metadata failed once; no mount until it was checked and repaired."""
     read_only: bool
     """The metadata can no longer be written."""
+    state: str
+    """``ok``, ``degraded``, ``failing`` or ``read-only``."""
     health: str
-    """``ok``, or one line that says what is wrong."""
+    """``ok``, or one line that says what is wrong, and what to do."""
+    lost_bytes: int
+    """Bytes of the image that only the cache has, and cannot be read."""
+    scrub_rate: int
+    """Bytes a second that the scrub reads; 0 for no scrub."""
     flush_pending: int
     """Blocks that a running flush still has to write back."""
     flush_failed: int

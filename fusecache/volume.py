@@ -10,13 +10,14 @@ import trio
 from fusecache.activity import Activity
 from fusecache.config import DEFAULT_MIGRATION_THRESHOLD, Mode
 from fusecache.errors import FusecacheError
-from fusecache.mapping import UNMAPPED
+from fusecache.mapping import DIRTY, UNMAPPED
 from fusecache.stats import Stats
 from policies import Op
 
 if TYPE_CHECKING:
     from fusecache.durability import Durability
     from fusecache.geometry import Geometry
+    from fusecache.health import Health
     from fusecache.locks import BlockLocks
     from fusecache.mapping import Mapping
     from fusecache.stores.base import Store
@@ -43,10 +44,14 @@ class Volume:
     """Bytes; takes part in deciding what is idle (dm-cache 1.4)."""
     stats: Stats = field(default_factory=Stats)
     activity: Activity = field(default_factory=Activity)
+    health: Health = field(init=False)
     incoming: Policy | None = None
     """The policy that is being told of the mapping, to take over (see :mod:`fusecache.switching`)."""
     handed_over: int = 0
     """It knows of the cblocks below this."""
+
+    def __post_init__(self) -> None:
+        self.health = self.durability.health
 
     def tick(self) -> None:
         """Tell the policy what time it is."""
@@ -75,6 +80,10 @@ class Volume:
         if not sane:
             msg = f"policy {self.policy.name} asks for {work}, but cblock {work.cblock} holds oblock {held}"
             raise PolicyFaultError(msg)
+
+    def is_dirty(self, cblock: int) -> bool:
+        """Tell whether a cached block holds something that the origin may not have."""
+        return bool(self.mapping.flags[cblock] & DIRTY)
 
     def set_dirty(self, cblock: int) -> None:
         """Mark a covered block dirty, here and in the policy."""
@@ -107,6 +116,7 @@ class Volume:
         self.locks.check()
         self.durability.check()
         self.activity.check()
+        self.health.lost.check()
         self.policy.check()
         assert self.policy.residency() >= self.mapping.mapped_count
 

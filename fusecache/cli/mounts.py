@@ -53,6 +53,9 @@ def mount(
     table: Annotated[
         str | None, typer.Option(metavar="TABLE", help="dm-cache's table, in place of ORIGIN and the options above.")
     ] = None,
+    scrub: Annotated[
+        str | None, typer.Option(metavar="RATE", help="Verify cached blocks in the background, bytes a second: 10MiB.")
+    ] = None,
     foreground: Annotated[bool, typer.Option("--foreground", help="Serve in this process, log to stderr.")] = False,
     format: Annotated[  # noqa: A002 - the option's name
         int, typer.Option("--format", count=True, help="Empty an existing cache; twice, even with dirty data in it.")
@@ -70,6 +73,7 @@ def mount(
             "--block-size": block_size,
             "--mode": mode,
             "--policy": policy,
+            "--scrub": scrub,
         }
         for name, value in told.items():
             if value is not None:
@@ -91,6 +95,7 @@ def mount(
             policy=policy_name,
             policy_values=policy_values,
             fuse_options=options,
+            scrub=0 if scrub is None else parse_size(scrub),
             foreground=foreground,
             format=format,
         )

@@ -174,7 +174,7 @@ class History:
                     for number in range(shape.clients):
                         nursery.start_soon(self._client, random.Random(seed + number))
                 rig.heal()
-                if rig.origin.lost or rig.store.lost:
+                if rig.origin.lost or rig.volume.health.read_only:
                     scope.cancel()  # no clean end is possible any more
                     await trio.lowlevel.checkpoint()
                 shows = await self._end_well(rig)

@@ -16,7 +16,7 @@ from typing import Final
 import pytest
 import trio
 
-from fusecache.errors import FusecacheError
+from fusecache.errors import FusecacheError, ReadOnlyError
 from fusecache.geometry import Geometry
 from fusecache.volume import PolicyFaultError
 from policies import Op, Work
@@ -130,7 +130,8 @@ async def reuse(bench: Bench) -> None:
     for old, new in ((1, 4), (2, 5), (0, 3)):
         policy = bench.rig.volume.policy
         assert isinstance(policy, EagerPolicy)
-        await bench.migrate(Op.DEMOTE, old)
+        if old in policy.cblock_of:  # it is not if the cache was given up
+            await bench.migrate(Op.DEMOTE, old)
         if policy._free:
             await bench.migrate(Op.PROMOTE, new)
         await bench.write(new * _PER_BLOCK + 1, 3)
@@ -268,15 +269,27 @@ class Sweep:
                 if self.scenario is not ending:
                     self.reached = faults.counts[self.kind] > before + self.nth
                     rig.heal()
-                    if not (rig.origin.lost or rig.store.lost):
+                    if rig.volume.health.read_only:
+                        await self._look_at_read_only(bench)
+                    elif not rig.origin.lost:
                         await self._settle(bench, rng)
             ended = True
         except FusecacheError:
-            assert self.scenario is ending or rig.origin.lost or rig.store.lost, "a clean end failed"
+            broken = rig.origin.lost or rig.volume.health.read_only
+            assert self.scenario is ending or broken, "a clean end failed"
         if self.scenario is ending:
             self.reached = rig.faults[self.part].counts[self.kind] > before + self.nth
         assert (rig.freeze(rng).record.values["clean_shutdown"] == "1") == ended
         self._judge_crashes(rig, oracle, rng)
+
+    async def _look_at_read_only(self, bench: Bench) -> None:
+        rig, oracle = bench.rig, bench.oracle
+        await trio.sleep(40)
+        oracle.settled(await rig.read_all())
+        with pytest.raises(ReadOnlyError):
+            await rig.cache.write(0, b"new")
+        assert rig.volume.health.state == "read-only"
+        assert self.times > 1 or rig.record.values()["needs_check"] == "1"
 
     async def _settle(self, bench: Bench, rng: random.Random) -> None:
         rig, oracle = bench.rig, bench.oracle
