@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from fusecache import __version__
-from fusecache.cli import mounts, offline
+from fusecache.cli import mounts, offline, simulation
 from fusecache.errors import FusecacheError, UsageError
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app = typer.Typer(
 )
 app.add_typer(mounts.app)
 app.add_typer(offline.app)
+app.add_typer(simulation.app)
 
 
 def main() -> NoReturn:

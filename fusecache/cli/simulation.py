@@ -1,0 +1,72 @@
+"""The command that asks what a cache would have done."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fusecache.config import check_block_size
+from fusecache.sizes import parse_size
+
+app = typer.Typer()
+
+
+@app.command(help="Replay block traces through policies: what would a cache have done?")
+def simulate(
+    traces: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="TRACE...",
+            help="CSV (t_us,op,offset,length), fio's iolog, or blkparse's output; plain or gzip.",
+            show_default=False,
+            readable=False,
+        ),
+    ],
+    policies: Annotated[
+        list[str],
+        typer.Option("--policy", metavar="NAME[,KEY=VALUE...]", help="A policy and its tunables; may be repeated."),
+    ],
+    block_size: Annotated[str, typer.Option(metavar="SIZE", help="Size of the cache's blocks: 64KiB.")],
+    cache_sizes: Annotated[
+        list[str],
+        typer.Option(
+            "--cache-size",
+            metavar="SIZE|N%|Nblocks",
+            help="1GiB, 10% of the blocks that the trace touches, 1000blocks; may be repeated.",
+        ),
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="A list of flat JSON objects.")] = False,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE.png|.svg", readable=False, help="Draw the miss-ratio curves.")
+    ] = None,
+) -> None:
+    """Simulate caches."""
+    from rich.console import Console  # noqa: PLC0415 - see the package's docstring
+
+    from fusecache.simulator.plot import plot_results, require_plotting  # noqa: PLC0415 - likewise
+    from fusecache.simulator.report import print_results, progress_bar, results_json  # noqa: PLC0415 - likewise
+    from fusecache.simulator.runner import Job, run_jobs  # noqa: PLC0415 - likewise
+    from fusecache.simulator.study import CacheSize, parse_contenders, resolve_sizes  # noqa: PLC0415 - likewise
+    from fusecache.simulator.trace import read_trace  # noqa: PLC0415 - likewise
+
+    block_bytes = check_block_size(parse_size(block_size))
+    contenders = parse_contenders(policies, block_bytes)
+    sizes = [CacheSize.parse(text, block_bytes) for text in cache_sizes]
+    if plot is not None:
+        require_plotting(plot)
+    # All traces are read before the first is simulated: a bad one should not cost the time of those before it.
+    studies = [(trace, resolve_sizes(sizes, trace, block_bytes)) for trace in map(read_trace, traces)]
+    everything = []
+    for trace, blocks in studies:
+        jobs = [Job(contender, block_bytes, count) for count in blocks for contender in contenders]
+        with progress_bar(Console(stderr=True), trace.name) as show:
+            results = run_jobs(trace, jobs, show)
+        if not as_json:
+            print_results(Console(highlight=False), results)
+        everything.append(results)
+    if as_json:
+        typer.echo(results_json([result for results in everything for result in results]))
+    if plot is not None:
+        plot_results(plot, everything)

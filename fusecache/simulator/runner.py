@@ -1,0 +1,115 @@
+"""Simulations side by side: one process a core, each with the trace, told only what to simulate.
+
+Small studies run in this process: starting others takes longer.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar, Final
+
+from fusecache.errors import FusecacheError
+from fusecache.simulator.replay import Result, simulate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, MutableSequence, Sequence
+
+    from fusecache.simulator.study import Contender
+    from fusecache.simulator.trace import Trace
+
+_FEWEST_REQUESTS: Final = 100_000
+"""Of all simulations together, for other processes to be worth their while."""
+_POLL_SECONDS: Final = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One simulation of a trace."""
+
+    contender: Contender
+    block_size: int
+    cache_blocks: int
+
+    def run(self, trace: Trace, report: Callable[[float], None]) -> Result:
+        """Simulate; ``report`` is told the share that is done."""
+        result = simulate(
+            trace,
+            self.contender.name,
+            tunables=self.contender.tunables,
+            block_size=self.block_size,
+            cache_blocks=self.cache_blocks,
+            progress=lambda done, total: report(done / total),
+        )
+        return replace(result, policy=self.contender.text)
+
+
+def run_jobs(trace: Trace, jobs: Sequence[Job], report: Callable[[float], None]) -> list[Result]:
+    """Run simulations of one trace; results come in the order of the jobs.
+
+    :param report: is told now and then which share of all is done.
+    :raises FusecacheError: a simulation failed, or its process was killed.
+    """
+    processes = min(len(jobs), len(os.sched_getaffinity(0)))
+    if processes > 1 and len(trace) * len(jobs) >= _FEWEST_REQUESTS:
+        return _run_side_by_side(trace, jobs, report, processes)
+
+    def report_part(before: int, share: float) -> None:
+        report((before + share) / len(jobs))
+
+    results = []
+    for index, job in enumerate(jobs):
+        results.append(job.run(trace, partial(report_part, index)))
+        report_part(index, 1)
+    return results
+
+
+def _run_side_by_side(
+    trace: Trace, jobs: Sequence[Job], report: Callable[[float], None], processes: int
+) -> list[Result]:
+    # Not forked: what other threads of this process hold locked would stay locked in the copy.
+    context = multiprocessing.get_context("spawn")
+    shares = context.RawArray("d", len(jobs))
+    others = set(multiprocessing.active_children())
+    with ProcessPoolExecutor(processes, context, _Worker.start, (trace, shares)) as pool:
+        try:
+            futures = [pool.submit(_Worker.run, index, job) for index, job in enumerate(jobs)]
+            pending = set(futures)
+            while pending:
+                done, pending = wait(pending, _POLL_SECONDS, FIRST_EXCEPTION)
+                for future in done:
+                    future.result()
+                report(sum(shares) / len(jobs))
+            return [future.result() for future in futures]
+        except BrokenProcessPool as exc:
+            msg = "a simulating process was killed; perhaps memory ran out"
+            raise FusecacheError(msg) from exc
+        except BaseException:
+            for process in set(multiprocessing.active_children()) - others:
+                process.terminate()
+            raise
+
+
+class _Worker:
+    """What a simulating process knows."""
+
+    trace: ClassVar[Trace]
+    shares: ClassVar[MutableSequence[float]]
+
+    @classmethod
+    def start(cls, trace: Trace, shares: MutableSequence[float]) -> None:
+        # Ctrl-C reaches all processes of the terminal; the one that started the others ends them.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        cls.trace = trace
+        cls.shares = shares
+
+    @classmethod
+    def run(cls, index: int, job: Job) -> Result:
+        result = job.run(cls.trace, partial(cls.shares.__setitem__, index))
+        cls.shares[index] = 1
+        return result

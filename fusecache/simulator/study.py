@@ -1,0 +1,119 @@
+"""What is to be compared: policies, and sizes of the cache; all of it is checked before anything is simulated."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING, Final
+
+from fusecache.errors import InvalidError, UsageError
+from fusecache.simulator.replay import LIMITS, count_unique
+from fusecache.sizes import parse_size
+from fusecache.table import check_policy_name
+from policies import PolicyError, create_policy
+from policies.sizes import check_sizes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from fusecache.simulator.trace import Trace
+
+_PERCENT: Final = re.compile(r"([0-9]{1,99}(?:\.[0-9]{1,99})?)%")
+_BLOCKS: Final = re.compile(r"([0-9]{1,19}) ?blocks?")
+_TRIAL_BLOCKS: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """A policy with its tunables."""
+
+    text: str
+    """As it was asked for; results are named so."""
+    name: str
+    tunables: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def parse(cls, text: str, block_size: int) -> Contender:
+        """Read ``NAME[,KEY=VALUE...]``, and try whether there is such a policy with such tunables.
+
+        :raises UsageError: the grammar is broken.
+        :raises InvalidError: no such policy or tunable, or a bad value.
+        """
+        name, *settings = text.split(",")
+        tunables = []
+        for setting in settings:
+            key, equals, value = setting.partition("=")
+            if not (key and equals and value):
+                msg = f"--policy: {setting!r} is not KEY=VALUE"
+                raise UsageError(msg)
+            tunables.append((key.lower(), value))
+        contender = cls(text, check_policy_name(name), tuple(tunables))
+        contender._try(block_size)
+        return contender
+
+    def _try(self, block_size: int) -> None:
+        if self.name in LIMITS:
+            if self.tunables:
+                msg = f"{self.name} has no tunables"
+                raise InvalidError(msg)
+            return
+        try:
+            policy = create_policy(
+                self.name, cache_blocks=_TRIAL_BLOCKS, origin_blocks=_TRIAL_BLOCKS, block_size=block_size
+            )
+            for key, value in self.tunables:
+                policy.set_config_value(key, value)
+        except PolicyError as exc:
+            raise InvalidError(str(exc)) from exc
+
+
+def parse_contenders(texts: Iterable[str], block_size: int) -> tuple[Contender, ...]:
+    """Read the policies asked for, each once, and put the limits behind them; raises as :meth:`Contender.parse`."""
+    return tuple(Contender.parse(text, block_size) for text in dict.fromkeys([*texts, *LIMITS]))
+
+
+@dataclass(frozen=True, slots=True)
+class CacheSize:
+    """How large a cache is to be: a number of blocks, or a share of the blocks that a trace touches."""
+
+    blocks: int = 0
+    share: Fraction | None = None
+
+    @classmethod
+    def parse(cls, text: str, block_size: int) -> CacheSize:
+        """Read ``SIZE``, ``N%`` or ``Nblocks``.
+
+        :raises UsageError: it is none of them, or not one block.
+        """
+        if match := _PERCENT.fullmatch(text):
+            size = cls(share=Fraction(match[1]) / 100)
+        elif match := _BLOCKS.fullmatch(text):
+            size = cls(int(match[1]))
+        else:
+            size = cls(parse_size(text) // block_size)
+        if not (size.blocks or size.share):
+            msg = f"cache size {text!r} is less than one block"
+            raise UsageError(msg)
+        return size
+
+
+def resolve_sizes(sizes: Iterable[CacheSize], trace: Trace, block_size: int) -> list[int]:
+    """Count the blocks of each cache size for a trace, each count once, in the order given; a share is at least one.
+
+    :raises InvalidError: more blocks than a policy can have.
+    """
+    unique: int | None = None
+    resolved: dict[int, None] = {}
+    for size in sizes:
+        blocks = size.blocks
+        if size.share is not None:
+            if unique is None:
+                unique = count_unique(trace, block_size)
+            blocks = max(1, round(unique * size.share))
+        try:
+            check_sizes(blocks, blocks, block_size)
+        except PolicyError as exc:
+            raise InvalidError(str(exc)) from exc
+        resolved[blocks] = None
+    return list(resolved)
