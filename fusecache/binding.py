@@ -27,6 +27,7 @@ from fusecache.claim import Claim, remove_claim, write_claim
 from fusecache.durability import region_blocks_for
 from fusecache.errors import BusyError, MetadataError, StoreError
 from fusecache.metadata.database import Database
+from fusecache.paths import sync_directory
 from fusecache.sizes import format_size
 from fusecache.stamp import DATA_START, read_stamp, write_stamp
 from fusecache.stores.file import FileStore, size_of
@@ -121,6 +122,7 @@ class Binding:
 
     def end_values(self) -> dict[str, str]:
         """Return what to record at a clean end."""
+        os.fsync(self._origin_fd)  # its time of modification: fdatasync leaves that out
         return {"clean_shutdown": "1", **Identity.of(self.origin_path, self._origin_fd).values()}
 
     def release_origin(self) -> None:
@@ -251,11 +253,13 @@ class Plan:
         self.resources.callback(os.close, fd)
         lock(fd, path)
         undo.callback(path.unlink)
+        sync_directory(path.parent)  # its name has to be there before the metadata tells of it
         return fd
 
     def _make_own_directory(self) -> None:
         if self.own_directory is not None:
             self.own_directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            sync_directory(self.own_directory.parent)
 
     def _create_metadata(self, undo: ExitStack) -> Database:
         path = self.metadata_path

@@ -259,7 +259,11 @@ class Cache:
         if length == self._block_size and volume.mode is Mode.WRITEBACK and self._migrations.accepting:
             cblock, work = policy.lookup_with_work(oblock, True, True)
             if work is not None:
-                volume.require_work(work)
+                try:
+                    volume.require_work(work)
+                except BaseException:
+                    policy.complete_background_work(work, False)
+                    raise
                 self._migrations.begin_overwrite(work)
                 return _Route.OVERWRITE, work.cblock, work
         else:

@@ -25,6 +25,7 @@ from fusecache.errors import (
     UnknownKeyError,
 )
 from fusecache.evacuation import evacuate
+from fusecache.guard import guarded
 from fusecache.scrub import Scrub
 from fusecache.sizes import parse_size
 from fusecache.stats import SECTOR, Status
@@ -225,7 +226,15 @@ class Control:
         name, *settings = text.strip().split(",")
         values = dict(setting.partition("=")[::2] for setting in settings)
         async with self._changing:
-            await switch_policy(self._volume, self._migrations, self._new_policy(check_policy_name(name), values))
+            new = self._new_policy(check_policy_name(name), values)
+            try:
+                await switch_policy(self._volume, self._migrations, new)
+            except FusecacheError:
+                raise
+            except Exception as exc:
+                log.exception("policy does not take over", policy=name)
+                msg = f"policy {name!r} does not take over: {type(exc).__name__}: {exc}"
+                raise InvalidError(msg) from exc
 
     async def _set_mode(self, text: str) -> None:
         mode = Mode.parse(text.strip())
@@ -307,4 +316,8 @@ def new_policy(geometry: Geometry, name: str, values: Iterable[tuple[str, str]])
             policy.set_config_value(key, value)
     except PolicyError as exc:
         raise InvalidError(str(exc)) from exc
-    return policy
+    except Exception as exc:
+        log.exception("policy cannot be made", policy=name)
+        msg = f"policy {name!r} cannot be made: {type(exc).__name__}: {exc}"
+        raise InvalidError(msg) from exc
+    return guarded(policy)

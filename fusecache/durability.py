@@ -252,6 +252,14 @@ class Durability:
                 self._round_asked = trio.Event()
                 await self._serve_round()
 
+    async def secure(self) -> None:
+        """After a crash: make durable what recovery found, before anybody reads it.
+
+        What a killed process had written may still be in memory only, and once read it must not be lost by a power cut.
+        """
+        with suppress(StoreError):  # health has it; what cannot be made durable can still be read
+            await gather([self._flush_cache, self._flush_origin])
+
     async def settle(self) -> None:
         """Make the record exact for a clean end: every region closed, every row right.
 

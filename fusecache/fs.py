@@ -53,6 +53,8 @@ IMAGE_NAME: Final = b"image"
 _ROOT: Final = pyfuse3.ROOT_INODE
 _IMAGE: Final = pyfuse3.InodeT(_ROOT + 1)
 _HANDLE: Final = pyfuse3.FileHandleT(1)
+_SYNC_HANDLE: Final = pyfuse3.FileHandleT(2)
+"""Of those who opened the image with O_DSYNC or O_SYNC: the kernel leaves that to us, as the image is ``direct_io``."""
 _PREFIX: Final = "user.fusecache."
 _ATTRIBUTES_VALID_S: Final = 300
 _FRAGMENT: Final = 4096
@@ -112,12 +114,14 @@ class Operations(pyfuse3.Operations):
             raise _fuse_error(exc, "read") from exc
 
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
-        """Serve a write."""
-        del fh
+        """Serve a write; a synchronous one is durable when it returns."""
         try:
-            return await self._cache.write(off, buf)
+            written = await self._cache.write(off, buf)
+            if fh == _SYNC_HANDLE:
+                await self._cache.flush()
         except Exception as exc:
             raise _fuse_error(exc, "write") from exc
+        return written
 
     async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
         """Make everything durable that was written before."""
@@ -164,7 +168,10 @@ class Operations(pyfuse3.Operations):
         del ctx
         if inode != _IMAGE:
             return ()
-        return [pyfuse3.XAttrNameT(f"{_PREFIX}{name}".encode()) for name in self._control.names()]
+        try:
+            return [pyfuse3.XAttrNameT(f"{_PREFIX}{name}".encode()) for name in self._control.names()]
+        except Exception as exc:
+            raise _fuse_error(exc, "listxattr") from exc
 
     async def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
         """Refuse: controls stay."""
@@ -211,7 +218,8 @@ class Operations(pyfuse3.Operations):
         del inode, ctx
         if flags & os.O_TRUNC:
             raise pyfuse3.FUSEError(errno.EPERM)
-        return pyfuse3.FileInfo(fh=_HANDLE, direct_io=True)
+        handle = _SYNC_HANDLE if flags & os.O_DSYNC else _HANDLE  # O_SYNC has that bit too
+        return pyfuse3.FileInfo(fh=handle, direct_io=True)
 
     async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
         """Open the directory."""

@@ -16,6 +16,8 @@ origin serves alone.  The way back: unmount, mount.
 *The origin cannot be flushed.*  What was written back since the last flush may be gone, so nothing is recorded as clean
 any more, and fsync fails.  The way back: unmount, mount; recovery writes back again.
 
+A policy of another package that fails (:mod:`fusecache.guard`) costs hits only; setting another one is the way back.
+
 Besides, single blocks that hold the only copy of something may turn out to be unreadable: :attr:`Health.lost` has those
 ranges of the image, until they are read or written back after all.
 """
@@ -79,6 +81,8 @@ class Health:
     """Why nothing in the cache is trusted any more."""
     origin_lost: str = ""
     """Why nothing that was written back counts as safe any more."""
+    policy_failed: str = ""
+    """Which policy failed, and how; it is asked no more."""
     lost: ByteRanges = field(default_factory=ByteRanges)
     """What cannot be read: only the cache has it, and fails."""
 
@@ -89,7 +93,7 @@ class Health:
             return "read-only"
         if self.origin_lost:
             return "failing"
-        return "degraded" if self.cache_lost or len(self.lost) else "ok"
+        return "degraded" if self.cache_lost or self.policy_failed or len(self.lost) else "ok"
 
     def __str__(self) -> str:
         """Say in one line what is wrong and what to do; ``ok`` if nothing is."""
@@ -100,6 +104,8 @@ class Health:
             told.append(f"nothing is safe until the next mount: {self.origin_lost}; unmount and mount again")
         if self.cache_lost:
             told.append(f"the cache is given up: {self.cache_lost}; unmount and mount again to use it anew")
+        if self.policy_failed:
+            told.append(f"policy {self.policy_failed}; nothing new is cached until another one is set")
         if len(self.lost):
             told.append(f"{len(self.lost)} bytes of the image cannot be read (user.fusecache.lost has the ranges)")
         return "; ".join(told) or "ok"

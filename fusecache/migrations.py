@@ -167,7 +167,7 @@ class Migrations:
         try:
             yield
         except BaseException:
-            policy.complete_background_work(work, success=False)
+            policy.complete_background_work(work, False)
             raise
 
     def _finished(self, *, wake: bool = True) -> None:
@@ -200,7 +200,7 @@ class Migrations:
         async with self._exclusive(work.oblock, WRITERS_OUT):
             self._volume.require_work(work)
             await self._copy_back(work.oblock, work.cblock)
-            self._volume.policy.complete_background_work(work, success=True)
+            self._volume.policy.complete_background_work(work, True)
 
     async def demote(self, work: Work) -> None:
         """Unmap a block, writing it back first if it has become dirty; its cache block is free when that is durable."""
@@ -211,7 +211,7 @@ class Migrations:
             await volume.locks.raise_level(work.oblock)
             await self._unmap(work.cblock)
             volume.stats.demotions += 1
-            volume.policy.complete_background_work(work, success=True)
+            volume.policy.complete_background_work(work, True)
 
     # Migrations that come with a request
 
@@ -283,7 +283,7 @@ class Migrations:
             if work.cblock == cblock:
                 break
         for item in taken:
-            policy.complete_background_work(item, success=False)
+            policy.complete_background_work(item, False)
         return work is not None
 
     async def clean(self, oblock: int) -> None:
@@ -338,7 +338,7 @@ class Migrations:
         volume.mapping.insert(work.oblock, work.cblock)
         volume.durability.promoted(work.cblock)
         volume.stats.promotions += 1
-        volume.policy.complete_background_work(work, success=True)
+        volume.policy.complete_background_work(work, True)
 
     async def _unmap(self, cblock: int) -> None:
         """Switch: from here on a clean block is not in the cache, durably; on failure everything is as it was."""

@@ -150,6 +150,8 @@ async def _run(
             nursery.start_soon(control.run)
             nursery.start_soon(_tick, volume, migrations)
             await nursery.start(_end_on_signal)
+            if not binding.was_clean:
+                await volume.durability.secure()
             volume.tick()  # policies begin to count with the first tick
             on_ready(binding.notes)
             await pyfuse3.main()

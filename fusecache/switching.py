@@ -49,7 +49,7 @@ async def switch_policy(volume: Volume, migrations: Migrations, new: Policy) -> 
         finally:
             volume.incoming = None
         new.allow_migrations(volume.mode is not Mode.PASSTHROUGH)
-        volume.policy = new
+        volume.take_over(new)
     log.info("policy switched", old=old.name, new=new.name, blocks=volume.mapping.mapped_count, hints=keep_hints)
 
 

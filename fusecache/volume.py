@@ -10,6 +10,7 @@ import trio
 from fusecache.activity import Activity
 from fusecache.config import DEFAULT_MIGRATION_THRESHOLD, Mode
 from fusecache.errors import FusecacheError
+from fusecache.guard import GuardedPolicy
 from fusecache.mapping import DIRTY, UNMAPPED
 from fusecache.stats import Stats
 from policies import Op
@@ -52,6 +53,7 @@ class Volume:
 
     def __post_init__(self) -> None:
         self.health = self.durability.health
+        self.take_over(self.policy)
 
     def tick(self) -> None:
         """Tell the policy what time it is."""
@@ -104,6 +106,13 @@ class Volume:
     def forget(self, cblock: int) -> None:
         """Let the policy forget a block that was unmapped; raises PolicyError while it has work outstanding."""
         self.policy.invalidate_mapping(cblock)
+
+    def take_over(self, policy: Policy) -> None:
+        """Let a policy that knows of everything cached decide from here on."""
+        self.health.policy_failed = ""
+        if isinstance(policy, GuardedPolicy):
+            policy.serve(self.mapping, self.health)
+        self.policy = policy
 
     def begin_handover(self, new: Policy) -> None:
         """Let a policy learn of changes to the blocks that it has been told of."""

@@ -32,6 +32,7 @@ import trio
 
 from fusecache.errors import MetadataError
 from fusecache.metadata.record import Row
+from fusecache.paths import sync_directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -90,7 +91,7 @@ class Database:
                 draft.replace(path)
             else:
                 path.hardlink_to(draft)  # unlike a rename, this fails where something is there
-            _sync_directory(path.parent)
+            sync_directory(path.parent)
         finally:
             draft.unlink(missing_ok=True)
         return cls.open(path)
@@ -205,7 +206,7 @@ def _errors(path: Path) -> Iterator[None]:
     """Turn SQLite's errors into MetadataError, with the file named."""
     try:
         yield
-    except sqlite3.Error as exc:
+    except (sqlite3.Error, UnicodeDecodeError, OverflowError) as exc:  # SQLite quotes what it cannot read
         msg = f"metadata {path}: {exc}"
         raise MetadataError(msg) from exc
 
@@ -221,14 +222,6 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
-
-
-def _sync_directory(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _connect(path: Path) -> sqlite3.Connection:

@@ -268,6 +268,8 @@ class Rig:
                 nursery.start_soon(self.flusher.run)
                 nursery.start_soon(self.control.run)
                 nursery.start_soon(mount._tick, self.volume, self.migrations)
+                if not self.binding.was_clean:
+                    await self.volume.durability.secure()
                 yield
                 async with self.migrations.paused():
                     nursery.cancel_scope.cancel()
@@ -328,6 +330,7 @@ def simulated(tick_seconds: float = QUICK_TICKS) -> Iterator[None]:
         patch.object(mount, "_TICK_SECONDS", tick_seconds),
         patch.object(mount, "_TICKS_PER_CLOSING", _TICKS_PER_CLOSING),
         patch("fusecache.switching._SLICE", 1),
+        patch("fusecache.control.guarded", lambda policy: policy),  # what the wild policy asserts is to be seen
         # Trio shuffles the order in which tasks run; from our seed only, so that a run can be repeated.
         patch("trio._core._run._ALLOW_DETERMINISTIC_SCHEDULING", True),
     ):
