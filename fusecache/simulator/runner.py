@@ -10,6 +10,7 @@ import os
 import signal
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Final
@@ -18,7 +19,7 @@ from fusecache.errors import FusecacheError
 from fusecache.simulator.replay import Result, simulate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, MutableSequence, Sequence
+    from collections.abc import Callable, Iterator, MutableSequence, Sequence
 
     from fusecache.simulator.study import Contender
     from fusecache.simulator.trace import Trace
@@ -78,7 +79,8 @@ def _run_side_by_side(
     others = set(multiprocessing.active_children())
     with ProcessPoolExecutor(processes, context, _Worker.start, (trace, shares)) as pool:
         try:
-            futures = [pool.submit(_Worker.run, index, job) for index, job in enumerate(jobs)]
+            with _interrupts_held():
+                futures = [pool.submit(_Worker.run, index, job) for index, job in enumerate(jobs)]
             pending = set(futures)
             while pending:
                 done, pending = wait(pending, _POLL_SECONDS, FIRST_EXCEPTION)
@@ -95,6 +97,19 @@ def _run_side_by_side(
             raise
 
 
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Hold Ctrl-C back: from this process for now, from those that it starts for good.
+
+    Ctrl-C reaches all processes of a terminal, and the one that started the others ends them.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
 class _Worker:
     """What a simulating process knows."""
 
@@ -103,8 +118,6 @@ class _Worker:
 
     @classmethod
     def start(cls, trace: Trace, shares: MutableSequence[float]) -> None:
-        # Ctrl-C reaches all processes of the terminal; the one that started the others ends them.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
         cls.trace = trace
         cls.shares = shares
 
