@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 import time
@@ -115,3 +116,12 @@ def test_without_its_package_a_mount_is_refused(mounted: Mounted, monkeypatch: p
         mount.mount("--policy", "clock")
     mount.mount("--policy", "smq")
     assert fusecache("status", mount.mountpoint)
+
+
+def test_it_is_simulated_like_any_other(tmp_path: Path) -> None:
+    trace = tmp_path / "trace.csv"
+    requests = [f"{second * 1_000_000 + block},r,{block * BLOCK},4096" for second in range(4) for block in range(8)]
+    trace.write_text("\n".join(["t_us,op,offset,length", *requests]) + "\n")
+    sizes = ["--block-size", "64KiB", "--cache-size", "8blocks"]
+    result, *_ = json.loads(fusecache("simulate", trace, "--policy", "clock", *sizes, "--json"))
+    assert (result["policy"], result["requests"], result["hits"], result["promotions"]) == ("clock", 32, 16, 8)

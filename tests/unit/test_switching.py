@@ -20,6 +20,19 @@ class NewPolicy(ToyPolicy):
     name = "new"
 
 
+class Listening(ToyPolicy):
+    """Writes down by what methods it is called."""
+
+    def __getattribute__(self, name: str) -> object:
+        if name in Policy.__dict__ and callable(Policy.__dict__[name]):
+            self.calls.append(name)
+        return super().__getattribute__(name)
+
+    def __init__(self, cache_blocks: int) -> None:
+        self.calls: list[str] = []
+        super().__init__(cache_blocks)
+
+
 class Impolite(ToyPolicy):
     """Refuses to be told of anything."""
 
@@ -138,6 +151,32 @@ async def test_hits_and_dirtying_go_on_while_a_large_cache_is_handed_over() -> N
         assert world.volume.policy is new
         assert new.dirty == {0, 1999}
         assert new.index == {number: number for number in range(2000)}
+
+
+@virtual
+async def test_the_new_policy_hears_only_of_mappings_and_dirt_until_it_takes_over() -> None:
+    world = World(cache_blocks=2000, origin_blocks=4000)
+    for number in range(2000):
+        world.load(number, number)
+    new = Listening(2000)
+    async with world.running():
+        world.durability.open_regions.update(range(1000))
+        world.record.regions.update(range(1000))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(switch_policy, world.volume, world.migrations, new)
+            while world.volume.incoming is None:
+                await trio.lowlevel.checkpoint()
+            world.volume.tick()
+            await world.cache.read(3000 * BLOCK, 10)
+            await world.cache.write(0, b"new")
+            await world.cache.write(3000 * BLOCK, b"n" * BLOCK)
+            world.migrations.wake()
+        begun = new.calls.index("allow_migrations")
+        assert new.calls[:begun].count("load_mapping") == 2000
+        assert set(new.calls[:begun]) == {"load_mapping", "set_dirty"}
+        heard = len(world.policy.ticks)
+        world.volume.tick()
+        assert (len(world.policy.ticks), new.calls[-1]) == (heard, "tick")
 
 
 @virtual
