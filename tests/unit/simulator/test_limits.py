@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fusecache.simulator import limits
+from fusecache.simulator.counts import Counts
+from fusecache.simulator.limits import replay_lru, replay_opt
+from tests.unit.simulator.making import BLOCK, blocks, make_trace
+
+any_blocks = st.lists(st.integers(0, 5), min_size=1, max_size=14)
+
+
+def nobody(_done: int, _total: int) -> None:
+    """Report to nobody."""
+
+
+def lru(text: str, cache_blocks: int) -> Counts:
+    counts = replay_lru(make_trace(blocks(text)), BLOCK, cache_blocks, nobody)
+    counts.check()
+    return counts
+
+
+def opt(text: str, cache_blocks: int) -> Counts:
+    counts = replay_opt(make_trace(blocks(text)), BLOCK, cache_blocks, nobody)
+    counts.check()
+    return counts
+
+
+def reads(oblocks: list[int]) -> str:
+    return " ".join(f"r{oblock}" for oblock in oblocks)
+
+
+def most_hits(oblocks: list[int], cache_blocks: int) -> int:
+    """Try everything that a cache can do."""
+
+    @cache
+    def best(index: int, cached: frozenset[int]) -> int:
+        if index == len(oblocks):
+            return 0
+        oblock = oblocks[index]
+        if oblock in cached:
+            return 1 + best(index + 1, cached)
+        choices = [cached]
+        if len(cached) < cache_blocks:
+            choices.append(cached | {oblock})
+        else:
+            choices.extend(cached - {victim} | {oblock} for victim in cached)
+        return max(best(index + 1, choice) for choice in choices)
+
+    return best(0, frozenset())
+
+
+@given(any_blocks, st.integers(1, 4))
+def test_opt_has_as_many_hits_as_can_be(oblocks: list[int], cache_blocks: int) -> None:
+    assert opt(reads(oblocks), cache_blocks).hits == most_hits(oblocks, cache_blocks)
+
+
+@given(any_blocks, st.integers(1, 4))
+def test_opt_is_the_same_however_often_it_forgets_past_uses(oblocks: list[int], cache_blocks: int) -> None:
+    usual = opt(reads(oblocks * 20), cache_blocks)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(limits, "_FEW", 0)
+        patch.setattr(limits, "_STALE_PER_LIVE", 1)
+        assert opt(reads(oblocks * 20), cache_blocks) == usual
+
+
+def test_opt_bypasses_what_is_used_later_than_all_that_is_cached_or_never() -> None:
+    counts = opt("r0 r1 r2 r0 r1 r3 r2 r2", 2)
+    # 2 is used later than 0 and 1 at first; when it comes again, their places are free for it; 3 is never used again
+    assert (counts.requests, counts.hits, counts.promotions, counts.demotions) == (8, 3, 3, 1)
+
+
+def test_opt_of_a_loop_keeps_a_part_of_it() -> None:
+    counts = opt(reads([*range(10)] * 5), 3)
+    assert (counts.hits, counts.promotions, counts.demotions, counts.slow_ops()) == (12, 3, 0, 38)
+
+
+def test_opt_writes_back_what_it_gives_up_dirty() -> None:
+    counts = opt("w0 w0 r1 r1 w2 w2", 1)
+    assert (counts.hits, counts.promotions, counts.demotions, counts.writebacks) == (3, 3, 2, 1)
+    assert counts.slow_ops() == 3 + 1
+    assert counts.cache_bytes_written(BLOCK) == 5 * BLOCK  # three promotions, and two writes of blocks that were there
+
+
+def lru_hits(oblocks: list[int], cache_blocks: int) -> int:
+    recent: list[int] = []
+    hits = 0
+    for oblock in oblocks:
+        hits += oblock in recent
+        recent = [oblock, *(other for other in recent if other != oblock)][:cache_blocks]
+    return hits
+
+
+@given(any_blocks, st.integers(1, 4))
+def test_lru_is_lru(oblocks: list[int], cache_blocks: int) -> None:
+    counts = lru(reads(oblocks), cache_blocks)
+    assert counts.hits == lru_hits(oblocks, cache_blocks)
+    assert counts.promotions == len(oblocks) - counts.hits
+    assert counts.demotions == max(counts.promotions - cache_blocks, 0)
+    assert counts.hits <= opt(reads(oblocks), cache_blocks).hits
+
+
+def test_lru_writes_back_what_it_gives_up_dirty() -> None:
+    counts = lru("r0 h0 r1 r2 r3 r4", 2)
+    assert (counts.hits, counts.promotions, counts.demotions, counts.writebacks) == (1, 5, 3, 1)
+    assert counts.slow_ops() == 5 + 1
+    assert counts.cache_bytes_written(BLOCK) == 5 * BLOCK + BLOCK // 2
+
+
+def test_a_write_of_half_a_block_is_made_after_the_rest_has_been_read() -> None:
+    counts = lru("h0", 1)
+    assert (counts.promotions, counts.fills, counts.slow_ops()) == (1, 0, 2)
+    assert counts.cache_bytes_written(BLOCK) == BLOCK + BLOCK // 2
+
+
+def test_progress_ends_at_the_end() -> None:
+    seen: list[tuple[int, int]] = []
+    trace = make_trace(blocks(reads([*range(10)])))
+    for replay in (replay_lru, replay_opt):
+        replay(trace, BLOCK, 2, lambda done, total: seen.append((done, total)))
+    assert seen == [(10, 10)] * 2
