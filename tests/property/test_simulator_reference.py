@@ -1,6 +1,6 @@
 """Replays equal reference figures, to the last hit, promotion, demotion and writeback.
 
-The traces and the figures are not part of the project.  FUSECACHE_ALL_TRACES=1 replays all of them, for some ten minutes.
+The traces and the figures are not part of the project.  FUSECACHE_ALL_TRACES=1 replays all of them; that takes a while.
 """
 
 from __future__ import annotations
