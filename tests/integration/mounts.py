@@ -60,6 +60,8 @@ class Mount:
     mountpoint: Path
     options: list[str] = field(default_factory=list)
     """For ``fusecache mount``, on top of the four paths; :meth:`remount` uses them again."""
+    command: list[str | Path] = field(default_factory=list)
+    """What to mount with in the place of the installed ``fusecache``."""
 
     @property
     def image(self) -> Path:
@@ -68,8 +70,13 @@ class Mount:
 
     def mount(self, *options: str) -> None:
         """Mount; ``options`` hold for this time only."""
+        run(*self.mount_command(*options))
+
+    def mount_command(self, *options: str) -> list[str | Path]:
+        """Spell the command that mounts."""
         files: list[str | Path] = ["--cache", self.cache, "--metadata", self.metadata]
-        fusecache("mount", self.origin, self.mountpoint, *files, *self.options, *options)
+        command = self.command or [program()]
+        return [*command, "mount", self.origin, self.mountpoint, *files, *self.options, *options]
 
     def unmount(self, timeout: float = COMMAND_SECONDS) -> None:
         """Unmount the proper way: when this returns, everything is safe."""
@@ -86,6 +93,12 @@ class Mount:
         os.kill(pid, signal.SIGKILL)
         wait_until(lambda: not _is_alive(pid), f"process {pid} is gone")
         run("fusermount3", "-uz", self.mountpoint)
+
+    def crash(self) -> None:
+        """Kill -9 whatever serves, mounts or unmounts this, in whatever state; the mountpoint is free afterwards."""
+        kill_processes_of(self.mountpoint)
+        while is_mounted(self.mountpoint):
+            run("fusermount3", "-uz", self.mountpoint)
 
     @property
     def pid(self) -> int:
@@ -144,12 +157,23 @@ class Mount:
 
 
 def discard_mount(mountpoint: Path) -> None:
-    """Unmount lazily and kill the processes that serve or use this mountpoint (named in their command lines)."""
+    """Unmount lazily and kill the processes that serve or use this mountpoint."""
     while is_mounted(mountpoint):
         run("fusermount3", "-uz", mountpoint)
     for pid in _processes_of(mountpoint):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+
+
+def kill_processes_of(mountpoint: Path, timeout: float = 30) -> None:
+    """Kill -9 the processes that serve or use this mountpoint, and wait until they are gone."""
+    deadline = time.monotonic() + timeout
+    while pids := [pid for pid in _processes_of(mountpoint) if _is_alive(pid)]:
+        assert time.monotonic() < deadline, f"processes {pids} do not die"
+        for pid in pids:  # one of them may have forked since
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.01)
 
 
 def is_mounted(path: Path) -> bool:
@@ -164,6 +188,7 @@ def fuse_mountpoints() -> list[Path]:
 
 
 def _processes_of(mountpoint: Path) -> list[int]:
+    """Find processes that name it in their command lines."""
     pids = []
     for directory in Path("/proc").iterdir():
         if directory.name.isdigit() and int(directory.name) != os.getpid():
@@ -205,6 +230,10 @@ class LoopDevices:
         mountpoint.mkdir(exist_ok=True)
         run("mount", *options, device, mountpoint)
         self._mountpoints.append(mountpoint)
+
+    def is_mounted(self, mountpoint: Path) -> bool:
+        """Tell whether :meth:`mount` mounted something there."""
+        return mountpoint in self._mountpoints
 
     def unmount(self, mountpoint: Path) -> None:
         """Unmount what :meth:`mount` mounted."""

@@ -14,6 +14,7 @@ import contextlib
 import os
 import random
 import threading
+import time
 from pathlib import Path
 
 SECTOR = 512
@@ -32,11 +33,25 @@ class Writer:
         self._image = image
         self._random = random.Random(seed)
         self._thread: threading.Thread | None = None
+        self._stopped = threading.Event()
 
     def start(self) -> None:
         """Begin to write."""
+        self._stopped.clear()
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
+
+    def wait_for_syncs(self, count: int, timeout: float = 30) -> None:
+        """Wait until there were so many more."""
+        goal, deadline = self.syncs + count, time.monotonic() + timeout
+        while self.syncs < goal:
+            assert time.monotonic() < deadline, f"{count} fsyncs take more than {timeout} s"
+            time.sleep(0.01)
+
+    def stop(self) -> None:
+        """End after the next fsync, with the image closed."""
+        self._stopped.set()
+        self.join()
 
     def join(self) -> None:
         """Wait until it met the end of the image's server."""
@@ -47,7 +62,7 @@ class Writer:
     def _run(self) -> None:
         fd = os.open(self._image, os.O_RDWR)
         with contextlib.suppress(OSError):  # that is how it ends: the server was killed
-            while True:
+            while not self._stopped.is_set():
                 self._write_some(fd)
         with contextlib.suppress(OSError):
             os.close(fd)
@@ -93,7 +108,8 @@ class Writer:
             for sector in range(self.SLOT // SECTOR):
                 place = slot * self.SLOT + sector * SECTOR
                 found = image[place : place + SECTOR]
-                version = int(found[11:21])
+                digits = found[11:21]
+                version = int(digits) if digits.isdigit() else 0
                 assert found == self.sector(slot, version, sector), (
                     f"slot {slot} sector {sector} holds what was never written there"
                 )
