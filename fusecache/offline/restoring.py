@@ -146,7 +146,7 @@ def _values(
         "region_blocks": str(region_blocks_for(superblock.cache_blocks)),
         "clean_shutdown": "1",
         "needs_check": "0",
-        "hints": _hints(superblock.policy),
+        **({} if "image_bytes" in kept else {"hints": _hints(superblock.policy)}),
         **kept,
         **bound,
     }
