@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, rule
 
 from policies import MISS, MISS_QUEUED, BadTunableError, Op, PolicyError, Work, create_policy, policy_names
+from policies.tracker import MAX_WORK
 from tests.unit.policies.driving import Driver
 from tests.unit.policies.installing import EXAMPLE, installed
 from tests.unit.policies.test_random_events import CBLOCKS, MAX_CACHE_BLOCKS, OBLOCKS, RandomEvents
@@ -185,6 +186,24 @@ def test_a_failed_writeback_lets_others_go_first() -> None:
     assert work is not None
     driver.complete(work, success=False)
     assert [work.oblock for work in driver.drain(idle=True)] == [0, 2]
+
+
+def test_a_refused_promotion_keeps_no_block() -> None:
+    driver = Driver("clock", MAX_WORK + 10, 2 * MAX_WORK)
+    driver.policy.set_config_value("patience_ms", "0")
+    answers = [driver.bio(oblock, write=False) for oblock in range(MAX_WORK + 1)]
+    assert answers == [MISS_QUEUED] * MAX_WORK + [MISS]
+    assert driver.policy.residency() == MAX_WORK
+    driver.policy.check()
+
+
+def test_a_block_on_its_way_makes_no_room_for_itself() -> None:
+    driver = full(4)
+    assert want(driver, 10) == MISS_QUEUED
+    list(driver.drain(idle=False))
+    driver.policy.set_config_value("patience_ms", "0")
+    assert [driver.bio(10, write=False) for _ in range(3)] == [MISS_QUEUED, MISS, MISS]
+    assert [work.op for work in driver.drain(idle=False)] == [Op.PROMOTE]
 
 
 def test_marks_are_hints() -> None:
