@@ -23,6 +23,8 @@ GEOMETRIES = [("512KiB", "16KiB"), ("1MiB", "4KiB"), ("512KiB", "64KiB"), ("760K
 """Sizes of caches and of their blocks; small enough for everything to happen soon."""
 _MOUNT_SECONDS = 0.7
 _UNMOUNT_SECONDS = 0.6
+_REST_SECONDS = 8.0
+"""Enough for commits to fall due, and for regions to be closed."""
 
 
 class Worker(Protocol):
@@ -85,7 +87,7 @@ def end_life(mount: Mount, writer: Worker, story: Story, leave: Callable[[], obj
     """
     writer.start()
     story.pause(2)
-    end = story.random.choice(["work", "work", "flush", "mode", "policy", "unmount", "clean"])
+    end = story.random.choice(["work", "work", "rest", "flush", "mode", "policy", "unmount", "clean"])
     story.tell(f"  ends while: {end}, after {writer.syncs} fsyncs in all")
     changes = {
         "flush": ("message", "flush"),
@@ -99,7 +101,10 @@ def end_life(mount: Mount, writer: Worker, story: Story, leave: Callable[[], obj
         mount.crash()
         changing.join(30)
         assert not changing.is_alive()
-    elif end == "work":
+    elif end in {"work", "rest"}:
+        if end == "rest":
+            writer.stop()
+            story.pause(_REST_SECONDS)
         mount.crash()
     else:
         writer.stop()

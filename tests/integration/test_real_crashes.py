@@ -21,7 +21,7 @@ from tests.integration.mounts import LoopDevices, Mount, run
 from tests.integration.writer import Writer
 
 KILLS = int(os.environ.get("FUSECACHE_KILLS", "5"))
-KILLS_PER_WORLD = 10
+KILLS_PER_WORLD = 5
 WORLDS = -(-KILLS // KILLS_PER_WORLD)
 PART = 2 * MIB
 SLOTS = PART // Writer.SLOT
