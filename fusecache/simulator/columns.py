@@ -7,6 +7,8 @@ from typing import Final
 
 MAX_NUMBER: Final = 2**63 - 1
 """The largest offset that the kernel knows, and the largest number in any column."""
+MAX_LENGTH: Final = 1 << 32
+"""Bytes of the largest request: far beyond what disks take at once, and a limit to what one line can mean."""
 OUT_OF_ORDER_US: Final = 1_000_000
 """How much earlier than one before it a request may be.  Recorders write what several processors did: nearly sorted."""
 
@@ -45,10 +47,12 @@ class Columns:
     def append(self, line: int, time_us: int, write: bool, offset: int, length: int) -> None:
         """Add one request; no number is negative.
 
-        :raises LineError: it touches nothing, a number is too large, or time goes back by more than a second.
+        :raises LineError: a number is too large, nothing is touched, or time goes back by more than a second.
         """
         if length == 0:
             raise LineError(line, "a request of no bytes")
+        if length > MAX_LENGTH:
+            raise LineError(line, f"a request of {length} bytes is larger than {MAX_LENGTH} (4 GiB)")
         if offset + length > MAX_NUMBER:
             raise LineError(line, f"the request ends beyond {MAX_NUMBER}")
         if time_us > MAX_NUMBER:

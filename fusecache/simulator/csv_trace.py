@@ -11,7 +11,7 @@ from itertools import islice
 from operator import add, gt
 from typing import TYPE_CHECKING, Final
 
-from fusecache.simulator.columns import MAX_NUMBER, Columns, LineError, number, shown
+from fusecache.simulator.columns import MAX_LENGTH, MAX_NUMBER, Columns, LineError, number, shown
 
 if TYPE_CHECKING:
     from typing import BinaryIO
@@ -54,6 +54,7 @@ def _take(columns: Columns, piece: bytes) -> bool:
         or any(map(gt, times, islice(times, 1, None)))
         or times[-1] > MAX_NUMBER
         or min(lengths) == 0
+        or max(lengths) > MAX_LENGTH
         or max(map(add, offsets, lengths)) > MAX_NUMBER
     ):
         return False

@@ -15,8 +15,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Final
 
-from fusecache.errors import FusecacheError
+from fusecache.errors import FusecacheError, InvalidError
 from fusecache.simulator.replay import Result, simulate
+from policies import PolicyError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, MutableSequence, Sequence
@@ -38,15 +39,24 @@ class Job:
     cache_blocks: int
 
     def run(self, trace: Trace, report: Callable[[float], None]) -> Result:
-        """Simulate; ``report`` is told the share that is done."""
-        result = simulate(
-            trace,
-            self.contender.name,
-            tunables=self.contender.tunables,
-            block_size=self.block_size,
-            cache_blocks=self.cache_blocks,
-            progress=lambda done, total: report(done / total),
-        )
+        """Simulate; ``report`` is told the share that is done.
+
+        :raises FusecacheError: memory does not suffice, or the policy refuses the sizes.
+        """
+        try:
+            result = simulate(
+                trace,
+                self.contender.name,
+                tunables=self.contender.tunables,
+                block_size=self.block_size,
+                cache_blocks=self.cache_blocks,
+                progress=lambda done, total: report(done / total),
+            )
+        except PolicyError as exc:
+            raise InvalidError(str(exc)) from exc
+        except MemoryError as exc:
+            msg = f"not enough memory to simulate {self.contender.text} with {self.cache_blocks} blocks"
+            raise FusecacheError(msg) from exc
         return replace(result, policy=self.contender.text)
 
 

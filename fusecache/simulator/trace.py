@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from fusecache.errors import FusecacheError
 from fusecache.simulator import blkparse, csv_trace, fio_iolog
-from fusecache.simulator.columns import Columns, LineError
+from fusecache.simulator.columns import MAX_LENGTH, Columns, LineError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,7 +41,7 @@ class Trace:
     offsets: array[int]
     """Bytes."""
     lengths: array[int]
-    """Bytes, at least 1; no request ends beyond 2**63 - 1."""
+    """Bytes, from 1 to 4 GiB; no request ends beyond 2**63 - 1."""
     timed: bool
     """Whether the times are real; if not, they are the numbers of the requests, from 0."""
 
@@ -58,6 +58,7 @@ class Trace:
         assert set(self.writes) <= {0, 1}
         assert min(self.offsets) >= 0
         assert min(self.lengths) > 0
+        assert max(self.lengths) <= MAX_LENGTH
         assert max(map(int.__add__, self.offsets, self.lengths)) < 2**63
         assert self.timed or list(self.times_us) == list(range(count))
 

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from fusecache import cli
+from fusecache.errors import FusecacheError, InvalidError
 from fusecache.simulator import runner
 from fusecache.simulator.replay import Result
 from fusecache.simulator.runner import Job, run_jobs
@@ -260,12 +261,22 @@ def test_processes_side_by_side_give_the_same(trace: Trace, monkeypatch: pytest.
         assert shares[-1] == 1
 
 
-def test_what_fails_in_a_process_is_raised_here(trace: Trace, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("fewest", [0, 10**9], ids=["processes", "alone"])
+def test_what_a_policy_refuses_is_an_error(trace: Trace, monkeypatch: pytest.MonkeyPatch, fewest: int) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
-    monkeypatch.setattr(runner, "_FEWEST_REQUESTS", 0)
+    monkeypatch.setattr(runner, "_FEWEST_REQUESTS", fewest)
     wrong = Job(Contender("nonsense", "nonsense"), BLOCK, 5)
-    with pytest.raises(Exception, match="unknown policy 'nonsense'"):
+    with pytest.raises(InvalidError, match="unknown policy 'nonsense'"):
         run_jobs(trace, [*JOBS, wrong], lambda _: None)
+
+
+def test_too_little_memory_is_an_error(trace: Trace, monkeypatch: pytest.MonkeyPatch) -> None:
+    def simulate(*_: object, **__: object) -> Result:
+        raise MemoryError
+
+    monkeypatch.setattr(runner, "simulate", simulate)
+    with pytest.raises(FusecacheError, match="not enough memory to simulate smq with 5 blocks"):
+        run_jobs(trace, JOBS[:1], lambda _: None)
 
 
 def children(pid: int) -> list[int]:
