@@ -448,6 +448,7 @@ class Durability:
                 region = cblock // self._region_blocks
                 known = state & RECORDED or region in self.open_regions
                 known = known or cblock in self.changed or cblock in self._taken
+                known = known or bool(self.health.cache_lost)  # nothing is written to it any more
                 assert known or state & DIRTY, f"cblock {cblock} is covered by nothing"
             else:
                 assert not state & DIRTY, f"cblock {cblock} (oblock {oblock}) is dirty and not covered"

@@ -36,6 +36,8 @@ async def evacuate(volume: Volume, migrations: Migrations) -> None:
         except FusecacheError as exc:
             log.warning("block not brought to safety yet", oblock=oblock, error=str(exc))
 
+    async with migrations.paused():
+        pass  # a promotion that was under way has mapped its block now
     pause = _FIRST_PAUSE
     while mapping.mapped_count:
         await for_each((oblock for _, oblock in mapping.mapped()), leave, side_by_side=_SIDE_BY_SIDE)
