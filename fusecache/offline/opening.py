@@ -187,5 +187,6 @@ def sqlite_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except SQLITE_ERRORS as exc:
-        msg = f"metadata {path}: {exc}"
+        said = " ".join(str(exc).split())  # it may quote damaged text
+        msg = f"metadata {path}: {said}"
         raise MetadataError(msg) from exc

@@ -30,9 +30,6 @@ from policies import create_policy
 from tests.fuzz.mutations import mutate, numbered
 from tests.unit.offline.places import BLOCK, MIXED, Place
 
-LONGEST = 20_000
-"""Characters of a line; some quote what they were given."""
-
 
 @contextmanager
 def explained(kind: str, number: int, outcomes: Counter[str]) -> Iterator[None]:
@@ -42,8 +39,8 @@ def explained(kind: str, number: int, outcomes: Counter[str]) -> Iterator[None]:
         outcomes["taken"] += 1
     except FusecacheError as exc:
         outcomes["refused"] += 1
-        if "\n" in str(exc) or len(str(exc)) > LONGEST:
-            pytest.fail(f"{kind} {number}: no clear line: {exc}")
+        if "\n" in str(exc):
+            pytest.fail(f"{kind} {number}: more than one line: {exc}")
     except BaseException as exc:
         exc.add_note(f"{kind} number {number}")
         raise
