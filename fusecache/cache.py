@@ -36,7 +36,7 @@ import trio
 from fusecache.config import Mode
 from fusecache.errors import ReadOnlyError, StoreError
 from fusecache.gather import fail, gather
-from fusecache.mapping import COVERED, UNMAPPED, WRITABLE
+from fusecache.mapping import COVERED, DIRTY, SAVING, UNMAPPED, WRITABLE
 from fusecache.runs import Run, extend
 from fusecache.volume import now_ms
 from policies import MISS_QUEUED, Work
@@ -57,7 +57,7 @@ class _Route(Enum):
     ORIGIN = auto()
     CACHE = auto()
     TURN = auto()
-    """To the cache; the block turns dirty by it."""
+    """To the cache; the block turns dirty by it, perhaps anew."""
     COVER = auto()
     """To the cache, once the record allows for the block's being dirty."""
     BOTH = auto()
@@ -283,8 +283,10 @@ class Cache:
         if volume.mode is Mode.PASSTHROUGH or volume.health.cache_lost:
             return _Route.DROP
         flags = volume.mapping.flags[cblock]
-        if flags & WRITABLE == WRITABLE:
+        if flags & (WRITABLE | SAVING) == WRITABLE:
             return _Route.CACHE
+        if flags & DIRTY:
+            return _Route.TURN
         if volume.mode is Mode.WRITETHROUGH:
             return _Route.BOTH
         return _Route.TURN if flags & COVERED else _Route.COVER

@@ -42,16 +42,15 @@ class GuardedPolicy(Policy):
         self._mapping = mapping
         self._health = health
 
-    def _ask(self, function: Callable[..., T], *args: object, instead: Callable[[], T]) -> T:
+    def _ask(self, function: Callable[..., T], *args: object, instead: Callable[[], T], may_refuse: bool = False) -> T:
         if not self._failed:
             try:
                 return function(*args)
-            except PolicyError:
-                raise
             except Exception as exc:
-                if self._health is None:
+                if self._health is None or (may_refuse and isinstance(exc, PolicyError)):
                     raise
                 self._failed = True
+                self.hint_size = 0  # type: ignore[misc]  # it has none that mean anything any more
                 self._health.policy_failed = f"{self.name}: {type(exc).__name__}: {exc}"
                 log.exception("policy failed", policy=self.name)
         return instead()
@@ -95,7 +94,7 @@ class GuardedPolicy(Policy):
 
     def invalidate_mapping(self, cblock: int) -> bool:
         """See above."""
-        return self._ask(self._inner.invalidate_mapping, cblock, instead=lambda: True)
+        return self._ask(self._inner.invalidate_mapping, cblock, may_refuse=True, instead=lambda: True)
 
     def get_hint(self, cblock: int) -> int:
         """See above."""
@@ -111,7 +110,7 @@ class GuardedPolicy(Policy):
 
     def set_config_value(self, key: str, value: str) -> None:
         """See above."""
-        self._ask(self._inner.set_config_value, key, value, instead=_nothing)
+        self._ask(self._inner.set_config_value, key, value, may_refuse=True, instead=_nothing)
 
     def config_values(self) -> dict[str, str]:
         """See above."""

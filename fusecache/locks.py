@@ -7,7 +7,8 @@ the hit path only looks whether there is one.  Reads and writes hold a block *sh
 a hit that is served without waiting for anything never takes a lock at all, since nothing can come between.
 
 A migration holds a block *exclusively*, at one of two levels (dm-cache 2.7, 2.8): :data:`WRITERS_OUT` while it
-copies, so that reads go on, and :data:`ALL_OUT` for a switch that must not be seen half done.  It is granted at once
+copies, so that reads go on, and :data:`ALL_OUT` for a switch that must not be seen half done.  A writeback that has
+taken its copy keeps out other migrations only (:data:`MIGRATIONS_OUT`).  It is granted at once
 and then waits until the holders that it excludes have left; newcomers that it excludes park in the cell and are
 released together when it ends, to try again.  Readers do not count against :data:`WRITERS_OUT`, so they cannot starve
 it.
@@ -29,10 +30,12 @@ class Level(IntEnum):
     """How much an exclusive holder keeps out."""
 
     NOBODY_OUT = 0
-    WRITERS_OUT = 1
-    ALL_OUT = 2
+    MIGRATIONS_OUT = 1
+    WRITERS_OUT = 2
+    ALL_OUT = 3
 
 
+MIGRATIONS_OUT: Final = Level.MIGRATIONS_OUT
 WRITERS_OUT: Final = Level.WRITERS_OUT
 ALL_OUT: Final = Level.ALL_OUT
 
@@ -76,7 +79,7 @@ class BlockLocks:
     def try_write(self, oblock: int, *, alone: bool = False) -> bool:
         """Take a block shared for writing, if nobody keeps writers out; ``alone``: and nobody else writes."""
         cell = self._cell(oblock)
-        if cell.level or cell.alone or (alone and cell.writers):
+        if cell.level >= WRITERS_OUT or cell.alone or (alone and cell.writers):
             return False
         cell.writers += 1
         cell.alone = alone
@@ -93,7 +96,7 @@ class BlockLocks:
         cell = self.cells[oblock]
         cell.writers -= 1
         cell.alone = False
-        if not cell.writers and not cell.level:
+        if not cell.writers and cell.level < WRITERS_OUT:
             self._unpark(cell)
         self._left(oblock, cell)
 
@@ -135,6 +138,12 @@ class BlockLocks:
         """Go from WRITERS_OUT to ALL_OUT, and wait for the readers to leave."""
         self.cells[oblock].level = Level.ALL_OUT
         await self.drained(oblock)
+
+    def lower_level(self, oblock: int) -> None:
+        """Go from WRITERS_OUT to MIGRATIONS_OUT; writers who parked try again."""
+        cell = self.cells[oblock]
+        cell.level = Level.MIGRATIONS_OUT
+        self._unpark(cell)
 
     def end_exclusive(self, oblock: int) -> None:
         """Let everybody in again; those who parked try again."""

@@ -8,7 +8,7 @@ bytes and no objects.  The policy has an index of its own, which serves the hit 
 which the policy's answers are held, and it changes by migrations only.
 
 ``flags[cblock]`` is one byte of :data:`DIRTY`, :data:`COVERED` and :data:`RECORDED`, whose meaning is fixed by
-:mod:`fusecache.durability`, and :data:`SUMMED`.  An unmapped block has none of them.
+:mod:`fusecache.durability`, :data:`SUMMED` and :data:`SAVING`.  An unmapped block has none of them.
 """
 
 from __future__ import annotations
@@ -31,8 +31,11 @@ RECORDED: Final = 4
 SUMMED: Final = 8
 """The block is clean, and ``sums[cblock]`` is the CRC-32C of its content."""
 
+SAVING: Final = 16
+"""The block is dirty, and its content of a moment ago is on its way to the origin; a write ends that it counts."""
+
 WRITABLE: Final = DIRTY | COVERED
-"""A write to a block with both needs nothing but the write."""
+"""A write to a block with these two, and not :data:`SAVING`, needs nothing but the write."""
 
 UNMAPPED: Final = -1
 _EMPTY: Final = 0xFFFFFFFF
@@ -111,9 +114,10 @@ class Mapping:
         return oblock
 
     def set_dirty(self, cblock: int) -> bool:
-        """Mark a mapped block dirty, which ends what its sum says; returns whether it was clean."""
+        """Mark a mapped block dirty, or dirty anew, which ends what its sum says; returns whether it was clean."""
         flags = self.flags[cblock]
         if flags & DIRTY:
+            self.flags[cblock] = flags & ~SAVING
             return False
         self.flags[cblock] = flags & ~SUMMED | DIRTY
         self.dirty_count += 1
@@ -124,9 +128,19 @@ class Mapping:
         flags = self.flags[cblock]
         if not flags & DIRTY:
             return False
-        self.flags[cblock] = flags & ~DIRTY
+        self.flags[cblock] = flags & ~(DIRTY | SAVING)
         self.dirty_count -= 1
         return True
+
+    def begin_saving(self, cblock: int) -> None:
+        """Note that a dirty block's content as it is now is to be written back."""
+        self.flags[cblock] |= SAVING
+
+    def end_saving(self, cblock: int) -> bool:
+        """Tell whether nothing was written to a block since :meth:`begin_saving`, and forget about that."""
+        flags = self.flags[cblock]
+        self.flags[cblock] = flags & ~SAVING
+        return bool(flags & SAVING)
 
     def set_sum(self, cblock: int, crc: int) -> None:
         """Note the CRC-32C of a clean block's content."""
@@ -193,4 +207,5 @@ class Mapping:
         for cblock, flags in enumerate(self.flags):
             assert not flags or cblock in mapped, f"flags {flags} on unmapped cblock {cblock}"
             assert not flags & DIRTY or flags & COVERED, f"cblock {cblock} is dirty, and not covered"
+            assert not flags & SAVING or flags & DIRTY, f"cblock {cblock} is saved, and not dirty"
             assert not flags & DIRTY or not flags & SUMMED, f"cblock {cblock} is dirty, and has a sum"

@@ -196,11 +196,14 @@ class Migrations:
             volume.policy.clear_dirty(work.cblock)
 
     async def writeback(self, work: Work) -> None:
-        """Copy a dirty block from the cache to the origin; it stays mapped and turns clean."""
+        """Copy a dirty block to the origin; it stays mapped, and turns clean, or stays dirty if written meanwhile."""
         async with self._exclusive(work.oblock, WRITERS_OUT):
             self._volume.require_work(work)
-            await self._copy_back(work.oblock, work.cblock)
-            self._volume.policy.complete_background_work(work, True)
+            if self._volume.geometry.block_size <= CHUNK:
+                await self._save(work.oblock, work.cblock)
+            else:
+                await self._copy_back(work.oblock, work.cblock)
+            self._volume.policy.complete_background_work(work, not self._volume.is_dirty(work.cblock))
 
     async def demote(self, work: Work) -> None:
         """Unmap a block, writing it back first if it has become dirty; its cache block is free when that is durable."""
@@ -368,10 +371,38 @@ class Migrations:
         except CacheReadError:
             await self.name_lost(oblock, cblock)
             raise
+        self._saved(oblock, cblock, crc)
+
+    def _saved(self, oblock: int, cblock: int, crc: int) -> None:
+        """Note that the origin has what the cache has."""
+        volume = self._volume
+        size = volume.geometry.block_size
         volume.set_clean(cblock, crc)
         volume.stats.writebacks += 1
         if volume.health.lost:
             volume.health.lost.discard(oblock * size, (oblock + 1) * size)
+
+    async def _save(self, oblock: int, cblock: int) -> None:
+        """Make a block clean, as :meth:`_copy_back` does, but let writers in while the origin writes.
+
+        The origin may be slow, and blocks that are written often are written back often.
+        """
+        volume = self._volume
+        if not volume.is_dirty(cblock):
+            return
+        size = volume.geometry.block_size
+        content = bytearray(size)
+        await self._read(volume.cache, cblock * size, content)
+        crc = crc32c(content)
+        volume.mapping.begin_saving(cblock)
+        try:
+            volume.locks.lower_level(oblock)
+            await volume.activity.give_way(_PATIENCE)
+            await volume.origin.write(oblock * size, content)
+        finally:
+            saved = volume.mapping.end_saving(cblock)
+        if saved:
+            self._saved(oblock, cblock, crc)
 
     async def name_lost(self, oblock: int, cblock: int) -> None:
         """Find out which parts of an unreadable block cannot be read."""
@@ -393,16 +424,21 @@ class Migrations:
         crc = 0
         for done in range(0, size, CHUNK):
             chunk = buffer[: size - done]
-            if not source.read_nowait(start + done, chunk):
-                try:
-                    await source.read(start + done, chunk)
-                except StoreError as exc:
-                    if source is not volume.cache:
-                        raise
-                    volume.stats.cache_errors += 1
-                    raise CacheReadError(str(exc)) from exc
+            await self._read(source, start + done, chunk)
             crc = crc32c(chunk, crc)
             if target is volume.origin:
                 await volume.activity.give_way(_PATIENCE)
             await target.write(target_start + done, chunk)
         return crc
+
+    async def _read(self, source: Store, position: int, into: bytearray | memoryview) -> None:
+        """Read for a copy; raises CacheReadError if it was the cache that failed."""
+        if source.read_nowait(position, into):
+            return
+        try:
+            await source.read(position, into)
+        except StoreError as exc:
+            if source is not self._volume.cache:
+                raise
+            self._volume.stats.cache_errors += 1
+            raise CacheReadError(str(exc)) from exc

@@ -15,7 +15,7 @@ from fusecache.cache import Cache
 from fusecache.durability import Durability
 from fusecache.gather import gather
 from fusecache.locks import BlockLocks
-from fusecache.mapping import COVERED
+from fusecache.mapping import COVERED, SAVING, Mapping
 from fusecache.metadata.record import Batch, Row
 from fusecache.migrations import Migrations
 from fusecache.resizing import Ledger, Resize, Space
@@ -133,6 +133,13 @@ def fsync_acknowledged_without_flushing(patch: Patch) -> None:
     patch.setattr(Cache, "flush", flush)
 
 
+def recovery_serves_what_is_not_durable(patch: Patch) -> None:
+    async def secure(self: Durability) -> None:
+        pass
+
+    patch.setattr(Durability, "secure", secure)
+
+
 def writeback_lets_writers_in(patch: Patch) -> None:
     async def drained(self: BlockLocks, oblock: int) -> None:
         pass
@@ -200,6 +207,14 @@ def resizing_closes_regions_that_stay(patch: Patch) -> None:
     patch.setattr(rig, "plan_resize", plan_tidily)
 
 
+def a_write_during_a_writeback_is_not_noticed(patch: Patch) -> None:
+    def end_saving(self: Mapping, cblock: int) -> bool:
+        self.flags[cblock] &= ~SAVING
+        return True
+
+    patch.setattr(Mapping, "end_saving", end_saving)
+
+
 _SOUND = [
     rule_1_commit_before_the_cache_is_flushed,
     rule_2_reuse_before_the_unmapping_is_committed,
@@ -211,7 +226,9 @@ _SOUND = [
     rule_4_blocks_under_write_taken_as_clean,
     rule_4_covered_for_ever,
     fsync_acknowledged_without_flushing,
+    recovery_serves_what_is_not_durable,
     writeback_lets_writers_in,
+    a_write_during_a_writeback_is_not_noticed,
     resizing_commits_sizes_and_rows_one_after_the_other,
     resizing_extends_the_cache_before_the_rows_of_what_was_cut_are_gone,
     resizing_drops_what_is_dirty,

@@ -102,7 +102,7 @@ async def test_a_demoted_cache_block_is_written_only_after_the_commit() -> None:
 
 
 @virtual
-async def test_reads_go_on_while_a_block_is_copied_and_writes_wait() -> None:
+async def test_reads_go_on_while_a_block_is_demoted_and_writes_wait() -> None:
     world = World()
     world.load(5, 2, dirty=True)
 
@@ -111,17 +111,42 @@ async def test_reads_go_on_while_a_block_is_copied_and_writes_wait() -> None:
 
     world.origin.before = slow
     async with world.running() as nursery:
-        world.ask(Op.WRITEBACK, 5, 2)
+        world.ask(Op.DEMOTE, 5, 2)
         await trio.sleep(1)
         assert await world.cache.read(5 * BLOCK, 4) == b"cccc"
         assert trio.current_time() == 1
         nursery.start_soon(world.cache.write, 5 * BLOCK, b"new!")
         await trio.sleep(5)
         assert world.cache_block(2)[:4] == b"cccc"
-        await trio.sleep(5)
+        await trio.sleep(30)
+        assert world.mapping.find(5) < 0
+        assert world.origin_block(5)[:5] == b"new!c"
+
+
+@virtual
+async def test_writes_go_on_while_a_block_is_written_back_and_it_stays_dirty() -> None:
+    world = World()
+    world.load(5, 2, dirty=True)
+
+    async def slow(name: str) -> None:
+        await trio.sleep(10)
+
+    world.origin.before = slow
+    async with world.running():
+        world.ask(Op.WRITEBACK, 5, 2)
+        await trio.sleep(1)
+        await world.cache.write(5 * BLOCK, b"new!")
+        assert trio.current_time() == 1
         assert world.cache_block(2)[:4] == b"new!"
+        world.volume.check()
+        await trio.sleep(10)
         assert world.origin_block(5)[:4] == b"cccc"
         assert world.mapping.flags[2] & DIRTY
+        world.volume.check()
+        world.ask(Op.WRITEBACK, 5, 2)
+        await trio.sleep(11)
+        assert world.origin_block(5)[:4] == b"new!"
+        assert not world.mapping.flags[2] & DIRTY
 
 
 @virtual
