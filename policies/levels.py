@@ -24,7 +24,7 @@ from typing import Final
 from policies.runs import LEVELS, RunPool
 
 _TOP: Final = LEVELS - 1
-_TIDY_BUDGET: Final = 8192
+_TIDY_BUDGET: Final = 2048
 _RAISED: Final = (*range(LEVELS), *(_TOP for _ in range(LEVELS)))
 """Level and extra levels to level: min() without the call."""
 

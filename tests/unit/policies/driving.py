@@ -40,9 +40,11 @@ class Driver:
         if dirty:
             self.dirty.add(cblock)
 
-    def bio(self, oblock: int, write: bool, *, fast_copy: bool = False, discarded: bool = False) -> int:
-        """Refer a bio; a write hit makes the block dirty.  Return the policy's answer."""
-        self.policy.observe_bio(oblock * BLOCK, 4096, discarded, self.now_ms)
+    def bio(
+        self, oblock: int, write: bool, *, fast_copy: bool = False, discarded: bool = False, length: int = 4096
+    ) -> int:
+        """Refer a bio at the start of a block; a write hit makes the block dirty.  Return the policy's answer."""
+        self.policy.observe_bio(oblock * BLOCK, length, discarded, self.now_ms)
         if fast_copy:
             found, work = self.policy.lookup_with_work(oblock, write, True)
             if work is not None:
@@ -96,6 +98,11 @@ class Driver:
             self.dirty.discard(cblock)
             self.policy.clear_dirty(cblock)
 
+    def toggle(self, cblock: int) -> None:
+        """Let a block become dirty or clean for reasons of the cache's own; work may be outstanding for it."""
+        if cblock in self.cached.values():
+            self._set(cblock, dirty=cblock not in self.dirty)
+
     def invalidate(self, cblock: int) -> None:
         oblock = next((oblock for oblock, other in self.cached.items() if other == cblock), None)
         busy = cblock in {work.cblock for work in self.policy._tracker.check().values()}  # type: ignore[attr-defined]
@@ -121,8 +128,13 @@ class Driver:
             yield work
 
     def check(self) -> None:
+        """Assert that the policy's books are sound, and that they are ours."""
         self.policy.check()
         reserved = self.policy.residency() - len(self.cached)
         assert reserved >= sum(work.op is Op.PROMOTE for work in self.outstanding)
+        in_use = set(self.cached.values())
+        assert self.dirty <= in_use
         for cblock in range(self.cache_blocks):
-            assert cblock in self.cached.values() or self.policy.get_hint(cblock) == 0
+            assert cblock in in_use or self.policy.get_hint(cblock) == 0
+        outstanding = self.policy._tracker.check().values()  # type: ignore[attr-defined]
+        assert all(work in outstanding for work in self.outstanding)
