@@ -6,10 +6,10 @@ import pytest
 import trio
 
 from fusecache.durability import region_blocks_for
-from fusecache.errors import MetadataError, StoreError
+from fusecache.errors import MetadataError, ReadOnlyError, StoreError
 from fusecache.mapping import COVERED, DIRTY, RECORDED
 from fusecache.metadata.record import Batch
-from tests.unit.worlds import World, settle, virtual
+from tests.unit.worlds import BLOCK, World, settle, virtual
 
 
 @pytest.mark.parametrize(("blocks", "expected"), [(1, 1), (1023, 1), (1024, 1), (2048, 2), (65536, 64), (10**7, 64)])
@@ -54,9 +54,18 @@ async def test_no_row_is_committed_if_its_data_cannot_be_flushed() -> None:
         with pytest.raises(StoreError, match="dead"):
             await world.durability.flush()
         assert not world.record.batches
+        assert world.durability.cache_given_up.is_set()
+        assert "dead" in world.volume.health.cache_lost
         del world.cached.errors["flush"]
+        with pytest.raises(StoreError, match="dead: 1 blocks have still to be brought to safety"):
+            await world.durability.flush()  # what a flush lost does not come back with the next one
+        await world.durability.commit()
+        assert not world.record.batches
+        assert await world.migrations.invalidate(5)
         await world.durability.flush()
-        assert world.record.rows == {0: (5, True)}
+        assert world.record.rows == {}
+        assert world.origin_block(5) == b"c" * BLOCK
+        assert not world.origin.unflushed
 
 
 @virtual
@@ -126,7 +135,7 @@ async def test_whoever_asks_while_a_round_runs_gets_the_next_one() -> None:
 
 
 @virtual
-async def test_an_error_reaches_everybody_in_its_round_and_nobody_after_it() -> None:
+async def test_a_commit_that_fails_reaches_everybody_and_nothing_is_committed_after_it() -> None:
     world = World()
     caught: list[str] = []
 
@@ -143,12 +152,76 @@ async def test_an_error_reaches_everybody_in_its_round_and_nobody_after_it() -> 
             for _ in range(3):
                 nursery.start_soon(flush)
         assert caught == ["disk is full"] * 3
-        assert str(world.durability.failure) == "disk is full"
+        assert world.volume.health.read_only == "disk is full"
         world.record.error = None
         await flush()
-        assert caught == ["disk is full"] * 3
-        assert world.durability.failure is None
+        assert caught == ["disk is full"] * 4
+        assert world.record.rows == {}
+        assert not world.record.batches
+
+
+@virtual
+async def test_a_failure_of_the_origin_reaches_everybody_in_its_round_and_nobody_after_it() -> None:
+    world = World()
+    caught: list[str] = []
+
+    async def flush() -> None:
+        try:
+            await world.durability.flush()
+        except StoreError as exc:
+            caught.append(str(exc))
+
+    async with world.running():
+        promote(world, 5, 0)
+        world.origin.errors["flush"] = StoreError("dead")
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(flush)
+        assert caught == ["dead"] * 3
+        assert world.record.rows == {}
+        del world.origin.errors["flush"]
+        await flush()
+        assert caught == ["dead"] * 3
         assert world.record.rows == {0: (5, False)}
+
+
+@virtual
+async def test_that_a_check_is_needed_is_recorded_if_that_can_be_done() -> None:
+    world = World()
+    attempts = 0
+
+    async def fail_once(batch: Batch) -> None:
+        nonlocal attempts
+        attempts += 1
+        if attempts == 1:
+            msg = "disk is full"
+            raise MetadataError(msg)
+
+    world.record.before = fail_once
+    async with world.running():
+        promote(world, 5, 0)
+        with pytest.raises(MetadataError, match="full"):
+            await world.durability.commit()
+        assert world.record.values == {"needs_check": "1"}
+        assert [batch.values for batch in world.record.batches] == [{"needs_check": "1"}]
+
+
+@virtual
+async def test_the_end_of_a_mount_without_metadata_is_not_clean_and_tries_once_more_to_say_so() -> None:
+    world = World()
+    promote(world, 5, 0)
+    world.record.error = MetadataError("disk is full")
+    async with world.running():
+        with pytest.raises(MetadataError):
+            await world.durability.commit()
+        assert world.record.values == {}
+        world.durability.commit_later(close_regions=True)
+        await settle()
+    world.record.error = None
+    with pytest.raises(MetadataError, match="full"):
+        await world.durability.settle()
+    assert world.record.values == {"needs_check": "1"}
+    assert world.record.rows == {}
 
 
 # Covering
@@ -199,17 +272,22 @@ async def test_covers_that_come_together_share_a_commit_and_do_not_wait_for_a_fl
 
 @virtual
 async def test_a_cover_that_cannot_be_recorded_covers_nothing() -> None:
-    world = World()
+    world = World(region_blocks=1)
     world.load(0, 0)
-    world.record.error = MetadataError("disk is full")
+    world.load(1, 1)
     async with world.running():
+        await world.durability.cover(1)
+        world.record.error = MetadataError("disk is full")
         with pytest.raises(MetadataError, match="full"):
             await world.durability.cover(0)
         assert not world.mapping.flags[0] & COVERED
-        assert world.durability.failure is not None
+        assert world.volume.health.read_only == "disk is full"
         world.record.error = None
-        await world.durability.cover(0)
-        assert world.mapping.flags[0] & COVERED
+        with pytest.raises(ReadOnlyError, match="fusecache check --clear-needs-check"):
+            await world.durability.cover(0)
+        assert not world.mapping.flags[0] & COVERED
+        assert world.record.regions == {1}
+        await world.durability.cover(1)  # covered before
 
 
 @virtual
@@ -299,7 +377,7 @@ async def test_a_region_that_is_wanted_again_while_it_closes_stays_open() -> Non
 
 
 @virtual
-async def test_a_region_that_could_not_be_closed_is_opened_anew_and_closed_later() -> None:
+async def test_a_region_that_could_not_be_closed_counts_as_open_and_no_other_block_of_it_is_covered() -> None:
     world = World(region_blocks=2)
     world.load(0, 0)
     world.load(1, 1)
@@ -311,16 +389,34 @@ async def test_a_region_that_could_not_be_closed_is_opened_anew_and_closed_later
         world.durability.commit_later(close_regions=True)
         await settle()
         world.durability.check()
+        assert world.durability.open_regions == {0}
+        assert world.record.regions == {0}
         world.record.error = None
-        # Whether the record has it open is not known: the other block's first write has to make sure of it.
-        batches = len(world.record.batches)
-        await world.durability.cover(1)
-        assert [batch.opened for batch in world.record.batches[batches:] if batch.opened] == [[0]]
+        with pytest.raises(ReadOnlyError):
+            await world.durability.cover(1)
+        for _ in range(3):
+            world.durability.commit_later(close_regions=True)
+            await settle()
+        assert world.record.regions == {0}
+        assert world.mapping.flags[0] & DIRTY
+
+
+@virtual
+async def test_a_region_whose_closing_the_origin_held_up_is_closed_later() -> None:
+    world = World(region_blocks=2)
+    world.load(0, 0)
+    async with world.running():
+        await world.durability.cover(0)
         world.durability.touched_regions.clear()
+        world.origin.errors["flush"] = StoreError("dead")
+        world.durability.commit_later(close_regions=True)
+        await settle()
+        world.durability.check()
+        assert world.record.regions == {0}
+        world.origin.errors.clear()
         world.durability.commit_later(close_regions=True)
         await settle()
         assert not world.record.regions
-        world.durability.check()
 
 
 # Unmapping

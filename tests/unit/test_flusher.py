@@ -163,12 +163,24 @@ async def test_a_flush_that_cannot_be_recorded_is_no_flush() -> None:
     world = dirty_world((3, 0))
     world.record.error = MetadataError("disk is full")
     async with world.running():
-        with pytest.raises(FusecacheError):
+        for _ in range(2):
+            with pytest.raises(FusecacheError, match="full"):
+                await world.flusher.flush()
+            assert world.record.rows == {0: (3, True)}
+            assert world.flusher.failed == 1
+            world.record.error = None  # read-only from the first failure on
+        assert world.record.values == {}
+
+
+@virtual
+async def test_a_flush_that_the_origin_does_not_take_is_no_flush() -> None:
+    world = dirty_world((3, 0))
+    world.origin.errors["flush"] = StoreError("flush of origin failed: dead")
+    async with world.running():
+        with pytest.raises(FusecacheError, match="dead"):
             await world.flusher.flush()
         assert world.record.rows == {0: (3, True)}
-        world.record.error = None
-        await world.flusher.flush()
-        assert world.record.rows == {0: (3, False)}
+        assert world.volume.health.state == "failing"
 
 
 @virtual
