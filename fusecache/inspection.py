@@ -17,6 +17,7 @@ in :mod:`fusecache.resizing`.
 from __future__ import annotations
 
 import os
+import re
 import stat
 from contextlib import ExitStack
 from itertools import combinations
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
     from fusecache.config import MountConfig
 
+_NUMBER: Final = re.compile(r"[1-9][0-9]{0,18}")
 _NUMBERS: Final = ("block_size", "cache_blocks", "region_blocks", "image_bytes")
 _LAST_SIZES: Final = {"cache_bytes", "origin_bytes"}
 """Of the files, at the last mount; metadata that never was mounted has none."""
@@ -211,11 +213,12 @@ def _require_healthy(database: Database, values: Mapping[str, str]) -> None:
         msg = f"metadata {database.path} is damaged: it does not say {', '.join(sorted(missing))}"
         raise MetadataError(msg)
     for name in (*_NUMBERS, *(_LAST_SIZES & values.keys())):
-        if not (values[name].isascii() and values[name].isdecimal() and int(values[name])):
-            msg = f"metadata {database.path} is damaged: {name} is {values[name]!r}"
+        if not _NUMBER.fullmatch(values[name]):
+            msg = f"metadata {database.path} is damaged: {name} is {values[name][:40]!r}"
             raise MetadataError(msg)
     if values["needs_check"] != "0":
-        msg = f"metadata {database.path} needs a check before it can be used"
+        command = f"fusecache check --metadata {database.path} --clear-needs-check"
+        msg = f"metadata {database.path} needs a check before it can be used: {command}"
         raise MetadataError(msg)
 
 

@@ -23,7 +23,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import tempfile
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, final
@@ -86,10 +86,11 @@ class Database:
                 with _transaction(connection):
                     connection.executemany("INSERT INTO meta VALUES (?, ?)", values.items())
             if replace:
-                for leftover in ("-wal", "-shm"):
-                    path.with_name(path.name + leftover).unlink(missing_ok=True)
+                _end_log(path)
                 draft.replace(path)
             else:
+                if not path.exists():
+                    _put_log_aside(path)
                 path.hardlink_to(draft)  # unlike a rename, this fails where something is there
             sync_directory(path.parent)
         finally:
@@ -222,6 +223,27 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
+
+
+def _end_log(path: Path) -> None:
+    """Have all of a metadata file in that file, so that nothing is lost if a crash leaves it without its log."""
+    with suppress(sqlite3.Error), closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    for name in _log_names(path):
+        name.unlink(missing_ok=True)
+    sync_directory(path.parent)
+
+
+def _put_log_aside(path: Path) -> None:
+    """Keep the log of a metadata file that is gone from being taken for that of the next one; raises OSError."""
+    for name in _log_names(path):
+        if name.exists():
+            name.replace(name.with_name(f"{name.name}.old"))
+    sync_directory(path.parent)
+
+
+def _log_names(path: Path) -> list[Path]:
+    return [path.with_name(path.name + ending) for ending in ("-wal", "-shm")]
 
 
 def _connect(path: Path) -> sqlite3.Connection:

@@ -437,3 +437,40 @@ def test_creating_is_all_or_nothing(tmp_path: Path, old: bool) -> None:
     created = seen.index(after)
     assert created > 5
     assert seen == [before] * created + [after] * (len(seen) - created)
+
+
+def test_a_log_that_was_left_behind_is_not_the_next_files(tmp_path: Path) -> None:
+    path = tmp_path / "metadata"
+    database = Database.create(path, {**VALUES, "uuid": "old"})
+    commit(database, mapped=[(3, 7, True, None)])
+    log = path.with_name("metadata-wal")
+    kept = log.read_bytes()  # as if the process had been killed
+    database.close()
+    log.write_bytes(kept)
+    path.unlink()
+    with closing(Database.create(path, VALUES)) as database:
+        assert database.values()["uuid"] == VALUES["uuid"]
+        assert not list(database.rows())
+    assert path.with_name("metadata-wal.old").read_bytes() == kept
+
+
+def test_what_is_replaced_is_whole_without_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "metadata"
+    database = Database.create(path, VALUES)
+    commit(database, mapped=[(3, 7, True, None)])
+    log = path.with_name("metadata-wal")
+    before = (path.read_bytes(), log.read_bytes())
+    database.close()
+    path.write_bytes(before[0])
+    log.write_bytes(before[1])
+
+    def fail(*_: object) -> None:
+        msg = "killed"
+        raise OSError(msg)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", fail)
+        with pytest.raises(OSError, match="killed"):
+            Database.create(path, VALUES, replace=True)
+    log.unlink(missing_ok=True)
+    assert rows_of(path) == [Row(3, 7, dirty=True, hint=None)]
