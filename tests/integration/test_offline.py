@@ -151,3 +151,37 @@ def test_bad_metadata_is_refused_by_name_and_left_alone(mount: Mount, damage: st
     assert str(mount.metadata) in mounting.stderr
     assert "problem: " in tool("check", mount, check=False)
     assert {path: path.read_bytes() for path in files} == files
+
+
+@pytest.mark.parametrize("dirty", ["clean", "dirty"])
+@pytest.mark.parametrize("blocks", [23, 513, 1023, 4095])
+def test_an_end_keeps_what_is_cached(mounted: Mounted, tmp_path: Path, blocks: int, dirty: str) -> None:
+    """Scenarios 15 and 16: after an unmount and after a kill the mappings are the same; dirty ones may get fewer."""
+    size = 4096
+    mount = mounted("--policy", "mq", size=2 * blocks * size, cache_size=str(blocks * size), block_size="4KiB")
+    mount.unmount()
+    lines = tool("dump", mount).splitlines(keepends=True)
+    oblocks = random.Random(blocks).sample(range(2 * blocks), blocks)
+    state = "true" if dirty == "dirty" else "false"
+    at = next(number for number, line in enumerate(lines) if "</mappings>" in line)
+    lines[at:at] = [
+        f'    <mapping cache_block="{cblock}" origin_block="{oblock}" dirty="{state}"/>\n'
+        for cblock, oblock in enumerate(oblocks)
+    ]
+    (tmp_path / "xml").write_text("".join(lines))
+    tool("restore", mount, "-i", tmp_path / "xml", "--replace")
+    before = _mappings(mount)
+    assert len(before) == blocks
+    for end in ("unmount", "kill9"):
+        mount.mount("--policy", "mq")
+        getattr(mount, end)()
+        after = _mappings(mount)
+        assert after.keys() == before.keys()
+        assert all(before[mapping] or not is_dirty for mapping, is_dirty in after.items())
+        before = after
+
+
+def _mappings(mount: Mount) -> dict[tuple[str, str], bool]:
+    """Return what lies where, and whether it is dirty."""
+    words = [line.split('"') for line in tool("dump", mount).splitlines() if "<mapping " in line]
+    return {(word[1], word[3]): word[5] == "true" for word in words}

@@ -1,4 +1,4 @@
-"""Whatever is damaged, dirty is not taken for clean, no block for another, and what is missing is named."""
+"""Scenario 26: whatever is damaged, dirty is not taken for clean, no block for another; what is missing is named."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Everything dirty reaches the origin, nothing is called clean before, and what failed is named."""
+"""Scenario 26: everything dirty reaches the origin, nothing is called clean before, and what failed is named."""
 
 from __future__ import annotations
 
