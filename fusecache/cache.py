@@ -384,6 +384,7 @@ class Cache:
                 await volume.cache.write(position, data)
         except StoreError as exc:
             volume.stats.cache_errors += 1
+            volume.mapping.end_saving(cblock)  # parts of it may have been written
             log.warning("cache write failed", cblock=cblock, error=str(exc))
             return False
         volume.set_dirty(cblock)
@@ -393,7 +394,8 @@ class Cache:
         """Write to the origin a block that was cached, once it is so no longer."""
         volume = self._volume
         while True:
-            volume.stats.demotions += await self._migrations.invalidate(oblock)
+            dropped = await self._migrations.invalidate(oblock)
+            volume.stats.demotions += dropped
             while not volume.locks.try_write(oblock):
                 await volume.locks.park(oblock)
             if volume.mapping.find(oblock) == UNMAPPED:

@@ -392,7 +392,11 @@ class Migrations:
             return
         size = volume.geometry.block_size
         content = bytearray(size)
-        await self._read(volume.cache, cblock * size, content)
+        try:
+            await self._read(volume.cache, cblock * size, content)
+        except CacheReadError:
+            await self.name_lost(oblock, cblock)
+            raise
         crc = crc32c(content)
         volume.mapping.begin_saving(cblock)
         try:

@@ -82,6 +82,8 @@ class MemoryStore:
         """What ``read``, ``write`` and ``flush`` raise."""
         self.dead: set[int] = set()
         """Offsets at which any read or write fails."""
+        self.refused: set[int] = set()
+        """Offsets at which any write fails."""
         self.calls: list[tuple[str, int, int]] = []
         self.before: Callable[[str], Awaitable[None]] | None = None
 
@@ -92,15 +94,16 @@ class MemoryStore:
             await self.before(name)
         if name in self.errors:
             raise self.errors[name]
-        if self._is_dead(offset, length):
+        if self._is_dead(name, offset, length):
             msg = f"{name} at {offset} failed: dead sector"
             raise StoreError(msg)
 
-    def _is_dead(self, offset: int, length: int) -> bool:
-        return any(offset <= place < offset + length for place in self.dead)
+    def _is_dead(self, name: str, offset: int, length: int) -> bool:
+        places = self.dead | self.refused if name == "write" else self.dead
+        return any(offset <= place < offset + length for place in places)
 
     def _may(self, name: str, offset: int, length: int) -> bool:
-        if not self.at_once or name in self.errors or self._is_dead(offset, length):
+        if not self.at_once or name in self.errors or self._is_dead(name, offset, length):
             return False
         self.calls.append((name, offset, length))
         return True
@@ -146,6 +149,7 @@ class MemoryRecord:
 
     def __init__(self) -> None:
         self.rows: dict[int, tuple[int, bool]] = {}
+        self.sums: dict[int, int | None] = {}
         self.regions: set[int] = set()
         self.values: dict[str, str] = {}
         self.hints: dict[int, int] = {}
@@ -162,7 +166,9 @@ class MemoryRecord:
         self.batches.append(batch)
         for cblock in batch.unmapped:
             self.rows.pop(cblock, None)
+            self.sums.pop(cblock, None)
         self.rows |= {cblock: (oblock, dirty) for cblock, oblock, dirty, _ in batch.mapped}
+        self.sums |= {cblock: crc for cblock, _, _, crc in batch.mapped}
         self.regions |= set(batch.opened)
         self.regions -= set(batch.closed)
         self.values |= batch.values
@@ -265,12 +271,14 @@ class World:
     tail: int = 512
     mode: Mode = Mode.WRITEBACK
     region_blocks: int = 2
+    block_size: int = BLOCK
     record: MemoryRecord = field(default_factory=MemoryRecord)
 
     def __post_init__(self) -> None:
-        self.geometry = Geometry(self.origin_blocks * BLOCK + self.tail, BLOCK, self.cache_blocks)
+        size = self.block_size
+        self.geometry = Geometry(self.origin_blocks * size + self.tail, size, self.cache_blocks)
         self.origin = MemoryStore(self.geometry.image_bytes, b"o")
-        self.cached = MemoryStore(self.cache_blocks * BLOCK, b"c")
+        self.cached = MemoryStore(self.cache_blocks * size, b"c")
         self.mapping = Mapping(self.cache_blocks)
         self.locks = BlockLocks()
         self.policy = ToyPolicy(self.cache_blocks)
@@ -327,8 +335,8 @@ class World:
 
     def origin_block(self, oblock: int) -> bytes:
         """Return what the origin has of a block."""
-        return bytes(self.origin.data[oblock * BLOCK : (oblock + 1) * BLOCK])
+        return bytes(self.origin.data[oblock * self.block_size : (oblock + 1) * self.block_size])
 
     def cache_block(self, cblock: int) -> bytes:
         """Return what a cache block holds."""
-        return bytes(self.cached.data[cblock * BLOCK : (cblock + 1) * BLOCK])
+        return bytes(self.cached.data[cblock * self.block_size : (cblock + 1) * self.block_size])
