@@ -36,8 +36,9 @@ if TYPE_CHECKING:
 MAGIC: Final = b"SQLite format 3\0"
 HEADER_BYTES: Final = 100
 """Of SQLite's file header."""
-SQLITE_ERRORS: Final = (sqlite3.Error, OverflowError, UnicodeDecodeError)
-"""What reading a damaged database raises; the last one where SQLite quotes a damaged name in its complaint."""
+SQLITE_ERRORS: Final = (sqlite3.Error, OverflowError, UnicodeDecodeError, MemoryError)
+"""What reading a damaged database raises: SQLite may quote a damaged name in its complaint, or take a number for the
+size of a record, and ask for that much memory."""
 SIDE_FILES: Final = ("-wal", "-shm")
 """What SQLite may have beside a database; the first one holds commits."""
 
@@ -187,6 +188,6 @@ def sqlite_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except SQLITE_ERRORS as exc:
-        said = " ".join(str(exc).split())  # it may quote damaged text
+        said = " ".join(str(exc).split()) or type(exc).__name__  # it may quote damaged text
         msg = f"metadata {path}: {said}"
         raise MetadataError(msg) from exc

@@ -178,7 +178,7 @@ def _complaints(connection: sqlite3.Connection, what: int | str) -> list[str]:
     try:
         found = [str(text) for (text,) in connection.execute(f"PRAGMA integrity_check({what})")]
     except SQLITE_ERRORS as exc:
-        return [" ".join(str(exc).split())]
+        return [" ".join(str(exc).split()) or type(exc).__name__]
     return [line for text in found for line in text.splitlines() if line != "ok" and not line.startswith("***")]
 
 
