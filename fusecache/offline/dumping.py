@@ -42,7 +42,11 @@ _DEFAULT_POLICY: Final = "smq"
 
 
 def dump(files: Files, output: TextIO) -> None:
-    """Write the XML to ``output``; raises FusecacheError, after part of it for damage that shows late."""
+    """Write the XML to ``output``.
+
+    :raises FusecacheError: after part of it, for damage that shows late or when there is no more room.
+    :raises BrokenPipeError: nobody reads it any more.
+    """
     with ExitStack() as resources:
         open_locked(files.metadata, resources)
         extras = {}
@@ -50,7 +54,14 @@ def dump(files: Files, output: TextIO) -> None:
             extras[CACHE_TIME] = Identity.of(files.cache, open_locked(files.cache, resources)).mtime_ns
         require_metadata(files.metadata)
         connection = resources.enter_context(reading(files.metadata))
-        output.writelines(_lines(files, connection, extras))
+        try:
+            output.writelines(_lines(files, connection, extras))
+            output.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as exc:
+            msg = f"cannot write the dump: {exc.strerror}"
+            raise FusecacheError(msg) from exc
 
 
 def dump_to_file(files: Files, path: Path) -> None:
@@ -64,7 +75,6 @@ def dump_to_file(files: Files, path: Path) -> None:
     try:
         with draft.open("w", encoding="utf-8") as output:
             dump(files, output)
-            output.flush()
             os.fsync(output.fileno())
         path.hardlink_to(draft)
     except FileExistsError as exc:

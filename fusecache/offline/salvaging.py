@@ -92,7 +92,7 @@ class Salvage:
         assert self.connection is not None
         try:
             return self.connection.execute("SELECT 1 FROM blocks WHERE cblock = ?", (cblock,)).fetchone() is not None
-        except sqlite3.Error:
+        except SQLITE_ERRORS:
             return False
 
     def _rows_in(self, cblocks: range) -> Iterator[RawRow]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -90,6 +92,21 @@ def test_a_dump_into_a_file_overwrites_nothing(place: Place, tmp_path: Path) -> 
     with pytest.raises(FusecacheError, match=r"cannot write .*: No such file"):
         dump_to_file(place.files, tmp_path / "none" / "xml")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["place", "xml"]
+
+
+def test_a_dump_into_a_full_disk(place: Place) -> None:
+    place.fill(MIXED)
+    refused = pytest.raises(FusecacheError, match=r"^cannot write the dump: No space left on device$")
+    with suppress(OSError), Path("/dev/full").open("w") as output, refused:
+        dump(place.files, output)
+
+
+def test_a_dump_that_nobody_reads(place: Place) -> None:
+    place.fill({cblock: (cblock, False) for cblock in range(32)})
+    reading, writing = os.pipe()
+    os.close(reading)
+    with suppress(BrokenPipeError), os.fdopen(writing, "w") as output, pytest.raises(BrokenPipeError):
+        dump(place.files, output)
 
 
 def test_a_dump_that_fails_leaves_no_file(place: Place, tmp_path: Path) -> None:
