@@ -50,20 +50,19 @@ class Scrub:
     def set_rate(self, rate: int) -> None:
         """Go on at another rate, from now on."""
         self.rate = rate
-        self._changed.set()
+        changed, self._changed = self._changed, trio.Event()
+        changed.set()
 
     async def run(self) -> None:
         """Scrub until cancelled."""
         while True:
             if not self.rate:
-                self._changed = trio.Event()
                 await self._changed.wait()
             await self.round()
             await trio.sleep(_LEAST_PAUSE)
 
     async def round(self) -> None:
         """Look at every block that is cached, once; ends early if the rate is set to 0."""
-        size = self._volume.geometry.block_size
         for cblock, oblock in self._volume.mapping.mapped():
             if not self.rate:
                 break
@@ -72,7 +71,15 @@ class Scrub:
                 await self._look_at(cblock, oblock)
             except FusecacheError as exc:
                 log.warning("scrub passes a block by", oblock=oblock, error=str(exc))
-            await trio.sleep_until(began + size / max(1, self.rate))
+            await self._wait_for_turn(began)
+
+    async def _wait_for_turn(self, began: float) -> None:
+        """Wait until the next block may be read, if reading the last one began then; the rate may change meanwhile."""
+        while self.rate:
+            with trio.move_on_at(began + self._volume.geometry.block_size / self.rate) as waiting:
+                await self._changed.wait()
+            if waiting.cancelled_caught:
+                break
 
     async def _look_at(self, cblock: int, oblock: int) -> None:
         volume = self._volume
