@@ -31,6 +31,7 @@ from tests.model import Oracle, judge_crash, shown
 
 _POLICIES: Final = ("eager", "eager", "eager", "eager", "smq", "mq", "cleaner")
 _MODES: Final = (Mode.WRITEBACK, Mode.WRITEBACK, Mode.WRITEBACK, Mode.WRITETHROUGH, Mode.PASSTHROUGH)
+_PARTS: Final = ("origin", "cache", "record")
 _MOST_FOLLOWED: Final = 3
 _GENERATIONS: Final = 3
 _MOST_BLOCKS: Final = 6
@@ -66,6 +67,8 @@ class Shape:
     restlessness: float
     """Changes of policy and mode, flushes and the like, per request."""
     fault_rate: float
+    failing: tuple[str, ...]
+    """The parts that fail."""
     spared: tuple[str, ...]
     """What does not fail: a failed flush is for good, and little is acknowledged after it."""
 
@@ -82,7 +85,8 @@ class Shape:
             think_seconds=rng.choice((0.0, 0.01, 0.1)),
             gap=rng.choice((7, 20, 50)),
             restlessness=rng.choice((0.0, 0.05, 0.3)),
-            fault_rate=rng.choice((0.01, 0.05, 0.15)) if faults else 0.0,
+            fault_rate=rng.choice((0.02, 0.1, 0.25)) if faults else 0.0,
+            failing=rng.choice((_PARTS, _PARTS[:2], *((part,) for part in _PARTS))),
             spared=rng.choice(((), ("flush",), ("flush", "read"))) if faults else (),
         )
 
@@ -163,11 +167,13 @@ class History:
         ):
             mode = Mode.WRITETHROUGH  # which is what the composition root would insist on
         rig = self._rig = Rig(self._disk, seed, policy=policy, mode=mode)
-        for index, faults in enumerate(rig.faults.values()):
-            faults.fail_at_random(shape.fault_rate, seed + index, shape.spared)
+        for part in shape.failing:
+            rig.faults[part].fail_at_random(shape.fault_rate, rng.getrandbits(32), shape.spared)
         with trio.CancelScope() as scope:
+            self._crasher.active = True
             async with rig.running():
-                self._crasher.active = True
+                if not (rig.origin.lost or rig.store.lost):
+                    self._oracle.end_flush(self._oracle.now())  # what was found is durable before anybody reads it
                 if self._generation:
                     await self._read(0, len(self._oracle.allowed))
                 async with trio.open_nursery() as nursery:
