@@ -34,7 +34,9 @@ def mount(
         ),
     ],
     cache: Annotated[Path | None, typer.Option(metavar="FILE", readable=False, help="The fast file or device.")] = None,
-    cache_size: Annotated[str | None, typer.Option(metavar="SIZE", help="Size of a new cache: 64MiB, 10G.")] = None,
+    cache_size: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Size of the cache: 64MiB, 10G; another one resizes it.")
+    ] = None,
     metadata: Annotated[
         Path | None, typer.Option(metavar="FILE", readable=False, help="What lies where in the cache.")
     ] = None,
