@@ -84,6 +84,8 @@ class MemoryStore:
         """Offsets at which any read or write fails."""
         self.refused: set[int] = set()
         """Offsets at which any write fails."""
+        self.held: dict[int, trio.Event] = {}
+        """Offsets from which a read or write waits."""
         self.calls: list[tuple[str, int, int]] = []
         self.before: Callable[[str], Awaitable[None]] | None = None
 
@@ -92,6 +94,8 @@ class MemoryStore:
         await trio.lowlevel.checkpoint()
         if self.before is not None:
             await self.before(name)
+        if offset in self.held:
+            await self.held[offset].wait()
         if name in self.errors:
             raise self.errors[name]
         if self._is_dead(name, offset, length):
