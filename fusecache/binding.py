@@ -228,14 +228,14 @@ class Plan:
 
     def _provide_cache(self, undo: ExitStack) -> int:
         """Return the cache's descriptor, with its space taken if it is a new one."""
+        blocks, block_size = self.geometry.cache_blocks, self.geometry.block_size
         if self.cache_fd is None:
             fd = self._create_cache_file(undo)
-        elif os.fstat(self.cache_fd).st_size or stat.S_ISBLK(os.fstat(self.cache_fd).st_mode):
+        elif self.database is not None or CacheSpace(self.cache_fd, self.cache_path, block_size).room() >= blocks:
             return self.cache_fd
         else:
             fd = self.cache_fd
-            undo.callback(os.ftruncate, fd, 0)
-        blocks, block_size = self.geometry.cache_blocks, self.geometry.block_size
+            undo.callback(os.ftruncate, fd, size_of(fd))
         CacheSpace(fd, self.cache_path, block_size).extend(blocks)
         self.notes.append(f"created cache {self.cache_path} ({format_size(blocks * block_size)})")
         return fd

@@ -346,7 +346,8 @@ def _new_geometry(config: MountConfig, image_bytes: int, cache_path: Path, cache
     size = config.cache_size
     if cache_fd is not None and (size_of(cache_fd) or stat.S_ISBLK(os.fstat(cache_fd).st_mode)):
         available = size_of(cache_fd) - DATA_START
-        if size is not None and size > available:
+        grows = stat.S_ISREG(os.fstat(cache_fd).st_mode)  # perhaps a mount was killed while it made the file
+        if size is not None and size > available and not grows:
             msg = f"{cache_path} has room for {max(0, available)} bytes of cache, not {size}"
             raise RefusedError(msg)
         size = available if size is None else size

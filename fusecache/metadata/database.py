@@ -119,7 +119,12 @@ class Database:
     def values(self) -> dict[str, str]:
         """Read all names and values of ``meta``."""
         with _errors(self.path):
-            return dict(self._connection.execute("SELECT name, value FROM meta"))
+            values = dict(self._connection.execute("SELECT name, value FROM meta"))
+        for name, value in values.items():
+            if not (isinstance(name, str) and isinstance(value, str)):
+                msg = f"metadata {self.path} is damaged: {name!r} is {value!r}"
+                raise MetadataError(msg)
+        return values
 
     def set_values(self, values: Mapping[str, str]) -> None:
         """Write names and values, durable when this returns."""
@@ -148,7 +153,11 @@ class Database:
     def regions(self) -> set[int]:
         """Read the regions that may have been written."""
         with _errors(self.path):
-            return {int(region) for (region,) in self._connection.execute("SELECT region FROM regions")}
+            regions = {region for (region,) in self._connection.execute("SELECT region FROM regions")}
+        if not all(isinstance(region, int) for region in regions):
+            msg = f"metadata {self.path} is damaged: it names regions that can be none"
+            raise MetadataError(msg)
+        return regions
 
     def size(self) -> int:
         """Return how many bytes the metadata takes on disk, the write-ahead log included."""
@@ -207,8 +216,9 @@ def _errors(path: Path) -> Iterator[None]:
     """Turn SQLite's errors into MetadataError, with the file named."""
     try:
         yield
-    except (sqlite3.Error, UnicodeDecodeError, OverflowError) as exc:  # SQLite quotes what it cannot read
-        msg = f"metadata {path}: {exc}"
+    except (sqlite3.Error, UnicodeDecodeError, OverflowError, MemoryError) as exc:
+        # SQLite quotes what it cannot read, in several lines, and asks for the memory that damaged sizes name.
+        msg = f"metadata {path}: {' '.join(str(exc).split()) or 'it asks for too much memory'}"
         raise MetadataError(msg) from exc
 
 

@@ -247,9 +247,12 @@ def test_no_room_for_one_block(place: Place) -> None:
     place.refused(FusecacheError, "too small for one block", cache_size=None)
 
 
-def test_a_file_with_less_room_than_was_asked_for(place: Place) -> None:
-    place.cache.write_bytes(bytes(DATA_START + BLOCK))
-    place.refused(RefusedError, f"room for {BLOCK} bytes", cache_size=2 * BLOCK)
+def test_an_empty_file_grows_to_what_was_asked_for(place: Place) -> None:
+    """As a mount leaves it that is killed while it makes the file."""
+    place.cache.write_bytes(bytes(DATA_START + BLOCK // 2))
+    with place.bound(cache_size=2 * BLOCK) as binding:
+        assert binding.geometry.cache_blocks == 2
+        assert place.cache.stat().st_size == DATA_START + 2 * BLOCK
 
 
 def test_a_file_that_is_something_else_is_not_overwritten_unless_told_so(place: Place) -> None:

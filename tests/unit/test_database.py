@@ -474,3 +474,22 @@ def test_what_is_replaced_is_whole_without_its_log(tmp_path: Path, monkeypatch: 
             Database.create(path, VALUES, replace=True)
     log.unlink(missing_ok=True)
     assert rows_of(path) == [Row(3, 7, dirty=True, hint=None)]
+
+
+@pytest.mark.parametrize("value", [b"1", 1, None])
+def test_values_that_are_no_text(database: Database, value: object) -> None:
+    database._connection.execute("CREATE TABLE odd (name PRIMARY KEY, value)")
+    database._connection.execute("INSERT INTO odd VALUES ('uuid', ?)", (value,))
+    database._connection.execute("DROP TABLE meta")
+    database._connection.execute("ALTER TABLE odd RENAME TO meta")
+    with pytest.raises(MetadataError, match="is damaged: 'uuid' is"):
+        database.values()
+
+
+def test_regions_that_are_no_numbers(database: Database) -> None:
+    database._connection.execute("CREATE TABLE odd (region)")
+    database._connection.execute("INSERT INTO odd VALUES (NULL)")
+    database._connection.execute("DROP TABLE regions")
+    database._connection.execute("ALTER TABLE odd RENAME TO regions")
+    with pytest.raises(MetadataError, match="regions that can be none"):
+        database.regions()
