@@ -116,6 +116,19 @@ def check_policy_name(name: str) -> str:
     return name
 
 
+def parse_policy(text: str) -> tuple[str, tuple[tuple[str, str], ...]]:
+    """Read ``NAME[,KEY=VALUE...]``, as ``--policy`` has it; raises UsageError."""
+    name, *settings = text.split(",")
+    values = []
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not (key and equals and value):
+            msg = f"--policy: {setting!r} is not KEY=VALUE"
+            raise UsageError(msg)
+        values.append((key.lower(), value))
+    return check_policy_name(name), tuple(values)
+
+
 def table_line(config: MountConfig) -> str:
     """Write the table that made this mount, or would have made it; with ``0 LEN cache`` before it, it does again.
 

@@ -10,7 +10,7 @@ import typer
 from fusecache.config import Mode, MountConfig, check_block_size
 from fusecache.errors import UsageError
 from fusecache.sizes import parse_size
-from fusecache.table import check_policy_name, parse_table
+from fusecache.table import parse_policy, parse_table
 
 app = typer.Typer()
 
@@ -85,7 +85,7 @@ def mount(
         config = parse_table(table, mountpoint, fuse_options=options, foreground=foreground, format=format)
     else:
         origin, mountpoint = _exactly(paths, "ORIGIN", "MOUNTPOINT")
-        policy_name, policy_values = _parse_policy("smq" if policy is None else policy)
+        policy_name, policy_values = parse_policy("smq" if policy is None else policy)
         config = MountConfig(
             origin=origin,
             mountpoint=mountpoint,
@@ -169,16 +169,3 @@ def _exactly(paths: list[Path], *names: str) -> list[Path]:
         msg = f"mount takes {' and '.join(names)}, not {len(paths)} arguments (see fusecache mount --help)"
         raise UsageError(msg)
     return paths
-
-
-def _parse_policy(text: str) -> tuple[str, tuple[tuple[str, str], ...]]:
-    """Read ``NAME[,KEY=VALUE...]``; raises UsageError."""
-    name, *settings = text.split(",")
-    values = []
-    for setting in settings:
-        key, equals, value = setting.partition("=")
-        if not (key and equals and value):
-            msg = f"--policy: {setting!r} is not KEY=VALUE"
-            raise UsageError(msg)
-        values.append((key.lower(), value))
-    return check_policy_name(name), tuple(values)

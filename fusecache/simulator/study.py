@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from fusecache.errors import InvalidError, UsageError
 from fusecache.simulator.replay import LIMITS, count_unique
 from fusecache.sizes import parse_size
-from fusecache.table import check_policy_name
+from fusecache.table import parse_policy
 from policies import PolicyError, create_policy
 from policies.sizes import check_sizes
 
@@ -40,15 +40,8 @@ class Contender:
         :raises UsageError: the grammar is broken.
         :raises InvalidError: no such policy or tunable, or a bad value.
         """
-        name, *settings = text.split(",")
-        tunables = []
-        for setting in settings:
-            key, equals, value = setting.partition("=")
-            if not (key and equals and value):
-                msg = f"--policy: {setting!r} is not KEY=VALUE"
-                raise UsageError(msg)
-            tunables.append((key.lower(), value))
-        contender = cls(text, check_policy_name(name), tuple(tunables))
+        name, tunables = parse_policy(text)
+        contender = cls(text, name, tunables)
         contender._try(block_size)
         return contender
 
