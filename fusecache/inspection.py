@@ -5,8 +5,8 @@ that is foreign or damaged; a cache file that holds something else.
 
 The origin is the one that is cached if its path or its inode is.  After a clean end its time of modification is known
 too: if it differs, others changed the origin, and what is cached of it is stale.  Clean blocks are then dropped; with
-dirty blocks in the cache the mount is refused, unless it is the same file grown: that explains the change, and what is
-newer than the origin counts as before.
+dirty blocks in the cache the mount is refused, unless it is the same file grown, as a sample of it shows: that explains
+the change, and what is newer than the origin counts as before.
 
 The cache has the size that is asked for, else the one that it had.  One that filled its file or device follows it: if
 others have extended that, the cache grows, if they have cut it, it shrinks.  The image is as long as the origin, or as
@@ -20,14 +20,16 @@ import os
 import re
 import stat
 from contextlib import ExitStack
-from itertools import combinations
+from itertools import combinations, islice
 from typing import TYPE_CHECKING, Final
+
+from crc32c import crc32c
 
 from fusecache.binding import CacheSpace, Identity, Plan, lock
 from fusecache.claim import read_claim
 from fusecache.config import DEFAULT_BLOCK_SIZE, MIB
 from fusecache.durability import region_blocks_for
-from fusecache.errors import MetadataError, RefusedError, UsageError
+from fusecache.errors import MetadataError, RefusedError, StoreError, UsageError
 from fusecache.geometry import Geometry
 from fusecache.metadata.database import Database
 from fusecache.paths import DefaultPaths, defaults_for
@@ -49,6 +51,8 @@ _REQUIRED: Final = {
     *_NUMBERS,
     *("uuid", "clean_shutdown", "needs_check", "origin_path", "origin_inode", "origin_mtime_ns"),
 }
+_SAMPLE: Final = 16 * MIB
+"""So much of an origin is read to see whether it is still the same."""
 _DEFAULT_SHARE: Final = 10
 """A cache of no stated size takes a tenth of the image."""
 _TWICE: Final = 2
@@ -243,7 +247,8 @@ def _is_stale(plan: Plan, database: Database) -> bool:
     if values["clean_shutdown"] != "1" or values["origin_mtime_ns"] == now.mtime_ns:
         return False
     dirty = database.count(dirty_only=True)
-    has_grown = values["origin_inode"] == now.inode and int(now.size) > int(values.get("origin_bytes", now.size))
+    is_longer = values["origin_inode"] == now.inode and int(now.size) > int(values.get("origin_bytes", now.size))
+    has_grown = is_longer and _is_as_cached(plan, database)
     if dirty and not has_grown:
         msg = (
             f"origin {plan.origin_path} was changed by others while {dirty} newer blocks of it are in the cache; "
@@ -254,6 +259,19 @@ def _is_stale(plan: Plan, database: Database) -> bool:
         what = "grown" if has_grown else "changed"
         plan.notes.append(f"the origin was {what} outside fusecache: {clean} cached blocks were dropped")
     return True
+
+
+def _is_as_cached(plan: Plan, database: Database) -> bool:
+    """Tell whether some blocks of an origin that is longer than it was are as before; else another one was put there."""
+    geometry = plan.geometry
+    clean = (row for row in database.rows() if not row.dirty and 0 <= row.oblock < geometry.origin_blocks)
+    summed = ((row.oblock * geometry.block_size, row.crc) for row in clean if row.crc is not None)
+    sample = islice(summed, max(1, _SAMPLE // geometry.block_size))
+    try:
+        return all(crc32c(os.pread(plan.origin_fd, geometry.block_size, start)) == crc for start, crc in sample)
+    except OSError as exc:
+        msg = f"cannot read origin {plan.origin_path}: {exc.strerror}"
+        raise StoreError(msg) from exc
 
 
 def _resize(plan: Plan, database: Database, *, stale: bool) -> Resize | None:

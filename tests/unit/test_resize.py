@@ -9,6 +9,7 @@ from typing import Final
 
 import pytest
 import trio
+from crc32c import crc32c
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -432,6 +433,20 @@ def test_scenario_18_another_file_that_is_longer_is_no_grown_origin(place: Place
     longer.write_bytes(bytes(IMAGE + BLOCK))
     longer.replace(place.origin)
     place.refused(RefusedError, "changed by others while 1 newer blocks")
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_scenario_18_a_longer_image_put_in_its_place_is_no_grown_origin(place: Place, same: bool) -> None:
+    with place.bound() as binding:
+        sum_of_old = crc32c(b"o" * BLOCK)
+        binding.database.apply(Batch(mapped=[(0, 3, True, None), (1, 4, False, sum_of_old)]))
+        binding.database.set_values(binding.end_values())
+    place.origin.write_bytes((b"o" if same else b"n") * (IMAGE + BLOCK))
+    if same:
+        place.mount()
+        assert place.blocks() == [(0, 3, True)]
+    else:
+        place.refused(RefusedError, "changed by others while 1 newer blocks")
 
 
 @pytest.mark.parametrize("clean", [True, False])
