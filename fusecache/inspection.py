@@ -262,7 +262,7 @@ def _is_stale(plan: Plan, database: Database) -> bool:
 
 
 def _is_as_cached(plan: Plan, database: Database) -> bool:
-    """Tell whether some blocks of an origin that is longer than it was are as before; else another one was put there."""
+    """Tell whether some blocks of an origin that is longer now are as before; else another one was put in its place."""
     geometry = plan.geometry
     clean = (row for row in database.rows() if not row.dirty and 0 <= row.oblock < geometry.origin_blocks)
     summed = ((row.oblock * geometry.block_size, row.crc) for row in clean if row.crc is not None)
