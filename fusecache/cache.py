@@ -34,7 +34,7 @@ import structlog
 import trio
 
 from fusecache.config import Mode
-from fusecache.errors import ReadOnlyError, StoreError
+from fusecache.errors import FusecacheError, ReadOnlyError, StoreError
 from fusecache.gather import fail, gather
 from fusecache.mapping import COVERED, DIRTY, SAVING, UNMAPPED, WRITABLE
 from fusecache.runs import Run, extend
@@ -133,7 +133,13 @@ class Cache:
 
     async def flush(self) -> None:
         """Make everything durable that was written before; raises FusecacheError if it is not."""
-        await self._volume.durability.flush()
+        health = self._volume.health
+        try:
+            await self._volume.durability.flush()
+        except FusecacheError:
+            health.untold = ""
+            raise
+        health.tell()
 
     # Reading
 

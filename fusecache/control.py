@@ -9,6 +9,7 @@ when it is done.
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
@@ -47,7 +48,7 @@ from fusecache.volume import now_ms
 from policies import PolicyError, create_policy
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable, Iterator
 
     from fusecache.binding import Binding
     from fusecache.config import MountConfig
@@ -227,14 +228,8 @@ class Control:
         values = dict(setting.partition("=")[::2] for setting in settings)
         async with self._changing:
             new = self._new_policy(check_policy_name(name), values)
-            try:
+            with _taking_over(name):
                 await switch_policy(self._volume, self._migrations, new)
-            except FusecacheError:
-                raise
-            except Exception as exc:
-                log.exception("policy does not take over", policy=name)
-                msg = f"policy {name!r} does not take over: {type(exc).__name__}: {exc}"
-                raise InvalidError(msg) from exc
 
     async def _set_mode(self, text: str) -> None:
         mode = Mode.parse(text.strip())
@@ -243,7 +238,8 @@ class Control:
 
     async def _change_mode(self, mode: Mode) -> None:
         spare = self._new_policy(self._volume.policy.name, self._volume.policy.config_values())
-        await switch_mode(self._volume, self._migrations, self._flusher, mode, spare)
+        with _taking_over(spare.name):
+            await switch_mode(self._volume, self._migrations, self._flusher, mode, spare)
         if mode is not Mode.PASSTHROUGH:
             self._decommissioned = False
 
@@ -300,6 +296,19 @@ class Control:
             await drop_all(self._volume, self._migrations)
             self._decommissioned = True
         log.info("decommissioned: the origin alone is complete")
+
+
+@contextmanager
+def _taking_over(name: str) -> Iterator[None]:
+    """Let whatever another package's policy raises while it is told of what is cached be an InvalidError."""
+    try:
+        yield
+    except FusecacheError:
+        raise
+    except Exception as exc:
+        log.exception("policy does not take over", policy=name)
+        msg = f"policy {name!r} does not take over: {type(exc).__name__}: {exc}"
+        raise InvalidError(msg) from exc
 
 
 def new_policy(geometry: Geometry, name: str, values: Iterable[tuple[str, str]]) -> Policy:

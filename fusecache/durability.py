@@ -82,6 +82,14 @@ class _Waiter:
             raise self.error
 
 
+def _part(waiters: list[_Waiter], error: FusecacheError) -> list[_Waiter]:
+    """Let those who want a flush know that there is none; returns the others."""
+    for waiter in waiters:
+        if waiter.flush:
+            waiter.finish(error)
+    return [waiter for waiter in waiters if not waiter.flush]
+
+
 class Durability:
     """The order in which the stores and the record of one mounted cache become durable.
 
@@ -268,9 +276,12 @@ class Durability:
         if self.health.read_only:
             await self._record_needs_check()
             raise MetadataError(self.health.read_only)
+        if (refusal := self._refusal()) is not None:
+            raise refusal
         self.touched_regions.clear()
         self._close_regions = True
         await self._round(flush=True)
+        self.health.tell()
 
     # Rounds
 
@@ -282,20 +293,34 @@ class Durability:
 
     async def _serve_round(self) -> None:
         waiters, self._waiters = self._waiters, []
-        error: FusecacheError | None = None
-        try:
-            await self._round(flush=any(waiter.flush for waiter in waiters))
-        except FusecacheError as exc:
-            error = exc
-            log.error("commit failed", error=str(exc), waiters=len(waiters))
+        if (refusal := self._refusal()) is not None:
+            waiters = _part(waiters, refusal)
+        had_cache = not self.health.cache_lost
+        error = await self._attempt(waiters)
+        if error is not None and had_cache and self.health.cache_lost:
+            # Writes may be lost, but what is to be unmapped, or nothing but that, needs no cache.
+            waiters = _part(waiters, error)
+            error = await self._attempt(waiters)
         for waiter in waiters:
             waiter.finish(error)
 
+    async def _attempt(self, waiters: list[_Waiter]) -> FusecacheError | None:
+        try:
+            await self._round(flush=any(waiter.flush for waiter in waiters))
+        except FusecacheError as exc:
+            log.error("commit failed", error=str(exc), waiters=len(waiters))
+            return exc
+        return None
+
+    def _refusal(self) -> StoreError | None:
+        """Say why no flush can succeed at present, if so."""
+        if not (self.health.cache_lost and self._mapping.mapped_count):
+            return None
+        msg = f"{self.health.cache_lost}: {self._mapping.mapped_count} blocks have still to be brought to safety"
+        return StoreError(msg)
+
     async def _round(self, *, flush: bool) -> None:
         """Snapshot, flush, commit; on failure everything counts as changed again."""
-        if flush and self.health.cache_lost and self._mapping.mapped_count:
-            msg = f"{self.health.cache_lost}: {self._mapping.mapped_count} blocks have still to be brought to safety"
-            raise StoreError(msg)
         closing = self._regions_to_close()
         origin_needed, self._origin_needed = self._origin_needed or flush or bool(closing), False
         self._taken, self.changed = self.changed, set()
@@ -323,7 +348,9 @@ class Durability:
         try:
             await self._cache.flush()
         except StoreError as exc:
-            self.health.cache_lost = str(exc)
+            if not self.health.cache_lost:
+                self.health.cache_lost = self.health.untold = str(exc)
+                self.health.emptying = True
             self.cache_given_up.set()
             raise
 

@@ -44,4 +44,5 @@ async def evacuate(volume: Volume, migrations: Migrations) -> None:
         if mapping.mapped_count:
             await trio.sleep(pause)
             pause = min(2 * pause, _LAST_PAUSE)
+    volume.health.emptying = False
     log.info("the cache is empty: the origin has everything")

@@ -10,8 +10,9 @@ no block moves.  ``needs_check`` is recorded as soon as that can be done.  The w
 
 *The cache cannot be flushed.*  What it took since the last flush may be gone, whatever it shows now (fsync(2)), so no
 copy in it is trusted any more: clean blocks are read from the origin, nothing new goes in, and block by block what is
-cached is written back, where it can still be read, and forgotten.  Until that is done fsync fails; from then on the
-origin serves alone.  The way back: unmount, mount.
+cached is written back, where it can still be read, and forgotten.  Until that is done fsync fails, and once at least,
+for it may be that nobody was waiting for the flush that failed; from then on the origin serves alone.  The way back:
+unmount, mount.
 
 *The origin cannot be flushed.*  What was written back since the last flush may be gone, so nothing is recorded as clean
 any more, and fsync fails.  The way back: unmount, mount; recovery writes back again.
@@ -26,6 +27,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
+
+from fusecache.errors import StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -79,6 +82,10 @@ class Health:
     """Why the metadata can no longer be written."""
     cache_lost: str = ""
     """Why nothing in the cache is trusted any more."""
+    emptying: bool = False
+    """Whether blocks are in it still, so that fsync fails."""
+    untold: str = ""
+    """Which failure may have cost writes, as long as no fsync has failed for it."""
     origin_lost: str = ""
     """Why nothing that was written back counts as safe any more."""
     policy_failed: str = ""
@@ -86,12 +93,19 @@ class Health:
     lost: ByteRanges = field(default_factory=ByteRanges)
     """What cannot be read: only the cache has it, and fails."""
 
+    def tell(self) -> None:
+        """Raise StoreError if writes may have been lost and nobody was told: fsync must not succeed for those."""
+        untold, self.untold = self.untold, ""
+        if untold:
+            msg = f"{untold}: of what was written before, something may be lost"
+            raise StoreError(msg)
+
     @property
     def state(self) -> str:
         """Name the state: ``ok``, ``degraded`` (works on), ``failing`` (fsync fails) or ``read-only``."""
         if self.read_only:
             return "read-only"
-        if self.origin_lost:
+        if self.origin_lost or self.emptying:
             return "failing"
         return "degraded" if self.cache_lost or self.policy_failed or len(self.lost) else "ok"
 
@@ -103,7 +117,8 @@ class Health:
         if self.origin_lost:
             told.append(f"nothing is safe until the next mount: {self.origin_lost}; unmount and mount again")
         if self.cache_lost:
-            told.append(f"the cache is given up: {self.cache_lost}; unmount and mount again to use it anew")
+            until = "fsync fails until it is empty, then " if self.emptying else ""
+            told.append(f"the cache is given up: {self.cache_lost}; {until}unmount and mount again to use it anew")
         if self.policy_failed:
             told.append(f"policy {self.policy_failed}; nothing new is cached until another one is set")
         if len(self.lost):

@@ -404,7 +404,8 @@ class Migrations:
             await volume.activity.give_way(_PATIENCE)
             await volume.origin.write(oblock * size, content)
         finally:
-            saved = volume.mapping.end_saving(cblock)
+            # A write that has not ended yet would make a block dirty that others have counted as clean meanwhile.
+            saved = volume.mapping.end_saving(cblock) and not volume.locks.is_writing(oblock)
         if saved:
             self._saved(oblock, cblock, crc)
 

@@ -83,8 +83,9 @@ class Scrub:
 
     async def _look_at(self, cblock: int, oblock: int) -> None:
         volume = self._volume
-        if volume.health.cache_lost or volume.health.read_only:
-            return
+        health = volume.health
+        if health.cache_lost or health.origin_lost or health.read_only:
+            return  # an origin that lost what was written is nothing to heal from
         before = volume.mapping.sum_of(cblock)
         try:
             found = await self._sum(cblock)

@@ -16,7 +16,7 @@ from typing import Final
 import pytest
 import trio
 
-from fusecache.errors import FusecacheError, ReadOnlyError
+from fusecache.errors import FusecacheError, ReadOnlyError, StoreError
 from fusecache.geometry import Geometry
 from fusecache.volume import PolicyFaultError
 from policies import Op, Work
@@ -296,6 +296,9 @@ class Sweep:
         await trio.sleep(40)  # the pause after failures ends
         await rig.check_at_rest()
         shows = oracle.settled(await rig.read_all())
+        if rig.volume.health.untold:
+            with pytest.raises(StoreError, match="may be lost"):
+                await bench.fsync()
         await bench.fsync()
         assert judge_crash(rig.freeze(rng).after_power_cut(rng).image(), oracle.allowed, _CELL) == shows
 
