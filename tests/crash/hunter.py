@@ -197,6 +197,8 @@ class History:
         self._crasher.active = False
         await trio.sleep(40 if shape.fault_rate else 1)  # the pause after failures ends
         self._crasher.active = True
+        if rig.volume.health.untold:
+            await self._flush()  # which fails, and the next one does not
         shows = self._oracle.settled(await rig.read_all())
         await rig.check_at_rest()
         if self._rng.random() < 0.5:
