@@ -252,14 +252,14 @@ def test_a_log_that_was_left_by_a_crash_counts(place: Place, tmp_path: Path) -> 
 @pytest.mark.parametrize("how", ["DELETE FROM meta", "UPDATE meta SET value = ''", "UPDATE meta SET value = x'ff'"])
 def test_values_that_are_missing_come_from_cache_and_origin(place: Place, output: Path, name: str, how: str) -> None:
     place.fill(MIXED)
-    values = place.values()
+    values, image = place.values(), place.image()
     place.sql(f"{how} WHERE name = '{name}'")
     report = repair(place.files, output, block_size=BLOCK)
     if how.startswith("DELETE"):
         assert f"it does not say {name}" in report.damage
     if name in {"block_size", "cache_blocks", "region_blocks", "image_bytes"} or how.startswith("DELETE"):
         assert place.values(output)[name] == values[name]
-        assert place.image(output) == place.image()
+        assert place.image(output) == image
         assert place.mounts(output)
 
 
