@@ -380,8 +380,8 @@ def main(arguments: list[str] | None = None) -> None:
         json.dump([asdict(figure) | {"is_met": figure.is_met} for figure in figures], sys.stdout, indent=2)
         print()
     else:
-        console = Console(highlight=False)
-        console.print(report(figures), width=max(console.width, 110))
+        width = None if sys.stdout.isatty() else 110
+        Console(highlight=False, width=width).print(report(figures))
 
 
 if __name__ == "__main__":
