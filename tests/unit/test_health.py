@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fusecache.errors import StoreError
 from fusecache.health import ByteRanges, Health
 
 _END = 200
@@ -86,6 +87,22 @@ def test_what_is_lost_is_told_until_it_is_found_again() -> None:
     assert str(health) == "4096 bytes of the image cannot be read (user.fusecache.lost has the ranges)"
     health.lost.discard(0, 10_000)
     assert (health.state, str(health)) == ("ok", "ok")
+
+
+def test_a_cache_that_is_being_emptied_is_worse_than_one_that_is_empty() -> None:
+    health = Health(cache_lost="this is why", emptying=True)
+    assert health.state == "failing"
+    assert "fsync fails until it is empty" in str(health)
+    health.emptying = False
+    assert health.state == "degraded"
+    assert "fsync fails" not in str(health)
+
+
+def test_what_nobody_was_told_is_told_once() -> None:
+    health = Health(untold="flush of cache failed")
+    with pytest.raises(StoreError, match="flush of cache failed: of what was written before, something may be lost"):
+        health.tell()
+    health.tell()
 
 
 def test_the_worst_names_the_state_and_everything_is_told() -> None:
