@@ -388,6 +388,7 @@ class Cache:
         try:
             if not volume.cache.write_nowait(position, data):
                 await volume.cache.write(position, data)
+            volume.require_cache()
         except StoreError as exc:
             volume.stats.cache_errors += 1
             volume.mapping.end_saving(cblock)  # parts of it may have been written
@@ -463,6 +464,7 @@ class Cache:
             return
         try:
             await volume.cache.write(run.position, part)
+            volume.require_cache()
         except StoreError:
             await gather(list(self._one_by_one(run, part)))
         else:

@@ -241,6 +241,7 @@ class Migrations:
                     await volume.durability.vacate(work.cblock)
                     if not volume.cache.write_nowait(work.cblock * size, data):
                         await volume.cache.write(work.cblock * size, data)
+                    volume.require_cache()
             except FusecacheError as exc:
                 log.warning("overwrite failed", oblock=work.oblock, cblock=work.cblock, error=str(exc))
                 await volume.origin.write(work.oblock * size, data)

@@ -9,7 +9,7 @@ import trio
 
 from fusecache.activity import Activity
 from fusecache.config import DEFAULT_MIGRATION_THRESHOLD, Mode
-from fusecache.errors import FusecacheError
+from fusecache.errors import FusecacheError, StoreError
 from fusecache.guard import GuardedPolicy
 from fusecache.mapping import DIRTY, UNMAPPED
 from fusecache.stats import Stats
@@ -82,6 +82,11 @@ class Volume:
         if not sane:
             msg = f"policy {self.policy.name} asks for {work}, but cblock {work.cblock} holds oblock {held}"
             raise PolicyFaultError(msg)
+
+    def require_cache(self) -> None:
+        """Raise StoreError if the cache was given up: a write that ends only now may not have reached it."""
+        if self.health.cache_lost:
+            raise StoreError(self.health.cache_lost)
 
     def is_dirty(self, cblock: int) -> bool:
         """Tell whether a cached block holds something that the origin may not have."""

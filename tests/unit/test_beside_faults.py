@@ -138,6 +138,34 @@ async def test_so_does_the_end_of_the_mount() -> None:
         await world.durability.settle()
 
 
+@pytest.mark.parametrize("kind", ["dirty", "clean", "several", "overwrite"])
+@virtual
+async def test_a_write_that_is_under_way_when_the_cache_is_given_up_reaches_the_origin(kind: str) -> None:
+    world = World()
+    world.load(0, 0, dirty=kind != "clean")
+    world.load(1, 1, dirty=kind == "several")
+    world.policy.overwrites = {5: 2}
+    start, length = {"several": (0, 2 * BLOCK), "overwrite": (5 * BLOCK, BLOCK)}.get(kind, (0, 512))
+    async with world.running() as nursery:
+        nursery.start_soon(evacuate, world.volume, world.migrations)
+        released = hold_writes(world.cached)
+        nursery.start_soon(world.cache.write, start, b"n" * length)
+        await settle()
+        world.cached.errors["flush"] = StoreError("flush of cache failed: dead")
+        with pytest.raises(StoreError, match="dead"):
+            await world.cache.flush()
+        assert world.volume.health.cache_lost
+        forgotten = world.cached.data[:]
+        released.set()
+        while world.cached.data == forgotten:
+            await trio.lowlevel.checkpoint()
+        world.cached.data[:] = forgotten
+        await trio.sleep(5)
+        assert not world.mapping.mapped_count
+        await world.cache.flush()
+        assert world.origin.data[start : start + length] == b"n" * length
+
+
 @virtual
 async def test_fsync_fails_as_long_as_the_state_says_so() -> None:
     world = World()
