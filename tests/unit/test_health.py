@@ -73,7 +73,8 @@ def test_all_is_well() -> None:
     ],
 )
 def test_each_state_has_its_reason_and_its_way_back(field: str, state: str, way_back: str) -> None:
-    health = Health(**{field: "this is why"})
+    health = Health()
+    setattr(health, field, "this is why")
     assert health.state == state
     assert "this is why" in str(health)
     assert way_back in str(health)
