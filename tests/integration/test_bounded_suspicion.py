@@ -139,7 +139,7 @@ def test_without_a_write_nothing_is_suspected(mounted: Mounted, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("blocks", [23, 513, 1023, 4095])
-def test_mappings_survive_a_kill(mounted: Mounted, tmp_path: Path, blocks: int) -> None:
+def test_scenario_15_mappings_survive_a_kill(mounted: Mounted, tmp_path: Path, blocks: int) -> None:
     """Scenario 15: the same mappings as before; what was not written does not turn dirty."""
     mount = cached_mount(mounted, tmp_path, blocks)
     before = rows(mount)

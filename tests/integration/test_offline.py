@@ -67,7 +67,7 @@ def test_a_mounted_cache_is_refused(mount: Mount, name: str, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("end", ["unmount", "kill9"])
-def test_writeback_leaves_an_origin_that_is_complete(mount: Mount, end: str) -> None:
+def test_scenario_26_writeback_leaves_an_origin_that_is_complete(mount: Mount, end: str) -> None:
     image = used(mount, 2)
     getattr(mount, end)()
     assert mount.origin.read_bytes() != image
@@ -130,8 +130,8 @@ def test_metadata_whose_first_page_is_gone_is_repaired(mount: Mount, tmp_path: P
 
 
 @pytest.mark.parametrize("damage", ["magic", "version", "cut short", "empty"])
-def test_bad_metadata_is_refused_by_name_and_left_alone(mount: Mount, damage: str) -> None:
-    """Scenario 24."""
+def test_scenario_24_bad_metadata_is_refused_by_name_and_left_alone(mount: Mount, damage: str) -> None:
+    """The magic, the version, the length: what is wrong is refused, and nothing is touched."""
     used(mount, 7)
     mount.unmount()
     sound = mount.metadata.read_bytes()
@@ -155,7 +155,7 @@ def test_bad_metadata_is_refused_by_name_and_left_alone(mount: Mount, damage: st
 
 @pytest.mark.parametrize("dirty", ["clean", "dirty"])
 @pytest.mark.parametrize("blocks", [23, 513, 1023, 4095])
-def test_an_end_keeps_what_is_cached(mounted: Mounted, tmp_path: Path, blocks: int, dirty: str) -> None:
+def test_scenario_15_16_an_end_keeps_what_is_cached(mounted: Mounted, tmp_path: Path, blocks: int, dirty: str) -> None:
     """Scenarios 15 and 16: after an unmount and after a kill the mappings are the same; dirty ones may get fewer."""
     size = 4096
     mount = mounted("--policy", "mq", size=2 * blocks * size, cache_size=str(blocks * size), block_size="4KiB")

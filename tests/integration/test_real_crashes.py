@@ -79,7 +79,7 @@ def test_killed_under_fio(mounted: Mounted, seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", seeds(WORLDS))
-def test_killed_under_ext4(mounted: Mounted, loops: LoopDevices, tmp_path: Path, seed: int) -> None:
+def test_scenario_39_killed_under_ext4(mounted: Mounted, loops: LoopDevices, tmp_path: Path, seed: int) -> None:
     """Every file that was fsynced is there after the journal's replay, and nothing is to mend in the file system."""
     need("mkfs.ext4", "e2fsck")
     story = Story(seed)

@@ -110,8 +110,8 @@ def test_a_cache_of_a_hundred_thousand_blocks(tmp_path: Path) -> None:
     assert list(read_xml(io.BytesIO(theirs.encode()), "theirs")) == [superblock, *mappings, *hints]
 
 
-def test_a_dump_of_live_metadata_is_refused(place: Place) -> None:
-    """Scenario 26."""
+def test_scenario_26_a_dump_of_live_metadata_is_refused(place: Place) -> None:
+    """What a mount is writing to is not read by tools."""
     place.fill({0: (1, True)})
     with place.bound(), pytest.raises(BusyError, match="is in use"):
         dumped(place)

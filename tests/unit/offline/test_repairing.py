@@ -77,7 +77,7 @@ def test_sound_metadata_stays_what_it_is(place: Place, output: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["zeros", "ones", "noise", "another page"])
-def test_any_page_may_be_damaged(large: Place, tmp_path: Path, kind: str) -> None:
+def test_scenario_26_any_page_may_be_damaged(large: Place, tmp_path: Path, kind: str) -> None:
     sound = large.metadata.read_bytes()
     truth, image = large.rows(), large.image()
     pages = len(sound) // PAGE

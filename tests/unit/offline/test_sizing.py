@@ -38,7 +38,7 @@ async def use(database: Database, blocks: int, rng: random.Random) -> int:
 
 
 @pytest.mark.parametrize("blocks", [1, 1024, 2048, 4096, 8192, 16384])
-def test_metadata_never_takes_more_than_the_formula_says(tmp_path: Path, blocks: int) -> None:
+def test_scenario_25_metadata_never_takes_more_than_the_formula_says(tmp_path: Path, blocks: int) -> None:
     database = Database.create(tmp_path / "metadata", {f"value{number}": "v" * 500 for number in range(20)})
     peak = trio.run(use, database, blocks, random.Random(blocks))
     database.close()
