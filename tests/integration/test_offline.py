@@ -155,7 +155,9 @@ def test_scenario_24_bad_metadata_is_refused_by_name_and_left_alone(mount: Mount
 
 @pytest.mark.parametrize("dirty", ["clean", "dirty"])
 @pytest.mark.parametrize("blocks", [23, 513, 1023, 4095])
-def test_scenario_15_16_an_end_keeps_what_is_cached(mounted: Mounted, tmp_path: Path, blocks: int, dirty: str) -> None:
+def test_scenario_15_scenario_16_an_end_keeps_what_is_cached(
+    mounted: Mounted, tmp_path: Path, blocks: int, dirty: str
+) -> None:
     """Scenarios 15 and 16: after an unmount and after a kill the mappings are the same; dirty ones may get fewer."""
     size = 4096
     mount = mounted("--policy", "mq", size=2 * blocks * size, cache_size=str(blocks * size), block_size="4KiB")

@@ -115,7 +115,7 @@ def test_scenario_01_clean_data_is_never_written_back(policy: str, mode: Mode) -
 
 @pytest.mark.parametrize("policy", ["smq", "cleaner"])
 @pytest.mark.parametrize("mode", CACHING)
-def test_scenario_02_03_dirty_data_is_written_back_once_and_never_again(policy: str, mode: Mode) -> None:
+def test_scenario_02_scenario_03_dirty_data_is_written_back_once_and_never_again(policy: str, mode: Mode) -> None:
     async def scenario() -> None:
         disk = cached_disk(dirty=True)
         rig = Rig(disk, 1, policy=policy, mode=mode)
@@ -167,7 +167,9 @@ def test_scenario_05_the_cleaner_on_a_fresh_cache_has_nothing_to_wait_for() -> N
 
 @pytest.mark.parametrize("how", ["at the mount", "live"])
 @pytest.mark.parametrize("mode", CACHING)
-def test_scenario_06_08_the_cleaner_empties_a_dirty_cache_and_the_image_stays_what_it_was(how: str, mode: Mode) -> None:
+def test_scenario_06_scenario_08_the_cleaner_empties_a_dirty_cache_and_the_image_stays_what_it_was(
+    how: str, mode: Mode
+) -> None:
     async def scenario() -> None:
         disk = cached_disk(dirty=True)
         image = image_of(disk)
