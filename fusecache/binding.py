@@ -121,8 +121,12 @@ class Binding:
         self._created.pop_all()
 
     def end_values(self) -> dict[str, str]:
-        """Return what to record at a clean end."""
-        os.fsync(self._origin_fd)  # its time of modification: fdatasync leaves that out
+        """Return what to record at a clean end; raises StoreError."""
+        try:
+            os.fsync(self._origin_fd)  # its time of modification: fdatasync leaves that out
+        except OSError as exc:
+            msg = f"flush of origin {self.origin_path} failed: {exc.strerror}"
+            raise StoreError(msg) from exc
         return {"clean_shutdown": "1", **Identity.of(self.origin_path, self._origin_fd).values()}
 
     def release_origin(self) -> None:

@@ -20,7 +20,7 @@ any more, and fsync fails.  The way back: unmount, mount; recovery writes back a
 A policy of another package that fails (:mod:`fusecache.guard`) costs hits only; setting another one is the way back.
 
 Besides, single blocks that hold the only copy of something may turn out to be unreadable: :attr:`Health.lost` has those
-ranges of the image, until they are read or written back after all.
+ranges of the image, until they are written back after all.
 """
 
 from __future__ import annotations

@@ -44,9 +44,9 @@ class Stats:
     origin_write_bytes: int = 0
     """Bytes of those."""
     cache_errors: int = 0
-    """Reads, writes and flushes of the cache that failed."""
+    """Reads and writes of the cache that failed."""
     origin_errors: int = 0
-    """Reads, writes and flushes of the origin that failed."""
+    """Reads and writes of the origin for users' requests that failed."""
     scrubbed: int = 0
     """Blocks that the scrub has read."""
     healed: int = 0

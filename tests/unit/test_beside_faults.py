@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from pathlib import Path
+
 import pytest
 import trio
 
@@ -15,6 +19,7 @@ from fusecache.scrub import Scrub
 from fusecache.switching import switch_mode
 from policies import Op
 from policies.smq import SmqPolicy
+from tests.unit.places import Place
 from tests.unit.test_control import controlled
 from tests.unit.worlds import BLOCK, MemoryStore, ToyPolicy, World, settle, virtual
 
@@ -222,3 +227,15 @@ async def test_a_policy_that_cannot_take_over_costs_the_decommissioning_not_the_
         with pytest.raises(InvalidError, match="does not take over: KeyError"):
             await control.set("mode", "passthrough")
         assert await world.cache.read(0, 1) == b"c"
+
+
+def test_an_origin_that_fails_at_the_very_end_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = Place(tmp_path)
+
+    def fail(_: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with place.bound() as binding:
+        monkeypatch.setattr("fusecache.binding.os.fsync", fail)
+        with pytest.raises(StoreError, match=r"flush of origin .* failed: Input/output error"):
+            binding.end_values()
