@@ -197,7 +197,8 @@ class Durability:
         return cblock in self._spoiled
 
     def cleaned(self, cblock: int) -> None:
-        """Learn that a block was written back just now."""
+        """Learn that a block was written back just now: whatever has spoiled it, its copies are the same now."""
+        self._spoiled.discard(cblock)
         if self._mapping.flags[cblock] & (RECORDED | SUMMED):
             self.changed.add(cblock)
 

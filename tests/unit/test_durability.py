@@ -531,6 +531,21 @@ async def test_settling_that_fails_says_so() -> None:
 
 
 @virtual
+async def test_a_block_that_was_spoiled_and_then_written_back_keeps_its_region_open_no_longer() -> None:
+    world = World()
+    world.load(0, 0)
+    async with world.running():
+        await world.durability.cover(0)
+        world.durability.spoil(0)  # a write to the cache failed, and so did the way out;
+        world.volume.set_dirty(0)  # another write to the block succeeded
+        await world.durability.commit()
+        world.volume.set_clean(0, 0)
+    await world.durability.settle()
+    assert not world.durability.open_regions
+    assert not world.mapping.flags[0] & COVERED
+
+
+@virtual
 async def test_nothing_to_do_is_no_commit() -> None:
     world = World()
     world.load(0, 0)
