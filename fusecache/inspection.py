@@ -295,7 +295,8 @@ def _resize(plan: Plan, database: Database, *, stale: bool) -> Resize | None:
     resize.batch.values["cache_bytes"] = str(max(size_of(plan.cache_fd), size))
     if not cache_stays:
         dropped = len(resize.batch.unmapped)
-        what = f"the cache had {old.cache_blocks} blocks, and now has {new.cache_blocks}"
+        had = min(old.cache_blocks, room)
+        what = f"the cache had {had} blocks, and now has {new.cache_blocks}"
         plan.notes.append(f"{what}: {dropped} cached blocks were dropped" if dropped else what)
     return resize
 

@@ -326,6 +326,7 @@ def test_a_cache_that_others_cut_is_as_large_as_it_was_if_that_is_asked_for(plac
     os.truncate(place.cache, DATA_START + BLOCK)
     with place.bound() as binding:
         assert binding.geometry.cache_blocks == CACHE_BLOCKS
+        assert binding.notes == ["the cache had 1 blocks, and now has 8: 1 cached blocks were dropped"]
     assert place.cache.stat().st_size == DATA_START + CACHE_BLOCKS * BLOCK
     assert place.blocks() == [(0, 3, True)]
 
