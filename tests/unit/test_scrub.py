@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+import random
+
 import pytest
 import trio
 from crc32c import crc32c
 
+from fusecache.config import Mode
 from fusecache.errors import MetadataError, StoreError
+from fusecache.geometry import Geometry
 from fusecache.locks import ALL_OUT, WRITERS_OUT, Level
 from fusecache.scrub import Scrub
+from tests.crash.rig import Disk, Rig, simulate, simulated
 from tests.unit.worlds import BLOCK, World, settle, virtual
 
 _FAST = 10**9
@@ -327,3 +332,42 @@ async def test_it_stops_when_nothing_may_be_written_any_more(broken: str) -> Non
         await trio.sleep(100)
         assert (world.volume.stats.scrubbed, world.volume.stats.healed) == (0, 0)
         assert "read" not in world.cached.names()
+
+
+# Beside everything else
+
+
+@pytest.mark.parametrize("mode", [Mode.WRITEBACK, Mode.WRITETHROUGH])
+@pytest.mark.parametrize("seed", range(8))
+def test_without_rot_it_never_finds_any_whatever_clients_and_policies_do(
+    seed: int, mode: Mode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fusecache.scrub._LEAST_PAUSE", 0.01)
+    geometry = Geometry(9 * BLOCK + 512, BLOCK, 4)
+    disk = Disk.new(geometry, region_blocks=2, cell_bytes=512)
+    image = bytearray(disk.origin.durable)
+
+    async def history() -> None:
+        rig, rng = Rig(disk, seed, mode=mode), random.Random(seed)
+        async with rig.running():
+            await rig.control.set("scrub", str(100 * BLOCK))
+            for number in range(150):
+                offset = rng.randrange(len(image))
+                length = min(rng.choice((1, 512, BLOCK, 2 * BLOCK)), len(image) - offset)
+                if rng.random() < 0.5:
+                    image[offset : offset + length] = rng.randbytes(length)
+                    await rig.cache.write(offset, bytes(image[offset : offset + length]))
+                else:
+                    assert await rig.cache.read(offset, length) == image[offset : offset + length]
+                if number % 50 == 49:
+                    await rig.flusher.flush()
+                    await trio.sleep(0.2)
+            assert rig.volume.stats.scrubbed > 50
+            assert rig.volume.stats.healed == rig.volume.stats.cache_errors == 0
+            await rig.control.set("scrub", "0")
+            await trio.sleep(1)
+            await rig.check_at_rest()
+        assert rig.freeze(rng).image() == image  # which holds every sum against its content
+
+    with simulated():
+        simulate(seed, history)
