@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,15 +23,39 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 
+class Children:
+    """What was forked here; other tests leave processes that never end, such as multiprocessing's resource tracker."""
+
+    def __init__(self) -> None:
+        self.pids: list[int] = []
+
+    def reap(self) -> int:
+        """Wait for the oldest that was not waited for; returns its exit code."""
+        return os.waitstatus_to_exitcode(os.waitpid(self.pids.pop(0), 0)[1])
+
+
+@pytest.fixture(autouse=True)
+def children(monkeypatch: pytest.MonkeyPatch) -> Iterator[Children]:
+    """The daemons of a test; they are reaped when it is over."""
+    children = Children()
+    fork = os.fork
+
+    def remember() -> int:
+        pid = fork()
+        if pid:
+            children.pids.append(pid)
+        return pid
+
+    monkeypatch.setattr(os, "fork", remember)
+    yield children
+    while children.pids:
+        with suppress(ChildProcessError):
+            children.reap()
+
+
 @pytest.fixture
-def config(tmp_path: Path) -> Iterator[MountConfig]:
-    """A mount whose daemon is reaped when the test is over."""
-    yield MountConfig(origin=Path("disk.img"), mountpoint=Path("mnt"), metadata=tmp_path / "meta")
-    while True:
-        try:
-            os.waitpid(-1, 0)
-        except ChildProcessError:
-            return
+def config(tmp_path: Path) -> MountConfig:
+    return MountConfig(origin=Path("disk.img"), mountpoint=Path("mnt"), metadata=tmp_path / "meta")
 
 
 def log_of(config: MountConfig) -> str:
@@ -50,7 +75,7 @@ def test_foreground_serves_in_this_process(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_background_returns_when_ready_and_the_child_serves_on(
-    config: MountConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    config: MountConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str], children: Children
 ) -> None:
     go_on, told = tmp_path / "go on", tmp_path / "told"
     os.mkfifo(go_on)
@@ -73,7 +98,7 @@ def test_background_returns_when_ready_and_the_child_serves_on(
     go_on.write_text("")
     # The last of the open files is the listing itself.
     assert told.read_text() == "[True, '/', '/dev/null', [0, 1, 2, 3]]"
-    os.waitpid(-1, 0)
+    children.reap()
     assert log_of(config) == "to stdout\n"
 
 
@@ -136,18 +161,18 @@ def test_a_child_that_is_killed_is_no_hang(config: MountConfig) -> None:
         daemon.start(config, lambda: serve)
 
 
-def test_errors_after_ready_go_to_the_log_and_the_exit_code(config: MountConfig) -> None:
+def test_errors_after_ready_go_to_the_log_and_the_exit_code(config: MountConfig, children: Children) -> None:
     def serve(config: MountConfig, on_ready: Callable[[list[str]], None]) -> None:
         on_ready([])
         msg = "could not write the metadata"
         raise FusecacheError(msg)
 
     daemon.start(config, lambda: serve)
-    assert os.waitstatus_to_exitcode(os.waitpid(-1, 0)[1]) == 1
+    assert children.reap() == 1
     assert log_of(config) == "fusecache: could not write the metadata\n"
 
 
-def test_the_log_is_appended_to_and_has_log_events(config: MountConfig) -> None:
+def test_the_log_is_appended_to_and_has_log_events(config: MountConfig, children: Children) -> None:
     def serve(config: MountConfig, on_ready: Callable[[list[str]], None]) -> None:
         structlog.get_logger().info("promote", oblock=7)
         structlog.get_logger().debug("unseen")
@@ -155,7 +180,7 @@ def test_the_log_is_appended_to_and_has_log_events(config: MountConfig) -> None:
 
     for _ in range(2):
         daemon.start(config, lambda: serve)
-        os.waitpid(-1, 0)
+        children.reap()
     lines = log_of(config).splitlines()
     assert len(lines) == 2
     assert all("promote" in line and "oblock=7" in line and "\x1b" not in line for line in lines)
@@ -167,7 +192,7 @@ def test_a_log_that_cannot_be_opened(tmp_path: Path) -> None:
         daemon.start(config)
 
 
-def test_the_default_directory_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_default_directory_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, children: Children) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "a"))
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
 
@@ -175,11 +200,11 @@ def test_the_default_directory_is_made(tmp_path: Path, monkeypatch: pytest.Monke
         on_ready([])
 
     daemon.start(MountConfig(origin=Path("o"), mountpoint=Path("m")), lambda: serve)
-    os.waitpid(-1, 0)
+    children.reap()
     assert [path.suffix for path in (tmp_path / "a" / "fusecache").iterdir()] == [".log"]
 
 
-def test_interrupting_the_parent_ends_the_child(config: MountConfig, tmp_path: Path) -> None:
+def test_interrupting_the_parent_ends_the_child(config: MountConfig, tmp_path: Path, children: Children) -> None:
     begun = tmp_path / "begun"
     os.mkfifo(begun)
 
@@ -197,8 +222,9 @@ def test_interrupting_the_parent_ends_the_child(config: MountConfig, tmp_path: P
     with pytest.raises(KeyboardInterrupt):
         daemon.start(config, lambda: serve)
     thread.join()
+    assert children.pids
     with pytest.raises(ChildProcessError):
-        os.waitpid(-1, 0)
+        children.reap()
 
 
 def test_the_daemon_outlives_its_terminal(tmp_path: Path) -> None:
