@@ -43,12 +43,13 @@ if TYPE_CHECKING:
 
     from fusecache.config import MountConfig
 
-_NUMBER: Final = re.compile(r"[1-9][0-9]{0,18}")
-_NUMBERS: Final = ("block_size", "cache_blocks", "region_blocks", "image_bytes")
+NUMBER: Final = re.compile(r"[1-9][0-9]{0,18}")
+"""A size or a count in the metadata: positive, and short enough to be one."""
+NUMBERS: Final = ("block_size", "cache_blocks", "region_blocks", "image_bytes")
 _LAST_SIZES: Final = {"cache_bytes", "origin_bytes"}
 """Of the files, at the last mount; metadata that never was mounted has none."""
 _REQUIRED: Final = {
-    *_NUMBERS,
+    *NUMBERS,
     *("uuid", "clean_shutdown", "needs_check", "origin_path", "origin_inode", "origin_mtime_ns"),
 }
 _SAMPLE: Final = 16 * MIB
@@ -216,8 +217,8 @@ def _require_healthy(database: Database, values: Mapping[str, str]) -> None:
     if missing := _REQUIRED - values.keys():
         msg = f"metadata {database.path} is damaged: it does not say {', '.join(sorted(missing))}"
         raise MetadataError(msg)
-    for name in (*_NUMBERS, *(_LAST_SIZES & values.keys())):
-        if not _NUMBER.fullmatch(values[name]):
+    for name in (*NUMBERS, *(_LAST_SIZES & values.keys())):
+        if not NUMBER.fullmatch(values[name]):
             msg = f"metadata {database.path} is damaged: {name} is {values[name][:40]!r}"
             raise MetadataError(msg)
     if values["needs_check"] != "0":

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from fusecache.config import check_block_size
 from fusecache.errors import MetadataError, UsageError
 from fusecache.geometry import Geometry
+from fusecache.inspection import NUMBER, NUMBERS
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterator, Mapping
 
-NUMBERS: Final = ("block_size", "cache_blocks", "region_blocks", "image_bytes")
 FLAGS: Final = ("clean_shutdown", "needs_check")
 IDENTITY: Final = ("uuid", "origin_path", "origin_inode", "origin_mtime_ns")
-_NUMBER: Final = re.compile(r"[1-9][0-9]{0,18}")
 _MAX_CACHE_BLOCKS: Final = 2**32 - 1
 """dm-cache counts them in 32 bits."""
 _MAX_WORD: Final = 2**32 - 1
@@ -91,7 +89,7 @@ def value_faults(values: Mapping[str, str]) -> list[str]:
     faults += [
         f"{name} is {values[name]!r}, which is no number that can be"
         for name in NUMBERS
-        if name in values and not _NUMBER.fullmatch(values[name])
+        if name in values and not NUMBER.fullmatch(values[name])
     ]
     faults += [
         f"{name} is {values[name]!r}, not 0 or 1" for name in FLAGS if name in values and values[name] not in {"0", "1"}

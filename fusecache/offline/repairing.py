@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING, Final
 from fusecache.binding import Identity
 from fusecache.durability import region_blocks_for
 from fusecache.errors import MetadataError, RefusedError
+from fusecache.inspection import NUMBERS
 from fusecache.metadata.database import FORMAT
 from fusecache.offline.drafting import Draft, drafted
 from fusecache.offline.dumping import KEPT
-from fusecache.offline.facts import FLAGS, IDENTITY, NUMBERS, Facts, RawRow, as_dirty, contested, judge, value_faults
+from fusecache.offline.facts import FLAGS, IDENTITY, Facts, RawRow, as_dirty, contested, judge, value_faults
 from fusecache.offline.opening import copied, header_complaint, open_locked, sqlite_errors
 from fusecache.offline.salvaging import Salvage, salvaged
 from fusecache.stamp import DAMAGED, DATA_START, read_stamp
