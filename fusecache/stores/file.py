@@ -3,12 +3,10 @@
 Theory of operation
 -------------------
 Reads ask the page cache first (``preadv2`` with RWF_NOWAIT) and decline where the answer is not in memory; the caller
-then awaits :meth:`FileStore.read`, which runs in a thread.  A file system that is all memory knows no RWF_NOWAIT, and
-needs none.  Writes of whole pages into the page cache are done at once; one that touches a page in part may have to
-read it from the disk first, so it goes to a thread.  Because of the page cache every offset and length will do:
-read-modify-write of partial sectors is the kernel's there.
-
-Threads come from a limiter of the store's own, so that a slow store never makes another one wait.
+then awaits :meth:`FileStore.read`, which leaves it to an engine (:mod:`fusecache.stores.engine`).  A file system that
+is all memory knows no RWF_NOWAIT, and needs none.  Writes of whole pages into the page cache are done at once; one that
+touches a page in part may have to read it from the disk first, so the engine does it.  Because of the page cache every
+offset and length will do: read-modify-write of partial sectors is the kernel's there.
 """
 
 from __future__ import annotations
@@ -19,25 +17,25 @@ import fcntl
 import os
 import stat
 import struct
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, final
 
 import trio
 
 from fusecache.errors import BusyError, StoreError
+from fusecache.stores.engine import ThreadEngine
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterator
     from pathlib import Path
 
     from fusecache.stores.base import Data
+    from fusecache.stores.engine import Engine
 
 PAGE: Final = os.sysconf("SC_PAGESIZE")
-_THREADS: Final = 64
 _BLKGETSIZE64: Final = 0x80081272
 _MEMORY_FILE_SYSTEMS: Final = {0x01021994, 0x858458F6}  # tmpfs, ramfs
 _STATFS_WORDS: Final = 32  # more than struct statfs has
-_FALLOC_FL_KEEP_SIZE: Final = 1
-_FALLOC_FL_PUNCH_HOLE: Final = 2
 
 
 def open_for_store(path: Path) -> int:
@@ -85,12 +83,14 @@ class FileStore:
     """``size`` bytes of an open file or device, from ``start`` on; the descriptor stays the caller's.
 
     :param name: what messages call it, such as its path.
+    :param engine: does what may take long; threads of the store's own unless given, so that a slow store never makes
+        another one wait.
     """
 
     __slots__ = (
+        "_engine",
         "_fd",
         "_flushing",
-        "_limiter",
         "_lost",
         "_nowait",
         "_read_flags",
@@ -100,10 +100,10 @@ class FileStore:
         "unflushed",
     )
 
-    def __init__(self, fd: int, *, name: str, size: int, start: int = 0) -> None:
+    def __init__(self, fd: int, *, name: str, size: int, start: int = 0, engine: Engine | None = None) -> None:
         self._fd = fd
         self._start = start
-        self._limiter = trio.CapacityLimiter(_THREADS)
+        self._engine = ThreadEngine() if engine is None else engine
         self._flushing = trio.Lock()
         self._lost: StoreError | None = None
         self._nowait = True
@@ -125,7 +125,8 @@ class FileStore:
 
     async def read(self, offset: int, into: bytearray | memoryview) -> None:
         """See :class:`fusecache.stores.base.Store`."""
-        await self._in_thread("read", self._read_all, offset, into)
+        with self._failing("read"):
+            await self._engine.read(self._fd, into, self._start + offset)
 
     def write_nowait(self, offset: int, data: Data) -> bool:
         """See :class:`fusecache.stores.base.Store`; takes whole pages only."""
@@ -144,9 +145,10 @@ class FileStore:
         """See :class:`fusecache.stores.base.Store`."""
         self.unflushed = True
         try:
-            await self._in_thread("write", self._write_all, offset, data)
+            with self._failing("write"):
+                await self._engine.write(self._fd, data, self._start + offset)
         finally:
-            # A flush may have begun and ended while the thread was still writing.
+            # A flush may have begun and ended while the engine was still writing.
             self.unflushed = True
 
     async def flush(self) -> None:
@@ -162,7 +164,8 @@ class FileStore:
                 return
             self.unflushed = False
             try:
-                await self._in_thread("flush", os.fdatasync, self._fd)
+                with self._failing("flush"):
+                    await self._engine.fdatasync(self._fd)
             except BaseException as exc:
                 self.unflushed = True
                 if isinstance(exc, StoreError):
@@ -172,37 +175,13 @@ class FileStore:
     async def discard(self, offset: int, length: int) -> None:
         """See :class:`fusecache.stores.base.Store`; gives the space back where the file system can."""
         self.unflushed = True
-        await self._in_thread("discard", self._punch, offset, length)
+        with self._failing("discard"):
+            await self._engine.discard(self._fd, self._start + offset, length)
 
-    async def _in_thread(self, what: str, function: Callable[..., object], *args: object) -> None:
+    @contextmanager
+    def _failing(self, what: str) -> Iterator[None]:
         try:
-            await trio.to_thread.run_sync(function, *args, limiter=self._limiter)
+            yield
         except OSError as exc:
             msg = f"{what} of {self.name} failed: {exc.strerror}"
             raise StoreError(msg) from exc
-
-    def _read_all(self, offset: int, into: bytearray | memoryview) -> None:
-        view = memoryview(into)
-        position = self._start + offset
-        while view:
-            count = os.preadv(self._fd, (view,), position)
-            if count == 0:
-                raise OSError(errno.EIO, f"the file ends at {position}, too early")
-            view = view[count:]
-            position += count
-
-    def _write_all(self, offset: int, data: Data) -> None:
-        view = memoryview(data).cast("B")
-        position = self._start + offset
-        while view:
-            count = os.pwrite(self._fd, view, position)
-            view = view[count:]
-            position += count
-
-    def _punch(self, offset: int, length: int) -> None:
-        libc = ctypes.CDLL(None, use_errno=True)
-        libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_long, ctypes.c_long)
-        if libc.fallocate(self._fd, _FALLOC_FL_KEEP_SIZE | _FALLOC_FL_PUNCH_HOLE, self._start + offset, length):
-            code = ctypes.get_errno()
-            if code != errno.EOPNOTSUPP:
-                raise OSError(code, os.strerror(code))

@@ -1,0 +1,93 @@
+"""How bytes get to and from an open file without the event loop's waiting for them.
+
+An engine knows descriptors and positions; what a range means, and whose it is, stores know.  Every failure is an
+OSError.  Each operation works on all of its range or fails: a short read or write is the engine's to go on with.
+
+A cancelled operation ends all the same before the coroutine does: the kernel never reads or writes memory that may
+belong to somebody else by then.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from typing import TYPE_CHECKING, Final, Protocol, final
+
+import trio
+
+if TYPE_CHECKING:
+    from fusecache.stores.base import Data
+
+_THREADS: Final = 64
+_FALLOC_FL_KEEP_SIZE: Final = 1
+_FALLOC_FL_PUNCH_HOLE: Final = 2
+
+
+class Engine(Protocol):
+    """Does I/O that may take long on any open file or device."""
+
+    async def read(self, fd: int, into: bytearray | memoryview, position: int) -> None:
+        """Fill ``into`` from ``position`` (bytes); an end of the file before that is EIO."""
+
+    async def write(self, fd: int, data: Data, position: int) -> None:
+        """Write all of ``data`` at ``position``."""
+
+    async def fdatasync(self, fd: int) -> None:
+        """Make what was written durable (fdatasync(2))."""
+
+    async def discard(self, fd: int, position: int, length: int) -> None:
+        """Give the space of a range back, which reads as zeroes then; do nothing where that is not possible."""
+
+
+@final
+class ThreadEngine:
+    """Each operation in a thread of its own, up to 64 at a time."""
+
+    __slots__ = ("_limiter",)
+
+    def __init__(self) -> None:
+        self._limiter = trio.CapacityLimiter(_THREADS)
+
+    async def read(self, fd: int, into: bytearray | memoryview, position: int) -> None:
+        """See :class:`Engine`."""
+        await trio.to_thread.run_sync(_read_all, fd, into, position, limiter=self._limiter)
+
+    async def write(self, fd: int, data: Data, position: int) -> None:
+        """See :class:`Engine`."""
+        await trio.to_thread.run_sync(_write_all, fd, data, position, limiter=self._limiter)
+
+    async def fdatasync(self, fd: int) -> None:
+        """See :class:`Engine`."""
+        await trio.to_thread.run_sync(os.fdatasync, fd, limiter=self._limiter)
+
+    async def discard(self, fd: int, position: int, length: int) -> None:
+        """See :class:`Engine`."""
+        await trio.to_thread.run_sync(_punch, fd, position, length, limiter=self._limiter)
+
+
+def _read_all(fd: int, into: bytearray | memoryview, position: int) -> None:
+    view = memoryview(into)
+    while view:
+        count = os.preadv(fd, (view,), position)
+        if count == 0:
+            raise OSError(errno.EIO, f"the file ends at {position}, too early")
+        view = view[count:]
+        position += count
+
+
+def _write_all(fd: int, data: Data, position: int) -> None:
+    view = memoryview(data).cast("B")
+    while view:
+        count = os.pwrite(fd, view, position)
+        view = view[count:]
+        position += count
+
+
+def _punch(fd: int, position: int, length: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_long, ctypes.c_long)
+    if libc.fallocate(fd, _FALLOC_FL_KEEP_SIZE | _FALLOC_FL_PUNCH_HOLE, position, length):
+        code = ctypes.get_errno()
+        if code != errno.EOPNOTSUPP:
+            raise OSError(code, os.strerror(code))
