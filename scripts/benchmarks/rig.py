@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,8 @@ from typing import Final
 
 COMMAND_SECONDS: Final = 170
 """No command may take longer: a measurement that hangs is worth nothing."""
+START_SECONDS: Final = 20
+"""No server may take longer to start."""
 
 
 class RigError(Exception):
@@ -59,19 +61,62 @@ class SlowDisk:
 @contextmanager
 def slow_disk(profile: str, backing: Path, mountpoint: Path) -> Iterator[SlowDisk]:
     """Serve ``backing`` as a disk of that profile (see slow_disk.py)."""
+    with python_server("slow_disk.py", profile, backing, mountpoint):
+        yield SlowDisk(mountpoint / "disk")
+
+
+@contextmanager
+def python_server(program: str, *arguments: str | Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a program of this directory that mounts at its last argument, made here, and says a line when it is ready."""
+    mountpoint = Path(arguments[-1])
     mountpoint.mkdir()
-    program = Path(__file__).with_name("slow_disk.py")
-    command: list[str | Path] = [sys.executable, program, profile, backing, mountpoint]
+    command: list[str | Path] = [sys.executable, Path(__file__).with_name(program), *arguments]
     # In a session of its own: Ctrl-C must not take the disk away before those who use it are gone.
     with subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, start_new_session=True) as server:
         try:
             if not server.stdout or not server.stdout.readline():
-                msg = "the slow disk does not start"
+                msg = f"{program} does not start"
                 raise RigError(msg)
-            yield SlowDisk(mountpoint / "disk")
+            yield server
         finally:
             _end(server)
             _unmount_lazily(mountpoint)
+
+
+@contextmanager
+def server(*command: str | Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run any other server for as long as the body lasts; what it says goes to the end of ``log``."""
+    with (
+        log.open("ab") as output,
+        subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+        ) as process,
+    ):
+        try:
+            yield process
+        finally:
+            _end(process)
+
+
+@contextmanager
+def mount_of(process: subprocess.Popen[bytes], mountpoint: Path, log: Path) -> Iterator[None]:
+    """Wait until a server has mounted; unmount at the end.  Raises RigError with the last line of its log."""
+    try:
+        wait_until(lambda: _is_mounted(mountpoint), process, log)
+        yield
+    finally:
+        _unmount_lazily(mountpoint)
+
+
+def wait_until(done: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
+    """Wait for what a server does soon after its start; raises RigError with the last line of its log."""
+    deadline = time.monotonic() + START_SECONDS
+    while not done():
+        if process.poll() is not None or time.monotonic() > deadline:
+            lines = log.read_text(errors="replace").strip().splitlines()
+            msg = f"{process.args!r} does not start: {lines[-1] if lines else 'it says nothing'}"
+            raise RigError(msg)
+        time.sleep(0.02)
 
 
 def _end(server: subprocess.Popen[bytes]) -> None:
@@ -154,8 +199,12 @@ def file_system(image: Path, mountpoint: Path) -> Iterator[Path]:
 
 def _unmount_lazily(mountpoint: Path) -> bool:
     """Unmount if it is mounted, whatever its server's state; tell whether it was."""
-    mounts = Path("/proc/self/mounts").read_text().splitlines()
-    mounted = any(line.split(" ")[1] == str(mountpoint) for line in mounts)
+    mounted = _is_mounted(mountpoint)
     if mounted:
         run("fusermount3", "-u", "-z", mountpoint)
     return mounted
+
+
+def _is_mounted(mountpoint: Path) -> bool:
+    mounts = Path("/proc/self/mounts").read_text().splitlines()
+    return any(line.split(" ")[1] == str(mountpoint) for line in mounts)

@@ -1,0 +1,154 @@
+"""Hits: what a request costs where all that is asked for lies in a warm cache.
+
+All systems are mounted at once and measured by turns; those that are no caches serve the image itself.  The requests go
+to a range that is in the cache and was written before, so nothing is promoted and no region is newly dirtied.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from mmap import mmap
+from pathlib import Path
+from typing import Final
+
+from scripts.benchmarks.rig import RigError
+from scripts.benchmarks.sections import verify
+from scripts.benchmarks.suite.context import Context
+from scripts.benchmarks.suite.figure import Figure, compared
+from scripts.benchmarks.suite.fio import Job, Result, fio
+from scripts.benchmarks.suite.systems import BARE, FUSECACHE, NONE, SYSTEMS, Exposed
+
+MIB: Final = 2**20
+WARM_PASSES: Final = 12
+
+NAMES: Final = {"randread": "random read", "randwrite": "random write", "read": "sequential read"}
+DEEP_TARGET: Final = 1.10
+SINGLE_TARGET: Final = 1.0
+LARGE_TARGET: Final = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What is measured, and how many times the bare server's speed it should have."""
+
+    name: str
+    rw: str
+    block: str
+    depth: int
+    target: float | None
+
+    @property
+    def trial(self) -> str:
+        """What a system must have got right to be compared."""
+        if "read" in self.rw:
+            return verify.READS
+        return verify.WRITES if self.depth > 1 else verify.SINGLE_WRITES
+
+    @property
+    def is_large(self) -> bool:
+        """Whether bytes a second say more than requests a second."""
+        return self.block.endswith("M")
+
+    def speed(self, result: Result) -> float:
+        """Return what is compared."""
+        return result.mib_per_second if self.is_large else result.iops
+
+
+WORKLOADS: Final = (
+    Workload("4 KiB random read, depth 1", "randread", "4k", 1, SINGLE_TARGET),
+    Workload("4 KiB random read, depth 16", "randread", "4k", 16, DEEP_TARGET),
+    Workload("4 KiB random write, depth 1", "randwrite", "4k", 1, SINGLE_TARGET),
+    Workload("4 KiB random write, depth 16", "randwrite", "4k", 16, DEEP_TARGET),
+    Workload("64 KiB random read, depth 4", "randread", "64k", 4, None),
+    Workload("64 KiB random write, depth 4", "randwrite", "64k", 4, None),
+    Workload("1 MiB sequential read, depth 2", "read", "1M", 2, LARGE_TARGET),
+    Workload("1 MiB sequential write, depth 2", "write", "1M", 2, LARGE_TARGET),
+)
+
+
+def run(context: Context) -> Iterator[Figure]:
+    """Mount all, warm all, measure by turns."""
+    names = [name for name in context.systems if name != NONE]
+    image_bytes = context.pick(full=256 * MIB, quick=128 * MIB, smoke=16 * MIB)
+    warm_bytes = image_bytes // 4
+    notes = {trial: verify.notes(context, names, trial) for trial in {workload.trial for workload in WORKLOADS}}
+    with ExitStack() as stack:
+        scratch = stack.enter_context(context.scratch())
+        opened: dict[str, Exposed] = {}
+        for name in names:
+            context.say(f"hits: mounting and warming {name}")
+            directory = scratch / name
+            (directory / "origin").mkdir(parents=True)
+            (directory / "system").mkdir()
+            origin = directory / "origin" / "disk"
+            origin.write_bytes(os.urandom(image_bytes))
+            try:
+                exposed = stack.enter_context(SYSTEMS[name].open(origin, directory / "system", image_bytes // 2))
+                warm(exposed, warm_bytes)
+            except (RigError, OSError) as exc:
+                context.say(f"hits: {name} is left out: {exc}")
+                continue
+            opened[name] = exposed
+        rounds = measured(context, opened, scratch, warm_bytes)
+    for workload in WORKLOADS:
+        yield from compared(
+            workload.name,
+            {name: [workload.speed(result) for result in results] for name, results in rounds[workload].items()},
+            unit="MiB/s" if workload.is_large else "1/s",
+            baseline=BARE,
+            at_least={FUSECACHE: workload.target} if workload.target else None,
+            notes=notes[workload.trial],
+        )
+    for workload in WORKLOADS:
+        if workload.depth == 1:
+            latencies = {name: [result.p99_us for result in results] for name, results in rounds[workload].items()}
+            yield from compared(
+                f"{workload.name}, p99", latencies, unit="µs", baseline=BARE, notes=notes[workload.trial]
+            )
+
+
+def measured(
+    context: Context, opened: dict[str, Exposed], scratch: Path, warm_bytes: int
+) -> dict[Workload, dict[str, list[Result]]]:
+    """Measure by turns: in each round each workload, each on every system; another system begins each time."""
+    seconds = context.pick(full=1.5, quick=0.5, smoke=0.1)
+    names = list(opened)
+    rounds: dict[Workload, dict[str, list[Result]]] = defaultdict(lambda: {name: [] for name in names})
+    for number in range(context.rounds):
+        for workload in WORKLOADS:
+            context.say(f"hits: round {number + 1} of {context.rounds}, {workload.name}")
+            job = Job(
+                rw=workload.rw,
+                block=workload.block,
+                depth=workload.depth,
+                seconds=seconds,
+                ramp=seconds / 5,
+                size=warm_bytes,
+                seed=number,
+            )
+            first = number % max(1, len(names))
+            for name in (*names[first:], *names[:first]):
+                result = fio(opened[name].image, job, scratch / name)
+                rounds[workload][name].append(result)
+    return rounds
+
+
+def warm(exposed: Exposed, size: int) -> None:
+    """Read and write the first bytes of an image until they are in the cache, and may be dirty there."""
+    with mmap(-1, MIB) as buffer:
+        fd = os.open(exposed.image, os.O_RDWR | os.O_DIRECT)
+        try:
+            for number in range(WARM_PASSES):
+                if number >= 2 and (not exposed.cached_bytes or exposed.cached_bytes() >= size):
+                    break
+                for offset in range(0, size, MIB):
+                    os.preadv(fd, [buffer], offset)
+            for offset in range(0, size, MIB):
+                os.preadv(fd, [buffer], offset)
+                os.pwrite(fd, buffer, offset)
+        finally:
+            os.close(fd)

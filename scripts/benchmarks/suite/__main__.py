@@ -1,0 +1,192 @@
+"""Measure fusecache, beside the least that pyfuse3 can do and beside its peers, and hold the figures against targets."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final, NoReturn
+
+from rich.console import Console
+
+from scripts.benchmarks.rig import RigError
+from scripts.benchmarks.suite import render
+from scripts.benchmarks.suite.context import Context, Effort, Skipped
+from scripts.benchmarks.suite.figure import Figure
+from scripts.benchmarks.suite.registry import SECTIONS, load
+from scripts.benchmarks.suite.systems import BARE, FUSECACHE, NONE, SYSTEMS
+
+QUICK_SYSTEMS: Final = (NONE, BARE, FUSECACHE, "qemu", "nbdkit")
+ROUNDS: Final = {Effort.FULL: 5, Effort.QUICK: 3, Effort.SMOKE: 1}
+FAST_ROOM: Final = 4 * 2**30
+"""How much has to be free in memory for caches and images to lie there."""
+
+_notes = Console(stderr=True, highlight=False)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure, show, write; exit 0 unless a section failed, whether targets are met or not."""
+    options = _parser().parse_args(arguments)
+    effort = Effort.SMOKE if options.smoke else Effort.QUICK if options.quick else Effort.FULL
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, _stop)
+    context = Context(
+        effort=effort,
+        rounds=options.rounds or ROUNDS[effort],
+        systems=tuple(options.systems or _installed(QUICK_SYSTEMS if effort is Effort.QUICK else tuple(SYSTEMS))),
+        fast=options.fast or _fast_directory(),
+        disk=options.disk or Path("/var/tmp"),  # noqa: S108 - everything lies below a directory of its own
+        say=lambda message: _notes.print(message, style="dim", soft_wrap=True),
+    )
+    figures, titles, errors = measure(context, options.sections or SECTIONS)
+    facts = gather_facts(context)
+    tables = [(titles[name], render.grid([f for f in figures if f.section == name], SYSTEMS)) for name in titles]
+    if options.json:
+        options.json.write_text(render.as_json(figures, facts, errors) + "\n")
+    for target, lay_out in ((options.markdown, render.markdown), (options.rst, render.rst)):
+        if target:
+            target.write_text("\n".join(line for title, table in tables for line in lay_out(title, table)))
+    if options.plot:
+        from scripts.benchmarks.suite.plot import draw  # noqa: PLC0415 - takes a second, and few ask for it
+
+        draw(figures, titles, options.plot)
+    output = Console(highlight=False, width=None if sys.stdout.isatty() else 150)
+    judged = [figure for figure in figures if figure.is_met is not None]
+    output.print(f"targets met: {sum(bool(figure.is_met) for figure in judged)} of {len(judged)}")
+    output.print("; ".join(f"{name} {value}" for name, value in facts.items()), soft_wrap=True, style="dim")
+    for error in errors:
+        output.print(f"failed: {error}", style="red", soft_wrap=True)
+    return 1 if errors else 0
+
+
+def measure(context: Context, names: Sequence[str]) -> tuple[list[Figure], dict[str, str], list[str]]:
+    """Run sections and show each; return the figures, the title of each section that ran, and what failed."""
+    output = Console(highlight=False, width=None if sys.stdout.isatty() else 150)
+    figures: list[Figure] = []
+    titles: dict[str, str] = {}
+    errors: list[str] = []
+    for name in names:
+        began = time.monotonic()
+        found: list[Figure] = []
+        try:
+            section = load(name)
+            found.extend(section.run(context))
+        except Skipped as exc:
+            _notes.print(f"{name}: skipped: {exc}", soft_wrap=True)
+            continue
+        except (RigError, OSError, ValueError, ImportError) as exc:
+            errors.append(f"{name}: {exc}")
+            _notes.print(f"{name}: {exc}", style="red", soft_wrap=True)
+            continue
+        titles[name] = section.title
+        figures += found
+        output.print(render.rich_table(f"{name}: {section.title}", render.grid(found, SYSTEMS)))
+        _notes.print(f"{name}: {time.monotonic() - began:.0f} s", style="dim")
+    return figures, titles, errors
+
+
+def gather_facts(context: Context) -> dict[str, str]:
+    """Say what was measured on: without that, figures say nothing."""
+    facts = {
+        "date": time.strftime("%Y-%m-%d"),
+        "effort": f"{context.effort.value}, {context.rounds} rounds",
+        "processors": f"{os.cpu_count()} x {_processor()}",
+        "Linux": platform.release(),
+        "fast": f"{context.fast} ({_file_system(context.fast)})",
+        "disk": f"{context.disk} ({_file_system(context.disk)})",
+        "Python": platform.python_version(),
+        "pyfuse3": version("pyfuse3"),
+        "trio": version("trio"),
+    }
+    commands = (
+        ("fio", "--version"),
+        ("qemu-storage-daemon", "--version"),
+        ("nbdkit", "--version"),
+        ("rclone", "version"),
+    )
+    for program, option in commands:
+        if shutil.which(program):
+            lines = subprocess.run([program, option], capture_output=True, text=True, check=False).stdout.splitlines()
+            facts[program] = lines[0].removeprefix(program).strip(" -v") if lines else "?"
+    return facts
+
+
+def _processor() -> str:
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(": ")[2]
+    return platform.machine()
+
+
+def _file_system(directory: Path) -> str:
+    return subprocess.run(
+        ["stat", "--file-system", "--format=%T", directory], capture_output=True, text=True, check=False
+    ).stdout.strip()
+
+
+def _installed(names: Sequence[str]) -> list[str]:
+    missing = [name for name in names if not SYSTEMS[name].is_installed]
+    if missing:
+        _notes.print(f"not installed, and left out: {', '.join(missing)}", style="dim")
+    return [name for name in names if name not in missing]
+
+
+def _fast_directory() -> Path:
+    """Choose memory, if there is enough of it: the speed of a disk would hide everything else."""
+    memory = Path("/dev/shm")  # noqa: S108 - likewise
+    if memory.is_dir() and shutil.disk_usage(memory).free >= FAST_ROOM:
+        return memory
+    return Path(tempfile.gettempdir())
+
+
+def _stop(number: int, _frame: object) -> NoReturn:
+    sys.exit(128 + number)  # so that everything is cleaned up on the way out
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="scripts/bench",
+        description=(__doc__ or "").strip(),
+        epilog="sections: "
+        + ", ".join(SECTIONS)
+        + "; systems: "
+        + "; ".join(f"{system.name} ({system.what})" for system in SYSTEMS.values()),
+    )
+    effort = parser.add_mutually_exclusive_group()
+    effort.add_argument("--quick", action="store_true", help="all sections in three minutes, with less of everything")
+    effort.add_argument("--smoke", action="store_true", help="seconds: shows whether all works, proves nothing")
+    parser.add_argument("--sections", type=_names_of(SECTIONS), metavar="NAME,...", help="all unless told")
+    parser.add_argument("--systems", type=_names_of(SYSTEMS), metavar="NAME,...", help="those installed unless told")
+    parser.add_argument("--rounds", type=int, metavar="N", help="of what is compared by turns: 5, quick 3")
+    parser.add_argument("--fast", type=Path, metavar="DIR", help="for images and caches: /dev/shm, if 4 GiB are free")
+    parser.add_argument("--disk", type=Path, metavar="DIR", help="where an fsync takes time: /var/tmp")
+    for kind in ("json", "markdown", "rst", "plot"):
+        parser.add_argument(f"--{kind}", type=Path, metavar="FILE", help=f"write {kind} as well")
+    return parser
+
+
+def _names_of(known: Iterable[str]) -> Callable[[str], list[str]]:
+    def parse(words: str) -> list[str]:
+        wanted = words.split(",")
+        for word in wanted:
+            if word not in known:
+                msg = f"unknown: {word!r}; there are {', '.join(known)}"
+                raise argparse.ArgumentTypeError(msg)
+        return [name for name in known if name in wanted]
+
+    return parse
+
+
+if __name__ == "__main__":
+    sys.exit(main())

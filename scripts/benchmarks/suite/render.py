@@ -1,0 +1,109 @@
+"""Lay figures out: for a terminal, in Markdown, in reStructuredText, as JSON.
+
+Each section becomes a table: a line for each thing measured, a column for each system, at last the target and whether
+it is met.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from scripts.benchmarks.suite.figure import Figure
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """A table as words: the heading, and lines that are as long."""
+
+    heading: list[str]
+    lines: list[list[str]]
+
+
+def grid(figures: Sequence[Figure], systems: Iterable[str]) -> Grid:
+    """Lay out the figures of one section; ``systems`` gives the order of those columns."""
+    present = {figure.system for figure in figures}
+    columns = [system for system in systems if system in present]
+    columns += sorted(present.difference(columns))
+    rows: dict[tuple[str, str], dict[str, Figure]] = {}
+    for figure in figures:
+        rows.setdefault((figure.name, figure.unit), {})[figure.system] = figure
+    has_targets = any(figure.target for figure in figures)
+    lines = []
+    for (name, unit), cells in rows.items():
+        line = [f"{name}, {unit}" if unit else name]
+        line += [cell(cells[system]) if system in cells else "" for system in columns]
+        if has_targets:
+            judged = [figure for figure in cells.values() if figure.target]
+            line.append("; ".join(figure.target for figure in judged))
+            line.append("; ".join("yes" if figure.is_met else "NO" for figure in judged))
+        lines.append(line)
+    return Grid(["", *columns, *(("target", "met") if has_targets else ())], lines)
+
+
+def cell(figure: Figure) -> str:
+    """Write a figure: its value, its ratio, the spread of its rounds, and its note."""
+    words = [number(figure.value)]
+    if figure.ratio is not None:
+        words.append(f"x{figure.ratio:.2f}")
+    if figure.spread:
+        words.append(f"({number(figure.spread[0])}..{number(figure.spread[1])})")
+    if figure.note:
+        words.append(figure.note)
+    return " ".join(words)
+
+
+def number(value: float) -> str:
+    """Write a number with three digits or more."""
+    if abs(value) >= 100 or value == int(value):
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3g}"
+
+
+def rich_table(title: str, table: Grid) -> Table:
+    """Lay a table out for a terminal."""
+    result = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", padding=(0, 1, 0, 0))
+    for number_, heading in enumerate(table.heading):
+        result.add_column(heading, justify="right" if number_ else "left", overflow="fold")
+    for line in table.lines:
+        result.add_row(*(Text(word, "bold red" if word == "NO" else "") for word in line))
+    return result
+
+
+def markdown(title: str, table: Grid) -> Iterator[str]:
+    """Write a table in Markdown, line by line."""
+    yield f"### {title}"
+    yield ""
+    yield _markdown_line(table.heading)
+    yield _markdown_line(["---", *("---:" for _ in table.heading[1:])])
+    yield from map(_markdown_line, table.lines)
+    yield ""
+
+
+def _markdown_line(words: Iterable[str]) -> str:
+    return f"| {' | '.join(word.replace('|', '/') for word in words)} |"
+
+
+def rst(title: str, table: Grid) -> Iterator[str]:
+    """Write a table in reStructuredText, line by line."""
+    yield f".. list-table:: {title}"
+    yield "   :header-rows: 1"
+    yield ""
+    for line in (table.heading, *table.lines):
+        for number_, word in enumerate(line):
+            yield f"   {'* -' if number_ == 0 else '  -'} {word}".rstrip()
+    yield ""
+
+
+def as_json(figures: Iterable[Figure], facts: Mapping[str, str], errors: Sequence[str]) -> str:
+    """Write all there is to know."""
+    objects = [
+        asdict(figure) | {"spread": figure.spread, "target": figure.target, "is_met": figure.is_met}
+        for figure in figures
+    ]
+    return json.dumps({"facts": facts, "figures": objects, "errors": errors}, indent=1)
