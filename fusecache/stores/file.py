@@ -71,7 +71,7 @@ def size_of(fd: int) -> int:
     return status.st_size
 
 
-def _is_in_memory(fd: int) -> bool:
+def is_in_memory(fd: int) -> bool:
     """Tell whether a file lies on a file system that is all memory (statfs(2))."""
     libc = ctypes.CDLL(None, use_errno=True)
     answer = (ctypes.c_long * _STATFS_WORDS)()  # f_type comes first
@@ -107,7 +107,7 @@ class FileStore:
         self._flushing = trio.Lock()
         self._lost: StoreError | None = None
         self._nowait = True
-        self._read_flags = 0 if _is_in_memory(fd) else os.RWF_NOWAIT
+        self._read_flags = 0 if is_in_memory(fd) else os.RWF_NOWAIT
         self.name = name
         self.size = size
         self.unflushed = True
