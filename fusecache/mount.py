@@ -31,6 +31,7 @@ from fusecache.durability import Durability
 from fusecache.errors import BusyError, MetadataError, RefusedError
 from fusecache.flusher import Flusher
 from fusecache.fs import Operations
+from fusecache.fuse_loop import serve_requests
 from fusecache.inspection import inspect
 from fusecache.locks import BlockLocks
 from fusecache.metadata.record import Batch
@@ -154,7 +155,7 @@ async def _run(
                 await volume.durability.secure()
             volume.tick()  # policies begin to count with the first tick
             on_ready(binding.notes)
-            await pyfuse3.main()
+            await serve_requests()
             log.info("ending", dirty=volume.mapping.dirty_count)
             async with migrations.paused():
                 nursery.cancel_scope.cancel()

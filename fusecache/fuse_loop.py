@@ -1,0 +1,142 @@
+"""How the daemon waits for requests: it looks for the next one before it asks the scheduler.
+
+Theory of operation
+-------------------
+pyfuse3's workers share one descriptor.  Each in turn locks it, waits until it is readable, unlocks it, receives one
+request and serves it.  Done by trio, the locking is a switch to the scheduler and the waiting is another, with three
+system calls that only ask whether there is a request; at any depth above one there nearly always is.  pyfuse3 looks
+the name ``trio`` up in its own namespace, so :func:`serve_requests` puts a :class:`_Front` there for as long as it
+runs.  The front is trio but for two things:
+
+*The lock may be taken again by whoever gave it back.*  A worker that answered without waiting goes on with the next
+request.  Another worker stands by at the lock all the time (without one, pyfuse3 would start a new worker for each
+request); it is woken, but gets its turn only when the first one waits for something, or when a turn ends.
+
+*The descriptor is polled first*, and for some 50 microseconds more if the last request was answered at once: whoever
+had his answer is about to ask again, and a processor that went to sleep takes longer to wake than that.  Where
+requests come slower the polling is left out, for longer each time that it was in vain, so an idle mount costs nothing,
+and a slow one next to nothing.
+
+What must hold: every other task (migrations, flushes, ticks) runs at least once in :data:`TURN_REQUESTS` requests or
+:data:`TURN_SECONDS`, whichever is less.  What it costs: one switch for that many requests, and one ``poll`` each.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+from time import perf_counter
+from typing import TYPE_CHECKING, Final
+
+import pyfuse3
+import trio
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+TURN_REQUESTS: Final = 64
+"""Requests that are answered in one go before the other tasks get their turn."""
+TURN_SECONDS: Final = 0.001
+"""How long they may take, but for the last of them."""
+SPIN_SECONDS: Final = 50e-6
+"""How long the descriptor is polled for the next request of a client that just had its answer."""
+_MOST_SKIPPED: Final = 255
+"""How often in a row polling is left out at most, after it was in vain."""
+_STANDING_BY: Final = 8
+"""Workers that are kept although they have nothing to do."""
+
+
+async def serve_requests() -> None:
+    """Serve requests until the image is unmounted or :func:`pyfuse3.terminate` is called."""
+    pyfuse3.trio = _Front()  # type: ignore[attr-defined]
+    try:
+        await pyfuse3.main(min_tasks=_STANDING_BY)
+    finally:
+        pyfuse3.trio = trio  # type: ignore[attr-defined]
+
+
+class _Front:
+    """What pyfuse3 takes for the package trio."""
+
+    def __init__(self) -> None:
+        self.lowlevel = _Lowlevel()
+
+    def Lock(self) -> _Lowlevel:  # noqa: N802 - trio's name
+        return self.lowlevel
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(trio, name)
+
+
+class _Lowlevel:
+    """What pyfuse3 takes for ``trio.lowlevel``, and the lock around the descriptor as well."""
+
+    __slots__ = ("_fd", "_locked", "_poll", "_requests", "_skip", "_skipped", "_standby", "_turn_began", "_was_at_once")
+
+    def __init__(self) -> None:
+        self._locked = False
+        self._standby = trio.lowlevel.ParkingLot()
+        self._requests = 0
+        self._turn_began = perf_counter()
+        self._was_at_once = False
+        self._skip = 0
+        self._skipped = 0
+        self._fd = -1
+        self._poll = select.poll().poll
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(trio.lowlevel, name)
+
+    async def __aenter__(self) -> None:
+        """Lock the descriptor, after a turn for everybody else if it is time for one."""
+        self._was_at_once = True
+        if self._requests >= TURN_REQUESTS or perf_counter() - self._turn_began > TURN_SECONDS:
+            await trio.lowlevel.checkpoint()
+            self._begin_turn()
+        while self._locked:
+            self._was_at_once = False
+            await self._standby.park()
+        self._locked = True
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Unlock it; whoever stands by looks again when the scheduler next runs."""
+        self._locked = False
+        if self._standby:
+            self._standby.unpark()
+
+    async def wait_readable(self, fd: int) -> None:
+        """Wait until there is a request; raises ClosedResourceError when there will be none any more."""
+        if fd != self._fd:
+            self._listen_to(fd)
+        self._requests += 1
+        if self._poll(0) or (self._was_at_once and self._is_soon_readable()):
+            return
+        await trio.lowlevel.wait_readable(fd)
+        self._begin_turn()
+
+    def _listen_to(self, fd: int) -> None:
+        descriptor = select.poll()
+        descriptor.register(fd, select.POLLIN)
+        self._poll = descriptor.poll
+        self._fd = fd
+
+    def _begin_turn(self) -> None:
+        self._requests = 0
+        self._turn_began = perf_counter()
+
+    def _is_soon_readable(self) -> bool:
+        """Poll for a short while, unless that was in vain the last times; tell whether there is a request."""
+        if self._skipped < self._skip:
+            self._skipped += 1
+            return False
+        end = perf_counter() + SPIN_SECONDS
+        while perf_counter() < end:
+            os.sched_yield()  # to the client, if it has to share our processor
+            if self._poll(0):
+                self._skip = self._skipped = 0
+                return True
+        self._skip = min(2 * self._skip + 1, _MOST_SKIPPED)
+        self._skipped = 0
+        return False
