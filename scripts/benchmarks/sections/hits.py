@@ -6,24 +6,21 @@ to a range that is in the cache and was written before, so nothing is promoted a
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
-from mmap import mmap
 from pathlib import Path
 from typing import Final
 
-from scripts.benchmarks.rig import RigError
 from scripts.benchmarks.sections import verify
 from scripts.benchmarks.suite.context import Context
 from scripts.benchmarks.suite.figure import Figure, compared
 from scripts.benchmarks.suite.fio import Job, Result, fio
-from scripts.benchmarks.suite.systems import BARE, FUSECACHE, NONE, SYSTEMS, Exposed
+from scripts.benchmarks.suite.systems import BARE, FUSECACHE, NONE, Exposed, Sizes
+from scripts.benchmarks.suite.warm import warm_systems
 
+KIB: Final = 2**10
 MIB: Final = 2**20
-WARM_PASSES: Final = 12
 
 NAMES: Final = {"randread": "random read", "randwrite": "random write", "read": "sequential read"}
 DEEP_TARGET: Final = 1.10
@@ -76,23 +73,8 @@ def run(context: Context) -> Iterator[Figure]:
     image_bytes = context.pick(full=256 * MIB, quick=128 * MIB, smoke=16 * MIB)
     warm_bytes = image_bytes // 4
     notes = {trial: verify.notes(context, names, trial) for trial in {workload.trial for workload in WORKLOADS}}
-    with ExitStack() as stack:
-        scratch = stack.enter_context(context.scratch())
-        opened: dict[str, Exposed] = {}
-        for name in names:
-            context.say(f"hits: mounting and warming {name}")
-            directory = scratch / name
-            (directory / "origin").mkdir(parents=True)
-            (directory / "system").mkdir()
-            origin = directory / "origin" / "disk"
-            origin.write_bytes(os.urandom(image_bytes))
-            try:
-                exposed = stack.enter_context(SYSTEMS[name].open(origin, directory / "system", image_bytes // 2))
-                warm(exposed, warm_bytes)
-            except (RigError, OSError) as exc:
-                context.say(f"hits: {name} is left out: {exc}")
-                continue
-            opened[name] = exposed
+    sizes = Sizes(cache=image_bytes // 2, block=256 * KIB)
+    with context.scratch() as scratch, warm_systems(context, names, scratch, image_bytes, sizes, warm_bytes) as opened:
         rounds = measured(context, opened, scratch, warm_bytes)
     for workload in WORKLOADS:
         yield from compared(
@@ -135,20 +117,3 @@ def measured(
                 result = fio(opened[name].image, job, scratch / name)
                 rounds[workload][name].append(result)
     return rounds
-
-
-def warm(exposed: Exposed, size: int) -> None:
-    """Read and write the first bytes of an image until they are in the cache, and may be dirty there."""
-    with mmap(-1, MIB) as buffer:
-        fd = os.open(exposed.image, os.O_RDWR | os.O_DIRECT)
-        try:
-            for number in range(WARM_PASSES):
-                if number >= 2 and (not exposed.cached_bytes or exposed.cached_bytes() >= size):
-                    break
-                for offset in range(0, size, MIB):
-                    os.preadv(fd, [buffer], offset)
-            for offset in range(0, size, MIB):
-                os.preadv(fd, [buffer], offset)
-                os.pwrite(fd, buffer, offset)
-        finally:
-            os.close(fd)

@@ -18,7 +18,7 @@ from scripts.benchmarks.rig import RigError
 from scripts.benchmarks.suite.context import Context
 from scripts.benchmarks.suite.figure import Figure
 from scripts.benchmarks.suite.fio import Job, fio
-from scripts.benchmarks.suite.systems import NONE, SYSTEMS, System
+from scripts.benchmarks.suite.systems import NONE, SYSTEMS, Sizes, System
 
 MIB: Final = 2**20
 RATIO: Final = 4
@@ -74,7 +74,7 @@ def _verdict(context: Context, system: System, trial: Trial) -> str:
             origin = directory / "origin" / "disk"
             origin.write_bytes(content)
             (directory / "system").mkdir()
-            with system.open(origin, directory / "system", cache_bytes) as exposed:
+            with system.open(origin, directory / "system", Sizes(cache_bytes, 65536)) as exposed:
                 return RIGHT if trial(context, exposed.image, directory, content) else WRONG
     except (RigError, OSError) as exc:
         return str(exc)

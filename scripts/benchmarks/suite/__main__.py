@@ -1,4 +1,4 @@
-"""Measure fusecache, beside the least that pyfuse3 can do and beside its peers, and hold the figures against targets."""
+"""Measure fusecache, beside the least that pyfuse3 can do and beside its peers, and hold figures against targets."""
 
 from __future__ import annotations
 
@@ -26,7 +26,11 @@ from scripts.benchmarks.suite.figure import Figure
 from scripts.benchmarks.suite.registry import SECTIONS, load
 from scripts.benchmarks.suite.systems import BARE, FUSECACHE, NONE, SYSTEMS
 
-QUICK_SYSTEMS: Final = (NONE, BARE, FUSECACHE, "qemu", "nbdkit")
+DEFAULT_SYSTEMS: Final = {
+    Effort.FULL: tuple(SYSTEMS),
+    Effort.QUICK: (NONE, BARE, FUSECACHE, "qemu", "nbdkit"),
+    Effort.SMOKE: (NONE, BARE, FUSECACHE),
+}
 ROUNDS: Final = {Effort.FULL: 5, Effort.QUICK: 3, Effort.SMOKE: 1}
 FAST_ROOM: Final = 4 * 2**30
 """How much has to be free in memory for caches and images to lie there."""
@@ -43,14 +47,15 @@ def main(arguments: list[str] | None = None) -> int:
     context = Context(
         effort=effort,
         rounds=options.rounds or ROUNDS[effort],
-        systems=tuple(options.systems or _installed(QUICK_SYSTEMS if effort is Effort.QUICK else tuple(SYSTEMS))),
+        systems=tuple(options.systems or _installed(DEFAULT_SYSTEMS[effort])),
         fast=options.fast or _fast_directory(),
         disk=options.disk or Path("/var/tmp"),  # noqa: S108 - everything lies below a directory of its own
         say=lambda message: _notes.print(message, style="dim", soft_wrap=True),
     )
     figures, titles, errors = measure(context, options.sections or SECTIONS)
     facts = gather_facts(context)
-    tables = [(titles[name], render.grid([f for f in figures if f.section == name], SYSTEMS)) for name in titles]
+    of_sections = {name: [figure for figure in figures if figure.section == name] for name in titles}
+    tables = [(titles[name], render.grid(found, SYSTEMS)) for name, found in of_sections.items() if found]
     if options.json:
         options.json.write_text(render.as_json(figures, facts, errors) + "\n")
     for target, lay_out in ((options.markdown, render.markdown), (options.rst, render.rst)):
@@ -80,17 +85,18 @@ def measure(context: Context, names: Sequence[str]) -> tuple[list[Figure], dict[
         found: list[Figure] = []
         try:
             section = load(name)
-            found.extend(section.run(context))
+            titles[name] = section.title
+            for figure in section.run(context):
+                found.append(figure)  # noqa: PERF402 - what was found before a failure stays
         except Skipped as exc:
             _notes.print(f"{name}: skipped: {exc}", soft_wrap=True)
             continue
         except (RigError, OSError, ValueError, ImportError) as exc:
             errors.append(f"{name}: {exc}")
             _notes.print(f"{name}: {exc}", style="red", soft_wrap=True)
-            continue
-        titles[name] = section.title
         figures += found
-        output.print(render.rich_table(f"{name}: {section.title}", render.grid(found, SYSTEMS)))
+        if found:
+            output.print(render.rich_table(f"{name}: {titles[name]}", render.grid(found, SYSTEMS)))
         _notes.print(f"{name}: {time.monotonic() - began:.0f} s", style="dim")
     return figures, titles, errors
 

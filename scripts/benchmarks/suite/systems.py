@@ -2,7 +2,7 @@
 
 A system is given the image, a directory of its own on the fast file system and the size of its cache, and exposes the
 image as a file for as long as its context lasts.  None of them is given time to write back at the end: what was
-measured is gone afterwards.
+measured is gone afterwards.  ``FUSECACHE_OPTIONS`` in the environment are given to ``fusecache mount`` as well.
 """
 
 from __future__ import annotations
@@ -37,8 +37,16 @@ class Exposed:
     cached_bytes: Callable[[], int] | None = None
 
 
-Opener = Callable[[Path, Path, int], AbstractContextManager[Exposed]]
-"""Given the origin, a directory that is there and empty, and the bytes of the cache."""
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Bytes of a cache, and of its blocks where that can be chosen."""
+
+    cache: int
+    block: int
+
+
+Opener = Callable[[Path, Path, Sizes], AbstractContextManager[Exposed]]
+"""Given the origin, a directory that is there and empty, and the sizes of the cache."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,19 +70,25 @@ class System:
 
 
 @contextmanager
-def _none(origin: Path, _directory: Path, _cache_bytes: int) -> Iterator[Exposed]:
+def _none(origin: Path, _directory: Path, _sizes: Sizes) -> Iterator[Exposed]:
     yield Exposed(origin)
 
 
 @contextmanager
-def _bare(origin: Path, directory: Path, _cache_bytes: int) -> Iterator[Exposed]:
+def _bare(origin: Path, directory: Path, _sizes: Sizes) -> Iterator[Exposed]:
     with python_server("bare_server.py", origin, directory / "mnt") as process:
         yield Exposed(directory / "mnt" / "image", (process.pid,))
 
 
 @contextmanager
-def _fusecache(origin: Path, directory: Path, cache_bytes: int) -> Iterator[Exposed]:
-    options = ("--cache-size", str(cache_bytes), *os.environ.get("FUSECACHE_OPTIONS", "").split())
+def _fusecache(origin: Path, directory: Path, sizes: Sizes) -> Iterator[Exposed]:
+    options = (
+        "--cache-size",
+        f"{sizes.cache}",
+        "--block-size",
+        f"{sizes.block}",
+        *os.environ.get("FUSECACHE_OPTIONS", "").split(),
+    )
     with fusecache(origin, directory / "fusecache", *options) as cache:
 
         def cached_bytes() -> int:
@@ -100,14 +114,14 @@ def _storage_daemon(directory: Path, node: str, *block_devices: str) -> Iterator
 
 
 @contextmanager
-def _qemu(origin: Path, directory: Path, _cache_bytes: int) -> Iterator[Exposed]:
+def _qemu(origin: Path, directory: Path, _sizes: Sizes) -> Iterator[Exposed]:
     file = f"driver=file,node-name=file,filename={origin},discard=unmap"
     with _storage_daemon(directory, "raw", file, "driver=raw,node-name=raw,file=file,discard=unmap") as exposed:
         yield exposed
 
 
 @contextmanager
-def _qcow2(origin: Path, directory: Path, _cache_bytes: int) -> Iterator[Exposed]:
+def _qcow2(origin: Path, directory: Path, _sizes: Sizes) -> Iterator[Exposed]:
     overlay = directory / "overlay"
     run("qemu-img", "create", "-q", "-f", "qcow2", overlay, str(origin.stat().st_size))
     with _storage_daemon(
@@ -123,15 +137,15 @@ def _qcow2(origin: Path, directory: Path, _cache_bytes: int) -> Iterator[Exposed
 
 
 @contextmanager
-def _nbdkit(origin: Path, directory: Path, cache_bytes: int) -> Iterator[Exposed]:
+def _nbdkit(origin: Path, directory: Path, sizes: Sizes) -> Iterator[Exposed]:
     image, log, socket = directory / "image", directory / "log", directory / "socket"
     image.touch()
-    limit = f"cache-max-size={cache_bytes}"
+    limit = f"cache-max-size={sizes.cache}"
     cache = ("--filter=cache", "file", origin, "cache=writeback", limit, "cache-on-read=true")
     with ExitStack() as stack:
         # nbdkit keeps its cache in an unlinked file in TMPDIR
         command = ("env", f"TMPDIR={directory}", "nbdkit", "-f", "-t", "16", "-U", socket, *cache)
-        process = stack.enter_context(server(*command, "cache-min-block-size=64K", log=log))
+        process = stack.enter_context(server(*command, f"cache-min-block-size={sizes.block}", log=log))
         wait_until(socket.exists, process, log)
         bridge = stack.enter_context(server("nbdfuse", "-C", "4", image, f"nbd+unix:///?socket={socket}", log=log))
         stack.enter_context(mount_of(bridge, image, log))
@@ -139,10 +153,10 @@ def _nbdkit(origin: Path, directory: Path, cache_bytes: int) -> Iterator[Exposed
 
 
 @contextmanager
-def _rclone(origin: Path, directory: Path, cache_bytes: int) -> Iterator[Exposed]:
+def _rclone(origin: Path, directory: Path, sizes: Sizes) -> Iterator[Exposed]:
     mountpoint, log = directory / "mnt", directory / "log"
     mountpoint.mkdir()
-    limits = ("--vfs-cache-max-size", f"{cache_bytes}B", "--vfs-cache-poll-interval", "1s", "--vfs-write-back", "1s")
+    limits = ("--vfs-cache-max-size", f"{sizes.cache}B", "--vfs-cache-poll-interval", "1s", "--vfs-write-back", "1s")
     # Without the rest, each random read would start a read-ahead of 16 MiB, and the first open read the whole image.
     chunks = ("--buffer-size", "0", "--vfs-read-chunk-size", "128k", "--vfs-read-chunk-size-limit", "128k")
     checks = ("--dir-cache-time", "1h", "--attr-timeout", "1h", "--no-checksum", "--vfs-fast-fingerprint")

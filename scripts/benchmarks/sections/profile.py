@@ -1,0 +1,126 @@
+"""Profile: what a hit costs its server, by the kernel's own counters, and which system calls it makes.
+
+Processor time and task switches are counted while nothing else is; system calls in another run, since strace (where it
+is installed) makes everything slow.  All are for one request.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Final
+
+from scripts.benchmarks.suite.context import Context
+from scripts.benchmarks.suite.figure import Figure
+from scripts.benchmarks.suite.fio import Job, fio
+from scripts.benchmarks.suite.systems import NONE, Exposed, Sizes
+from scripts.benchmarks.suite.warm import warm_systems
+
+KIB: Final = 2**10
+MIB: Final = 2**20
+WARM_BYTES: Final = 16 * MIB
+TICKS: Final = os.sysconf("SC_CLK_TCK")
+CASES: Final = (
+    ("read", "randread", 1),
+    ("read", "randread", 16),
+    ("write", "randwrite", 1),
+    ("write", "randwrite", 16),
+)
+RARE: Final = 0.02
+"""Calls made less often, for a request, are not shown."""
+ATTACH_SECONDS: Final = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What processes have used: seconds of processor time, and task switches, by waiting and by being preempted."""
+
+    user: float
+    kernel: float
+    waits: float
+    preemptions: float
+
+
+TITLES: Final = {
+    "user": "processor time, user",
+    "kernel": "processor time, kernel",
+    "waits": "task switches to wait",
+    "preemptions": "task switches by force",
+}
+
+
+def usage(pids: Sequence[int]) -> Usage:
+    """Read what processes, with all their threads, have used so far."""
+    user = kernel = waits = preemptions = 0
+    for pid in pids:
+        words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        user += int(words[11])
+        kernel += int(words[12])
+        for status in Path(f"/proc/{pid}/task").glob("*/status"):
+            lines = dict(line.split(":") for line in status.read_text().splitlines() if "ctxt_switches" in line)
+            waits += int(lines["voluntary_ctxt_switches"])
+            preemptions += int(lines["nonvoluntary_ctxt_switches"])
+    return Usage(user / TICKS, kernel / TICKS, waits, preemptions)
+
+
+def run(context: Context) -> Iterator[Figure]:
+    """Count, for each kind of request on each system."""
+    names = [name for name in context.systems if name != NONE]
+    sizes = Sizes(cache=2 * WARM_BYTES, block=256 * KIB)
+    with (
+        context.scratch() as scratch,
+        warm_systems(context, names, scratch, 4 * WARM_BYTES, sizes, WARM_BYTES) as opened,
+    ):
+        for kind, rw, depth in CASES:
+            case = f"4 KiB {kind}, depth {depth}"
+            for name, exposed in opened.items():
+                context.say(f"profile: {case}, {name}")
+                job = Job(rw=rw, depth=depth, seconds=context.pick(full=2.0, quick=0.5, smoke=0.1), size=WARM_BYTES)
+                yield from counted(case, name, exposed, job, scratch / name)
+                if shutil.which("strace"):
+                    yield from traced(case, name, exposed, job, scratch / name)
+
+
+def counted(case: str, name: str, exposed: Exposed, job: Job, directory: Path) -> Iterator[Figure]:
+    """Count processor time and task switches."""
+    before = usage(exposed.pids)
+    operations = fio(exposed.image, job, directory).operations
+    after = usage(exposed.pids)
+    for field in fields(Usage):
+        spent = (getattr(after, field.name) - getattr(before, field.name)) / operations
+        is_time = field.name in {"user", "kernel"}
+        title = f"{case}: {TITLES[field.name]}"
+        yield Figure(name=title, system=name, value=spent * 1e6 if is_time else spent, unit="µs" if is_time else "")
+
+
+def traced(case: str, name: str, exposed: Exposed, job: Job, directory: Path) -> Iterator[Figure]:
+    """Count system calls, those that are not rare."""
+    summary = directory / "strace"
+    targets = [f"--attach={pid}" for pid in exposed.pids]
+    command = ["strace", "--summary-only", "--follow-forks", f"--output={summary}", *targets]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True) as tracer:
+        try:
+            time.sleep(ATTACH_SECONDS)
+            operations = fio(exposed.image, job, directory).operations
+        finally:
+            tracer.send_signal(signal.SIGINT)  # it detaches, and writes its summary
+            tracer.wait()
+    for call, count in calls(summary.read_text()).items():
+        if count / operations >= RARE:
+            yield Figure(name=f"{case}: system call {call}", system=name, value=count / operations)
+
+
+def calls(summary: str) -> dict[str, int]:
+    """Read strace's summary: the system calls, and how often each was made."""
+    found = {}
+    for line in summary.splitlines():
+        words = line.split()
+        if len(words) >= 5 and words[3].isdigit() and words[-1] != "total":
+            found[words[-1]] = int(words[3])
+    return found
