@@ -24,12 +24,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from fusecache.claim import Claim, remove_claim, write_claim
+from fusecache.config import PageCache
 from fusecache.durability import region_blocks_for
 from fusecache.errors import BusyError, MetadataError, StoreError
 from fusecache.metadata.database import Database
 from fusecache.paths import sync_directory
 from fusecache.sizes import format_size
 from fusecache.stamp import DATA_START, read_stamp, write_stamp
+from fusecache.stores.direct import open_past_page_cache
 from fusecache.stores.file import FileStore, size_of
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 
     from fusecache.geometry import Geometry
     from fusecache.resizing import Resize
+    from fusecache.stores.base import Store
 
 
 def lock(fd: int, path: Path) -> None:
@@ -89,8 +92,8 @@ class Identity:
 class Binding:
     """Origin, cache and metadata of one mount, open and locked."""
 
-    origin: FileStore
-    cache: FileStore
+    origin: Store
+    cache: Store
     database: Database
     geometry: Geometry
     region_blocks: int
@@ -198,13 +201,18 @@ class Plan:
     resize: Resize | None = None
     """What has to change before the known cache can be used."""
 
-    def carry_out(self) -> Binding:
+    def carry_out(self, page_cache: PageCache = PageCache.STORES) -> Binding:
         """Create what is missing and open the rest.
 
         What was created is removed again when the resources are closed, unless the binding has begun by then.
         """
+        size = self.geometry.cache_blocks * self.geometry.block_size
         with ExitStack() as undo:
             cache_fd = self._provide_cache(undo)
+            origin = self._open_store(
+                page_cache, self.origin_fd, f"origin {self.origin_path}", self.geometry.image_bytes
+            )
+            cache = self._open_store(page_cache, cache_fd, f"cache {self.cache_path}", size, DATA_START)
             database = self.database if self.database is not None else self._create_metadata(undo)
             if self.resize is not None:
                 self.resize.carry_out(database, CacheSpace(cache_fd, self.cache_path, self.geometry.block_size))
@@ -212,10 +220,9 @@ class Plan:
             if read_stamp(cache_fd) != values["uuid"]:
                 write_stamp(cache_fd, values["uuid"])
             created = self.resources.enter_context(undo.pop_all())
-        size = self.geometry.cache_blocks * self.geometry.block_size
         return Binding(
-            origin=FileStore(self.origin_fd, name=f"origin {self.origin_path}", size=self.geometry.image_bytes),
-            cache=FileStore(cache_fd, name=f"cache {self.cache_path}", size=size, start=DATA_START),
+            origin=origin,
+            cache=cache,
             database=database,
             geometry=self.geometry,
             region_blocks=int(values["region_blocks"]),
@@ -229,6 +236,11 @@ class Plan:
             _cache_fd=cache_fd,
             _created=created,
         )
+
+    def _open_store(self, page_cache: PageCache, fd: int, name: str, size: int, start: int = 0) -> Store:
+        if page_cache is PageCache.STORES:
+            return FileStore(fd, name=name, size=size, start=start)
+        return open_past_page_cache(fd, name=name, size=size, start=start, resources=self.resources)
 
     def _provide_cache(self, undo: ExitStack) -> int:
         """Return the cache's descriptor, with its space taken if it is a new one."""

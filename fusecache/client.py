@@ -258,6 +258,7 @@ def _status_table(stats: dict[str, Any]) -> Table:
         "cache": f"{stats['cache']}, {blocks(stats['cache_blocks'])} (block size {format_size(stats['block_bytes'])})",
         "metadata": f"{stats['metadata']}, {format_size(stats['metadata_total_bytes'])}",
         "mode": stats["mode"] + (", metadata read only" if stats["read_only"] else ""),
+        "page cache": f"of the {stats['page_cache']}" if stats["page_cache"] != "none" else "none",
         "policy": " ".join([stats["policy"], *(f"{name[7:]}={value}" for name, value in tunables.items())]),
         "used": f"{share(stats['used_blocks'], stats['cache_blocks'])} ({blocks(stats['used_blocks'])})",
         "dirty": f"{share(stats['dirty_blocks'], stats['cache_blocks'])} ({blocks(stats['dirty_blocks'])})"

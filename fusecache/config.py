@@ -16,6 +16,8 @@ GIB: Final = 1024 * MIB
 DEFAULT_BLOCK_SIZE: Final = 256 * KIB
 MIN_BLOCK_SIZE: Final = 4 * KIB
 MAX_BLOCK_SIZE: Final = 1 * GIB
+COPY_RUN: Final = 1 * MIB
+"""Bytes of the largest I/O by which blocks are copied from or to the origin."""
 DEFAULT_MIGRATION_THRESHOLD: Final = 2048 * 512
 """dm-cache's default, 2048 sectors, in bytes."""
 
@@ -34,6 +36,23 @@ class Mode(Enum):
             return cls(text)
         except ValueError:
             msg = f"unknown mode {text!r}: writeback, writethrough or passthrough"
+            raise UsageError(msg) from None
+
+
+class PageCache(Enum):
+    """What the host's page cache holds: what lies in the stores, the image instead, or next to nothing.  Never both."""
+
+    STORES = "stores"
+    IMAGE = "image"
+    NONE = "none"
+
+    @classmethod
+    def parse(cls, text: str) -> PageCache:
+        """Read its name; raises UsageError."""
+        try:
+            return cls(text)
+        except ValueError:
+            msg = f"unknown page cache {text!r}: stores, image or none"
             raise UsageError(msg) from None
 
 
@@ -64,6 +83,7 @@ class MountConfig:
     fuse_options: tuple[str, ...] = ()
     table: tuple[str, ...] = field(default=())
     """The words of the table that this came from, if it came from one."""
+    page_cache: PageCache = PageCache.STORES
     scrub: int = 0
     """Bytes a second at which cached blocks are verified; 0 for not at all."""
     foreground: bool = False

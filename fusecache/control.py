@@ -168,6 +168,7 @@ class Control:
             suspect_blocks=min(self._suspects, mapping.dirty_count),
             **volume.stats.as_dict(),
             mode=volume.mode,
+            page_cache=self._config.page_cache,
             policy=volume.policy.name,
             policy_values=volume.policy.config_values(),
             migration_threshold=volume.migration_threshold,

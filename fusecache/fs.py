@@ -54,7 +54,7 @@ _ROOT: Final = pyfuse3.ROOT_INODE
 _IMAGE: Final = pyfuse3.InodeT(_ROOT + 1)
 _HANDLE: Final = pyfuse3.FileHandleT(1)
 _SYNC_HANDLE: Final = pyfuse3.FileHandleT(2)
-"""Of those who opened the image with O_DSYNC or O_SYNC: the kernel leaves that to us, as the image is ``direct_io``."""
+"""Of those who opened the image with O_DSYNC or O_SYNC: the kernel leaves that to us."""
 _PREFIX: Final = "user.fusecache."
 _ATTRIBUTES_VALID_S: Final = 300
 _FRAGMENT: Final = 4096
@@ -92,14 +92,18 @@ class Operations(pyfuse3.Operations):
     """One directory with one file in it, the image.
 
     :param image_bytes: its size, which never changes while mounted.
+    :param page_cache: whether the kernel is to keep what was read and written of it.  Nobody changes it behind the
+        kernel's back, so that stays right for as long as it is mounted.  A write comes here before it returns, except
+        through mmap: those come when the kernel likes, and before an fsync.
     """
 
     supports_dot_lookup = False
 
-    def __init__(self, cache: Cache, control: Control, *, image_bytes: int) -> None:
+    def __init__(self, cache: Cache, control: Control, *, image_bytes: int, page_cache: bool = False) -> None:
         super().__init__()
         self._cache = cache
         self._control = control
+        self._page_cache = page_cache
         self._root = _attributes(_ROOT, stat.S_IFDIR | 0o755, 0)
         self._image = _attributes(_IMAGE, stat.S_IFREG | 0o600, image_bytes)
 
@@ -214,12 +218,12 @@ class Operations(pyfuse3.Operations):
         return entry
 
     async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> pyfuse3.FileInfo:
-        """Open the image, past the page cache: the stores have one.  A disk cannot be truncated."""
+        """Open the image, past the page cache unless it is to be there.  A disk cannot be truncated."""
         del inode, ctx
         if flags & os.O_TRUNC:
             raise pyfuse3.FUSEError(errno.EPERM)
         handle = _SYNC_HANDLE if flags & os.O_DSYNC else _HANDLE  # O_SYNC has that bit too
-        return pyfuse3.FileInfo(fh=handle, direct_io=True)
+        return pyfuse3.FileInfo(fh=handle, direct_io=not self._page_cache, keep_cache=self._page_cache)
 
     async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
         """Open the directory."""

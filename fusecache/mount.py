@@ -25,7 +25,7 @@ import structlog
 import trio
 
 from fusecache.cache import Cache
-from fusecache.config import Mode
+from fusecache.config import Mode, PageCache
 from fusecache.control import Control, new_policy
 from fusecache.durability import Durability
 from fusecache.errors import BusyError, MetadataError, RefusedError
@@ -75,7 +75,7 @@ async def _serve(config: MountConfig, on_ready: Callable[[list[str]], None]) -> 
         new_policy(plan.geometry, config.policy, _tunables(config))  # refuse before anything is created
         threshold = _threshold(config)
         _refuse_dirty_passthrough(plan, config.mode)
-        binding = plan.carry_out()
+        binding = plan.carry_out(config.page_cache)
         policy = new_policy(plan.geometry, config.policy, _tunables(config))
         values = binding.database.values()
         try:
@@ -141,7 +141,12 @@ async def _run(
     migrations = Migrations(volume)
     flusher = Flusher(volume, migrations)
     control = Control(volume, migrations, flusher, config=config, binding=binding, suspects=suspects)
-    operations = Operations(Cache(volume, migrations), control, image_bytes=binding.geometry.image_bytes)
+    operations = Operations(
+        Cache(volume, migrations),
+        control,
+        image_bytes=binding.geometry.image_bytes,
+        page_cache=config.page_cache is PageCache.IMAGE,
+    )
     with _mounted(operations, config):
         binding.begin()
         async with trio.open_nursery() as nursery:

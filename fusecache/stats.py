@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Final
 
-from fusecache.config import Mode
+from fusecache.config import Mode, PageCache
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -107,6 +107,8 @@ class Status:
     """The counters, as in :class:`Stats`."""
     mode: Mode
     """What happens to writes."""
+    page_cache: PageCache
+    """What the host's page cache holds."""
     policy: str
     """Real name of the replacement policy."""
     policy_values: dict[str, str]
@@ -160,6 +162,7 @@ class Status:
         """
         flat: dict[str, object] = {field.name: getattr(self, field.name) for field in fields(self)}
         flat["mode"] = self.mode.value
+        flat["page_cache"] = self.page_cache.value
         flat["migration_threshold"] = self.migration_threshold // SECTOR
         flat["features"] = " ".join(self.features)
         del flat["policy_values"]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from fusecache.config import Mode, MountConfig, check_block_size
+from fusecache.config import Mode, MountConfig, PageCache, check_block_size
 from fusecache.errors import UsageError
 from fusecache.sizes import parse_size
 from fusecache.table import parse_policy, parse_table
@@ -58,6 +59,9 @@ def mount(
     scrub: Annotated[
         str | None, typer.Option(metavar="RATE", help="Verify cached blocks in the background, bytes a second: 10MiB.")
     ] = None,
+    page_cache: Annotated[
+        str, typer.Option(metavar="WHICH", help="What the host's page cache is to hold: stores, image, or none.")
+    ] = "stores",
     foreground: Annotated[bool, typer.Option("--foreground", help="Serve in this process, log to stderr.")] = False,
     format: Annotated[  # noqa: A002 - the option's name
         int, typer.Option("--format", count=True, help="Empty an existing cache; twice, even with dirty data in it.")
@@ -101,7 +105,7 @@ def mount(
             foreground=foreground,
             format=format,
         )
-    daemon.start(config)
+    daemon.start(replace(config, page_cache=PageCache.parse(page_cache)))
 
 
 @app.command(help="Unmount; return when everything is safe on disk.")

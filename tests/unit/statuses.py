@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from fusecache.config import Mode
+from fusecache.config import Mode, PageCache
 from fusecache.stats import Stats, Status
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ def make_status(**changes: Any) -> Status:
         suspect_blocks=2,
         **counted,
         mode=Mode.WRITEBACK,
+        page_cache=PageCache.STORES,
         policy="mq",
         policy_values={"random_threshold": "4", "sequential_threshold": "512"},
         migration_threshold=2048 * 512,

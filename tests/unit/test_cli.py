@@ -11,7 +11,7 @@ import pytest
 
 from fusecache import __version__, cli, daemon
 from fusecache.client import Client
-from fusecache.config import Mode, MountConfig
+from fusecache.config import Mode, MountConfig, PageCache
 from fusecache.errors import FusecacheError, RefusedError, UsageError
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def test_every_option_of_mount(run: Callable[..., int], started: list[MountConfi
     words = (
         "mount disk.img /mnt --cache c --cache-size 1GiB --metadata m --block-size 64K --mode passthrough "
         "--policy mq,Random_Threshold=8,migration_threshold=0 -o allow_other,max_read=4096 -o ro --foreground "
-        "--format --format"
+        "--format --format --page-cache image"
     )
     assert run(*words.split()) == 0
     assert started == [
@@ -67,6 +67,7 @@ def test_every_option_of_mount(run: Callable[..., int], started: list[MountConfi
             policy="mq",
             policy_values=(("random_threshold", "8"), ("migration_threshold", "0")),
             fuse_options=("allow_other", "max_read=4096", "ro"),
+            page_cache=PageCache.IMAGE,
             foreground=True,
             format=2,
         )
@@ -74,7 +75,7 @@ def test_every_option_of_mount(run: Callable[..., int], started: list[MountConfi
 
 
 def test_mount_by_table(run: Callable[..., int], started: list[MountConfig]) -> None:
-    assert run("mount", "--table", TABLE, "/mnt", "-o", "ro", "--foreground", "--format") == 0
+    assert run("mount", "--table", TABLE, "/mnt", "-o", "ro", "--page-cache", "none", "--foreground", "--format") == 0
     (config,) = started
     assert (config.origin, config.mountpoint, config.image_size) == (Path("o"), Path("/mnt"), 2048 * 512)
     assert (config.mode, config.policy, config.policy_values) == (
@@ -83,6 +84,7 @@ def test_mount_by_table(run: Callable[..., int], started: list[MountConfig]) -> 
         (("random_threshold", "8"),),
     )
     assert (config.fuse_options, config.foreground, config.format) == (("ro",), True, 1)
+    assert config.page_cache is PageCache.NONE
 
 
 @pytest.mark.parametrize(
@@ -94,6 +96,7 @@ def test_mount_by_table(run: Callable[..., int], started: list[MountConfig]) -> 
         (["mount", "o", "m", "--block-size", "2KiB"], "block size 2048"),
         (["mount", "o", "m", "--cache-size", "big"], "'big' is not a size"),
         (["mount", "o", "m", "--mode", "writearound"], "unknown mode 'writearound'"),
+        (["mount", "o", "m", "--page-cache", "both"], "unknown page cache 'both': stores, image or none"),
         (["mount", "o", "m", "--policy", ""], "policy name ''"),
         (["mount", "o", "m", "--policy", "abcdefghijklmnop"], "1 to 15 characters"),
         (["mount", "o", "m", "--policy", "mq,random_threshold"], "'random_threshold' is not KEY=VALUE"),

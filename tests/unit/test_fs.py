@@ -84,10 +84,12 @@ class FakeCache:
 class Face(Operations):
     """The operations under test, with what is behind them within reach."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, page_cache: bool = False) -> None:
         self.control = FakeControl()
         self.cache = FakeCache()
-        super().__init__(cast("Cache", self.cache), cast("Control", self.control), image_bytes=SIZE)
+        super().__init__(
+            cast("Cache", self.cache), cast("Control", self.control), image_bytes=SIZE, page_cache=page_cache
+        )
 
 
 @pytest.fixture
@@ -251,6 +253,14 @@ async def test_there_is_nothing_else(parent: pyfuse3.InodeT, name: bytes) -> Non
 async def test_the_image_is_opened_past_the_page_cache() -> None:
     info = await Face().open(IMAGE, pyfuse3.FlagT(os.O_RDWR), CTX)
     assert info.direct_io
+    assert not info.keep_cache
+
+
+@virtual
+async def test_the_image_may_be_left_to_the_page_cache() -> None:
+    info = await Face(page_cache=True).open(IMAGE, pyfuse3.FlagT(os.O_RDWR), CTX)
+    assert not info.direct_io
+    assert info.keep_cache
 
 
 @virtual
