@@ -20,12 +20,17 @@ if TYPE_CHECKING:
     from fusecache.stores.base import Data
 
 _THREADS: Final = 64
-_FALLOC_FL_KEEP_SIZE: Final = 1
-_FALLOC_FL_PUNCH_HOLE: Final = 2
+KEEP_SIZE: Final = 1
+PUNCH_HOLE: Final = 2
+"""Flags of fallocate(2)."""
 
 
 class Engine(Protocol):
     """Does I/O that may take long on any open file or device."""
+
+    @property
+    def name(self) -> str:
+        """What the user knows it as."""
 
     async def read(self, fd: int, into: bytearray | memoryview, position: int) -> None:
         """Fill ``into`` from ``position`` (bytes); an end of the file before that is EIO."""
@@ -39,12 +44,17 @@ class Engine(Protocol):
     async def discard(self, fd: int, position: int, length: int) -> None:
         """Give the space of a range back, which reads as zeroes then; do nothing where that is not possible."""
 
+    def close(self) -> None:
+        """Give back what it holds; nothing may be under way."""
+
 
 @final
 class ThreadEngine:
     """Each operation in a thread of its own, up to 64 at a time."""
 
     __slots__ = ("_limiter",)
+
+    name = "threads"
 
     def __init__(self) -> None:
         self._limiter = trio.CapacityLimiter(_THREADS)
@@ -64,6 +74,9 @@ class ThreadEngine:
     async def discard(self, fd: int, position: int, length: int) -> None:
         """See :class:`Engine`."""
         await trio.to_thread.run_sync(_punch, fd, position, length, limiter=self._limiter)
+
+    def close(self) -> None:
+        """See :class:`Engine`; idle threads end by themselves."""
 
 
 def _read_all(fd: int, into: bytearray | memoryview, position: int) -> None:
@@ -87,7 +100,7 @@ def _write_all(fd: int, data: Data, position: int) -> None:
 def _punch(fd: int, position: int, length: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_long, ctypes.c_long)
-    if libc.fallocate(fd, _FALLOC_FL_KEEP_SIZE | _FALLOC_FL_PUNCH_HOLE, position, length):
+    if libc.fallocate(fd, KEEP_SIZE | PUNCH_HOLE, position, length):
         code = ctypes.get_errno()
         if code != errno.EOPNOTSUPP:
             raise OSError(code, os.strerror(code))

@@ -4,6 +4,7 @@ import errno
 import os
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -379,3 +380,65 @@ def test_a_file_in_memory_is_read_at_once() -> None:
         into = bytearray(PAGE)
         assert FileStore(file.fileno(), name="memory", size=PAGE).read_nowait(0, into)
     assert into == b"m" * PAGE
+
+
+# Writes that take long
+
+
+class Throttle:
+    """A pwrite that takes as long as is said."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.seconds = 0.0
+        self.calls = 0
+        self._real = os.pwrite
+        monkeypatch.setattr(os, "pwrite", self)
+
+    def __call__(self, fd: int, data: bytes, offset: int) -> int:
+        self.calls += 1
+        time.sleep(self.seconds)
+        return self._real(fd, data, offset)
+
+
+def test_after_a_write_that_took_long_others_decline_for_a_while(
+    store: FileStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    throttle = Throttle(monkeypatch)
+    throttle.seconds = 0.02
+    assert store.write_nowait(0, bytes(PAGE))
+    throttle.seconds = 0
+    began = time.monotonic()
+    while not store.write_nowait(PAGE, b"n" * PAGE):
+        time.sleep(0.005)
+    assert throttle.calls == 2
+    assert 0.2 < time.monotonic() - began < 10
+    assert store.write_nowait(0, bytes(PAGE))
+    assert store.write_nowait(0, bytes(PAGE))
+
+
+@threaded
+async def test_slow_writes_do_not_hold_up_the_event_loop(store: FileStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a twentieth means: writes for half a second, each of them slow, and other tasks that hardly notice."""
+    Throttle(monkeypatch).seconds = 0.02
+    late = 0.0
+
+    async def watch() -> None:
+        nonlocal late
+        while True:
+            before = trio.current_time()
+            await trio.sleep(0.001)
+            late += max(0.0, trio.current_time() - before - 0.011)
+
+    inline = 0
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch)
+        with trio.move_on_after(0.5):
+            while True:
+                if store.write_nowait(0, bytes(PAGE)):
+                    inline += 1
+                    await trio.lowlevel.checkpoint()
+                else:
+                    await store.write(0, bytes(PAGE))
+        nursery.cancel_scope.cancel()
+    assert 1 <= inline <= 3
+    assert late < 0.25

@@ -1,0 +1,175 @@
+"""An engine on the kernel's io_uring.
+
+Theory of operation
+-------------------
+Whoever wants I/O submits it and sleeps.  One system task of trio waits until the ring is readable, takes all that was
+completed, and wakes those whose it is.  So many operations share one turn of the event loop, and nobody but the kernel
+has threads.
+
+A submission is not put off until others join it: a system call costs less than the turn of the scheduler that would
+collect them.
+
+A task that is cancelled sleeps on until its I/O is complete, and what the kernel reads or writes is kept alive here
+meanwhile.  So no task ends before its I/O, and no event loop before its tasks.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from typing import TYPE_CHECKING, Final, final
+
+import structlog
+import trio
+
+from fusecache.stores.engine import KEEP_SIZE, PUNCH_HOLE, ThreadEngine
+from fusecache.stores.uring import ASYNC, FALLOCATE, FDATASYNC, FSYNC, READ, WRITE, Ring
+
+if TYPE_CHECKING:
+    from fusecache.stores.base import Data
+    from fusecache.stores.engine import Engine
+
+log = structlog.get_logger(__name__)
+
+_ENTRIES: Final = 256
+_NOT_NOW: Final = frozenset({errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.ENOMEM})
+_RETRY_SECONDS: Final = 0.001
+
+
+@final
+class _Flight:
+    """One operation under way."""
+
+    __slots__ = ("memory", "result", "task")
+
+    def __init__(self, task: trio.lowlevel.Task, memory: object) -> None:
+        self.task = task
+        self.memory = memory
+        self.result = 0
+
+    def land(self, result: int) -> None:
+        self.result = result
+        trio.lowlevel.reschedule(self.task)
+
+
+@final
+class RingEngine:
+    """Up to 256 operations at a time on a ring of its own; see :class:`fusecache.stores.engine.Engine`.
+
+    :raises OSError: there is no io_uring to be had.
+    """
+
+    __slots__ = ("_flights", "_number", "_reaper", "_ring", "_room")
+
+    name = "io_uring"
+
+    def __init__(self) -> None:
+        self._ring = Ring(_ENTRIES)
+        self._flights: dict[int, _Flight] = {}
+        self._number = 0
+        self._room = trio.lowlevel.ParkingLot()
+        self._reaper: trio.lowlevel.Task | None = None
+
+    async def read(self, fd: int, into: bytearray | memoryview, position: int) -> None:
+        """See :class:`fusecache.stores.engine.Engine`."""
+        view = memoryview(into)
+        while view:
+            memory = ctypes.c_char.from_buffer(view)
+            count = await self._do(READ, fd, memory, ctypes.addressof(memory), len(view), position)
+            if count == 0:
+                raise OSError(errno.EIO, f"the file ends at {position}, too early")
+            view = view[count:]
+            position += count
+
+    async def write(self, fd: int, data: Data, position: int) -> None:
+        """See :class:`fusecache.stores.engine.Engine`."""
+        view = memoryview(data).cast("B")
+        if view.readonly:
+            # There is no cheap way to learn its address, and copying it is cheap beside a write that waits.
+            view = memoryview(bytearray(view))
+        while view:
+            memory = ctypes.c_char.from_buffer(view)
+            count = await self._do(WRITE, fd, memory, ctypes.addressof(memory), len(view), position)
+            view = view[count:]
+            position += count
+
+    async def fdatasync(self, fd: int) -> None:
+        """See :class:`fusecache.stores.engine.Engine`."""
+        await self._do(FSYNC, fd, None, 0, 0, 0, FDATASYNC)
+
+    async def discard(self, fd: int, position: int, length: int) -> None:
+        """See :class:`fusecache.stores.engine.Engine`."""
+        try:
+            await self._do(FALLOCATE, fd, None, length, KEEP_SIZE | PUNCH_HOLE, position)
+        except OSError as exc:
+            if exc.errno != errno.EOPNOTSUPP:
+                raise
+
+    def close(self) -> None:
+        """See :class:`fusecache.stores.engine.Engine`."""
+        if self._reaper is not None:
+            trio.lowlevel.notify_closing(self._ring.fd)
+        self._ring.close()
+
+    def check(self) -> None:
+        """Assert that there is room for every completion, and somebody to see it."""
+        assert len(self._flights) <= _ENTRIES
+        assert not self._flights or self._reaper is not None
+
+    async def _do(
+        self, opcode: int, fd: int, memory: object, address: int, length: int, position: int, flags: int = 0
+    ) -> int:
+        """Carry out one operation, and return what it returns, which is not negative; ``memory`` is kept alive."""
+        how = 0
+        while True:
+            while len(self._flights) >= _ENTRIES:
+                await self._room.park()
+            result = await self._fly(opcode, fd, memory, address, length, position, flags, how)
+            if result >= 0:
+                return result
+            if -result not in _NOT_NOW:
+                raise OSError(-result, os.strerror(-result))
+            await trio.sleep(_RETRY_SECONDS)
+            how = ASYNC
+
+    async def _fly(
+        self, opcode: int, fd: int, memory: object, address: int, length: int, position: int, flags: int, how: int
+    ) -> int:
+        if self._reaper is None:
+            self._reaper = trio.lowlevel.spawn_system_task(self._reap)
+        self._number = number = self._number + 1
+        try:
+            self._ring.begin(number, opcode, fd, address, length, position, flags, how)
+        except OSError as exc:
+            return -(exc.errno or errno.EIO)
+        flight = self._flights[number] = _Flight(trio.lowlevel.current_task(), memory)
+        await trio.lowlevel.wait_task_rescheduled(_refuse)
+        return flight.result
+
+    async def _reap(self) -> None:
+        """Wake those whose I/O is complete, until the event loop or the engine ends."""
+        try:
+            while True:
+                await trio.lowlevel.wait_readable(self._ring.fd)
+                for number, result in self._ring.completed():
+                    self._flights.pop(number).land(result)
+                self._room.unpark_all()
+        except trio.ClosedResourceError:
+            pass
+        finally:
+            self._reaper = None
+
+
+def make_engine() -> Engine:
+    """Return the fastest engine that works here: io_uring, else threads."""
+    try:
+        return RingEngine()
+    except OSError as exc:
+        log.warning("no io_uring: threads do the I/O that waits", reason=exc.strerror)
+        return ThreadEngine()
+
+
+def _refuse(_: object) -> trio.lowlevel.Abort:
+    """Let a cancelled task wait: the kernel may still be at its memory."""
+    return trio.lowlevel.Abort.FAILED
