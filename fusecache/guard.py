@@ -14,7 +14,7 @@ import structlog
 from policies import MISS, Policy, PolicyError, Work
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from fusecache.health import Health
     from fusecache.mapping import Mapping
@@ -91,6 +91,10 @@ class GuardedPolicy(Policy):
     def load_mapping(self, oblock: int, cblock: int, dirty: bool, hint: int | None) -> None:
         """See above."""
         self._ask(self._inner.load_mapping, oblock, cblock, dirty, hint, instead=_nothing)
+
+    def load_mappings(self, mappings: Iterable[tuple[int, int, bool, int | None]]) -> None:
+        """See above."""
+        self._ask(self._inner.load_mappings, mappings, instead=_nothing)
 
     def invalidate_mapping(self, cblock: int) -> bool:
         """See above."""

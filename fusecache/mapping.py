@@ -17,7 +17,7 @@ from array import array
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 DIRTY: Final = 1
 """The cache holds something that the origin may not have."""
@@ -98,6 +98,25 @@ class Mapping:
         slots[slot] = cblock
         self.oblock_of[cblock] = oblock
         self.mapped_count += 1
+
+    def insert_all(self, blocks: Iterable[tuple[int, int]]) -> None:
+        """Map many ``(oblock, cblock)`` as :meth:`insert` does, in less than half the time.
+
+        :raises ValueError: as there; those before it are mapped.
+        """
+        slots, oblock_of, mask, shift = self._slots, self.oblock_of, self._mask, self._shift
+        limit = self.cache_blocks
+        for oblock, cblock in blocks:
+            is_sound = oblock >= 0 and 0 <= cblock < limit and oblock_of[cblock] == UNMAPPED
+            slot = ((oblock * _SPREAD) & 0xFFFFFFFFFFFFFFFF) >> shift
+            while is_sound and (other := slots[slot]) != _EMPTY:
+                is_sound = oblock_of[other] != oblock
+                slot = (slot + 1) & mask
+            if not is_sound:
+                self.insert(oblock, cblock)  # says what is wrong
+            slots[slot] = cblock
+            oblock_of[cblock] = oblock
+            self.mapped_count += 1
 
     def remove(self, cblock: int) -> int:
         """Unmap a cache block, dirty or not, and return the origin block that it held."""

@@ -9,7 +9,8 @@ size (dm-cache 2.11).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from itertools import islice
+from typing import TYPE_CHECKING, Final
 
 from fusecache.errors import MetadataError
 from fusecache.mapping import COVERED, RECORDED, Mapping
@@ -22,17 +23,21 @@ if TYPE_CHECKING:
     from policies import Policy
 
 
+_AT_ONCE: Final = 512
+"""Rows that are looked at together: one by one takes longer, and so do more than the processor's caches hold."""
+
+
 class DamagedRowError(MetadataError):
     """A row that cannot be; the message says which."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Recovered:
     """What was found in the record."""
 
     mapping: Mapping
     open_regions: set[int]
-    suspects: int
+    suspects: int = 0
     """Blocks taken for dirty without a row that says so."""
 
 
@@ -54,23 +59,38 @@ def recover(
 
     :raises DamagedRowError: rows that contradict each other or the sizes; nothing was written anywhere.
     """
-    mapping = Mapping(geometry.cache_blocks)
-    suspects = 0
-    for row in rows:
-        if row.oblock >= geometry.origin_blocks:
-            msg = f"cblock {row.cblock} holds oblock {row.oblock}, beyond the end of the image"
+    recovered = Recovered(Mapping(geometry.cache_blocks), set(regions))
+    use_hints = hints_valid and bool(policy.hint_size)
+    unread = iter(rows)
+    while some := list(islice(unread, _AT_ONCE)):
+        cblocks, oblocks, _, hints, _ = zip(*some, strict=True)
+        if max(oblocks) >= geometry.origin_blocks:
+            msg = _beyond_the_end(some, geometry.origin_blocks)
             raise DamagedRowError(msg)
         try:
-            mapping.insert(row.oblock, row.cblock)
+            recovered.mapping.insert_all(zip(oblocks, cblocks, strict=True))
         except ValueError as exc:
             raise DamagedRowError(str(exc)) from exc
-        suspect = row.cblock // region_blocks in regions
-        if row.dirty or suspect:
-            mapping.flags[row.cblock] = COVERED | (RECORDED if row.dirty else 0)
-            mapping.set_dirty(row.cblock)
-            suspects += not row.dirty
-        elif row.crc is not None:
-            mapping.set_sum(row.cblock, row.crc)
-        hint = row.hint if hints_valid and policy.hint_size else None
-        policy.load_mapping(row.oblock, row.cblock, row.dirty or suspect, hint)
-    return Recovered(mapping, set(regions), suspects)
+        dirty = [_believe(row, recovered, region_blocks) for row in some]
+        told = hints if use_hints else [None] * len(some)
+        policy.load_mappings(zip(oblocks, cblocks, dirty, told, strict=True))
+    return recovered
+
+
+def _beyond_the_end(rows: list[Row], origin_blocks: int) -> str:
+    row = next(row for row in rows if row.oblock >= origin_blocks)
+    return f"cblock {row.cblock} holds oblock {row.oblock}, beyond the end of the image"
+
+
+def _believe(row: Row, recovered: Recovered, region_blocks: int) -> bool:
+    """Note what is known of a mapped block; returns whether it counts as dirty."""
+    mapping = recovered.mapping
+    cblock, _, dirty, _, crc = row
+    suspect = cblock // region_blocks in recovered.open_regions
+    if dirty or suspect:
+        mapping.flags[cblock] = COVERED | (RECORDED if dirty else 0)
+        mapping.set_dirty(cblock)
+        recovered.suspects += not dirty
+    elif crc is not None:
+        mapping.set_sum(cblock, crc)
+    return dirty or suspect

@@ -10,6 +10,7 @@ an end to it.
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -40,12 +41,19 @@ async def switch_policy(volume: Volume, migrations: Migrations, new: Policy) -> 
     async with migrations.paused():
         volume.begin_handover(new)
         try:
-            for count, (cblock, oblock) in enumerate(volume.mapping.mapped()):
-                hint = old.get_hint(cblock) if keep_hints else None
-                new.load_mapping(oblock, cblock, bool(volume.mapping.flags[cblock] & DIRTY), hint)
-                volume.handed_over = cblock + 1
-                if count % _SLICE == _SLICE - 1:
-                    await trio.lowlevel.checkpoint()
+            unknown = volume.mapping.mapped()
+            while some := list(islice(unknown, _SLICE)):
+                new.load_mappings(
+                    (
+                        oblock,
+                        cblock,
+                        bool(volume.mapping.flags[cblock] & DIRTY),
+                        old.get_hint(cblock) if keep_hints else None,
+                    )
+                    for cblock, oblock in some
+                )
+                volume.handed_over = some[-1][0] + 1
+                await trio.lowlevel.checkpoint()
         finally:
             volume.incoming = None
         new.allow_migrations(volume.mode is not Mode.PASSTHROUGH)

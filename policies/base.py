@@ -23,6 +23,7 @@ The shape is that of dm-cache's policy interface since Linux 4.12.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from enum import Enum
 from typing import ClassVar, Final
 
@@ -129,6 +130,14 @@ class Policy(ABC):
     @abstractmethod
     def load_mapping(self, oblock: int, cblock: int, dirty: bool, hint: int | None) -> None:
         """Learn of a block that is cached already, before any lookup; ``hint`` None where there is no valid one."""
+
+    def load_mappings(self, mappings: Iterable[tuple[int, int, bool, int | None]]) -> None:
+        """Learn of many blocks, ``(oblock, cblock, dirty, hint)`` as :meth:`load_mapping` takes them, in that order.
+
+        One that is refused may leave the policy of no use.
+        """
+        for oblock, cblock, dirty, hint in mappings:
+            self.load_mapping(oblock, cblock, dirty, hint)
 
     @abstractmethod
     def invalidate_mapping(self, cblock: int) -> bool:

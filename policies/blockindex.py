@@ -25,6 +25,7 @@ a dict would cost some 100.  Searches that must be fast write the loop out::
 from __future__ import annotations
 
 from array import array
+from collections.abc import Iterable
 from typing import Final
 
 _NARROW_LIMIT: Final = 2**31
@@ -78,6 +79,22 @@ class BlockIndex:
         word = self.buckets[bucket]
         self.chain[entry] = ~bucket if word < 0 else word
         self.buckets[bucket] = tag << self.shift | entry
+
+    def insert_all(self, entries: Iterable[tuple[int, int]]) -> int:
+        """Add many ``(key, entry)``, as far as the keys are not in the table; return how many that are."""
+        buckets, chain, size, shift, mask = self.buckets, self.chain, self.size, self.shift, self.mask
+        count = 0
+        for key, entry in entries:
+            bucket, tag = key % size, key // size
+            word = first = buckets[bucket]
+            while word >= 0 and word >> shift != tag:
+                word = chain[word & mask]
+            if word >= 0:
+                break
+            chain[entry] = ~bucket if first < 0 else first
+            buckets[bucket] = tag << shift | entry
+            count += 1
+        return count
 
     def key_of(self, entry: int) -> int:
         """Return the key of an entry that is in the table.  O(1) on average."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Sequence
 from typing import Final
 
 _SLICE: Final = 65536
@@ -50,6 +51,15 @@ class FreeList:
         self._newer[before] = after
         self._older[after] = before
         self.size -= 1
+
+    def take_these(self, entries: Sequence[int]) -> None:
+        """Take many entries, each of which must be free."""
+        older, newer = self._older, self._newer
+        for entry in entries:
+            before, after = older[entry], newer[entry]
+            newer[before] = after
+            older[after] = before
+        self.size -= len(entries)
 
     def give_back(self, entry: int) -> None:
         """Put an entry at the tail: it is used again when all others have been."""

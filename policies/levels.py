@@ -18,7 +18,7 @@ the tails; so an entry with no marker before it has been where it is for at leas
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from policies.runs import LEVELS, RunPool
@@ -91,10 +91,10 @@ class LevelQueue:
         self._pool.append_before(entry, self._heads + level)
         self.size += 1
 
-    def push_first(self, entry: int, level: int) -> None:
-        """Add an entry at the head of a level, before any marker."""
-        self._pool.prepend_after(entry, self._heads + level)
-        self.size += 1
+    def push_first(self, entries: Sequence[int], level: int) -> None:
+        """Add entries, one after the other, at the head of a level, before any marker."""
+        self._pool.prepend_after(entries, self._heads + level)
+        self.size += len(entries)
 
     def remove(self, entry: int) -> int:
         """Take an entry out; it keeps its level, which is returned."""

@@ -20,6 +20,7 @@ An anchor counts as full, so that a push looks at one number only.
 from __future__ import annotations
 
 from array import array
+from collections.abc import Sequence
 from typing import Final, Protocol
 
 LEVELS: Final = 64
@@ -189,22 +190,33 @@ class RunPool:
         self.label[entry] = run
         self.count[run] += 1
 
-    def prepend_after(self, entry: int, anchor: int) -> None:
-        """Link an entry as the oldest of what stands behind an anchor."""
+    def prepend_after(self, entries: Sequence[int], anchor: int) -> None:
+        """Link entries, one after the other, as the oldest of what stands behind an anchor."""
+        older, newer, label = self.older, self.newer, self.label
+        done = 0
+        while done < len(entries):
+            run = self._run_behind(anchor)
+            part = entries[done : done + self.run_size - self.count[run]]
+            node = self.entries + run
+            first = newer[node]
+            for entry in part:
+                newer[entry] = first
+                older[first] = entry
+                label[entry] = run
+                first = entry
+            older[first] = node
+            newer[node] = first
+            self.count[run] += len(part)
+            done += len(part)
+
+    def _run_behind(self, anchor: int) -> int:
+        """Return the run behind an anchor, a new one if there is none with room in front."""
         run = self.after[anchor]
         if self.count[run] >= self.run_size or self.turned[run]:
             self._make_sure_of_numbers()
             run = self.open_run(self.level[anchor])
             self.chain_before(run, self.after[anchor])
-        older, newer = self.older, self.newer
-        node = self.entries + run
-        first = newer[node]
-        newer[entry] = first
-        older[entry] = node
-        older[first] = entry
-        newer[node] = entry
-        self.label[entry] = run
-        self.count[run] += 1
+        return run
 
     def cut(self, run: int, keep: int) -> tuple[int, int]:
         """Cut a run that is in no chain in two: the ``keep`` oldest, 0 < keep < count, and the others.

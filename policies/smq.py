@@ -17,6 +17,7 @@ demotion or writeback is under way).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import ClassVar, Final
 
 from policies.base import MISS, MISS_QUEUED, Op, Policy, PolicyError, Work
@@ -42,6 +43,10 @@ _CACHE_PERIOD_MS: Final = 60_000
 def _level_without_hint(cblock: int) -> int:
     """Scatter blocks of unknown worth over the levels."""
     return cblock * 0x61C88647 % 2**32 >> 23 & _TOP
+
+
+def _no_room(oblock: int, cblock: int) -> PolicyError:
+    return PolicyError(f"no room for origin block {oblock} at cache block {cblock}: out of range, or mapped already")
 
 
 class SmqPolicy(Policy):
@@ -165,7 +170,7 @@ class SmqPolicy(Policy):
         if self._tracker.queue(op, self._index.key_of(cblock), cblock):
             self._flags[cblock] |= _PENDING
         else:
-            queue.push_first(cblock, level)
+            queue.push_first((cblock,), level)
 
     def get_background_work(self, idle: bool) -> Work | None:
         """Hand out what was queued last, or else, if the time is right, a writeback."""
@@ -224,16 +229,37 @@ class SmqPolicy(Policy):
 
         :raises PolicyError: out of range, or one of the two is mapped already.
         """
-        if not 0 <= cblock < self._cache_blocks or not 0 <= oblock < self._origin_blocks:
-            msg = f"no room for origin block {oblock} at cache block {cblock}: out of range"
-            raise PolicyError(msg)
-        if self._flags[cblock] or self._index.find(oblock) >= 0:
-            msg = f"origin block {oblock} or cache block {cblock} is mapped already"
-            raise PolicyError(msg)
+        is_inside = 0 <= cblock < self._cache_blocks and 0 <= oblock < self._origin_blocks
+        if not is_inside or self._flags[cblock] or self._index.find(oblock) >= 0:
+            raise _no_room(oblock, cblock)
         self._free.take_this(cblock)
         self._flags[cblock] = _ALLOCATED | (_DIRTY if dirty else 0)
         self._index.insert(cblock, oblock)
-        self._queue_of(cblock).push_first(cblock, _level_without_hint(cblock) if hint is None else min(hint, _TOP))
+        level = _level_without_hint(cblock) if hint is None else min(hint, _TOP)
+        self._queue_of(cblock).push_first((cblock,), level)
+
+    def load_mappings(self, mappings: Iterable[tuple[int, int, bool, int | None]]) -> None:
+        """Learn of many blocks, as by :meth:`load_mapping`; one structure after the other is faster by far.
+
+        :raises PolicyError: as there; the policy is of no use any more.
+        """
+        known = list(mappings)
+        flags, size = self._flags, self._cache_blocks
+        clean: list[list[int]] = [[] for _ in range(LEVELS)]
+        dirty: list[list[int]] = [[] for _ in range(LEVELS)]
+        for oblock, cblock, is_dirty, hint in known:
+            if not 0 <= cblock < size or not 0 <= oblock < self._origin_blocks or flags[cblock]:
+                raise _no_room(oblock, cblock)
+            flags[cblock] = _ALLOCATED | (_DIRTY if is_dirty else 0)
+            level = _level_without_hint(cblock) if hint is None else min(hint, _TOP)
+            (dirty if is_dirty else clean)[level].append(cblock)
+        count = self._index.insert_all([(oblock, cblock) for oblock, cblock, _, _ in known])
+        if count < len(known):
+            raise _no_room(*known[count][:2])
+        self._free.take_these([cblock for _, cblock, _, _ in known])
+        for level in range(LEVELS):
+            self._clean.push_first(clean[level], level)
+            self._dirty.push_first(dirty[level], level)
 
     def invalidate_mapping(self, cblock: int) -> bool:
         """Forget a mapped block.

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -53,6 +54,25 @@ def agree(mapping: Mapping, model: dict[int, tuple[int, bool]]) -> None:
     assert mapping.dirty_count == len(dirty)
     for cblock, (held, _) in model.items():
         assert mapping.find(held) == cblock
+
+
+@given(st.integers(1, 8), st.lists(st.tuples(OBLOCKS | st.just(-1), st.integers(-1, 8)), max_size=12))
+def test_many_are_inserted_as_one_after_the_other(cache_blocks: int, blocks: list[tuple[int, int]]) -> None:
+    def insert_each(mapping: Mapping) -> None:
+        for oblock, cblock in blocks:
+            mapping.insert(oblock, cblock)
+
+    def outcome(insert: Callable[[Mapping], None]) -> tuple[str, list[tuple[int, int]]]:
+        mapping = Mapping(cache_blocks)
+        words = ""
+        try:
+            insert(mapping)
+        except ValueError as exc:
+            words = str(exc)
+        mapping.check()
+        return words, list(mapping.mapped())
+
+    assert outcome(lambda mapping: mapping.insert_all(iter(blocks))) == outcome(insert_each)
 
 
 @given(st.integers(1, 8), st.lists(STEPS, max_size=60))

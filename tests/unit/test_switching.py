@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import pytest
 import trio
@@ -53,13 +53,14 @@ def real_policy(name: str, blocks: int) -> tuple[Policy, Told]:
     """Make a policy, and a list of what it is told to be cached."""
     policy = create_policy(name, cache_blocks=blocks, origin_blocks=2 * blocks, block_size=BLOCK)
     told: Told = []
-    load: Callable[[int, int, bool, int | None], None] = policy.load_mapping
+    load: Callable[[Iterable[tuple[int, int, bool, int | None]]], None] = policy.load_mappings
 
-    def tell(oblock: int, cblock: int, dirty: bool, hint: int | None) -> None:
-        told.append((oblock, cblock, dirty, hint))
-        load(oblock, cblock, dirty, hint)
+    def tell(mappings: Iterable[tuple[int, int, bool, int | None]]) -> None:
+        some = list(mappings)
+        told.extend(some)
+        load(some)
 
-    policy.load_mapping = tell  # type: ignore[method-assign]
+    policy.load_mappings = tell  # type: ignore[method-assign]
     return policy, told
 
 
@@ -138,7 +139,7 @@ async def test_hits_and_dirtying_go_on_while_a_large_cache_is_handed_over() -> N
     new = NewPolicy(2000)
     async with world.running():
         for region in range(1000):
-            world.durability.open_regions.add(region)
+            world.durability.regions.open.add(region)
             world.record.regions.add(region)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(switch_policy, world.volume, world.migrations, new)
@@ -160,7 +161,7 @@ async def test_the_new_policy_hears_only_of_mappings_and_dirt_until_it_takes_ove
         world.load(number, number)
     new = Listening(2000)
     async with world.running():
-        world.durability.open_regions.update(range(1000))
+        world.durability.regions.open.update(range(1000))
         world.record.regions.update(range(1000))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(switch_policy, world.volume, world.migrations, new)
@@ -173,7 +174,7 @@ async def test_the_new_policy_hears_only_of_mappings_and_dirt_until_it_takes_ove
             world.migrations.wake()
         begun = new.calls.index("allow_migrations")
         assert new.calls[:begun].count("load_mapping") == 2000
-        assert set(new.calls[:begun]) == {"load_mapping", "set_dirty"}
+        assert set(new.calls[:begun]) == {"load_mapping", "load_mappings", "set_dirty"}
         heard = len(world.policy.ticks)
         world.volume.tick()
         assert (len(world.policy.ticks), new.calls[-1]) == (heard, "tick")

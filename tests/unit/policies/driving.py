@@ -40,6 +40,12 @@ class Driver:
         if dirty:
             self.dirty.add(cblock)
 
+    def load_all(self, known: list[tuple[int, int, bool, int | None]]) -> None:
+        """Load blocks at once; they must fit."""
+        self.policy.load_mappings(iter(known))
+        self.cached.update((oblock, cblock) for oblock, cblock, _, _ in known)
+        self.dirty.update(cblock for _, cblock, dirty, _ in known if dirty)
+
     def bio(
         self, oblock: int, write: bool, *, fast_copy: bool = False, discarded: bool = False, length: int = 4096
     ) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from policies.levels import even_targets
 from policies.runs import LEVELS
 
@@ -24,8 +26,9 @@ class LevelModel:
     def push(self, entry: int, level: int) -> None:
         self.levels[level].append(entry)
 
-    def push_first(self, entry: int, level: int) -> None:
-        self.levels[level].insert(0, entry)
+    def push_first(self, entries: Sequence[int], level: int) -> None:
+        for entry in entries:
+            self.levels[level].insert(0, entry)
 
     def remove(self, entry: int) -> int:
         level = self.level_of(entry)

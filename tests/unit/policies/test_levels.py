@@ -15,8 +15,8 @@ from tests.unit.policies.levelmodel import LevelModel
 ENTRIES = 60
 LOW_LEVELS = st.sampled_from([0, 1, 2, 3, 31, 62, 63])
 
-PUSHES = st.tuples(st.sampled_from(["push", "push_first"]), st.integers(0, ENTRIES - 1), LOW_LEVELS)
-MANY = st.tuples(st.just("many"), st.integers(0, ENTRIES - 1), LOW_LEVELS)
+PUSHES = st.tuples(st.just("push"), st.integers(0, ENTRIES - 1), LOW_LEVELS)
+MANY = st.tuples(st.sampled_from(["many", "many_first"]), st.integers(0, ENTRIES - 1), LOW_LEVELS)
 REMOVALS = st.tuples(st.just("remove"), st.integers(0, ENTRIES - 1), st.just(0))
 HITS = st.tuples(st.just("requeue"), st.integers(0, ENTRIES - 1), st.sampled_from([0, 1, 2, 4]))
 PERIODS = st.tuples(st.sampled_from(["redistribute", "flip", "tidy"]), st.integers(0, 20), st.sampled_from([0, 8, 63]))
@@ -31,9 +31,13 @@ def make(run_size: int, *, marked: bool) -> tuple[RunPool, LevelQueue, LevelMode
 def act(queue: LevelQueue, model: LevelModel, action: tuple[str, int, int]) -> None:
     name, number, other = action
     queued = {entry for level in model.entries() for entry in level}
-    if name in {"push", "push_first"} and number not in queued:
-        for side in (queue, model):
-            getattr(side, name)(number, other)
+    if name == "push" and number not in queued:
+        queue.push(number, other)
+        model.push(number, other)
+    elif name == "many_first":
+        entries = [entry for entry in range(number, ENTRIES, 1 + number % 7) if entry not in queued]
+        queue.push_first(entries, other)
+        model.push_first(entries, other)
     elif name == "many":
         for entry in range(number, ENTRIES):
             if entry not in queued:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from policies import MISS, MISS_QUEUED, Op, Policy, PolicyError, Work, create_policy
 from policies.tracker import MAX_WORK
@@ -261,6 +263,46 @@ def test_callers_mistakes_are_answered_in_one_line(name: str) -> None:
     with pytest.raises(PolicyError, match="has not been handed out"):
         policy.complete_background_work(Work(Op.DEMOTE, 5, 2), success=True)
     policy.check()
+
+
+@pytest.mark.parametrize("name", ["smq", "mq", "cleaner"])
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 99), st.integers(0, 19), st.booleans(), st.none() | st.integers(0, 70)),
+        unique_by=(lambda known: known[0], lambda known: known[1]),
+    ),
+    st.integers(1, 5),
+)
+def test_many_blocks_are_loaded_as_one_after_the_other(
+    name: str, known: list[tuple[int, int, bool, int | None]], at_once: int
+) -> None:
+    one, many = Driver(name, 20, 100), Driver(name, 20, 100)
+    for block in known:
+        one.load(*block)
+    for start in range(0, len(known), at_once):
+        many.load_all(known[start : start + at_once])
+    many.check()
+    for milliseconds in (1, 70_000, 70_000):
+        works = []
+        for side in (one, many):
+            side.tick(milliseconds)
+            for oblock in (*range(0, 100, 7), *range(100)):
+                side.bio(oblock, write=oblock % 3 == 0)
+            works.append([(work.op, work.oblock, work.cblock) for work in side.drain(idle=True)])
+        assert works[0] == works[1]
+        assert one.cached == many.cached
+        assert [one.policy.get_hint(n) for n in range(20)] == [many.policy.get_hint(n) for n in range(20)]
+
+
+@pytest.mark.parametrize(
+    "wrong", [(5, 1), (6, 2), (64, 1), (-1, 1), (6, 4), (6, -1)], ids=lambda wrong: f"{wrong[0]} at {wrong[1]}"
+)
+@pytest.mark.parametrize("name", ["smq", "mq"])
+def test_loading_many_blocks_ends_at_one_that_cannot_be(name: str, wrong: tuple[int, int]) -> None:
+    policy = create_policy(name, cache_blocks=4, origin_blocks=64, block_size=65536)
+    with pytest.raises(PolicyError) as caught:
+        policy.load_mappings([(5, 2, False, None), (*wrong, True, 3), (7, 3, False, None)])
+    assert "\n" not in str(caught.value)
 
 
 def test_the_smallest_cache_works() -> None:
