@@ -68,19 +68,28 @@ class BlockLocks:
     def __init__(self) -> None:
         self.cells: dict[int, _Cell] = {}
 
+    def may_read(self, oblock: int) -> bool:
+        """Tell whether nobody keeps readers out."""
+        cell = self.cells.get(oblock)
+        return cell is None or cell.level is not ALL_OUT
+
+    def may_write(self, oblock: int, *, alone: bool = False) -> bool:
+        """Tell whether nobody keeps writers out; ``alone``: and nobody else writes."""
+        cell = self.cells.get(oblock)
+        return cell is None or not (cell.level >= WRITERS_OUT or cell.alone or (alone and cell.writers))
+
     def try_read(self, oblock: int) -> bool:
         """Take a block shared for reading, if nobody keeps readers out."""
-        cell = self._cell(oblock)
-        if cell.level is Level.ALL_OUT:
+        if not self.may_read(oblock):
             return False
-        cell.readers += 1
+        self._cell(oblock).readers += 1
         return True
 
     def try_write(self, oblock: int, *, alone: bool = False) -> bool:
         """Take a block shared for writing, if nobody keeps writers out; ``alone``: and nobody else writes."""
-        cell = self._cell(oblock)
-        if cell.level >= WRITERS_OUT or cell.alone or (alone and cell.writers):
+        if not self.may_write(oblock, alone=alone):
             return False
+        cell = self._cell(oblock)
         cell.writers += 1
         cell.alone = alone
         return True

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 import trio
 
 from fusecache.activity import Activity
-from fusecache.config import DEFAULT_MIGRATION_THRESHOLD, Mode
+from fusecache.config import COPY_RUN, DEFAULT_MIGRATION_THRESHOLD, Mode
 from fusecache.errors import FusecacheError, StoreError
 from fusecache.guard import GuardedPolicy
 from fusecache.mapping import DIRTY, UNMAPPED
 from fusecache.stats import Stats
+from fusecache.traffic import Traffic
 from policies import Op
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class Volume:
     """Bytes; takes part in deciding what is idle (dm-cache 1.4)."""
     stats: Stats = field(default_factory=Stats)
     activity: Activity = field(default_factory=Activity)
+    traffic: Traffic = field(init=False)
     health: Health = field(init=False)
     incoming: Policy | None = None
     """The policy that is being told of the mapping, to take over (see :mod:`fusecache.switching`)."""
@@ -53,12 +55,19 @@ class Volume:
 
     def __post_init__(self) -> None:
         self.health = self.durability.health
+        self.traffic = Traffic(self.activity, burst=max(COPY_RUN, self.geometry.block_size))
         self.take_over(self.policy)
 
     def tick(self) -> None:
         """Tell the policy what time it is."""
         self.policy.tick(now_ms())
         self.activity.restart_hits()
+
+    def served_hit(self) -> None:
+        """Count a hit that was served at once; it may be its turn to let time pass (dm-cache 2.9)."""
+        self.activity.hits_until_tick -= 1
+        if not self.activity.hits_until_tick:
+            self.tick()
 
     def require_hit(self, oblock: int, cblock: int) -> None:
         """Hold the policy's answer against the mapping; raises PolicyFaultError."""
@@ -95,6 +104,7 @@ class Volume:
     def set_dirty(self, cblock: int) -> None:
         """Mark a covered block dirty, here and in the policy."""
         if self.mapping.set_dirty(cblock):
+            self.durability.regions.touch(cblock)
             self.policy.set_dirty(cblock)
             if self.incoming is not None and cblock < self.handed_over:
                 self.incoming.set_dirty(cblock)
@@ -130,6 +140,7 @@ class Volume:
         self.locks.check()
         self.durability.check()
         self.activity.check()
+        self.traffic.check()
         self.health.lost.check()
         self.policy.check()
         assert self.policy.residency() >= self.mapping.mapped_count

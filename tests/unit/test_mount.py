@@ -47,7 +47,8 @@ class Kernel:
         self.events.append("init")
         self.operations, self.options, self.end = operations, options, trio.Event()
 
-    async def main(self) -> None:
+    async def main(self, *, min_tasks: int) -> None:
+        assert min_tasks >= 1
         assert self.operations is not None
         self.events.append("main")
         if self.session is not None:
