@@ -84,12 +84,20 @@ def python_server(program: str, *arguments: str | Path) -> Iterator[subprocess.P
 
 
 @contextmanager
-def server(*command: str | Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run any other server for as long as the body lasts; what it says goes to the end of ``log``."""
+def server(*command: str | Path, log: Path, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Run any other server for as long as the body lasts; what it says goes to the end of ``log``.
+
+    :param variables: added to the environment.
+    """
     with (
         log.open("ab") as output,
         subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+            [str(word) for word in command],
+            env=os.environ | variables,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
         ) as process,
     ):
         try:
@@ -114,7 +122,7 @@ def wait_until(done: Callable[[], bool], process: subprocess.Popen[bytes], log: 
     while not done():
         if process.poll() is not None or time.monotonic() > deadline:
             lines = log.read_text(errors="replace").strip().splitlines()
-            msg = f"{process.args!r} does not start: {lines[-1] if lines else 'it says nothing'}"
+            msg = f"it does not start: {lines[-1] if lines else 'it says nothing'}"
             raise RigError(msg)
         time.sleep(0.02)
 

@@ -1,4 +1,4 @@
-"""Hits: what a request costs where all that is asked for lies in a warm cache.
+"""What a request costs where all that is asked for lies in a warm cache.
 
 All systems are mounted at once and measured by turns; those that are no caches serve the image itself.  The requests go
 to a range that is in the cache and was written before, so nothing is promoted and no region is newly dirtied.
@@ -97,7 +97,7 @@ def measured(
     context: Context, opened: dict[str, Exposed], scratch: Path, warm_bytes: int
 ) -> dict[Workload, dict[str, list[Result]]]:
     """Measure by turns: in each round each workload, each on every system; another system begins each time."""
-    seconds = context.pick(full=1.5, quick=0.5, smoke=0.1)
+    seconds = context.pick(full=1.5, quick=0.4, smoke=0.1)
     names = list(opened)
     rounds: dict[Workload, dict[str, list[Result]]] = defaultdict(lambda: {name: [] for name in names})
     for number in range(context.rounds):

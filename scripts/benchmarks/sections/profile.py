@@ -1,4 +1,4 @@
-"""Profile: what a hit costs its server, by the kernel's own counters, and which system calls it makes.
+"""What a hit costs its server, by the kernel's own counters, and which system calls it makes.
 
 Processor time and task switches are counted while nothing else is; system calls in another run, since strace (where it
 is installed) makes everything slow.  All are for one request.
@@ -19,7 +19,7 @@ from typing import Final
 from scripts.benchmarks.suite.context import Context
 from scripts.benchmarks.suite.figure import Figure
 from scripts.benchmarks.suite.fio import Job, fio
-from scripts.benchmarks.suite.systems import NONE, Exposed, Sizes
+from scripts.benchmarks.suite.systems import BARE, FUSECACHE, NONE, SYSTEMS, Exposed, Sizes
 from scripts.benchmarks.suite.warm import warm_systems
 
 KIB: Final = 2**10
@@ -71,7 +71,12 @@ def usage(pids: Sequence[int]) -> Usage:
 
 def run(context: Context) -> Iterator[Figure]:
     """Count, for each kind of request on each system."""
-    names = [name for name in context.systems if name != NONE]
+    ours = (BARE, FUSECACHE)
+    names = [
+        name
+        for name in context.systems
+        if name in context.pick(full=tuple(SYSTEMS), quick=ours, smoke=ours) and name != NONE
+    ]
     sizes = Sizes(cache=2 * WARM_BYTES, block=256 * KIB)
     with (
         context.scratch() as scratch,
@@ -81,7 +86,7 @@ def run(context: Context) -> Iterator[Figure]:
             case = f"4 KiB {kind}, depth {depth}"
             for name, exposed in opened.items():
                 context.say(f"profile: {case}, {name}")
-                job = Job(rw=rw, depth=depth, seconds=context.pick(full=2.0, quick=0.5, smoke=0.1), size=WARM_BYTES)
+                job = Job(rw=rw, depth=depth, seconds=context.pick(full=2.0, quick=0.2, smoke=0.1), size=WARM_BYTES)
                 yield from counted(case, name, exposed, job, scratch / name)
                 if shutil.which("strace"):
                     yield from traced(case, name, exposed, job, scratch / name)

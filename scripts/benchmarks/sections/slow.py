@@ -1,4 +1,4 @@
-"""Slow origins: what a cache of an eighth of the image makes of a disk that seeks, and of one that is far away.
+"""What a cache of an eighth of the image makes of a disk that seeks, and of one that is far away.
 
 Each workload begins with an empty cache and a simulated disk of its own (slow_disk.py: ``hdd``, ``net``), which counts
 what reaches it: operations for 1000 requests mean the same for every system.  Ratios are to the disk alone.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from mmap import mmap
 from pathlib import Path
@@ -52,32 +52,27 @@ def verdicts(context: Context, system: System) -> dict[str, str]:
     """Try a system, once; return what each trial found: right, wrong data, or why it could not be told."""
     if system.name not in context.verdicts:
         context.say(f"verifying {system.name}")
-        context.verdicts[system.name] = {
-            READS: _verdict(context, system, _reads_are_right),
-            SINGLE_WRITES: _verdict(context, system, _single_writes_are_right),
-            WRITES: _verdict(context, system, _writes_are_right),
-        }
+        context.verdicts[system.name] = _try(context, system)
     return context.verdicts[system.name]
 
 
-Trial = Callable[[Context, Path, Path, bytes], bool]
-"""Given the exposed image, a directory, and what the image holds, tells whether all is right."""
-
-
-def _verdict(context: Context, system: System, trial: Trial) -> str:
-    """Hold one trial, on an image and a cache of its own."""
+def _try(context: Context, system: System) -> dict[str, str]:
+    """Hold the trials."""
     cache_bytes = context.pick(full=16 * MIB, quick=16 * MIB, smoke=4 * MIB)
     content = random.Random(RATIO).randbytes(RATIO * cache_bytes)
+    found = {}
     try:
         with context.scratch() as directory:
-            (directory / "origin").mkdir()
+            for name in ("origin", "system"):
+                (directory / name).mkdir()
             origin = directory / "origin" / "disk"
             origin.write_bytes(content)
-            (directory / "system").mkdir()
             with system.open(origin, directory / "system", Sizes(cache_bytes, 65536)) as exposed:
-                return RIGHT if trial(context, exposed.image, directory, content) else WRONG
+                for trial, is_right in TRIALS.items():
+                    found[trial] = RIGHT if is_right(context, exposed.image, directory, content) else WRONG
     except (RigError, OSError) as exc:
-        return str(exc)
+        return dict.fromkeys(TRIALS, str(exc)) | found
+    return found
 
 
 def _reads_are_right(context: Context, image: Path, _directory: Path, content: bytes) -> bool:
@@ -119,3 +114,7 @@ def _write_and_read_back(image: Path, directory: Path, size: int, *, depth: int)
             return False
         raise
     return True
+
+
+TRIALS: Final = {READS: _reads_are_right, SINGLE_WRITES: _single_writes_are_right, WRITES: _writes_are_right}
+"""Each is given the exposed image, a directory, and what the image held at first, and tells whether all is right."""

@@ -28,7 +28,7 @@ from scripts.benchmarks.suite.systems import BARE, FUSECACHE, NONE, SYSTEMS
 
 DEFAULT_SYSTEMS: Final = {
     Effort.FULL: tuple(SYSTEMS),
-    Effort.QUICK: (NONE, BARE, FUSECACHE, "qemu", "nbdkit"),
+    Effort.QUICK: (NONE, BARE, FUSECACHE, "qemu"),
     Effort.SMOKE: (NONE, BARE, FUSECACHE),
 }
 ROUNDS: Final = {Effort.FULL: 5, Effort.QUICK: 3, Effort.SMOKE: 1}
@@ -96,7 +96,8 @@ def measure(context: Context, names: Sequence[str]) -> tuple[list[Figure], dict[
             _notes.print(f"{name}: {exc}", style="red", soft_wrap=True)
         figures += found
         if found:
-            output.print(render.rich_table(f"{name}: {titles[name]}", render.grid(found, SYSTEMS)))
+            output.print(f"\n{name}: {titles[name]}", style="bold", soft_wrap=True)
+            output.print(render.rich_table(render.grid(found, SYSTEMS, separator="\n")))
         _notes.print(f"{name}: {time.monotonic() - began:.0f} s", style="dim")
     return figures, titles, errors
 

@@ -25,8 +25,12 @@ class Grid:
     lines: list[list[str]]
 
 
-def grid(figures: Sequence[Figure], systems: Iterable[str]) -> Grid:
-    """Lay out the figures of one section; ``systems`` gives the order of those columns."""
+def grid(figures: Sequence[Figure], systems: Iterable[str], separator: str = " ") -> Grid:
+    """Lay out the figures of one section.
+
+    :param systems: the order of those columns; what is not among them comes after them.
+    :param separator: what stands in a cell between a figure and what is to be known of it.
+    """
     present = {figure.system for figure in figures}
     columns = [system for system in systems if system in present]
     columns += sorted(present.difference(columns))
@@ -37,7 +41,7 @@ def grid(figures: Sequence[Figure], systems: Iterable[str]) -> Grid:
     lines = []
     for (name, unit), cells in rows.items():
         line = [f"{name}, {unit}" if unit else name]
-        line += [cell(cells[system]) if system in cells else "" for system in columns]
+        line += [cell(cells[system], separator) if system in cells else "" for system in columns]
         if has_targets:
             judged = [figure for figure in cells.values() if figure.target]
             line.append("; ".join(figure.target for figure in judged))
@@ -46,16 +50,14 @@ def grid(figures: Sequence[Figure], systems: Iterable[str]) -> Grid:
     return Grid(["", *columns, *(("target", "met") if has_targets else ())], lines)
 
 
-def cell(figure: Figure) -> str:
-    """Write a figure: its value, its ratio, the spread of its rounds, and its note."""
-    words = [number(figure.value)]
-    if figure.ratio is not None:
-        words.append(f"x{figure.ratio:.2f}")
+def cell(figure: Figure, separator: str) -> str:
+    """Write a figure: its value and its ratio, the spread of its rounds, and its note."""
+    words = [number(figure.value) + ("" if figure.ratio is None else f" x{figure.ratio:.2f}")]
     if figure.spread:
         words.append(f"({number(figure.spread[0])}..{number(figure.spread[1])})")
     if figure.note:
         words.append(figure.note)
-    return " ".join(words)
+    return separator.join(words)
 
 
 def number(value: float) -> str:
@@ -65,9 +67,9 @@ def number(value: float) -> str:
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3g}"
 
 
-def rich_table(title: str, table: Grid) -> Table:
+def rich_table(table: Grid) -> Table:
     """Lay a table out for a terminal."""
-    result = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", padding=(0, 1, 0, 0))
+    result = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for number_, heading in enumerate(table.heading):
         result.add_column(heading, justify="right" if number_ else "left", overflow="fold")
     for line in table.lines:

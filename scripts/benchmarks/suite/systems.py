@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -138,14 +139,16 @@ def _qcow2(origin: Path, directory: Path, _sizes: Sizes) -> Iterator[Exposed]:
 
 @contextmanager
 def _nbdkit(origin: Path, directory: Path, sizes: Sizes) -> Iterator[Exposed]:
-    image, log, socket = directory / "image", directory / "log", directory / "socket"
+    image, log = directory / "image", directory / "log"
     image.touch()
     limit = f"cache-max-size={sizes.cache}"
     cache = ("--filter=cache", "file", origin, "cache=writeback", limit, "cache-on-read=true")
     with ExitStack() as stack:
-        # nbdkit keeps its cache in an unlinked file in TMPDIR
-        command = ("env", f"TMPDIR={directory}", "nbdkit", "-f", "-t", "16", "-U", socket, *cache)
-        process = stack.enter_context(server(*command, f"cache-min-block-size={sizes.block}", log=log))
+        # The path of a socket must be short.
+        socket = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fusecache-nbd-", dir="/tmp"))) / "socket"
+        command = ("nbdkit", "-f", "-t", "16", "-U", socket, *cache, f"cache-min-block-size={sizes.block}")
+        # nbdkit keeps its cache in an unlinked file in TMPDIR.
+        process = stack.enter_context(server(*command, log=log, TMPDIR=str(directory)))
         wait_until(socket.exists, process, log)
         bridge = stack.enter_context(server("nbdfuse", "-C", "4", image, f"nbd+unix:///?socket={socket}", log=log))
         stack.enter_context(mount_of(bridge, image, log))
