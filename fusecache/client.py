@@ -8,6 +8,8 @@ at once, and followed in the statistics.
 
 Unmounting has to see the daemon end: the kernel lets go of a mount long before its daemon has made everything safe.
 So the daemon is held by a pidfd from before the unmounting, and what it left behind is read from the metadata.
+
+What only some commands need, or only on a terminal, is imported there: ``status --json`` is what monitors ask for.
 """
 
 from __future__ import annotations
@@ -16,25 +18,12 @@ import errno
 import json
 import os
 import select
-import sqlite3
 import subprocess
+import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol
-
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.table import Table
+from typing import TYPE_CHECKING, Any, Final, Protocol, TextIO
 
 from fusecache.config import Mode
 from fusecache.errors import BusyError, FusecacheError, RefusedError
@@ -43,7 +32,8 @@ from fusecache.stats import SECTOR
 from fusecache.table import join_words
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
 POLL_SECONDS: Final = 0.2
 
@@ -85,18 +75,13 @@ class Client:
         self._mountpoint = mountpoint
         self._attributes = attributes or ImageAttributes(mountpoint)
         self._poll_seconds = poll_seconds
-        self._console = Console(highlight=False)
-        self._progress_console = Console(stderr=True)
 
     def show_status(self, *, as_json: bool) -> None:
         """Print the status: the JSON as it came, or a table."""
         if as_json:
-            self._say(self._read_stats())
+            _say(self._read_stats())
         else:
-            with self._console.capture() as shown:
-                self._console.print(_status_table(self.stats()))
-            for line in shown.get().splitlines():
-                self._say(line.rstrip())
+            _show_table(_status_rows(self.stats()))
 
     def set_value(self, key: str, value: str) -> None:
         """Set one value; what leaving writeback mode takes is shown."""
@@ -123,7 +108,7 @@ class Client:
         self.send_message(["flush"])
         stats = self._follow("writing back", "flush_pending", lambda stats: not stats["flush_pending"])
         self._require_all_written(stats)
-        self._say(f"{stats['origin']} is complete up to now")
+        _say(f"{stats['origin']} is complete up to now")
 
     def decommission(self) -> None:
         """Write back everything and empty the cache, so that it can be thrown away."""
@@ -132,10 +117,10 @@ class Client:
             "writing back", "dirty_blocks", lambda stats: stats["decommissioned"] or stats["flush_failed"]
         )
         self._require_all_written(stats)
-        self._say(f"{stats['origin']} is complete, and nothing is cached any more")
-        self._say(f"after `fusecache unmount {self._mountpoint}` these can be deleted:")
+        _say(f"{stats['origin']} is complete, and nothing is cached any more")
+        _say(f"after `fusecache unmount {self._mountpoint}` these can be deleted:")
         for name in ("cache", "metadata"):
-            self._say(f"  {stats[name]}")
+            _say(f"  {stats[name]}")
 
     def unmount(self) -> None:
         """Unmount, wait for the daemon's end, and make sure that it was a clean one."""
@@ -152,7 +137,7 @@ class Client:
             raise FusecacheError(msg)
         if dirty:
             size = format_size(dirty * stats["block_bytes"])
-            self._say(f"{stats['origin']} lacks {dirty} dirty blocks ({size}), which are safe in {stats['cache']}")
+            _say(f"{stats['origin']} lacks {dirty} dirty blocks ({size}), which are safe in {stats['cache']}")
 
     def stats(self) -> dict[str, Any]:
         """Read the statistics."""
@@ -191,6 +176,8 @@ class Client:
 
     def _set_while_writing_back(self, key: str, value: str) -> None:
         """Set the mode, which returns only when nothing is dirty any more, and show how far it is."""
+        from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - see above
+
         with ThreadPoolExecutor(1) as pool:
             setting = pool.submit(self._attributes.set, key, value)
             self._follow("writing back", "dirty_blocks", lambda _: setting.done())
@@ -202,42 +189,71 @@ class Client:
         if is_done(stats):
             return stats
         total = stats[name]
-        if total and stats["dirty_blocks"] and not self._progress_console.is_terminal:
-            self._say(f"{task} {total} blocks ({format_size(total * stats['block_bytes'])})")
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("blocks, ready in"))
-        with self._progress(*columns, TimeRemainingColumn()) as progress:
-            shown = progress.add_task(task, total=total)
+        if total and stats["dirty_blocks"] and not _is_terminal(sys.stderr):
+            _say(f"{task} {total} blocks ({format_size(total * stats['block_bytes'])})")
+        with _counting(task, total) as show:
             while not is_done(stats):
                 time.sleep(self._poll_seconds)
                 stats = self.stats()
                 total = max(total, stats[name])
-                progress.update(shown, total=total, completed=total - stats[name])
+                show(total - stats[name], total)
         return stats
 
     def _wait_for(self, pidfd: int) -> None:
         """Wait for the end of a process."""
         poll = select.poll()
         poll.register(pidfd, select.POLLIN)
-        with self._progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()) as progress:
-            progress.add_task("unmounted; the daemon makes everything safe", total=None)
+        with _waiting("unmounted; the daemon makes everything safe"):
             poll.poll()
-
-    def _progress(self, *columns: Any) -> Progress:
-        """Make a progress display, which shows nothing unless on a terminal."""
-        console = self._progress_console
-        return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
     def _require_all_written(self, stats: dict[str, Any]) -> None:
         if failed := stats["flush_failed"]:
             msg = f"{failed} blocks could not be written back and are still dirty in {stats['cache']}; {_log_of(stats)}"
             raise FusecacheError(msg)
 
-    def _say(self, line: str) -> None:
-        self._console.out(line, highlight=False)
+
+def _say(line: str) -> None:
+    print(line)  # noqa: T201 - this is for the user
 
 
-def _status_table(stats: dict[str, Any]) -> Table:
-    """Lay the statistics out for people."""
+def _is_terminal(stream: TextIO) -> bool:
+    return stream.isatty() or bool(os.environ.get("FORCE_COLOR"))
+
+
+def _show_table(rows: Mapping[str, str]) -> None:
+    if _is_terminal(sys.stdout):
+        from fusecache.terminal import show_table  # noqa: PLC0415 - see above
+
+        show_table(rows)
+        return
+    width = max(map(len, rows))
+    for name, value in rows.items():
+        _say(f"{name:{width}}  {value}")
+
+
+@contextmanager
+def _counting(task: str, total: int) -> Iterator[Callable[[int, int], None]]:
+    """Yield what is told ``(done, total)``, and shows it on a terminal."""
+    if _is_terminal(sys.stderr):
+        from fusecache.terminal import counting  # noqa: PLC0415 - see above
+
+        with counting(task, total) as show:
+            yield show
+    else:
+        yield lambda _done, _total: None
+
+
+def _waiting(task: str) -> AbstractContextManager[None]:
+    """Show what is waited for on a terminal."""
+    if not _is_terminal(sys.stderr):
+        return nullcontext()
+    from fusecache.terminal import waiting  # noqa: PLC0415 - see above
+
+    return waiting(task)
+
+
+def _status_rows(stats: dict[str, Any]) -> dict[str, str]:
+    """Put the statistics into words, by name."""
 
     def blocks(count: int) -> str:
         return f"{count} blocks, {format_size(count * stats['block_bytes'])}"
@@ -251,7 +267,7 @@ def _status_table(stats: dict[str, Any]) -> Table:
 
     tunables = {name: value for name, value in stats.items() if name.startswith("policy.")}
     hours, seconds = divmod(int(stats["uptime_s"]), 3600)
-    rows = {
+    return {
         "image": f"{stats['mountpoint']}/image, {format_size(stats['origin_bytes'])}",
         "health": stats["health"] + (", needs check" if stats["needs_check"] else ""),
         "origin": stats["origin"],
@@ -274,12 +290,6 @@ def _status_table(stats: dict[str, Any]) -> Table:
         "flush": f"{stats['flush_pending']} blocks to go, {stats['flush_failed']} failed",
         "up": f"{hours}:{seconds // 60:02}:{seconds % 60:02}, pid {stats['pid']}, fusecache {stats['version']}",
     }
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    for name, value in rows.items():
-        table.add_row(name, value)
-    return table
 
 
 @contextmanager
@@ -331,6 +341,8 @@ def _detach(mountpoint: Path) -> None:
 
 def _dirty_after_clean_end(metadata: Path) -> int | None:
     """Count the dirty blocks that a daemon left behind; None if it did not end cleanly."""
+    import sqlite3  # noqa: PLC0415 - see above
+
     # Without a write-ahead log nothing is to be recovered, and "immutable" keeps SQLite from leaving one behind.
     is_closed = not Path(f"{metadata}-wal").exists()
     uri = f"{metadata.as_uri()}?{'immutable=1' if is_closed else 'mode=ro'}"
