@@ -17,8 +17,9 @@ had his answer is about to ask again, and a processor that went to sleep takes l
 requests come slower the polling is left out, for longer each time that it was in vain, so an idle mount costs nothing,
 and a slow one next to nothing.
 
-What must hold: every other task (migrations, flushes, ticks) runs at least once in :data:`TURN_REQUESTS` requests or
-:data:`TURN_SECONDS`, whichever is less.  What it costs: one switch for that many requests, and one ``poll`` each.
+What must hold: between two passes of the scheduler, in each of which every other task that is ready runs (migrations,
+flushes, ticks), there are at most :data:`TURN_REQUESTS` requests, and no more once :data:`TURN_SECONDS` have passed.
+What it costs: one switch for that many requests, and one ``poll`` each.
 """
 
 from __future__ import annotations
@@ -88,15 +89,17 @@ class _Lowlevel:
         return getattr(trio.lowlevel, name)
 
     async def __aenter__(self) -> None:
-        """Lock the descriptor, after a turn for everybody else if it is time for one."""
-        self._was_at_once = True
-        if self._requests >= TURN_REQUESTS or perf_counter() - self._turn_began > TURN_SECONDS:
-            await trio.lowlevel.checkpoint()
-            self._begin_turn()
+        """Lock the descriptor, and give everybody else a turn if it is time for one."""
+        at_once = True
         while self._locked:
-            self._was_at_once = False
+            at_once = False
             await self._standby.park()
         self._locked = True
+        self._was_at_once = at_once
+        if self._requests >= TURN_REQUESTS or perf_counter() - self._turn_began > TURN_SECONDS:
+            # Locked, or those who stand by would take turn after turn before anybody else.
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            self._begin_turn()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
