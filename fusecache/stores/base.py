@@ -46,3 +46,6 @@ class Store(Protocol):
 
     async def discard(self, offset: int, length: int) -> None:
         """Declare a range unneeded; it reads as anything afterwards."""
+
+    async def forget(self, offset: int, length: int) -> None:
+        """Say that a range is not going to be read soon, so that it need not stay in memory; it loses nothing."""

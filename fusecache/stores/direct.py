@@ -187,6 +187,9 @@ class DirectStore:
             async with self._turns.turn(*self._units(self._start + begin, self._start + end)):
                 await self._file.discard(begin, end - begin)
 
+    async def forget(self, offset: int, length: int) -> None:
+        """Do nothing: there is nothing in memory."""
+
     def check(self) -> None:
         """Assert the invariants of the parts, and that what goes past the page cache shares no page with the rest."""
         self._turns.check()

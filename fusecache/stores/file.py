@@ -43,6 +43,8 @@ _LONG: Final = 0.005
 """Seconds: what the scheduler takes from a process that has used its share is less, as a rule."""
 _DECLINE: Final = 20
 """Times what the write took."""
+_UNWANTED: Final = 1024
+"""So many ranges at most wait for a flush before they are dropped."""
 _BLKGETSIZE64: Final = 0x80081272
 _MEMORY_FILE_SYSTEMS: Final = {0x01021994, 0x858458F6}  # tmpfs, ramfs
 _STATFS_WORDS: Final = 32  # more than struct statfs has
@@ -88,6 +90,12 @@ def is_in_memory(fd: int) -> bool:
     return libc.fstatfs(fd, answer) == 0 and answer[0] in _MEMORY_FILE_SYSTEMS
 
 
+def _drop(fd: int, ranges: list[tuple[int, int]]) -> None:
+    """Drop ranges from the page cache, those excepted that are not written yet."""
+    for position, length in ranges:
+        os.posix_fadvise(fd, position, length, os.POSIX_FADV_DONTNEED)
+
+
 @final
 class FileStore:
     """``size`` bytes of an open file or device, from ``start`` on; the descriptor stays the caller's.
@@ -106,6 +114,7 @@ class FileStore:
         "_nowait",
         "_read_flags",
         "_start",
+        "_unwanted",
         "name",
         "size",
         "unflushed",
@@ -119,6 +128,7 @@ class FileStore:
         self._lost: StoreError | None = None
         self._nowait = True
         self._declining_until = 0.0
+        self._unwanted: list[tuple[int, int]] = []
         self._read_flags = 0 if is_in_memory(fd) else os.RWF_NOWAIT
         self.name = name
         self.size = size
@@ -190,12 +200,25 @@ class FileStore:
                 if isinstance(exc, StoreError):
                     self._lost = StoreError(f"{exc}; what was written since the last flush may be lost: mount again")
                 raise
+            await self._drop_unwanted()
 
     async def discard(self, offset: int, length: int) -> None:
         """See :class:`fusecache.stores.base.Store`; gives the space back where the file system can."""
         self.unflushed = True
         with self._failing("discard"):
             await self._engine.discard(self._fd, self._start + offset, length)
+
+    async def forget(self, offset: int, length: int) -> None:
+        """See :class:`fusecache.stores.base.Store`; what is not on the disk yet leaves memory at the next flush."""
+        self._unwanted.append((self._start + offset, length))
+        if not self.unflushed or len(self._unwanted) >= _UNWANTED:
+            await self._drop_unwanted()
+
+    async def _drop_unwanted(self) -> None:
+        unwanted, self._unwanted = self._unwanted, []
+        if unwanted:
+            with self._failing("forgetting"):
+                await trio.to_thread.run_sync(_drop, self._fd, unwanted)
 
     @contextmanager
     def _failing(self, what: str) -> Iterator[None]:

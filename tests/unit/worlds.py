@@ -143,6 +143,9 @@ class MemoryStore:
     async def discard(self, offset: int, length: int) -> None:
         await self._begin("discard", offset, length)
 
+    async def forget(self, offset: int, length: int) -> None:
+        pass
+
     def names(self) -> list[str]:
         """List what was done, without where."""
         return [name for name, _, _ in self.calls]
