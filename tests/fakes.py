@@ -216,6 +216,9 @@ class SimStore:
     async def discard(self, offset: int, length: int) -> None:
         await self.write(offset, bytes(length))
 
+    async def forget(self, offset: int, length: int) -> None:
+        self._require(offset, length)
+
     def _choose_cut(self, offset: int, length: int) -> int:
         """Choose where a write pauses halfway, between two sectors; 0 for not at all."""
         cut = self._rng.randrange(length) if self._rng.random() < 0.2 else 0

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import ctypes
 import errno
+import mmap
 import os
 import tempfile
 import threading
@@ -312,6 +314,36 @@ async def test_what_a_failed_flush_lost_no_later_flush_calls_durable(store: File
         with pytest.raises(StoreError, match="flush of the store failed: Input/output error"):
             await store.flush()
         await store.write(0, b"x")
+
+
+# Memory
+
+
+def resident(path: Path, length: int) -> int:
+    """Count pages in memory (mincore(2)), from the start of a file."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), length) as memory:
+        answer = (ctypes.c_ubyte * (length // PAGE))()
+        place = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+        assert libc.mincore(ctypes.c_void_p(place), ctypes.c_size_t(length), answer) == 0
+        return sum(byte & 1 for byte in answer)
+
+
+@threaded
+async def test_what_is_forgotten_leaves_memory_once_it_is_on_the_disk(store: FileStore, path: Path) -> None:
+    await store.flush()
+    await store.read(0, bytearray(SIZE))
+    before = resident(path, START + SIZE)
+    await store.forget(PAGE, 2 * PAGE)
+    assert (before, resident(path, START + SIZE)) == (9, 7)
+    await store.write(PAGE, b"w" * 2 * PAGE)
+    await store.forget(PAGE, 2 * PAGE)
+    assert resident(path, START + SIZE) == 9
+    await store.flush()
+    assert resident(path, START + SIZE) == 7
+    into = bytearray(2 * PAGE)
+    await store.read(PAGE, into)
+    assert into == b"w" * 2 * PAGE
 
 
 # The file
