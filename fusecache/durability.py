@@ -14,16 +14,24 @@ crash, any part of what was written to it since its last flush.  What holds all 
 All of it is done in *rounds*, one at a time, each serving everybody who asked before it began: take a snapshot of
 the blocks whose rows are out of date; flush the stores that the snapshot depends on; commit the snapshot.
 
+What an fsync waits for is less, and has rounds of its own (:meth:`Durability.fsync`).  Each write of a user's that has
+returned is either in the origin, and then the origin *owes* a flush; or in the cache, and then it is safe as soon as
+the cache is flushed, for by rule 4 the record will have it found, if only the block has a row.  A block has none from
+its promotion to the end of the next round.  So an fsync flushes the cache; the origin, if that owes; and has rows
+committed of the dirty blocks that have none.  As a rule that is one flush of one store, and no commit.  What migrations
+write to the origin is nothing to an fsync, since what is written back stays suspect until a round has flushed that; but
+for blocks without a row: writing those back makes the origin owe.
+
 Rule 4 and the mapping's flags.  A block is suspect after a crash if its row says dirty (flag RECORDED), or if its
 *region*, a run of cache blocks, is recorded as open.  A block with COVERED is, or will be, suspect whatever row is
 durable at the crash: so writing to it needs no commit.  The flag is
 
 * set when a block is promoted, for it has no row yet, and its first row will tell its state at that round's snapshot;
-* set by :meth:`Durability.cover`, which opens the block's region durably: the only wait that a write ever pays;
+* set by :meth:`Durability.cover`, which opens the block's region durably;
 * cleared in one place only: when a snapshot takes the block as clean and its region is not open.
 
-A region that saw no new use for a while is *closed*: its blocks' rows are made exact in the same transaction.  Blocks
-with a write under way are left out of any snapshot as clean, and keep their region open.
+A region that saw no new use for a while is *closed* (:mod:`fusecache.regions`): its blocks' rows are made exact in the
+same transaction.  Blocks with a write under way are left out of any snapshot as clean, and keep their region open.
 
 A row that says *clean* may have the sum of the block's content.  It follows the same rules: the content cannot change
 without the block's becoming suspect first, and the row of a block whose sum has changed is out of date.
@@ -35,17 +43,23 @@ has every flushed value or a later one, it is what is read, and it is what goes 
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from enum import Flag, auto
+from functools import reduce
+from operator import or_
 from typing import TYPE_CHECKING, Final
 
 import structlog
 import trio
 
-from fusecache.errors import FusecacheError, MetadataError, ReadOnlyError, StoreError
+from fusecache.errors import FusecacheError, MetadataError, StoreError
 from fusecache.gather import gather
 from fusecache.health import Health
 from fusecache.mapping import COVERED, DIRTY, RECORDED, SUMMED, UNMAPPED
 from fusecache.metadata.record import Batch
+from fusecache.metadata.writer import RecordWriter
+from fusecache.regions import Regions
+from fusecache.rounds import Outcome, Rounds
 
 if TYPE_CHECKING:
     from fusecache.locks import BlockLocks
@@ -64,30 +78,33 @@ def region_blocks_for(cache_blocks: int) -> int:
     return max(1, min(_MAX_REGION_BLOCKS, cache_blocks // _REGIONS_PER_CACHE))
 
 
+class _Want(Flag):
+    """What a round is to do."""
+
+    NOTHING = 0
+    ROWS = auto()
+    """Commit the rows of the dirty blocks that have none."""
+    RECORD = auto()
+    """Commit whatever is out of date, those rows included."""
+    CACHE = auto()
+    """Flush the cache."""
+    ORIGIN = auto()
+    """Flush the origin."""
+
+
 @dataclass(slots=True)
-class _Waiter:
-    """Somebody, or several, who wait for one attempt and want to know how it went."""
+class _Waiter(Outcome):
+    """Somebody who waits for a round."""
 
-    flush: bool = False
-    done: trio.Event = field(default_factory=trio.Event)
-    error: FusecacheError | None = None
-
-    def finish(self, error: FusecacheError | None) -> None:
-        self.error = error
-        self.done.set()
-
-    async def outcome(self) -> None:
-        await self.done.wait()
-        if self.error is not None:
-            raise self.error
+    want: _Want = _Want.NOTHING
 
 
 def _part(waiters: list[_Waiter], error: FusecacheError) -> list[_Waiter]:
-    """Let those who want a flush know that there is none; returns the others."""
+    """Let those who want what was written to be safe know that it is not; returns the others."""
     for waiter in waiters:
-        if waiter.flush:
+        if waiter.want & _Want.CACHE:
             waiter.finish(error)
-    return [waiter for waiter in waiters if not waiter.flush]
+    return [waiter for waiter in waiters if not waiter.want & _Want.CACHE]
 
 
 class Durability:
@@ -95,34 +112,36 @@ class Durability:
 
     :param region_blocks: cache blocks per write-intent region.
     :param open_regions: regions that the durable record has open already.
+    :ivar changed: blocks whose rows are out of date.
+    :ivar rounds: how many have ended well.
 
     :meth:`run` must be running for anything here to happen.
     """
 
     __slots__ = (
+        "_background",
         "_cache",
         "_close_regions",
-        "_cover_asked",
-        "_cover_waiter",
+        "_failure",
+        "_fsyncs",
         "_leaving",
         "_locks",
         "_mapping",
         "_origin",
         "_origin_needed",
-        "_record",
-        "_record_lock",
-        "_region_blocks",
+        "_owed",
+        "_paid",
         "_round_asked",
+        "_rowless",
         "_spoiled",
         "_taken",
         "_waiters",
-        "_wanted_regions",
+        "_writer",
         "cache_given_up",
         "changed",
         "health",
-        "open_regions",
+        "regions",
         "rounds",
-        "touched_regions",
     )
 
     def __init__(
@@ -136,27 +155,27 @@ class Durability:
         region_blocks: int,
         open_regions: set[int],
     ) -> None:
+        self.health = Health()
         self._mapping = mapping
         self._locks = locks
         self._cache = cache
         self._origin = origin
-        self._record = record
-        self._record_lock = trio.Lock()
-        self._region_blocks = region_blocks
+        self._writer = RecordWriter(record, self.health)
+        self.regions = Regions(mapping, self._writer, self.health, blocks_each=region_blocks, open_regions=open_regions)
+        self._fsyncs = Rounds(self._serve_fsyncs)
         self._waiters: list[_Waiter] = []
         self._round_asked = trio.Event()
-        self._cover_asked = trio.Event()
-        self._cover_waiter = _Waiter()
+        self._background = _Want.NOTHING
+        self._close_regions = False
+        self._failure = ""
         self._leaving: set[int] = set()
         self._spoiled: set[int] = set()
         self._taken: set[int] = set()
-        self._wanted_regions: set[int] = set()
+        self._rowless: set[int] = set()
         self._origin_needed = False
-        self._close_regions = False
+        self._owed = 1  # what a killed process left, if any
+        self._paid = 0
         self.changed: set[int] = set()
-        self.open_regions = open_regions
-        self.touched_regions = set(open_regions)
-        self.health = Health()
         self.cache_given_up = trio.Event()
         self.rounds = 0
 
@@ -165,6 +184,7 @@ class Durability:
     def promoted(self, cblock: int) -> None:
         """Learn that a block was mapped just now; it has no durable row."""
         self._mapping.flags[cblock] |= COVERED
+        self._rowless.add(cblock)
         self.changed.add(cblock)
 
     def removing(self, cblock: int) -> None:
@@ -172,6 +192,7 @@ class Durability:
         if self._mapping.flags[cblock] & COVERED:
             # The row may say dirty: once it is gone, the origin has to have everything durably.
             self._origin_needed = True
+        self._rowless.discard(cblock)
         self.changed.add(cblock)
         self._leaving.add(cblock)
 
@@ -183,6 +204,7 @@ class Durability:
         self._leaving.discard(cblock)
         self._spoiled.discard(cblock)
         self._mapping.flags[cblock] &= ~RECORDED
+        self._rowless.add(cblock)
         self.changed.add(cblock)
 
     def spoil(self, cblock: int) -> None:
@@ -199,6 +221,8 @@ class Durability:
     def cleaned(self, cblock: int) -> None:
         """Learn that a block was written back just now: whatever has spoiled it, its copies are the same now."""
         self._spoiled.discard(cblock)
+        if cblock in self._rowless:
+            self.owe()
         if self._mapping.flags[cblock] & (RECORDED | SUMMED):
             self.changed.add(cblock)
 
@@ -211,6 +235,10 @@ class Durability:
         """Learn that the sum of a clean block became known."""
         self.changed.add(cblock)
 
+    def owe(self) -> None:
+        """Learn that the origin has taken what the next fsync has to make durable there."""
+        self._owed += 1
+
     # What the others wait for
 
     async def cover(self, cblock: int) -> None:
@@ -218,44 +246,38 @@ class Durability:
 
         :raises FusecacheError: the record cannot be written; the block must not be either.
         """
-        flags = self._mapping.flags
-        region = cblock // self._region_blocks
-        while not flags[cblock] & COVERED:
-            if self.health.read_only:
-                raise ReadOnlyError(str(self.health))
-            self.touched_regions.add(region)
-            if region in self.open_regions:
-                flags[cblock] |= COVERED
-            else:
-                self._wanted_regions.add(region)
-                self._cover_asked.set()
-                await self._cover_waiter.outcome()
+        await self.regions.cover(cblock)
 
     async def vacate(self, cblock: int) -> None:
         """Wait until no durable row names a free cache block any more, so that it may be written for another."""
         while cblock in self._leaving:
             await self.commit()
 
+    async def fsync(self) -> None:
+        """Wait until every write of a user's that has returned would survive a crash; raises what went wrong."""
+        await self._fsyncs.join()
+
     async def commit(self) -> None:
         """Wait until the record says what is true now; raises what went wrong."""
-        await self._join_round(flush=False)
+        await self._join_round(_Want.RECORD)
 
     async def flush(self) -> None:
-        """Wait until every write that has returned would survive a crash; raises what went wrong."""
-        await self._join_round(flush=True)
+        """Wait until whatever was written to either store, and the record of it, is durable; raises what went wrong."""
+        await self._join_round(_Want.RECORD | _Want.CACHE | _Want.ORIGIN)
 
     def commit_later(self, *, close_regions: bool = False) -> None:
         """Ask for a round without waiting for it, if there is anything to do, and it can be done."""
         if self.health.read_only:
             return
-        self._close_regions = self._close_regions or (close_regions and bool(self.open_regions))
+        self._close_regions = self._close_regions or (close_regions and bool(self.regions.open))
         if self.changed or self._close_regions:
+            self._background = _Want.RECORD
             self._round_asked.set()
 
     async def run(self) -> None:
         """Serve the others until cancelled."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._run_covers)
+            nursery.start_soon(self.regions.run)
             while True:
                 await self._round_asked.wait()
                 self._round_asked = trio.Event()
@@ -275,42 +297,64 @@ class Durability:
         For the time when nothing else runs any more, :meth:`run` included; raises FusecacheError if it is no clean end.
         """
         if self.health.read_only:
-            await self._record_needs_check()
+            await self._writer.write_needs_check()
             raise MetadataError(self.health.read_only)
         if (refusal := self._refusal()) is not None:
             raise refusal
-        self.touched_regions.clear()
+        self.regions.touched.clear()
         self._close_regions = True
-        await self._round(flush=True)
+        await self._round(_Want.RECORD | _Want.CACHE | _Want.ORIGIN)
         self.health.tell()
+
+    # What an fsync waits for
+
+    async def _serve_fsyncs(self) -> None:
+        if (refusal := self._refusal()) is not None:
+            raise refusal
+        want = _Want.NOTHING if self.health.cache_lost else _Want.CACHE
+        if self._owed > self._paid or self.health.origin_lost:
+            want |= _Want.ORIGIN
+        if self._lacking():
+            await self._join_round(want | _Want.ROWS)
+        else:
+            await self._flush_stores(want)
+
+    def _lacking(self) -> set[int]:
+        """Find the blocks that only the cache has, and that no crash would find there."""
+        flags = self._mapping.flags
+        return {cblock for cblock in self._rowless if flags[cblock] & DIRTY}
 
     # Rounds
 
-    async def _join_round(self, *, flush: bool) -> None:
-        waiter = _Waiter(flush)
+    async def _join_round(self, want: _Want) -> None:
+        waiter = _Waiter(want=want)
         self._waiters.append(waiter)
         self._round_asked.set()
-        await waiter.outcome()
+        await waiter.wait()
 
     async def _serve_round(self) -> None:
         waiters, self._waiters = self._waiters, []
+        background, self._background = self._background, _Want.NOTHING
         if (refusal := self._refusal()) is not None:
             waiters = _part(waiters, refusal)
         had_cache = not self.health.cache_lost
-        error = await self._attempt(waiters)
+        error = await self._attempt(waiters, background)
         if error is not None and had_cache and self.health.cache_lost:
             # Writes may be lost, but what is to be unmapped, or nothing but that, needs no cache.
             waiters = _part(waiters, error)
-            error = await self._attempt(waiters)
+            error = await self._attempt(waiters, background)
         for waiter in waiters:
             waiter.finish(error)
 
-    async def _attempt(self, waiters: list[_Waiter]) -> FusecacheError | None:
+    async def _attempt(self, waiters: list[_Waiter], background: _Want) -> FusecacheError | None:
         try:
-            await self._round(flush=any(waiter.flush for waiter in waiters))
+            await self._round(reduce(or_, (waiter.want for waiter in waiters), background))
         except FusecacheError as exc:
-            log.error("commit failed", error=str(exc), waiters=len(waiters))
+            if str(exc) != self._failure:  # some failures are for good, and every round meets them again
+                log.error("commit failed", error=str(exc), waiters=len(waiters))
+            self._failure = str(exc)
             return exc
+        self._failure = ""
         return None
 
     def _refusal(self) -> StoreError | None:
@@ -320,30 +364,45 @@ class Durability:
         msg = f"{self.health.cache_lost}: {self._mapping.mapped_count} blocks have still to be brought to safety"
         return StoreError(msg)
 
-    async def _round(self, *, flush: bool) -> None:
+    async def _round(self, want: _Want) -> None:
         """Snapshot, flush, commit; on failure everything counts as changed again."""
-        closing = self._regions_to_close()
-        origin_needed, self._origin_needed = self._origin_needed or flush or bool(closing), False
-        self._taken, self.changed = self.changed, set()
+        if want & _Want.RECORD:
+            closing, taken = self._regions_to_close(), self.changed
+            if self._origin_needed or closing:
+                want |= _Want.ORIGIN
+            self._origin_needed = False
+        else:
+            closing, taken = set(), self._lacking() if want & _Want.ROWS else set()
+        self._taken = taken
+        self.changed = self.changed - taken
         batch = Batch()
         try:
-            for cblock in self._taken:
+            for cblock in taken:
                 self._snapshot(cblock, batch)
             for region in closing:
                 self._snapshot_region(region, batch)
-            cache_needed = not self.health.cache_lost and (flush or bool(batch.mapped or closing))
-            origin_needed = origin_needed or any(not dirty for _, _, dirty, _ in batch.mapped)
-            needs = ((self._flush_cache, cache_needed), (self._flush_origin, origin_needed))
-            await gather([flush for flush, needed in needs if needed])
+            if batch.mapped or closing:
+                want |= _Want.CACHE
+            if not all(dirty for _, _, dirty, _ in batch.mapped):
+                want |= _Want.ORIGIN
+            await self._flush_stores(want)
             await self._commit(batch, closing)
         except BaseException:
-            self.changed |= self._taken
-            self._origin_needed = self._origin_needed or origin_needed
-            self.open_regions |= closing
+            self.changed |= taken
+            self._origin_needed = self._origin_needed or bool(want & _Want.ORIGIN)
+            self.regions.open |= closing
             raise
         finally:
             self._taken = set()
         self._committed(batch)
+
+    async def _flush_stores(self, want: _Want) -> None:
+        jobs = []
+        if want & _Want.CACHE and not self.health.cache_lost:
+            jobs.append(self._flush_cache)
+        if want & _Want.ORIGIN:
+            jobs.append(self._flush_origin)
+        await gather(jobs)
 
     async def _flush_cache(self) -> None:
         try:
@@ -356,11 +415,13 @@ class Durability:
             raise
 
     async def _flush_origin(self) -> None:
+        owed = self._owed
         try:
             await self._origin.flush()
         except StoreError as exc:
             self.health.origin_lost = str(exc)
             raise
+        self._paid = max(self._paid, owed)
 
     def _committed(self, batch: Batch) -> None:
         """Note what the durable rows say now."""
@@ -370,6 +431,7 @@ class Durability:
         flags = self._mapping.flags
         for cblock, oblock, dirty, _ in batch.mapped:
             if self._mapping.oblock_of[cblock] == oblock:
+                self._rowless.discard(cblock)
                 flags[cblock] = flags[cblock] & ~RECORDED | (RECORDED if dirty else 0)
                 if dirty and not flags[cblock] & DIRTY:  # written back since the snapshot
                     self.changed.add(cblock)
@@ -386,7 +448,7 @@ class Durability:
         if not dirty and self._is_unsettled(cblock):
             self.changed.add(cblock)
             return
-        if not dirty and cblock // self._region_blocks not in self.open_regions:
+        if not dirty and not self.regions.is_open(cblock):
             self._mapping.flags[cblock] &= ~COVERED
         batch.mapped.append((cblock, oblock, dirty, self._mapping.sum_of(cblock)))
 
@@ -400,19 +462,12 @@ class Durability:
         if not self._close_regions or kept_open:
             return set()
         self._close_regions = False
-        touched, self.touched_regions = self.touched_regions, set()
-        closing = {
-            region
-            for region in self.open_regions - touched
-            if not any(map(self._is_unsettled, self._blocks_of(region)))
-        }
-        self.open_regions -= closing
-        return closing
+        return self.regions.take_idle(self._is_unsettled)
 
     def _snapshot_region(self, region: int, batch: Batch) -> None:
         """Put the rows of a closing region into the batch, where they are not exact."""
         flags = self._mapping.flags
-        for cblock in self._blocks_of(region):
+        for cblock in self.regions.blocks_of(region):
             if cblock in self._taken or self._mapping.oblock_of[cblock] == UNMAPPED:
                 continue
             state = flags[cblock]
@@ -421,51 +476,11 @@ class Durability:
             elif not state & DIRTY:
                 flags[cblock] = state & ~COVERED
 
-    def _blocks_of(self, region: int) -> range:
-        start = region * self._region_blocks
-        return range(start, min(start + self._region_blocks, self._mapping.cache_blocks))
-
     async def _commit(self, batch: Batch, closing: set[int]) -> None:
-        async with self._record_lock:
+        async with self._writer.lock:
             # A region that was opened again while the stores were being flushed stays open.
-            batch.closed.extend(region for region in closing if region not in self.open_regions)
-            if batch:
-                await self._write(batch)
-
-    async def _write(self, batch: Batch) -> None:
-        """Commit; after a failure nothing more is written to the record than that it needs a check."""
-        if self.health.read_only:
-            raise MetadataError(self.health.read_only)
-        try:
-            await self._record.commit(batch)
-        except MetadataError as exc:
-            self.health.read_only = str(exc)
-            log.error("the metadata cannot be written: read-only from here on", error=str(exc))
-            await self._record_needs_check()
-            raise
-
-    async def _record_needs_check(self) -> None:
-        with suppress(MetadataError):
-            await self._record.commit(Batch(values={"needs_check": "1"}))
-
-    # Opening regions
-
-    async def _run_covers(self) -> None:
-        """Open wanted regions, all that came together in one transaction; a round under way does not hold it up."""
-        while True:
-            await self._cover_asked.wait()
-            async with self._record_lock:
-                self._cover_asked = trio.Event()
-                wanted, self._wanted_regions = self._wanted_regions, set()
-                waiter, self._cover_waiter = self._cover_waiter, _Waiter()
-                error: FusecacheError | None = None
-                try:
-                    await self._write(Batch(opened=sorted(wanted)))
-                    self.open_regions |= wanted
-                except FusecacheError as exc:
-                    error = exc
-                    log.error("opening regions failed", error=str(exc))
-            waiter.finish(error)
+            batch.closed.extend(region for region in closing if region not in self.regions.open)
+            await self._writer.write(batch)
 
     def check(self) -> None:
         """Assert rule 4 as far as it can be seen from here."""
@@ -473,8 +488,7 @@ class Durability:
         for cblock, oblock in self._mapping.mapped():
             state = flags[cblock]
             if state & COVERED:
-                region = cblock // self._region_blocks
-                known = state & RECORDED or region in self.open_regions
+                known = state & RECORDED or self.regions.is_open(cblock)
                 known = known or cblock in self.changed or cblock in self._taken
                 known = known or bool(self.health.cache_lost)  # nothing is written to it any more
                 assert known or state & DIRTY, f"cblock {cblock} is covered by nothing"

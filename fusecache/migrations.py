@@ -244,7 +244,10 @@ class Migrations:
                     volume.require_cache()
             except FusecacheError as exc:
                 log.warning("overwrite failed", oblock=work.oblock, cblock=work.cblock, error=str(exc))
-                await volume.origin.write(work.oblock * size, data)
+                try:
+                    await volume.origin.write(work.oblock * size, data)
+                finally:
+                    volume.durability.owe()
                 return
             self._map(work)
             volume.mapping.set_dirty(work.cblock)

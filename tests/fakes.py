@@ -124,6 +124,7 @@ class SimStore:
         self._durable = bytearray(state.durable)
         self._pending = {sector: [(0, version) for version in versions] for sector, versions in state.pending.items()}
         self._writes = 0
+        self._flushing = trio.Lock()
         self._under_way: list[tuple[int, Data]] = []
 
     def freeze(self, rng: random.Random) -> StoreState:
@@ -194,6 +195,11 @@ class SimStore:
             self.unflushed = True
 
     async def flush(self) -> None:
+        """Like a file's: whoever comes while another flush is under way waits for it, too."""
+        async with self._flushing:
+            await self._flush()
+
+    async def _flush(self) -> None:
         if self.lost:
             self._raise("flush")
         if not self.unflushed:

@@ -70,6 +70,7 @@ def rule_3_recorded_clean_before_the_origin_is_flushed(patch: Patch) -> None:
 
 def rule_3_unmapped_without_flushing_the_origin(patch: Patch) -> None:
     def removing(self: Durability, cblock: int) -> None:
+        self._rowless.discard(cblock)
         self.changed.add(cblock)
         self._leaving.add(cblock)
 
@@ -79,8 +80,8 @@ def rule_3_unmapped_without_flushing_the_origin(patch: Patch) -> None:
 def rule_4_covered_without_a_commit(patch: Patch) -> None:
     async def cover(self: Durability, cblock: int) -> None:
         self._mapping.flags[cblock] |= COVERED
-        self.open_regions.add(cblock // self._region_blocks)
-        self.touched_regions.add(cblock // self._region_blocks)
+        self.regions.open.add(cblock // self.regions._blocks_each)
+        self.regions.touch(cblock)
 
     patch.setattr(Durability, "cover", cover)
 
@@ -94,10 +95,9 @@ def rule_4_region_closed_while_its_rows_are_not_exact(patch: Patch) -> None:
 
 def rule_4_region_closed_though_opened_again_meanwhile(patch: Patch) -> None:
     async def commit(self: Durability, batch: Batch, closing: set[int]) -> None:
-        async with self._record_lock:
+        async with self._writer.lock:
             batch.closed.extend(closing)
-            if batch:
-                await self._record.commit(batch)
+            await self._writer.write(batch)
 
     patch.setattr(Durability, "_commit", commit)
 

@@ -95,7 +95,7 @@ async def test_a_cache_that_is_dead_altogether_costs_no_write_to_a_clean_block()
     world.load(0, 0)
     world.load(1, 1)
     world.mapping.flags[0] |= COVERED
-    world.durability.open_regions.add(0)
+    world.durability.regions.open.add(0)
     world.durability.promoted(1)
     async with world.running():
         for kind in ("read", "write", "flush"):

@@ -360,7 +360,7 @@ async def test_a_region_that_is_wanted_again_while_it_closes_stays_open() -> Non
     world.load(0, 0)
     async with world.running():
         await world.durability.cover(0)
-        world.durability.touched_regions.clear()
+        world.durability.regions.touched.clear()
 
         async def slow(name: str) -> None:
             await trio.sleep(10)
@@ -373,7 +373,7 @@ async def test_a_region_that_is_wanted_again_while_it_closes_stays_open() -> Non
         world.volume.set_dirty(0)
         await trio.sleep(20)
         assert world.record.regions == {0}
-        assert world.durability.open_regions == {0}
+        assert world.durability.regions.open == {0}
 
 
 @virtual
@@ -384,12 +384,12 @@ async def test_a_region_that_could_not_be_closed_counts_as_open_and_no_other_blo
     async with world.running():
         await world.durability.cover(0)
         world.volume.set_dirty(0)
-        world.durability.touched_regions.clear()
+        world.durability.regions.touched.clear()
         world.record.error = MetadataError("full")
         world.durability.commit_later(close_regions=True)
         await settle()
         world.durability.check()
-        assert world.durability.open_regions == {0}
+        assert world.durability.regions.open == {0}
         assert world.record.regions == {0}
         world.record.error = None
         with pytest.raises(ReadOnlyError):
@@ -407,7 +407,7 @@ async def test_a_region_whose_closing_the_origin_held_up_is_closed_later() -> No
     world.load(0, 0)
     async with world.running():
         await world.durability.cover(0)
-        world.durability.touched_regions.clear()
+        world.durability.regions.touched.clear()
         world.origin.errors["flush"] = StoreError("dead")
         world.durability.commit_later(close_regions=True)
         await settle()
@@ -541,7 +541,7 @@ async def test_a_block_that_was_spoiled_and_then_written_back_keeps_its_region_o
         await world.durability.commit()
         world.volume.set_clean(0, 0)
     await world.durability.settle()
-    assert not world.durability.open_regions
+    assert not world.durability.regions.open
     assert not world.mapping.flags[0] & COVERED
 
 

@@ -134,7 +134,8 @@ async def test_a_hanging_commit_stops_no_reads_and_no_writes_to_covered_blocks()
     async with world.running() as nursery:
         await world.durability.cover(1)
         world.record.before = stuck.before_commit
-        world.durability.summed(3)
+        world.durability.promoted(3)
+        await world.cache.write(3 * BLOCK, b"without a row")
         nursery.start_soon(world.cache.flush)
         await trio.sleep(5)
         assert stuck.waiting == 1

@@ -641,11 +641,11 @@ async def test_scenario_36_an_fsync_reaches_the_stores_and_then_the_record(mode:
         await world.cache.write(5 * BLOCK, b"new")
         del order[:]
         await world.cache.flush()
-    if mode is Mode.PASSTHROUGH:
-        assert sorted(order) == ["cache flush", "origin flush"]
+    if mode is Mode.WRITEBACK:  # only the cache has it, and the block was promoted just now
+        assert sorted(order[:-1]) == ["cache flush", "origin flush"]
+        assert order[-1] == "commit"
     else:
-        assert sorted(order[:2]) == ["cache flush", "origin flush"]
-        assert order[2:] == ["commit"]
+        assert sorted(order) == ["cache flush", "origin flush"]
 
 
 # What lvm's block cache is held to

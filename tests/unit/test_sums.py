@@ -110,7 +110,7 @@ async def test_a_write_to_both_ends_the_sum_once_the_block_is_suspect_and_the_re
         assert world.record.regions == {1}
         assert world.mapping.sum_of(2) is None
         assert world.mapping.dirty_count == 0
-        world.durability.touched_regions.clear()
+        world.durability.regions.touched.clear()
         world.durability.commit_later(close_regions=True)
         await settle()
         assert (world.record.regions, world.record.rows, world.record.sums) == (set(), {2: (5, False)}, {2: None})
