@@ -20,6 +20,7 @@ from fusecache.mapping import COVERED, SAVING, Mapping
 from fusecache.metadata.record import Batch, Row
 from fusecache.migrations import Migrations
 from fusecache.resizing import Ledger, Resize, Space
+from fusecache.writing import Writer
 from tests.crash import rig
 from tests.crash.hunter import HuntError, hunt
 
@@ -149,13 +150,13 @@ def writeback_lets_writers_in(patch: Patch) -> None:
 
 
 def a_failed_double_write_counts_as_done(patch: Patch) -> None:
-    write_both = Cache._write_both
+    write_both = Writer._write_both
 
-    async def write_somehow(self: Cache, position: int, cache_position: int, data: memoryview) -> bool:
+    async def write_somehow(self: Writer, position: int, cache_position: int, data: memoryview) -> bool:
         await write_both(self, position, cache_position, data)
         return True
 
-    patch.setattr(Cache, "_write_both", write_somehow)
+    patch.setattr(Writer, "_write_both", write_somehow)
 
 
 def resizing_commits_sizes_and_rows_one_after_the_other(patch: Patch) -> None:
