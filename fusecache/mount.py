@@ -14,6 +14,7 @@ recovers as after a crash.
 from __future__ import annotations
 
 import ctypes
+import gc
 import json
 import os
 import signal
@@ -159,6 +160,7 @@ async def _run(
             if not binding.was_clean:
                 await volume.durability.secure()
             volume.tick()  # policies begin to count with the first tick
+            gc.freeze()  # what is here now stays: no collection has to look at it, while requests wait
             on_ready(binding.notes)
             await serve_requests()
             log.info("ending", dirty=volume.mapping.dirty_count)
