@@ -1,6 +1,9 @@
 """What the origin is doing for users: how much is under way, since when it has been quiet, whose turn a tick is.
 
 *Idle*, as dm-cache means it (2.9): no user I/O at the origin, for longer than a second.  Hits do not count.
+
+*Calm* is less: none for a moment.  A client that asks for one thing after the other leaves gaps in which nothing is
+under way, and would find a writeback in front of it after each of them.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from typing import Final
 import trio
 
 QUIET_SECONDS: Final = 1.0
+CALM_SECONDS: Final = 0.02
 _HITS_PER_TICK: Final = 16
 
 
@@ -49,15 +53,26 @@ class Activity:
         """Tell whether the origin has had no user I/O for more than a second."""
         return self.in_flight == 0 and now > self._since + QUIET_SECONDS
 
+    def is_calm(self, now: float) -> bool:
+        """Tell whether the origin has had no user I/O for a moment."""
+        return self.in_flight == 0 and now >= self._since + CALM_SECONDS
+
     def restart_hits(self) -> None:
         """Begin to count inline hits anew, after a tick."""
         self.hits_until_tick = _HITS_PER_TICK
 
     async def give_way(self, patience: float) -> None:
         """Let user I/O at the origin go first, but wait no longer than ``patience`` seconds."""
-        if self.in_flight:
+        if not self.is_calm(trio.current_time()):
             with trio.move_on_after(patience):
+                await self._calm()
+
+    async def _calm(self) -> None:
+        while not self.is_calm(trio.current_time()):
+            if self.in_flight:
                 await self._quiet.wait()
+            else:
+                await trio.sleep_until(self._since + CALM_SECONDS)
 
     def check(self) -> None:
         """Assert that the counts are possible."""

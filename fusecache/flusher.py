@@ -2,6 +2,9 @@
 
 What is dirty when a flush is asked for is what it writes, in the order of the origin; blocks that turn dirty
 meanwhile belong to the next one.  Flushes that are asked for while one runs are joined to it.
+
+Neighbours go together, and keep nobody from writing to them while they do.  What is still dirty after that, because it
+was written to, or failed, or was being migrated, goes alone, and keeps writers out: so there is an end to it.
 """
 
 from __future__ import annotations
@@ -12,9 +15,12 @@ import structlog
 import trio
 from sortedcontainers import SortedSet
 
+from fusecache.config import COPY_RUN
 from fusecache.errors import FusecacheError
 from fusecache.gather import for_each
-from fusecache.mapping import DIRTY
+from fusecache.moves import Order
+from fusecache.traffic import ASKED_FOR
+from policies import Op, Work
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -106,29 +112,49 @@ class Flusher:
                 done, self._done = self._done, trio.Event()
                 done.set()
 
-    def _taken(self) -> Iterator[int]:
+    def _taken(self) -> Iterator[range]:
+        """Take runs of neighbours out of what is to be done."""
+        most = max(1, COPY_RUN // self._volume.geometry.block_size)
         while self._todo:
-            yield self._todo.pop(0)
+            first = self._todo.pop(0)
+            end = first + 1
+            while end - first < most and self._todo and self._todo[0] == end:
+                end += 1
+                self._todo.pop(0)
+            yield range(first, end)
 
-    async def _write(self, oblock: int) -> None:
-        self._writing += 1
-        if await self._clean(oblock):
-            self._failed.discard(oblock)
-        else:
-            self._failed.add(oblock)
-        self._writing -= 1
+    async def _write(self, oblocks: range) -> None:
+        self._writing += len(oblocks)
+        works = [Work(Op.WRITEBACK, oblock, self._dirty_cblock(oblock)) for oblock in oblocks]
+        await self._write_together([work for work in works if work.cblock >= 0])
+        for oblock in oblocks:
+            if await self._clean(oblock):
+                self._failed.discard(oblock)
+            else:
+                self._failed.add(oblock)
+            self._writing -= 1
+
+    async def _write_together(self, works: list[Work]) -> None:
+        await self._volume.traffic.allowed(len(works) * self._volume.geometry.block_size)
+        order = Order(works, None, patience=ASKED_FOR)
+        await self._migrations.moves.write_back(order)
+        for work, error in order.errors.items():
+            log.warning("writeback failed", oblock=work.oblock, error=str(error))
 
     async def _clean(self, oblock: int) -> bool:
-        mapping = self._volume.mapping
         for attempt in range(1, _ATTEMPTS + 1):
-            cblock = mapping.find(oblock)
-            if cblock < 0 or not mapping.flags[cblock] & DIRTY:
+            if self._dirty_cblock(oblock) < 0:
                 return True
             try:
-                await self._migrations.clean(oblock)
+                await self._migrations.moves.clean(oblock)
             except FusecacheError as exc:
                 log.warning("writeback failed", oblock=oblock, attempt=attempt, error=str(exc))
                 await trio.sleep(_RETRY_SECONDS)
             else:
                 return True
         return False
+
+    def _dirty_cblock(self, oblock: int) -> int:
+        """Return where a block is cached, or -1 if it need not be written back."""
+        cblock = self._volume.mapping.find(oblock)
+        return cblock if cblock >= 0 and self._volume.is_dirty(cblock) else -1

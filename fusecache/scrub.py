@@ -94,7 +94,7 @@ class Scrub:
             if volume.mapping.oblock_of[cblock] != oblock:
                 return
             if volume.is_dirty(cblock):
-                await self._migrations.name_lost(oblock, cblock)
+                await self._migrations.moves.name_lost(oblock, cblock)
             else:
                 self._migrations.distrust(oblock)
             raise
@@ -103,7 +103,7 @@ class Scrub:
         if not unchanged or (before is not None and before == found):
             return
         try:
-            if await self._migrations.heal(oblock, cblock):
+            if await self._migrations.moves.heal(oblock, cblock):
                 log.error("rot healed from the origin", oblock=oblock, cblock=cblock)
         except BusyError:
             pass  # it is being migrated; the next round will see it

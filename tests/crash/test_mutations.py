@@ -18,7 +18,7 @@ from fusecache.gather import gather
 from fusecache.locks import BlockLocks
 from fusecache.mapping import COVERED, SAVING, Mapping
 from fusecache.metadata.record import Batch, Row
-from fusecache.migrations import Migrations
+from fusecache.moves import Moves
 from fusecache.resizing import Ledger, Resize, Space
 from fusecache.writing import Writer
 from tests.crash import rig
@@ -54,14 +54,14 @@ def rule_1_commit_before_the_cache_is_flushed(patch: Patch) -> None:
 def rule_2_reuse_before_the_unmapping_is_committed(patch: Patch) -> None:
     """The unmapping is only asked for, and nobody who takes the cache block looks whether it is done."""
 
-    async def unmap(self: Migrations, cblock: int) -> None:
+    async def unmap(self: Moves, cblock: int) -> None:
         self._volume.durability.removing(cblock)
         self._volume.mapping.remove(cblock)
 
     async def vacate(self: Durability, cblock: int) -> None:
         pass
 
-    patch.setattr(Migrations, "_unmap", unmap)
+    patch.setattr(Moves, "unmap", unmap)
     patch.setattr(Durability, "vacate", vacate)
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import trio
 
-from fusecache.activity import QUIET_SECONDS, Activity
+from fusecache.activity import CALM_SECONDS, QUIET_SECONDS, Activity
 from tests.unit.worlds import settle, virtual
 
 
@@ -41,7 +41,7 @@ def test_one_marked_at_a_time() -> None:
 
 
 @virtual
-async def test_giving_way_lasts_until_it_is_quiet() -> None:
+async def test_giving_way_lasts_until_it_is_calm() -> None:
     activity = Activity()
     mark = activity.begin()
 
@@ -52,7 +52,26 @@ async def test_giving_way_lasts_until_it_is_quiet() -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(user)
         await activity.give_way(60)
-        assert trio.current_time() == 2
+        assert trio.current_time() == pytest.approx(2 + CALM_SECONDS)
+
+
+@virtual
+async def test_a_gap_between_two_requests_is_no_calm() -> None:
+    activity = Activity()
+
+    async def user() -> None:
+        for _ in range(10):
+            mark = activity.begin()
+            await trio.sleep(0.5)
+            activity.end(trio.current_time(), mark=mark)
+            await trio.sleep(CALM_SECONDS / 2)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(user)
+        await trio.sleep(0.1)
+        assert not activity.is_calm(trio.current_time())
+        await activity.give_way(60)
+        assert trio.current_time() == pytest.approx(10 * 0.5 + 9 * CALM_SECONDS / 2 + CALM_SECONDS)
 
 
 @virtual
@@ -79,7 +98,7 @@ async def test_several_who_gave_way_all_go_on() -> None:
             nursery.start_soon(activity.give_way, 60)
         await settle()
         activity.end(0, mark=mark)
-    assert trio.current_time() == 0
+    assert trio.current_time() == CALM_SECONDS
 
 
 @pytest.mark.parametrize("name", ["in_flight", "hits_until_tick"])

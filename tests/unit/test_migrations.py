@@ -4,13 +4,15 @@ import itertools
 
 import pytest
 import trio
+from crc32c import crc32c
 
-from fusecache.config import Mode
+from fusecache.config import COPY_RUN, Mode
 from fusecache.errors import BusyError, MetadataError, StoreError
 from fusecache.locks import ALL_OUT, WRITERS_OUT
 from fusecache.mapping import DIRTY
 from fusecache.metadata.record import Batch
-from fusecache.migrations import CHUNK, MAX_RUNNING
+from fusecache.migrations import LANES
+from fusecache.moves import Order
 from policies import Op, Work
 from tests.unit.worlds import BLOCK, MemoryStore, World, settle, virtual
 
@@ -113,7 +115,7 @@ async def test_reads_go_on_while_a_block_is_demoted_and_writes_wait() -> None:
     async with world.running() as nursery:
         world.ask(Op.DEMOTE, 5, 2)
         await trio.sleep(1)
-        assert await world.cache.read(5 * BLOCK, 4) == b"cccc"
+        assert bytes(await world.cache.read(5 * BLOCK, 4)) == b"cccc"
         assert trio.current_time() == 1
         nursery.start_soon(world.cache.write, 5 * BLOCK, b"new!")
         await trio.sleep(5)
@@ -162,7 +164,7 @@ async def test_a_hit_never_waits_for_the_copy_of_another_block() -> None:
     async with world.running():
         world.ask(Op.WRITEBACK, 5, 2)
         await trio.sleep(1)
-        assert await world.cache.read(6 * BLOCK, 4) == b"cccc"
+        assert bytes(await world.cache.read(6 * BLOCK, 4)) == b"cccc"
         await world.cache.write(6 * BLOCK, b"new!")
         assert trio.current_time() == 1
         await trio.sleep(20)
@@ -180,7 +182,7 @@ async def test_nobody_reads_a_cache_block_that_is_being_given_up() -> None:
     async with world.running():
         world.ask(Op.DEMOTE, 5, 2)
         await trio.sleep(1)
-        assert await world.cache.read(5 * BLOCK, 4) == b"oooo"
+        assert bytes(await world.cache.read(5 * BLOCK, 4)) == b"oooo"
         assert trio.current_time() == 10
 
 
@@ -236,7 +238,7 @@ async def test_a_demotion_that_cannot_be_recorded_leaves_the_block_mapped_and_is
         await settle()
         assert world.mapping.find(5) == 2
         assert world.policy.completed == [(Op.DEMOTE, 5, False)]
-        assert await world.cache.read(5 * BLOCK, 4) == b"cccc"
+        assert bytes(await world.cache.read(5 * BLOCK, 4)) == b"cccc"
         world.record.error = None
         for op, oblock, cblock in ((Op.DEMOTE, 5, 2), (Op.PROMOTE, 6, 3)):
             world.ask(op, oblock, cblock)
@@ -295,7 +297,7 @@ async def test_a_block_that_somebody_is_migrating_is_left_to_them() -> None:
 
 @virtual
 async def test_a_bounded_number_runs_side_by_side() -> None:
-    world = World(cache_blocks=20, origin_blocks=30)
+    world = World(cache_blocks=20, origin_blocks=60)
     running = most = 0
 
     async def slow(name: str) -> None:
@@ -309,10 +311,10 @@ async def test_a_bounded_number_runs_side_by_side() -> None:
     world.origin.before = slow
     async with world.running():
         for number in range(20):
-            world.policy.queue.append(Work(Op.PROMOTE, number, number))
+            world.policy.queue.append(Work(Op.PROMOTE, 2 * number, number))
         world.migrations.wake()
         await trio.sleep(60)
-        assert most == MAX_RUNNING
+        assert most == LANES[Op.PROMOTE]
         assert world.mapping.mapped_count == 20
 
 
@@ -451,7 +453,7 @@ async def test_overwrites_of_several_blocks_beside_those_who_wait_for_writers() 
             nursery.start_soon(world.locks.writers_gone)
             nursery.start_soon(world.cache.write, 0, b"n" * 2 * BLOCK)
             nursery.start_soon(world.locks.writers_gone)
-        assert await world.cache.read(0, 2 * BLOCK) == b"n" * 2 * BLOCK
+        assert bytes(await world.cache.read(0, 2 * BLOCK)) == b"n" * 2 * BLOCK
         assert world.mapping.dirty_count == 2
 
 
@@ -523,7 +525,7 @@ async def test_an_invalidation_that_cannot_be_recorded_leaves_the_block_mapped(d
             assert world.mapping.find(5) == 2
             assert world.policy.index == {5: 2}
             assert world.record.rows == {2: (5, dirty)}
-            assert await world.cache.read(5 * BLOCK, 4) == b"cccc"
+            assert bytes(await world.cache.read(5 * BLOCK, 4)) == b"cccc"
             world.record.error = None  # read-only from the first failure on
 
 
@@ -533,35 +535,46 @@ async def test_cleaning_parks_until_the_block_is_free_and_needs_no_policy() -> N
     world.load(5, 2, dirty=True)
     async with world.running() as nursery:
         world.locks.try_exclusive(5, ALL_OUT)
-        nursery.start_soon(world.migrations.clean, 5)
+        nursery.start_soon(world.migrations.moves.clean, 5)
         await settle()
         assert world.mapping.dirty_count == 1
         world.locks.end_exclusive(5)
         await settle()
         assert world.mapping.dirty_count == 0
         assert world.origin_block(5) == b"c" * BLOCK
-        await world.migrations.clean(6)  # not cached
+        await world.migrations.moves.clean(6)  # not cached
         assert world.policy.completed == []
 
 
+@pytest.mark.parametrize("op", [Op.PROMOTE, Op.WRITEBACK, Op.DEMOTE])
 @virtual
-async def test_blocks_larger_than_a_chunk_are_copied_whole() -> None:
-    size = 2 * CHUNK + 3 * BLOCK
-    world = World(cache_blocks=1, origin_blocks=1)
-    object.__setattr__(world.geometry, "block_size", size)
-    source, target = MemoryStore(2 * size), MemoryStore(2 * size)
-    source.data[:] = (bytes(range(251)) * (2 * size // 251 + 1))[: 2 * size]
-    await world.migrations._copy(source, size, target, 0)
-    assert target.data[:size] == source.data[size:]
-    assert target.data[size:] == bytes(size)
-    assert max(length for _, _, length in target.calls) == CHUNK
+async def test_blocks_larger_than_a_run_are_copied_whole(op: Op) -> None:
+    size = 2 * COPY_RUN + 3 * BLOCK
+    world = World(cache_blocks=2, origin_blocks=3, block_size=size)
+    content = (bytes(range(251)) * (size // 251 + 1))[:size]
+    source, start, target, target_start = world.cached, size, world.origin, 2 * size
+    if op is Op.PROMOTE:
+        source, start, target, target_start = target, target_start, source, start
+    else:
+        world.load(2, 1, dirty=True)
+    source.data[start : start + size] = content
+    async with world.running():
+        world.ask(op, 2, 1)
+        await settle()
+        assert target.data[target_start : target_start + size] == content
+        assert len(target.data) == target.size
+        assert world.mapping.find(2) == (-1 if op is Op.DEMOTE else 1)
+        assert op is Op.DEMOTE or world.mapping.sum_of(1) == crc32c(content)
+    assert max(length for _, _, length in world.origin.calls) == COPY_RUN
 
 
 @virtual
 async def test_a_busy_block_is_refused_before_anything_is_touched() -> None:
     world = World()
     world.locks.try_exclusive(5, ALL_OUT)
-    with pytest.raises(BusyError):
-        await world.migrations.promote(Work(Op.PROMOTE, 5, 2))
+    work = Work(Op.PROMOTE, 5, 2)
+    order = Order([work], None)
+    await world.migrations.moves.promote(order)
+    assert isinstance(order.errors[work], BusyError)
     assert not world.origin.calls
     assert not world.cached.calls

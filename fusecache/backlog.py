@@ -1,0 +1,96 @@
+"""Work that the policy has handed out and that nobody does yet: sorted, so that neighbours can be moved together."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sortedcontainers import SortedDict
+
+from policies import Op
+
+if TYPE_CHECKING:
+    from collections.abc import Container
+
+    from policies import Work
+
+
+class Backlog:
+    """Items of work, by what they ask for and by origin block.
+
+    Items of one kind are taken in the order of the origin, from where the last one ended, and at the end from the
+    beginning again (C-LOOK); kinds take turns as their oldest items came.
+
+    :param most: neighbours that can be moved together, at least 1.
+    """
+
+    __slots__ = ("_ends", "_most", "_sorted", "_turns")
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._sorted: dict[Op, SortedDict[int, Work]] = {op: SortedDict() for op in Op}
+        self._ends = dict.fromkeys(Op, 0)
+        self._turns: dict[Work, None] = {}
+        """All items, the oldest first."""
+
+    def __len__(self) -> int:
+        return len(self._turns)
+
+    def add(self, work: Work) -> None:
+        """Add an item; there is none for its block yet."""
+        assert work.oblock not in self._sorted[work.op]
+        self._sorted[work.op][work.oblock] = work
+        self._turns[work] = None
+
+    def next_run(self, ops: Container[Op]) -> list[Work]:
+        """Tell what to do next of these kinds: items of neighbouring blocks, in order, or none; they stay here.
+
+        Demotions share nothing but their commit, and come one by one.
+        """
+        op = next((work.op for work in self._turns if work.op in ops), None)
+        if op is None:
+            return []
+        items = self._sorted[op]
+        start = items.bisect_left(self._ends[op])
+        if start == len(items):
+            start = 0
+        oblocks = items.keys()
+        most = 1 if op is Op.DEMOTE else min(self._most, len(items) - start)
+        first = oblocks[start]
+        count = 1
+        while count < most and oblocks[start + count] == first + count:
+            count += 1
+        return [items[first + number] for number in range(count)]
+
+    def take(self, run: list[Work]) -> list[Work]:
+        """Take items out that are about to be done; returns those that were still here."""
+        present = [work for work in run if work in self._turns]
+        for work in present:
+            self.remove(work)
+            self._ends[work.op] = work.oblock + 1
+        return present
+
+    def remove(self, work: Work) -> None:
+        """Take one item out."""
+        del self._turns[work]
+        del self._sorted[work.op][work.oblock]
+
+    def find(self, cblock: int) -> Work | None:
+        """Return the item for a cache block, if there is one.  O(n)."""
+        return next((work for work in self._turns if work.cblock == cblock), None)
+
+    def clear(self) -> list[Work]:
+        """Take everything out."""
+        taken = list(self._turns)
+        self._turns.clear()
+        for items in self._sorted.values():
+            items.clear()
+        return taken
+
+    def check(self) -> None:
+        """Assert that both views agree."""
+        for op, items in self._sorted.items():
+            for oblock, work in items.items():
+                assert work.oblock == oblock
+                assert work.op is op
+                assert work in self._turns
+        assert sum(map(len, self._sorted.values())) == len(self._turns)
