@@ -1,0 +1,104 @@
+"""Large caches that are full, made in seconds: sparse files, and metadata that says what lies where."""
+
+from __future__ import annotations
+
+import os
+import random
+import uuid
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from fusecache.binding import Identity
+from fusecache.durability import region_blocks_for
+from fusecache.metadata.database import Database
+from fusecache.metadata.record import Batch
+from fusecache.stamp import DATA_START, write_stamp
+
+_AT_ONCE: Final = 100_000
+_SPREAD: Final = 0x9E3779B1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """What to make.
+
+    :ivar image_bytes: size of the origin.
+    :ivar blocks: how many blocks the cache has.
+    :ivar used: how many of them are mapped: all of them, or none.
+    :ivar dirty_every: every how manyth is dirty; 0 for none.
+    """
+
+    image_bytes: int
+    block_size: int
+    blocks: int
+    used: int
+    dirty_every: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the files of a mount are, and the directory that it is mounted on."""
+
+    directory: Path
+
+    @property
+    def origin(self) -> Path:
+        """The image to be cached."""
+        return self.directory / "origin"
+
+    @property
+    def cache(self) -> Path:
+        """The cache."""
+        return self.directory / "cache"
+
+    @property
+    def metadata(self) -> Path:
+        """What lies where in it."""
+        return self.directory / "metadata"
+
+    @property
+    def mountpoint(self) -> Path:
+        """Where the image is to appear."""
+        return self.directory / "mnt"
+
+
+def make_place(directory: Path, layout: Layout) -> tuple[Place, array[int]]:
+    """Make a place as an unmounted cache leaves it; returns it, and the block of the origin in each block in use."""
+    place = Place(directory)
+    place.mountpoint.mkdir(parents=True)
+    identity = str(uuid.uuid4())
+    cache_bytes = DATA_START + layout.blocks * layout.block_size
+    with place.origin.open("w+b") as origin, place.cache.open("w+b") as cache:
+        origin.truncate(layout.image_bytes)
+        os.fsync(origin.fileno())
+        cache.truncate(cache_bytes)
+        write_stamp(cache.fileno(), identity)
+        origin_is = Identity.of(place.origin.resolve(), origin.fileno())
+    values = {
+        "uuid": identity,
+        "block_size": str(layout.block_size),
+        "cache_blocks": str(layout.blocks),
+        "cache_bytes": str(cache_bytes),
+        "region_blocks": str(region_blocks_for(layout.blocks)),
+        "clean_shutdown": "1",
+        "needs_check": "0",
+        "image_bytes": str(layout.image_bytes),
+        **origin_is.values(),
+    }
+    oblocks = array("q", random.Random(1).sample(range(layout.image_bytes // layout.block_size), layout.used))
+    database = Database.create(place.metadata, values)
+    try:
+        for start in range(0, layout.used, _AT_ONCE):
+            database.apply(Batch(mapped=list(_rows(oblocks, range(start, min(start + _AT_ONCE, layout.used)), layout))))
+    finally:
+        database.close()
+    return place, oblocks
+
+
+def _rows(oblocks: array[int], cblocks: range, layout: Layout) -> Iterator[tuple[int, int, bool, int | None]]:
+    for cblock in cblocks:
+        dirty = bool(layout.dirty_every) and cblock % layout.dirty_every == 0
+        yield cblock, oblocks[cblock], dirty, None if dirty else cblock * _SPREAD % 2**32

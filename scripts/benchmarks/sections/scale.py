@@ -1,0 +1,215 @@
+"""How it grows with the cache: mounting with a full map, memory, and the time of a hit.
+
+Files are sparse, so that terabytes fit anywhere; maps are random.  *empty* is a cache of the same size with nothing in
+it, *tiny* one of 100 blocks, all in use; all have images of one size.  Memory is the proportional set size of the
+daemon.  Hits are reads of 4 KiB, of one block after the other at random, whose pages are in the page cache; the full
+and the tiny mount are read by turns.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import time
+from array import array
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from fusecache.stamp import DATA_START
+from scripts.benchmarks.full_maps import Layout, Place, make_place
+from scripts.benchmarks.rig import RigError
+from scripts.benchmarks.rig import run as run_command
+from scripts.benchmarks.suite.context import Context
+from scripts.benchmarks.suite.figure import Figure, compared
+
+KIB: Final = 2**10
+GIB: Final = 2**30
+TIB: Final = 2**40
+PAGE: Final = 4096
+TINY_BLOCKS: Final = 100
+MOUNT_SECONDS: Final = 3.0
+BYTES_PER_BLOCK: Final = 64.0
+HIT_RATIO: Final = 1.2
+END_SECONDS: Final = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """One size of cache; ``is_judged``: the targets are of this one."""
+
+    blocks: int
+    block_size: int
+    image_bytes: int
+    is_judged: bool
+
+    @property
+    def name(self) -> str:
+        """Say which it is."""
+        return f"{self.blocks:,} blocks of {self.block_size // KIB} KiB"
+
+
+LARGE: Final = Size(100 * GIB // (256 * KIB), 256 * KIB, TIB, is_judged=True)
+HUGE: Final = Size(4_000_000, 64 * KIB, TIB, is_judged=False)
+SMALL: Final = Size(1000, 64 * KIB, GIB, is_judged=False)
+
+
+def run(context: Context) -> Iterator[Figure]:
+    """Measure each size."""
+    for size in context.pick(full=(LARGE, HUGE), quick=(LARGE,), smoke=(SMALL,)):
+        with context.scratch(on_disk=True) as scratch:
+            yield from _measure(context, scratch, size)
+
+
+def _measure(context: Context, scratch: Path, size: Size) -> Iterator[Figure]:
+    def layout(blocks: int, used: int) -> Layout:
+        return Layout(image_bytes=size.image_bytes, block_size=size.block_size, blocks=blocks, used=used)
+
+    context.say(f"scale: making {size.name}")
+    full, oblocks = make_place(scratch / "full", layout(size.blocks, size.blocks))
+    empty, _ = make_place(scratch / "empty", layout(size.blocks, 0))
+    tiny, tiny_oblocks = make_place(scratch / "tiny", layout(TINY_BLOCKS, TINY_BLOCKS))
+    yield from _times(context, size, full, empty)
+    with _mounted(full) as full_pid, _mounted(tiny) as tiny_pid, _mounted(empty) as empty_pid:
+        memory = {"full": _memory(full_pid), "empty": _memory(empty_pid), "tiny": _memory(tiny_pid)}
+        yield from _grown(size, "memory", memory)
+        some = _sample(oblocks, context.pick(full=size.blocks, quick=100_000, smoke=500))
+        rounds = _hits(context, {"tiny": (tiny, _sample(tiny_oblocks, TINY_BLOCKS)), "full": (full, some)}, size)
+        limit = {"full": HIT_RATIO} if size.is_judged else None
+        yield from compared(f"{size.name}: a hit", rounds, unit="µs", baseline="tiny", at_most=limit)
+        memory |= {"full": _memory(full_pid), "tiny": _memory(tiny_pid)}
+        yield from _grown(size, "memory after these hits", memory)
+
+
+def _times(context: Context, size: Size, full: Place, empty: Place) -> Iterator[Figure]:
+    """Mount and unmount, after a clean end and after a crash."""
+    mounts: dict[str, list[float]] = {"full": [], "empty": []}
+    ends: dict[str, list[float]] = {"full": [], "empty": []}
+    crashed: list[float] = []
+    for _ in range(context.rounds):
+        for name, place in (("full", full), ("empty", empty)):
+            mounts[name].append(_mount(place))
+            ends[name].append(_timed("fusecache", "unmount", place.mountpoint))
+        with _mounted(full) as pid:
+            os.kill(pid, signal.SIGKILL)
+        crashed.append(_mount(full))
+        run_command("fusecache", "unmount", full.mountpoint)
+    for what, times in (("mount", mounts), ("unmount", ends), ("mount after kill -9", {"full": crashed})):
+        for name, values in times.items():
+            yield Figure(
+                name=f"{size.name}: {what}",
+                system=name,
+                value=sorted(values)[len(values) // 2],
+                unit="s",
+                rounds=tuple(values),
+                at_most=MOUNT_SECONDS if name == "full" and size.is_judged else None,
+            )
+
+
+def _grown(size: Size, name: str, memory: dict[str, int]) -> Iterator[Figure]:
+    for system, measured in memory.items():
+        yield Figure(name=f"{size.name}: {name}", system=system, value=measured / 2**20, unit="MiB")
+    for other in ("empty", "tiny"):
+        yield Figure(
+            name=f"{size.name}: {name} above {other}",
+            system="full",
+            value=(memory["full"] - memory[other]) / size.blocks,
+            unit="B/block",
+            at_most=BYTES_PER_BLOCK if size.is_judged else None,
+        )
+
+
+def _sample(oblocks: array[int], count: int) -> list[tuple[int, int]]:
+    """Choose ``(oblock, cblock)`` at random; all of them if there are no more."""
+    cblocks = random.Random(2).sample(range(len(oblocks)), min(count, len(oblocks)))
+    return [(oblocks[cblock], cblock) for cblock in cblocks]
+
+
+def _hits(
+    context: Context, places: dict[str, tuple[Place, list[tuple[int, int]]]], size: Size
+) -> dict[str, list[float]]:
+    """Read by turns; return the microseconds of a hit in each round."""
+    for place, blocks in places.values():
+        _warm(place, [cblock for _, cblock in blocks], size.block_size)
+    count = context.pick(full=20_000, quick=5_000, smoke=200)
+    rounds: dict[str, list[float]] = {name: [] for name in places}
+    rng = random.Random(3)
+    for turn in range(2 * context.rounds + 1):
+        for name, (place, blocks) in places.items():
+            offsets = [oblock * size.block_size for oblock, _ in rng.choices(blocks, k=count)]
+            before = _hit_count(place)
+            fd = os.open(place.mountpoint / "image", os.O_RDONLY)
+            try:
+                began = time.perf_counter()
+                for offset in offsets:
+                    os.pread(fd, PAGE, offset)
+                taken = time.perf_counter() - began
+            finally:
+                os.close(fd)
+            if _hit_count(place) - before < count:
+                msg = f"scale: not all of {count} reads of the {name} cache were hits"
+                raise RigError(msg)
+            if turn:  # the first one is for warming up
+                rounds[name].append(taken / count * 1e6)
+    return rounds
+
+
+def _warm(place: Place, cblocks: list[int], block_size: int) -> None:
+    """Have the first page of each of these blocks in the page cache."""
+    fd = os.open(place.cache, os.O_RDONLY)
+    try:
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)  # no read-ahead
+        for cblock in sorted(cblocks):
+            os.pread(fd, PAGE, DATA_START + cblock * block_size)
+    finally:
+        os.close(fd)
+
+
+def _hit_count(place: Place) -> int:
+    return int(json.loads(os.getxattr(place.mountpoint / "image", "user.fusecache.stats"))["read_hits"])
+
+
+def _timed(*command: str | Path) -> float:
+    began = time.perf_counter()
+    run_command(*command)
+    return time.perf_counter() - began
+
+
+def _mount(place: Place) -> float:
+    """Mount; return how many seconds it took."""
+    files = ("--cache", place.cache, "--metadata", place.metadata)
+    return _timed("fusecache", "mount", place.origin, place.mountpoint, *files)
+
+
+@contextmanager
+def _mounted(place: Place) -> Iterator[int]:
+    """Have it mounted; yields the daemon's process id.  The body may kill it."""
+    _mount(place)
+    pid = int(json.loads(os.getxattr(place.mountpoint / "image", "user.fusecache.stats"))["pid"])
+    try:
+        yield pid
+    finally:
+        run_command("fusermount3", "-u", "-z", place.mountpoint)
+        _wait_for_end(pid)
+
+
+def _wait_for_end(pid: int) -> None:
+    deadline = time.monotonic() + END_SECONDS
+    while Path(f"/proc/{pid}").exists():
+        if time.monotonic() > deadline:
+            msg = f"scale: the daemon {pid} does not end"
+            raise RigError(msg)
+        time.sleep(0.02)
+
+
+def _memory(pid: int) -> int:
+    """Return the bytes of memory that a process takes, its part of what it shares included."""
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1]) * KIB
+    msg = f"scale: no memory figures of {pid}"
+    raise RigError(msg)
