@@ -120,15 +120,13 @@ def test_json_says_what_is_met() -> None:
     assert found["figures"][1]["rounds"] == [120, 55, 100]
 
 
-def test_only_ratios_are_drawn(tmp_path: Path) -> None:
-    target = tmp_path / "plot.png"
-    of_section = [
-        Figure(section="hits", name="a", system="b", value=1, ratio=2),
-        Figure(section="slow", name="a", value=1),
-    ]
-    assert draw(of_section, {"hits": "Hits", "slow": "Slow"}, target)
+def test_speeds_that_have_a_ratio_are_drawn(tmp_path: Path) -> None:
+    target, sections = tmp_path / "plot.png", ["hits", "slow"]
+    speed = Figure(section="hits", name="a", system="b", value=1, unit="1/s", ratio=2)
+    others = [Figure(section="slow", name="a", value=1, unit="1/s"), Figure(section="hits", name="c", value=1, ratio=3)]
+    assert draw([speed, *others], sections, target)
     assert target.read_bytes().startswith(b"\x89PNG")
-    assert not draw(of_section[1:], {"hits": "Hits", "slow": "Slow"}, tmp_path / "none.png")
+    assert not draw(others, sections, tmp_path / "none.png")
     assert not (tmp_path / "none.png").exists()
 
 

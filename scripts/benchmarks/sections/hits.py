@@ -1,7 +1,8 @@
 """What a request costs where all that is asked for lies in a warm cache.
 
 All systems are mounted at once and measured by turns; those that are no caches serve the image itself.  The requests go
-to a range that is in the cache and was written before, so nothing is promoted and no region is newly dirtied.
+to a range that is in the cache and was written before, so nothing is promoted and no region is newly dirtied.  Before
+each turn, all wait until none does anything for a turn that is over, such as writing back.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from scripts.benchmarks.sections import verify
 from scripts.benchmarks.suite.context import Context
 from scripts.benchmarks.suite.figure import Figure, compared
 from scripts.benchmarks.suite.fio import Job, Result, fio
+from scripts.benchmarks.suite.processes import wait_until_idle
 from scripts.benchmarks.suite.systems import BARE, FUSECACHE, NONE, Exposed, Sizes
 from scripts.benchmarks.suite.warm import warm_systems
 
@@ -97,8 +99,9 @@ def measured(
     context: Context, opened: dict[str, Exposed], scratch: Path, warm_bytes: int
 ) -> dict[Workload, dict[str, list[Result]]]:
     """Measure by turns: in each round each workload, each on every system; another system begins each time."""
-    seconds = context.pick(full=1.5, quick=0.4, smoke=0.1)
+    seconds = context.pick(full=1.0, quick=0.4, smoke=0.1)
     names = list(opened)
+    pids = [pid for exposed in opened.values() for pid in exposed.pids]
     rounds: dict[Workload, dict[str, list[Result]]] = defaultdict(lambda: {name: [] for name in names})
     for number in range(context.rounds):
         for workload in WORKLOADS:
@@ -114,6 +117,6 @@ def measured(
             )
             first = number % max(1, len(names))
             for name in (*names[first:], *names[:first]):
-                result = fio(opened[name].image, job, scratch / name)
-                rounds[workload][name].append(result)
+                wait_until_idle(pids)
+                rounds[workload][name].append(fio(opened[name].image, job, scratch / name))
     return rounds

@@ -6,26 +6,25 @@ is installed) makes everything slow.  All are for one request.
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Final
 
 from scripts.benchmarks.suite.context import Context
 from scripts.benchmarks.suite.figure import Figure
 from scripts.benchmarks.suite.fio import Job, fio
+from scripts.benchmarks.suite.processes import Usage, usage, wait_until_idle
 from scripts.benchmarks.suite.systems import BARE, FUSECACHE, NONE, SYSTEMS, Exposed, Sizes
 from scripts.benchmarks.suite.warm import warm_systems
 
 KIB: Final = 2**10
 MIB: Final = 2**20
 WARM_BYTES: Final = 16 * MIB
-TICKS: Final = os.sysconf("SC_CLK_TCK")
 CASES: Final = (
     ("read", "randread", 1),
     ("read", "randread", 16),
@@ -37,36 +36,12 @@ RARE: Final = 0.02
 ATTACH_SECONDS: Final = 0.3
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """What processes have used: seconds of processor time, and task switches, by waiting and by being preempted."""
-
-    user: float
-    kernel: float
-    waits: float
-    preemptions: float
-
-
 TITLES: Final = {
     "user": "processor time, user",
     "kernel": "processor time, kernel",
     "waits": "task switches to wait",
     "preemptions": "task switches by force",
 }
-
-
-def usage(pids: Sequence[int]) -> Usage:
-    """Read what processes, with all their threads, have used so far."""
-    user = kernel = waits = preemptions = 0
-    for pid in pids:
-        words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        user += int(words[11])
-        kernel += int(words[12])
-        for status in Path(f"/proc/{pid}/task").glob("*/status"):
-            lines = dict(line.split(":") for line in status.read_text().splitlines() if "ctxt_switches" in line)
-            waits += int(lines["voluntary_ctxt_switches"])
-            preemptions += int(lines["nonvoluntary_ctxt_switches"])
-    return Usage(user / TICKS, kernel / TICKS, waits, preemptions)
 
 
 def run(context: Context) -> Iterator[Figure]:
@@ -94,6 +69,7 @@ def run(context: Context) -> Iterator[Figure]:
 
 def counted(case: str, name: str, exposed: Exposed, job: Job, directory: Path) -> Iterator[Figure]:
     """Count processor time and task switches."""
+    wait_until_idle(exposed.pids)
     before = usage(exposed.pids)
     operations = fio(exposed.image, job, directory).operations
     after = usage(exposed.pids)

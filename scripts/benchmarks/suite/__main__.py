@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import re
 import shutil
 import signal
 import subprocess
@@ -31,7 +32,7 @@ DEFAULT_SYSTEMS: Final = {
     Effort.QUICK: (NONE, BARE, FUSECACHE, "qemu"),
     Effort.SMOKE: (NONE, BARE, FUSECACHE),
 }
-ROUNDS: Final = {Effort.FULL: 5, Effort.QUICK: 3, Effort.SMOKE: 1}
+ROUNDS: Final = {Effort.FULL: 7, Effort.QUICK: 3, Effort.SMOKE: 1}
 FAST_ROOM: Final = 4 * 2**30
 """How much has to be free in memory for caches and images to lie there."""
 
@@ -64,7 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.plot:
         from scripts.benchmarks.suite.plot import draw  # noqa: PLC0415 - takes a second, and few ask for it
 
-        draw(figures, titles, options.plot)
+        draw(figures, list(titles), options.plot)
     output = Console(highlight=False, width=None if sys.stdout.isatty() else 150)
     judged = [figure for figure in figures if figure.is_met is not None]
     output.print(f"targets met: {sum(bool(figure.is_met) for figure in judged)} of {len(judged)}")
@@ -124,7 +125,8 @@ def gather_facts(context: Context) -> dict[str, str]:
     for program, option in commands:
         if shutil.which(program):
             lines = subprocess.run([program, option], capture_output=True, text=True, check=False).stdout.splitlines()
-            facts[program] = lines[0].removeprefix(program).strip(" -v") if lines else "?"
+            found = re.search(r"\d+(\.\d+)+", lines[0]) if lines else None
+            facts[program] = found[0] if found else "?"
     return facts
 
 
@@ -175,7 +177,7 @@ def _parser() -> argparse.ArgumentParser:
     effort.add_argument("--smoke", action="store_true", help="seconds: shows whether all works, proves nothing")
     parser.add_argument("--sections", type=_names_of(SECTIONS), metavar="NAME,...", help="all unless told")
     parser.add_argument("--systems", type=_names_of(SYSTEMS), metavar="NAME,...", help="those installed unless told")
-    parser.add_argument("--rounds", type=int, metavar="N", help="of what is compared by turns: 5, quick 3")
+    parser.add_argument("--rounds", type=int, metavar="N", help="of what is compared by turns: 7, quick 3")
     parser.add_argument("--fast", type=Path, metavar="DIR", help="for images and caches: /dev/shm, if 4 GiB are free")
     parser.add_argument("--disk", type=Path, metavar="DIR", help="where an fsync takes time: /var/tmp")
     for kind in ("json", "markdown", "rst", "plot"):

@@ -1,4 +1,4 @@
-"""Draw the figures that have a ratio: bars for each system, a panel for each section."""
+"""Draw how many times as fast as the baseline each system is: a panel for each section, a bar for each system."""
 
 from __future__ import annotations
 
@@ -9,57 +9,73 @@ from typing import Final
 import matplotlib as mpl
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from scripts.benchmarks.suite.figure import Figure
 
-_ROW_INCHES: Final = 0.17
-_PANEL_INCHES: Final = 0.9
+_BAR_INCHES: Final = 0.16
+_PANEL_INCHES: Final = 1.0
+_GAP: Final = 0.8
+"""Between groups of bars, in bars."""
 
 
-def draw(figures: Sequence[Figure], titles: Mapping[str, str], target: Path) -> bool:
-    """Draw into a file, of the kind that its name says; return whether there was anything to draw."""
-    panels = {
-        section: rated for section in titles if (rated := [f for f in figures if f.section == section and f.ratio])
+def draw(figures: Sequence[Figure], sections: Sequence[str], target: Path) -> bool:
+    """Draw the speeds that have a ratio into a file, of the kind that its name says; return whether there are any."""
+    of_sections = {
+        section: [item for item in figures if item.section == section and item.unit.endswith("/s")]
+        for section in sections
     }
+    panels = {section: panel for section, panel in of_sections.items() if any(item.ratio for item in panel)}
     if not panels:
         return False
     mpl.use("Agg")
-    heights = [_PANEL_INCHES + _ROW_INCHES * len(rated) for rated in panels.values()]
-    size = (9, sum(heights))
-    figure, all_axes = plt.subplots(
-        len(panels), figsize=size, layout="constrained", squeeze=False, height_ratios=heights
+    heights = [_PANEL_INCHES + _BAR_INCHES * sum(bool(item.ratio) for item in panel) for panel in panels.values()]
+    picture, all_axes = plt.subplots(
+        len(panels), figsize=(9, sum(heights)), layout="constrained", squeeze=False, height_ratios=heights
     )
-    systems = list(dict.fromkeys(item.system for rated in panels.values() for item in rated))
+    systems = list(dict.fromkeys(item.system for panel in panels.values() for item in panel if item.ratio))
     colours = {system: f"C{number}" for number, system in enumerate(systems)}
-    for axes, (section, rated) in zip(all_axes[:, 0], panels.items(), strict=True):
-        _draw_panel(axes, rated, colours)
-        axes.set_title(f"{section}: {titles[section]}", fontsize=10, loc="left")
-    figure.savefig(target, dpi=110)
-    plt.close(figure)
+    for axes, (section, panel) in zip(all_axes[:, 0], panels.items(), strict=True):
+        _draw_panel(axes, panel, colours)
+        axes.set_title(section, fontsize=10, loc="left")
+    picture.savefig(target, dpi=110)
+    plt.close(picture)
     return True
 
 
-def _draw_panel(axes: Axes, rated: Sequence[Figure], colours: Mapping[str, str]) -> None:
-    """Draw a bar for each figure, those of one thing measured next to each other."""
+def _draw_panel(axes: Axes, panel: Sequence[Figure], colours: Mapping[str, str]) -> None:
+    """Draw bars that begin at 1, on a logarithmic scale: twice and half are as long."""
+    rated = [item for item in panel if item.ratio]
+    baselines = dict.fromkeys(item.system for item in panel if not item.ratio and not item.note)
+    ticks: dict[str, float] = {}
     place = 0.0
-    ticks: list[float] = []
-    names = list(dict.fromkeys(item.name for item in rated))
-    for name in names:
+    for name in dict.fromkeys(item.name for item in rated):
         group = [item for item in rated if item.name == name]
-        ticks.append(place + (len(group) - 1) / 2)
+        ticks[name] = place + (len(group) - 1) / 2
         for item in group:
-            ratio = item.ratio or 0.0
-            axes.barh(place, ratio, color=colours[item.system], height=0.9, label=item.system)
-            axes.annotate(f" {ratio:.2f}", (ratio, place), va="center", fontsize=7)
+            ratio = item.ratio or 1.0
+            axes.barh(place, ratio - 1, left=1, color=colours[item.system], height=0.9, label=item.system)
+            axes.annotate(
+                f"{ratio:.2f}",
+                (ratio, place),
+                xytext=(3 if ratio >= 1 else -3, 0),
+                textcoords="offset points",
+                ha="left" if ratio >= 1 else "right",
+                va="center",
+                fontsize=7,
+            )
             place += 1
-        place += 0.8
-    axes.set_yticks(ticks, names, fontsize=8)
-    axes.invert_yaxis()
-    axes.axvline(1, color="0.4", linestyle="--", linewidth=1)
-    ratios = [item.ratio for item in rated if item.ratio]
-    if max(ratios) > 10 * min(ratios):
-        axes.set_xscale("log")
-    axes.margins(x=0.08)
+        place += _GAP
+    axes.set_yticks(list(ticks.values()), list(ticks), fontsize=8)
+    axes.set_ylim(max(place, 3), -1)  # downwards
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel(f"times as fast as {', '.join(baselines)}", fontsize=8)
+    axes.tick_params(axis="x", labelsize=8)
+    axes.axvline(1, color="0.3", linewidth=1)
+    axes.margins(x=0.1)
     axes.spines[["top", "right"]].set_visible(False)
     handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-    axes.legend(handles.values(), handles.keys(), frameon=False, fontsize=7, loc="best")
+    axes.legend(list(handles.values()), list(handles), frameon=False, fontsize=7, loc="best")
