@@ -183,6 +183,7 @@ class Moves:
                 volume.mapping.set_sum(work.cblock, crc)
                 volume.policy.clear_dirty(work.cblock)
                 held.release(work.oblock)
+        await self._forget_at_origin(order, stretch)
 
     async def write_back(self, order: Order) -> None:
         """Copy dirty blocks to the origin; they stay mapped, and turn clean, or stay dirty if written meanwhile."""
@@ -218,6 +219,12 @@ class Moves:
             self._volume.require_work(work)
             await self.copy_back(work.oblock, work.cblock, order.patience)
             order.done(work)
+        await self._forget_at_origin(order, range(1))
+
+    async def _forget_at_origin(self, order: Order, stretch: range) -> None:
+        """Let what the cache has by now leave the memory of the origin: it would be there twice."""
+        size = self._volume.geometry.block_size
+        await self._volume.origin.forget(order.works[stretch.start].oblock * size, len(stretch) * size)
 
     async def _begin_saving(self, work: Work, content: memoryview) -> int:
         """Take a copy of a dirty block from which writers are kept out, and let them in; returns its sum."""
@@ -257,6 +264,7 @@ class Moves:
                     self._saved(work.oblock, work.cblock, crc)
                 order.done(work, not volume.is_dirty(work.cblock))
             held.release(work.oblock)
+        await self._forget_at_origin(order, stretch)
 
     async def demote(self, order: Order) -> None:
         """Unmap a block, writing it back first if it has become dirty; its cache block is free when that is durable."""
