@@ -21,7 +21,9 @@ import stat
 import uuid
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from functools import partial
+from time import monotonic, sleep
+from typing import TYPE_CHECKING, Final
 
 from fusecache.claim import Claim, remove_claim, write_claim
 from fusecache.config import PageCache
@@ -33,6 +35,7 @@ from fusecache.sizes import format_size
 from fusecache.stamp import DATA_START, read_stamp, write_stamp
 from fusecache.stores.direct import open_past_page_cache
 from fusecache.stores.file import FileStore, size_of
+from fusecache.stores.ring import make_engines
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,17 +43,31 @@ if TYPE_CHECKING:
     from fusecache.geometry import Geometry
     from fusecache.resizing import Resize
     from fusecache.stores.base import Store
+    from fusecache.stores.engine import Engine
+
+
+_LAST_IO_SECONDS: Final = 1.0
 
 
 def lock(fd: int, path: Path) -> None:
-    """Lock an open file for this mount alone, until it is closed; raises BusyError."""
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as exc:
-        if exc.errno != errno.EWOULDBLOCK:
-            msg = f"cannot lock {path}: {exc.strerror}"
-            raise StoreError(msg) from exc
-        raise _in_use(path) from exc
+    """Lock an open file for this mount alone, until it is closed; raises BusyError.
+
+    Of a process that was killed the last I/O may go on, and the lock with it, when the process is gone already; so that
+    much time is given.
+    """
+    deadline = monotonic() + _LAST_IO_SECONDS
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as exc:
+            if exc.errno != errno.EWOULDBLOCK:
+                msg = f"cannot lock {path}: {exc.strerror}"
+                raise StoreError(msg) from exc
+            if monotonic() > deadline:
+                raise _in_use(path) from exc
+            sleep(_LAST_IO_SECONDS / 100)
+        else:
+            return
 
 
 def _in_use(path: Path) -> BusyError:
@@ -96,6 +113,8 @@ class Binding:
     cache: Store
     database: Database
     geometry: Geometry
+    engine: str
+    """What does the I/O that waits."""
     region_blocks: int
     uuid: str
     was_clean: bool
@@ -209,10 +228,12 @@ class Plan:
         size = self.geometry.cache_blocks * self.geometry.block_size
         with ExitStack() as undo:
             cache_fd = self._provide_cache(undo)
-            origin = self._open_store(
-                page_cache, self.origin_fd, f"origin {self.origin_path}", self.geometry.image_bytes
-            )
-            cache = self._open_store(page_cache, cache_fd, f"cache {self.cache_path}", size, DATA_START)
+            engines = make_engines(2)
+            for engine in engines:
+                self.resources.callback(engine.close)
+            open_store = partial(self._open_store, page_cache)
+            origin = open_store(engines[0], self.origin_fd, f"origin {self.origin_path}", self.geometry.image_bytes)
+            cache = open_store(engines[1], cache_fd, f"cache {self.cache_path}", size, DATA_START)
             database = self.database if self.database is not None else self._create_metadata(undo)
             if self.resize is not None:
                 self.resize.carry_out(database, CacheSpace(cache_fd, self.cache_path, self.geometry.block_size))
@@ -225,6 +246,7 @@ class Plan:
             cache=cache,
             database=database,
             geometry=self.geometry,
+            engine=engines[0].name,
             region_blocks=int(values["region_blocks"]),
             uuid=values["uuid"],
             was_clean=values["clean_shutdown"] == "1",
@@ -237,10 +259,12 @@ class Plan:
             _created=created,
         )
 
-    def _open_store(self, page_cache: PageCache, fd: int, name: str, size: int, start: int = 0) -> Store:
+    def _open_store(
+        self, page_cache: PageCache, engine: Engine, fd: int, name: str, size: int, start: int = 0
+    ) -> Store:
         if page_cache is PageCache.STORES:
-            return FileStore(fd, name=name, size=size, start=start)
-        return open_past_page_cache(fd, name=name, size=size, start=start, resources=self.resources)
+            return FileStore(fd, name=name, size=size, start=start, engine=engine)
+        return open_past_page_cache(fd, name=name, size=size, start=start, resources=self.resources, engine=engine)
 
     def _provide_cache(self, undo: ExitStack) -> int:
         """Return the cache's descriptor, with its space taken if it is a new one."""

@@ -169,6 +169,7 @@ class Control:
             **volume.stats.as_dict(),
             mode=volume.mode,
             page_cache=self._config.page_cache,
+            engine=self._binding.engine,
             policy=volume.policy.name,
             policy_values=volume.policy.config_values(),
             migration_threshold=volume.migration_threshold,

@@ -109,6 +109,8 @@ class Status:
     """What happens to writes."""
     page_cache: PageCache
     """What the host's page cache holds."""
+    engine: str
+    """What does the I/O that waits: ``io_uring`` or ``threads``."""
     policy: str
     """Real name of the replacement policy."""
     policy_values: dict[str, str]

@@ -51,23 +51,26 @@ _STATX_BYTES: Final = 256
 _STATX_OFFSET_ALIGN: Final = 156
 
 
-def open_past_page_cache(fd: int, *, name: str, size: int, start: int = 0, resources: ExitStack) -> Store:
+def open_past_page_cache(
+    fd: int, *, name: str, size: int, start: int = 0, resources: ExitStack, engine: Engine | None = None
+) -> Store:
     """Make a store over an open file, of which nothing stays in the host's page cache.
 
     A file on a file system that is all memory is there once as it is.
 
     :param fd: stays the caller's, and may have been used before; what the page cache has of it is dropped.
     :param resources: closes what is opened here.
+    :param engine: does all of its I/O; threads of the store's own unless given.
     :raises RefusedError: its file system cannot do that.
     """
-    file = FileStore(fd, name=name, size=size, start=start)
+    file = FileStore(fd, name=name, size=size, start=start, engine=engine)
     if is_in_memory(fd):
         return file
     try:
         direct = os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_CLOEXEC | os.O_DIRECT)
         resources.callback(os.close, direct)
         unit = unit_of(direct)
-        store = DirectStore(file, direct, start=start, unit=unit)
+        store = DirectStore(file, direct, start=start, unit=unit, engine=engine)
         store.probe()
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
     except OSError as exc:

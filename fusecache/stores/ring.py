@@ -161,13 +161,21 @@ class RingEngine:
             self._reaper = None
 
 
-def make_engine() -> Engine:
-    """Return the fastest engine that works here: io_uring, else threads."""
+def make_engines(count: int) -> list[Engine]:
+    """Make engines of the fastest kind that works here: io_uring, else threads.
+
+    Each store is to have one of its own, so that one that hangs does not take the room of the others.
+    """
+    rings: list[Engine] = []
     try:
-        return RingEngine()
+        for _ in range(count):
+            rings.append(RingEngine())  # noqa: PERF401 - those made before one fails have to be closed
     except OSError as exc:
         log.warning("no io_uring: threads do the I/O that waits", reason=exc.strerror)
-        return ThreadEngine()
+        for ring in rings:
+            ring.close()
+        return [ThreadEngine() for _ in range(count)]
+    return rings
 
 
 def _refuse(_: object) -> trio.lowlevel.Abort:

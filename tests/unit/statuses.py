@@ -27,6 +27,7 @@ def make_status(**changes: Any) -> Status:
         **counted,
         mode=Mode.WRITEBACK,
         page_cache=PageCache.STORES,
+        engine="io_uring",
         policy="mq",
         policy_values={"random_threshold": "4", "sequential_threshold": "512"},
         migration_threshold=2048 * 512,

@@ -26,7 +26,11 @@ READABLE = ["error", "lost", "migration_threshold", "mode", "policy", "scrub", "
 def control_of(world: World, *, suspects: int = 0) -> Control:
     database = SimpleNamespace(size=lambda: 3 * 4096, used_size=lambda: 4097)
     binding = SimpleNamespace(
-        database=database, origin_path=Path("/the/origin"), cache_path=Path("/c"), metadata_path=Path("/m")
+        database=database,
+        engine="threads",
+        origin_path=Path("/the/origin"),
+        cache_path=Path("/c"),
+        metadata_path=Path("/m"),
     )
     return Control(
         world.volume,

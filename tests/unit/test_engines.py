@@ -17,7 +17,7 @@ from fusecache.errors import StoreError
 from fusecache.stores import uring
 from fusecache.stores.engine import Engine, ThreadEngine
 from fusecache.stores.file import PAGE, FileStore
-from fusecache.stores.ring import RingEngine, make_engine
+from fusecache.stores.ring import RingEngine, make_engines
 from tests.unit.worlds import settle, threaded
 
 SIZE = 8 * PAGE
@@ -237,8 +237,7 @@ class Refusals:
         monkeypatch.setattr(uring, "_call", self)
 
     def __call__(self, number: int, *arguments: object) -> int:
-        if number == self._call and self.codes:
-            code = self.codes.pop()
+        if number == self._call and self.codes and (code := self.codes.pop()):
             raise OSError(code, os.strerror(code))
         return self._real(number, *arguments)
 
@@ -286,21 +285,25 @@ def test_positions_wrap_around(fd: int) -> None:
 
 
 @pytest.mark.parametrize("call", [uring._SETUP, uring._REGISTER])
-def test_where_there_is_no_ring_threads_do_it(call: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("before_that", [0, 1])
+def test_where_there_is_no_ring_threads_do_it(call: int, before_that: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    if before_that:
+        ring_or_skip().close()
     before = open_files()
-    Refusals(monkeypatch, call, [errno.EPERM])
-    engine = make_engine()
-    assert (type(engine), engine.name) == (ThreadEngine, "threads")
+    Refusals(monkeypatch, call, [errno.EPERM] + [0] * before_that)
+    engines = make_engines(2)
+    assert [(type(engine), engine.name) for engine in engines] == [(ThreadEngine, "threads")] * 2
     assert open_files() == before
 
 
 def test_a_machine_that_orders_memory_otherwise_has_no_ring(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
-    assert isinstance(make_engine(), ThreadEngine)
+    assert isinstance(make_engines(1)[0], ThreadEngine)
 
 
 def test_a_ring_where_there_is_one() -> None:
     ring_or_skip().close()
-    engine = make_engine()
-    assert engine.name == "io_uring"
-    engine.close()
+    engines = make_engines(2)
+    assert [engine.name for engine in engines] == ["io_uring"] * 2
+    for engine in engines:
+        engine.close()

@@ -18,9 +18,10 @@ import trio
 
 from fusecache import mount
 from fusecache.config import KIB, Mode, MountConfig
-from fusecache.errors import BusyError, FusecacheError, MetadataError, RefusedError
+from fusecache.errors import BusyError, FusecacheError, MetadataError, RefusedError, StoreError
 from fusecache.fs import Operations
 from fusecache.metadata.database import Database
+from fusecache.stores.file import FileStore
 from tests.unit.worlds import settle
 
 BLOCK = 4 * KIB
@@ -195,10 +196,11 @@ def test_an_end_that_fails_is_not_marked_clean(
     async def fail(operations: Operations) -> None:
         await write_blocks(operations)
 
-        def no_flush(fd: int) -> None:
-            raise OSError(5, "Input/output error")
+        async def no_flush(store: FileStore) -> None:
+            msg = f"flush of {store.name} failed: Input/output error"
+            raise StoreError(msg)
 
-        monkeypatch.setattr(os, "fdatasync", no_flush)
+        monkeypatch.setattr(FileStore, "flush", no_flush)
 
     kernel.session = fail
     with pytest.raises(FusecacheError, match="Input/output error"):
