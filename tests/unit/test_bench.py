@@ -106,11 +106,23 @@ def test_markdown_lines_have_as_many_cells_as_the_heading() -> None:
     assert {line.count("|") for line in lines[2:-1]} == {8}
 
 
-def test_rst_lists_every_cell() -> None:
-    lines = list(render.rst("title", render.grid(FIGURES, ["bare"])))
-    assert lines[:3] == [".. list-table:: title", "   :header-rows: 1", ""]
-    assert sum(line.startswith("   * -") for line in lines) == 4
-    assert sum(line.startswith("     -") for line in lines) == 4 * 6
+def test_rst_lies_between_rules() -> None:
+    assert list(render.rst(render.grid([FIGURES[0], FIGURES[4]], ["bare"], separator="\n"))) == [
+        "==========  =========  =========  ======  ===",
+        "what             bare  fusecache  target  met",
+        "==========  =========  =========  ======  ===",
+        "reads, 1/s        100",
+        "            (50..200)",
+        "bytes                         77    ≤ 64   NO",
+        "==========  =========  =========  ======  ===",
+    ]
+
+
+def test_a_document_is_filled_where_it_has_places() -> None:
+    document = "before\n\n.. bench hits\n\nold\n.. bench end\n\nbetween\n\n.. bench slow\nstays\n.. bench end\nafter\n"
+    once = render.filled(document, {"hits": ["new", "lines"], "homeless": ["nowhere"]})
+    assert once == document.replace("\nold\n", "\nnew\nlines\n\n")
+    assert render.filled(once, {"hits": ["new", "lines"]}) == once
 
 
 def test_json_says_what_is_met() -> None:

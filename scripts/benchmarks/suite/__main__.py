@@ -56,12 +56,16 @@ def main(arguments: list[str] | None = None) -> int:
     figures, titles, errors = measure(context, options.sections or SECTIONS)
     facts = gather_facts(context)
     of_sections = {name: [figure for figure in figures if figure.section == name] for name in titles}
-    tables = [(titles[name], render.grid(found, SYSTEMS)) for name, found in of_sections.items() if found]
+    tables = {name: render.grid(found, SYSTEMS) for name, found in of_sections.items() if found}
     if options.json:
         options.json.write_text(render.as_json(figures, facts, errors) + "\n")
-    for target, lay_out in ((options.markdown, render.markdown), (options.rst, render.rst)):
-        if target:
-            target.write_text("\n".join(line for title, table in tables for line in lay_out(title, table)))
+    if options.markdown:
+        lines = (line for name, table in tables.items() for line in render.markdown(titles[name], table))
+        options.markdown.write_text("\n".join(lines))
+    if options.document:
+        parts = {name: list(render.rst(render.grid(of_sections[name], SYSTEMS, separator="\n"))) for name in tables}
+        parts["facts"] = [f"* {name}: {value}" for name, value in facts.items()]
+        options.document.write_text(render.filled(options.document.read_text(), parts))
     if options.plot:
         from scripts.benchmarks.suite.plot import draw  # noqa: PLC0415 - takes a second, and few ask for it
 
@@ -180,8 +184,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, metavar="N", help="of what is compared by turns: 7, quick 3")
     parser.add_argument("--fast", type=Path, metavar="DIR", help="for images and caches: /dev/shm, if 4 GiB are free")
     parser.add_argument("--disk", type=Path, metavar="DIR", help="where an fsync takes time: /var/tmp")
-    for kind in ("json", "markdown", "rst", "plot"):
-        parser.add_argument(f"--{kind}", type=Path, metavar="FILE", help=f"write {kind} as well")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures, with all rounds")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables in Markdown")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the ratios: .png, .svg")
+    parser.add_argument(
+        "--document", type=Path, metavar="FILE.rst", help="put the tables where it says '.. bench SECTION'"
+    )
     return parser
 
 

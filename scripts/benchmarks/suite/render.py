@@ -7,8 +7,10 @@ it is met.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import zip_longest
 
 from rich import box
 from rich.table import Table
@@ -91,15 +93,32 @@ def _markdown_line(words: Iterable[str]) -> str:
     return f"| {' | '.join(word.replace('|', '/') for word in words)} |"
 
 
-def rst(title: str, table: Grid) -> Iterator[str]:
-    """Write a table in reStructuredText, line by line."""
-    yield f".. list-table:: {title}"
-    yield "   :header-rows: 1"
-    yield ""
-    for line in (table.heading, *table.lines):
-        for number_, word in enumerate(line):
-            yield f"   {'* -' if number_ == 0 else '  -'} {word}".rstrip()
-    yield ""
+def rst(table: Grid) -> Iterator[str]:
+    """Write a table in reStructuredText, line by line; what does not begin a cell's text goes to lines below."""
+    rows = [[word.split("\n") for word in row] for row in (["what", *table.heading[1:]], *table.lines)]
+    widths = [max(len(line) for cell_ in column for line in cell_) for column in zip(*rows, strict=True)]
+    rule = "  ".join("=" * width for width in widths)
+    yield rule
+    for number_, row in enumerate(rows):
+        for name, *words in zip_longest(*row, fillvalue=""):
+            yield "  ".join((name.ljust(widths[0]), *map(str.rjust, words, widths[1:]))).rstrip()
+        if number_ == 0:
+            yield rule
+    yield rule
+
+
+def filled(document: str, parts: Mapping[str, Iterable[str]]) -> str:
+    """Put parts into a document in reStructuredText that has places for them; what they had before goes.
+
+    A place is what lies between the line ``.. bench NAME`` and the next line ``.. bench end``.  Parts without a place
+    are left out, places without a part stay as they are.
+    """
+
+    def fill(place: re.Match[str]) -> str:
+        name = place["name"]
+        return "\n".join((f".. bench {name}", "", *parts[name], "", ".. bench end")) if name in parts else place[0]
+
+    return re.sub(r"^\.\. bench (?P<name>\w+)$.*?^\.\. bench end$", fill, document, flags=re.DOTALL | re.MULTILINE)
 
 
 def as_json(figures: Iterable[Figure], facts: Mapping[str, str], errors: Sequence[str]) -> str:
