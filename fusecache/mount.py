@@ -27,6 +27,7 @@ import trio
 
 from fusecache.cache import Cache
 from fusecache.config import Mode, PageCache
+from fusecache.connection import widen
 from fusecache.control import Control, new_policy
 from fusecache.durability import Durability
 from fusecache.errors import BusyError, MetadataError, RefusedError
@@ -148,7 +149,9 @@ async def _run(
         image_bytes=binding.geometry.image_bytes,
         page_cache=config.page_cache is PageCache.IMAGE,
     )
+    mountpoint = config.mountpoint.resolve()  # before it is ours to answer what it is
     with _mounted(operations, config):
+        binding.notes.extend(widen(mountpoint))
         binding.begin()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(volume.durability.run)
