@@ -197,7 +197,8 @@ async def _end_cleanly(volume: Volume, binding: Binding) -> None:
     await volume.durability.settle()
     policy = volume.policy
     if policy.hint_size:
-        hints = [(cblock, policy.get_hint(cblock)) for cblock, _ in volume.mapping.mapped()]
+        # One at a time: a list of them would take more memory than the map.
+        hints = ((cblock, policy.get_hint(cblock)) for cblock, _ in volume.mapping.mapped())
         await binding.database.save_hints(hints)
     values = {"hints": hint_signature(policy), "stats": json.dumps(volume.stats.persistent())}
     await binding.database.commit(Batch(values={**values, **binding.end_values()}))

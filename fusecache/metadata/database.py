@@ -209,9 +209,8 @@ class Database:
 
     def _save_hints(self, hints: Iterable[tuple[int, int]]) -> None:
         with _errors(self.path), _transaction(self._connection) as connection:
-            connection.executemany(
-                "UPDATE blocks SET hint = ? WHERE cblock = ?", ((hint, cblock) for cblock, hint in hints)
-            )
+            # What stays as it is need not be written.
+            connection.executemany("UPDATE blocks SET hint = ?2 WHERE cblock = ?1 AND hint IS NOT ?2", hints)
 
 
 @contextmanager
