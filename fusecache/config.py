@@ -84,6 +84,8 @@ class MountConfig:
     table: tuple[str, ...] = field(default=())
     """The words of the table that this came from, if it came from one."""
     page_cache: PageCache = PageCache.STORES
+    copy_rate: int = 0
+    """Bytes a second that may be copied between cache and origin; 0 for no limit."""
     scrub: int = 0
     """Bytes a second at which cached blocks are verified; 0 for not at all."""
     foreground: bool = False

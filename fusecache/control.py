@@ -101,6 +101,7 @@ class Control:
         self._decommissioned = False
         self._last_error = ""
         self._scrub = Scrub(volume, migrations, config.scrub)
+        volume.traffic.set_rate(config.copy_rate)
         self._attributes = {
             "policy": _Attribute(lambda: volume.policy.name, self._set_policy),
             "mode": _Attribute(lambda: volume.mode.value, self._set_mode),
@@ -111,6 +112,7 @@ class Control:
             "message": _Attribute(None, self._message),
             "error": _Attribute(lambda: self._last_error),
             "lost": _Attribute(lambda: " ".join(f"{begin}-{end}" for begin, end in volume.health.lost)),
+            "copy_rate": _Attribute(lambda: str(volume.traffic.rate), self._set_copy_rate),
             "scrub": _Attribute(lambda: str(self._scrub.rate), self._set_scrub),
         }
 
@@ -179,6 +181,7 @@ class Control:
             state=health.state,
             health=str(health),
             lost_bytes=len(health.lost),
+            copy_rate=volume.traffic.rate,
             scrub_rate=self._scrub.rate,
             flush_pending=self._flusher.pending,
             flush_failed=self._flusher.failed,
@@ -248,6 +251,9 @@ class Control:
     async def _set_threshold(self, text: str) -> None:
         self._volume.migration_threshold = parse_decimal(text.strip(), _THRESHOLD) * SECTOR
         self._migrations.wake()
+
+    async def _set_copy_rate(self, text: str) -> None:
+        self._volume.traffic.set_rate(parse_size(text.strip()))
 
     async def _set_scrub(self, text: str) -> None:
         self._scrub.set_rate(parse_size(text.strip()))

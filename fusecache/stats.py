@@ -129,6 +129,8 @@ class Status:
     """``ok``, or one line that says what is wrong, and what to do."""
     lost_bytes: int
     """Bytes of the image that only the cache has, and cannot be read."""
+    copy_rate: int
+    """Bytes a second that may be copied between cache and origin; 0 for no limit."""
     scrub_rate: int
     """Bytes a second that the scrub reads; 0 for no scrub."""
     flush_pending: int

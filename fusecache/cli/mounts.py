@@ -55,6 +55,9 @@ def mount(
     table: Annotated[
         str | None, typer.Option(metavar="TABLE", help="dm-cache's table, in place of ORIGIN and the options above.")
     ] = None,
+    copy_rate: Annotated[
+        str | None, typer.Option(metavar="RATE", help="Most to copy between cache and origin, bytes a second: 50MiB.")
+    ] = None,
     scrub: Annotated[
         str | None, typer.Option(metavar="RATE", help="Verify cached blocks in the background, bytes a second: 10MiB.")
     ] = None,
@@ -79,6 +82,7 @@ def mount(
             "--block-size": block_size,
             "--mode": mode,
             "--policy": policy,
+            "--copy-rate": copy_rate,
             "--scrub": scrub,
         }
         for name, value in told.items():
@@ -101,6 +105,7 @@ def mount(
             policy=policy_name,
             policy_values=policy_values,
             fuse_options=options,
+            copy_rate=0 if copy_rate is None else parse_size(copy_rate),
             scrub=0 if scrub is None else parse_size(scrub),
             foreground=foreground,
             format=format,
@@ -127,7 +132,9 @@ def status(
 
 
 @app.command(
-    "set", help="Set policy, policy.TUNABLE, mode or migration_threshold.", context_settings=_WORDS_AS_THEY_ARE
+    "set",
+    help="Set policy, policy.TUNABLE, mode, migration_threshold, copy_rate or scrub.",
+    context_settings=_WORDS_AS_THEY_ARE,
 )
 def set_value(
     mountpoint: Mountpoint,

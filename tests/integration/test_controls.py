@@ -14,7 +14,7 @@ from tests.integration.judges import MIB, POLICIES, fill, read_blocks
 from tests.integration.mounts import Mount, fusecache, program, run, wait_until
 
 PREFIX = "user.fusecache."
-SETTABLE = {"policy", "mode", "migration_threshold", "scrub"}
+SETTABLE = {"policy", "mode", "migration_threshold", "copy_rate", "scrub"}
 READ_ONLY = {"status", "table", "stats", "error", "lost"}
 AT_LEAST_IN_STATS = {
     *("origin_bytes", "cache_blocks", "used_blocks", "dirty_blocks", "block_bytes", "migration_threshold"),
@@ -27,7 +27,7 @@ BAD_VALUES = [
     *(("mode", value) for value in ("writearound", "", "writeback writethrough")),
     *(("migration_threshold", value) for value in ("-1", "many", "1.5", "", "1 2")),
     *(("policy.sequential_threshold", value) for value in ("-1", "x", "")),
-    *(("scrub", value) for value in ("-1", "fast", "", "1 MiB")),
+    *((name, value) for name in ("copy_rate", "scrub") for value in ("-1", "fast", "", "1 MiB")),
     *(("message", text) for text in ("", "nonsense", "nonsense 1", "flush now", "trailing\\", "migration_threshold x")),
     *(("message", f"sequential_threshold{rest}") for rest in ("", " 1 2", " x")),
 ]
@@ -70,7 +70,7 @@ class TestNames:
         assert names == SETTABLE | READ_ONLY | {name for name in names if name.startswith("policy.")}
         for name in names:
             mount.getxattr(name)
-        expected = {"policy": "smq", "mode": "writeback", "migration_threshold": "2048", "scrub": "0"}
+        expected = {"policy": "smq", "mode": "writeback", "migration_threshold": "2048", "copy_rate": "0", "scrub": "0"}
         assert settings(mount) == expected
 
     def test_tunables_are_those_of_the_policy(self, mount: Mount) -> None:
@@ -130,7 +130,7 @@ class TestValues:
             *(("mode", mode) for mode in ("writethrough", "passthrough", "writeback")),
             *(("policy", policy) for policy in POLICIES),
             *(("migration_threshold", number) for number in ("0", "1", "204800")),
-            *(("scrub", rate) for rate in ("4096", "0")),
+            *((name, rate) for name in ("copy_rate", "scrub") for rate in ("4096", "0")),
         ]
         for name, value in values:
             mount.setxattr(name, value)

@@ -37,6 +37,7 @@ def make_status(**changes: Any) -> Status:
         state="ok",
         health="ok",
         lost_bytes=0,
+        copy_rate=0,
         scrub_rate=0,
         flush_pending=0,
         flush_failed=0,

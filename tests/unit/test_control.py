@@ -20,7 +20,7 @@ from fusecache.table import join_words
 from policies import Op
 from tests.unit.worlds import BLOCK, World, settle, virtual
 
-READABLE = ["error", "lost", "migration_threshold", "mode", "policy", "scrub", "stats", "status", "table"]
+READABLE = ["copy_rate", "error", "lost", "migration_threshold", "mode", "policy", "scrub", "stats", "status", "table"]
 
 
 def control_of(world: World, *, suspects: int = 0) -> Control:
