@@ -116,6 +116,7 @@ class FileStore:
         "_read_flags",
         "_start",
         "_unwanted",
+        "_written",
         "name",
         "size",
         "unflushed",
@@ -130,6 +131,7 @@ class FileStore:
         self._nowait = True
         self._declining_until = 0.0
         self._unwanted: list[tuple[int, int]] = []
+        self._written = False
         self._read_flags = 0 if is_in_memory(fd) else os.RWF_NOWAIT
         self.name = name
         self.size = size
@@ -160,7 +162,7 @@ class FileStore:
         began = monotonic()
         if began < self._declining_until:
             return False
-        self.unflushed = True
+        self.unflushed = self._written = True
         try:
             written = os.pwrite(self._fd, data, position)
         except OSError as exc:
@@ -173,13 +175,13 @@ class FileStore:
 
     async def write(self, offset: int, data: Data) -> None:
         """See :class:`fusecache.stores.base.Store`."""
-        self.unflushed = True
+        self.unflushed = self._written = True
         try:
             with self._failing("write"):
                 await self._engine.write(self._fd, data, self._start + offset)
         finally:
             # A flush may have begun and ended while the engine was still writing.
-            self.unflushed = True
+            self.unflushed = self._written = True
 
     async def flush(self) -> None:
         """See :class:`fusecache.stores.base.Store`; does nothing if nothing was written since the last one.
@@ -192,7 +194,7 @@ class FileStore:
                 raise self._lost
             if not self.unflushed:
                 return
-            self.unflushed = False
+            self.unflushed = self._written = False
             try:
                 with self._failing("flush"):
                     await self._engine.fdatasync(self._fd)
@@ -210,9 +212,9 @@ class FileStore:
             await self._engine.discard(self._fd, self._start + offset, length)
 
     async def forget(self, offset: int, length: int) -> None:
-        """See :class:`fusecache.stores.base.Store`; what is not on the disk yet leaves memory at the next flush."""
+        """See :class:`fusecache.stores.base.Store`; what may not be on the disk yet leaves memory at the next flush."""
         self._unwanted.append((self._start + offset, length))
-        if not self.unflushed or len(self._unwanted) >= _UNWANTED:
+        if not self._written or len(self._unwanted) >= _UNWANTED:
             await self._drop_unwanted()
 
     async def _drop_unwanted(self) -> None:
