@@ -301,7 +301,10 @@ class Moves:
         except FusecacheError as exc:
             log.warning("overwrite failed", oblock=work.oblock, cblock=work.cblock, error=str(exc))
             order.failed(work, exc)
-            await volume.origin.write(work.oblock * volume.geometry.block_size, data)
+            try:
+                await volume.origin.write(work.oblock * volume.geometry.block_size, data)
+            finally:
+                volume.durability.owe()
             return
         self._map(order, work)
         volume.mapping.set_dirty(work.cblock)
