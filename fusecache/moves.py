@@ -33,12 +33,12 @@ and looked at again when that is done.
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Final, Self
 
 import structlog
 from crc32c import crc32c
 
-from fusecache.config import COPY_RUN
+from fusecache.config import COPY_RUN, MIB
 from fusecache.copying import CacheReadError, Copier
 from fusecache.errors import BusyError, FusecacheError, StoreError
 from fusecache.locks import ALL_OUT, WRITERS_OUT
@@ -53,6 +53,9 @@ if TYPE_CHECKING:
     from policies import Policy, Work
 
 log = structlog.get_logger(__name__)
+
+_PIECE: Final = 2 * MIB
+"""Bytes that the kernel's page cache keeps in one piece, at most."""
 
 
 class Order:
@@ -222,9 +225,19 @@ class Moves:
         await self._forget_at_origin(order, range(1))
 
     async def _forget_at_origin(self, order: Order, stretch: range) -> None:
-        """Let what the cache has by now leave the memory of the origin: it would be there twice."""
-        size = self._volume.geometry.block_size
-        await self._volume.origin.forget(order.works[stretch.start].oblock * size, len(stretch) * size)
+        """Let what the cache has by now leave the memory of the origin: it would be there twice.
+
+        Neighbours that the cache has go along, as the kernel drops only as a whole what it keeps in one piece.
+        """
+        size, find = self._volume.geometry.block_size, self._volume.mapping.find
+        begin = order.works[stretch.start].oblock
+        end = begin + len(stretch)
+        first, last = max(0, begin - _PIECE // size), end + _PIECE // size
+        while begin > first and find(begin - 1) != UNMAPPED:
+            begin -= 1
+        while end < last and find(end) != UNMAPPED:
+            end += 1
+        await self._volume.origin.forget(begin * size, (end - begin) * size)
 
     async def _begin_saving(self, work: Work, content: memoryview) -> int:
         """Take a copy of a dirty block from which writers are kept out, and let them in; returns its sum."""
