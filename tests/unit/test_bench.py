@@ -109,11 +109,11 @@ def test_markdown_lines_have_as_many_cells_as_the_heading() -> None:
 def test_rst_lies_between_rules() -> None:
     assert list(render.rst(render.grid([FIGURES[0], FIGURES[4]], ["bare"], separator="\n"))) == [
         "==========  =========  =========  ======  ===",
-        "what             bare  fusecache  target  met",
+        "what        bare       fusecache  target  met",
         "==========  =========  =========  ======  ===",
-        "reads, 1/s        100",
+        "reads, 1/s  100",
         "            (50..200)",
-        "bytes                         77    ≤ 64   NO",
+        "bytes                  77         ≤ 64    NO",
         "==========  =========  =========  ======  ===",
     ]
 

@@ -61,7 +61,7 @@ def run(context: Context) -> Iterator[Figure]:
             case = f"4 KiB {kind}, depth {depth}"
             for name, exposed in opened.items():
                 context.say(f"profile: {case}, {name}")
-                job = Job(rw=rw, depth=depth, seconds=context.pick(full=2.0, quick=0.2, smoke=0.1), size=WARM_BYTES)
+                job = Job(rw=rw, depth=depth, seconds=context.pick(full=1.0, quick=0.2, smoke=0.1), size=WARM_BYTES)
                 yield from counted(case, name, exposed, job, scratch / name)
                 if shutil.which("strace"):
                     yield from traced(case, name, exposed, job, scratch / name)

@@ -159,7 +159,7 @@ def run(context: Context) -> Iterator[Figure]:
 def measured(context: Context, name: str, profile: str, workload: Workload) -> list[tuple[str, str, float]]:
     """Measure one workload on one system."""
     cache_bytes = context.pick(full=32 * MIB, quick=16 * MIB, smoke=4 * MIB)
-    seconds = context.pick(full=12.0, quick=2.5, smoke=0.4)
+    seconds = context.pick(full=10.0, quick=2.5, smoke=0.4)
     with ExitStack() as stack:
         directory = stack.enter_context(context.scratch())
         backing = directory / "backing"

@@ -100,8 +100,8 @@ def rst(table: Grid) -> Iterator[str]:
     rule = "  ".join("=" * width for width in widths)
     yield rule
     for number_, row in enumerate(rows):
-        for name, *words in zip_longest(*row, fillvalue=""):
-            yield "  ".join((name.ljust(widths[0]), *map(str.rjust, words, widths[1:]))).rstrip()
+        for words in zip_longest(*row, fillvalue=""):
+            yield "  ".join(map(str.ljust, words, widths)).rstrip()
         if number_ == 0:
             yield rule
     yield rule
