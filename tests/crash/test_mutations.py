@@ -213,6 +213,15 @@ def a_write_during_a_writeback_is_not_noticed(patch: Patch) -> None:
     patch.setattr(Mapping, "end_saving", end_saving)
 
 
+def a_run_counts_as_written_when_its_first_block_is(patch: Patch) -> None:
+    write_origin = Moves._write_origin
+
+    async def write_first(self: Moves, position: int, content: memoryview, patience: float) -> None:
+        await write_origin(self, position, content[: rig.BLOCK], patience)
+
+    patch.setattr(Moves, "_write_origin", write_first)
+
+
 _SOUND = [
     rule_1_commit_before_the_cache_is_flushed,
     rule_2_reuse_before_the_unmapping_is_committed,
@@ -227,6 +236,7 @@ _SOUND = [
     recovery_serves_what_is_not_durable,
     writeback_lets_writers_in,
     a_write_during_a_writeback_is_not_noticed,
+    a_run_counts_as_written_when_its_first_block_is,
     resizing_commits_sizes_and_rows_one_after_the_other,
     resizing_extends_the_cache_before_the_rows_of_what_was_cut_are_gone,
     resizing_drops_what_is_dirty,

@@ -84,6 +84,18 @@ async def test_a_block_in_the_middle_that_somebody_migrates_is_left_out(op: Op) 
         world.locks.end_exclusive(5)
 
 
+@virtual
+async def test_a_block_that_turned_clean_meanwhile_parts_a_flush_in_two() -> None:
+    world = dirty_world()
+    async with world.running():
+        world.flusher.start()
+        world.volume.set_clean(world.mapping.find(6), 0)  # before the flusher comes to it
+        await world.flusher.flush()
+        assert sorted(writes_of(world)) == [(4, 2), (7, 1)]
+        assert [is_written(world, oblock) for oblock in RUN] == [True, True, False, True]
+        assert world.origin_block(6) == b"o" * BLOCK
+
+
 @pytest.mark.parametrize("op", [Op.PROMOTE, Op.WRITEBACK])
 @virtual
 async def test_a_bad_place_at_the_origin_fails_its_own_block_only(op: Op) -> None:
