@@ -19,6 +19,7 @@ from tests.integration.mounts import Mount, run
 MIB = 1024 * 1024
 POLICIES = [name for name in policy_names() if name != "default"]
 MODES = ["writeback", "writethrough", "passthrough"]
+PAGE_CACHES = ["stores", "image", "none"]
 FIO_SECONDS = 60
 
 

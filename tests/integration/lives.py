@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
-from tests.integration.judges import MODES, POLICIES
+from tests.integration.judges import MODES, PAGE_CACHES, POLICIES
 from tests.integration.mounts import COMMAND_SECONDS, Mount, program
 
 PAIRS = list(itertools.product(MODES, POLICIES))
@@ -49,6 +49,7 @@ class Story:
         self.random = random.Random(seed)
         self.tell(f"seed {seed}")
         self._pairs = self._shuffled_pairs()
+        self._page_caches = self._shuffled_page_caches(seed)
 
     def tell(self, line: str) -> None:
         """Say what happens; pytest shows it where a test fails."""
@@ -58,6 +59,10 @@ class Story:
         """Return the mode and policy of the next life; each pair has its turn."""
         return next(self._pairs)
 
+    def page_cache(self) -> str:
+        """Return what the page cache of the next life holds; each has its turn."""
+        return next(self._page_caches)
+
     def chance(self, probability: float) -> bool:
         """Return True as often as that."""
         return self.random.random() < probability
@@ -66,6 +71,11 @@ class Story:
         while True:
             yield from self.random.sample(PAIRS, len(PAIRS))
 
+    def _shuffled_page_caches(self, seed: int) -> Iterator[str]:
+        rng = random.Random(f"page caches {seed}")
+        while True:
+            yield from rng.sample(PAGE_CACHES, len(PAGE_CACHES))
+
     def pause(self, longest: float) -> None:
         """Let some time pass, short ones more often than long ones."""
         seconds = longest * self.random.random() ** 2
@@ -73,9 +83,10 @@ class Story:
         time.sleep(seconds)
 
 
-def mount_as(mount: Mount, mode: str, policy: str) -> None:
+def mount_as(mount: Mount, mode: str, policy: str, page_cache: str = "stores") -> None:
     """Mount in a mode, whatever is dirty: passthrough needs a clean cache, so it is switched to."""
-    mount.mount("--mode", "writethrough" if mode == "passthrough" else mode, "--policy", policy)
+    first_mode = "writethrough" if mode == "passthrough" else mode
+    mount.mount("--mode", first_mode, "--policy", policy, "--page-cache", page_cache)
     if mode == "passthrough":
         mount.setxattr("mode", mode)
 

@@ -222,8 +222,12 @@ class LoopDevices:
             assert time.monotonic() < deadline, f"no loop device for {file}: {result.stderr.strip()}"
             time.sleep(0.5)
         device = Path(result.stdout.strip())
-        self._devices.append(device)
+        self.adopt(device)
         return device
+
+    def adopt(self, device: Path) -> None:
+        """Take charge of a device that somebody else attached."""
+        self._devices.append(device)
 
     def mount(self, device: Path, mountpoint: Path, *options: str) -> None:
         """Mount the file system on a device."""
@@ -243,8 +247,12 @@ class LoopDevices:
     def detach(self, device: Path) -> None:
         """Detach, which flushes."""
         run("losetup", "--detach", device)
-        self._devices.remove(device)
+        self.wait_until_free(device)
+
+    def wait_until_free(self, device: Path) -> None:
+        """Wait until a device is detached, whoever does that."""
         wait_until(lambda: not _backing_file(device), f"{device} is free")
+        self._devices.remove(device)
 
     def discard(self) -> None:
         """Leave nothing behind."""

@@ -108,8 +108,9 @@ def test_what_was_fsynced_survives_power_cuts(make_world: MakeWorld, seed: int) 
             abort_a_mount(world.mount, story)
             world.cut(story)
         mode, policy = story.pair()
-        story.tell(f"mounted ({mode}, {policy})")
-        mount_as(world.mount, mode, policy)
+        page_cache = story.page_cache()
+        story.tell(f"mounted ({mode}, {policy}, page cache {page_cache})")
+        mount_as(world.mount, mode, policy, page_cache)
         world.judge()
         end_life(world.mount, world.writer, story)
         world.cut(story)
@@ -169,8 +170,8 @@ def test_what_was_read_after_a_kill_is_there_after_a_power_cut(make_world: MakeW
 def test_a_synchronous_write_is_as_good_as_an_fsync(make_world: MakeWorld) -> None:
     story = Story(*seeds(1))
     world = make_world(story)
-    for mode in ("passthrough", "writeback", "writeback"):
-        mount_as(world.mount, mode, "smq")
+    for mode, page_cache in (("passthrough", "image"), ("writeback", "stores"), ("writeback", "none")):
+        mount_as(world.mount, mode, "smq", page_cache)
         world.judge()
         fd = os.open(world.mount.image, os.O_WRONLY | os.O_DSYNC)
         for slot in range(0, SLOTS, 3):

@@ -51,8 +51,9 @@ def test_killed_under_fio(mounted: Mounted, seed: int) -> None:
     finished: list[str] = []
     for kill in range(min(KILLS, KILLS_PER_WORLD)):
         mode, policy = story.pair()
-        story.tell(f"mounted ({mode}, {policy})")
-        mount_as(mount, mode, policy)
+        page_cache = story.page_cache()
+        story.tell(f"mounted ({mode}, {policy}, page cache {page_cache})")
+        mount_as(mount, mode, policy, page_cache)
         writer.judge(mount.read(0, PART))
         if finished:
             fio(mount.image, *finished, "verify_only=1", size=PART)
@@ -89,8 +90,9 @@ def test_scenario_39_killed_under_ext4(mounted: Mounted, loops: LoopDevices, tmp
     keeper = Keeper(directory, FILES, seed=seed)
     for _ in range(min(KILLS, KILLS_PER_WORLD)):
         mode, policy = story.pair()
-        story.tell(f"mounted ({mode}, {policy})")
-        mount_as(mount, mode, policy)
+        page_cache = story.page_cache()
+        story.tell(f"mounted ({mode}, {policy}, page cache {page_cache})")
+        mount_as(mount, mode, policy, page_cache)
         device = _mount_ext4(mount, loops, directory, direct_io=story.chance(0.5))
         keeper.judge()
 

@@ -29,6 +29,8 @@ PLACES = st.builds(sum, st.tuples(st.sampled_from(range(0, SPAN + 1, PAGE)), st.
 class SlowEngine:
     """Does everything at once, but only after as many turns of the event loop as it is told."""
 
+    name = "slow"
+
     def __init__(self, delays: list[int]) -> None:
         self._delays = delays
         self._calls = 0
@@ -51,6 +53,9 @@ class SlowEngine:
 
     async def discard(self, fd: int, position: int, length: int) -> None:
         raise AssertionError(position, length)
+
+    def close(self) -> None:
+        pass
 
 
 @contextmanager

@@ -31,6 +31,8 @@ Content = Callable[[], bytes]
 class Spy:
     """An engine that remembers what it was asked for, and waits where it is told to."""
 
+    name = "spy"
+
     def __init__(self) -> None:
         self._real = ThreadEngine()
         self.asked: list[tuple[str, int, int]] = []
@@ -53,6 +55,9 @@ class Spy:
 
     async def discard(self, fd: int, position: int, length: int) -> None:
         await self._real.discard(fd, position, length)
+
+    def close(self) -> None:
+        self._real.close()
 
 
 @pytest.fixture
