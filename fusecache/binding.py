@@ -21,7 +21,6 @@ import stat
 import uuid
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from functools import partial
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Final
 
@@ -33,9 +32,9 @@ from fusecache.metadata.database import Database
 from fusecache.paths import sync_directory
 from fusecache.sizes import format_size
 from fusecache.stamp import DATA_START, read_stamp, write_stamp
+from fusecache.stores.choice import make_engine
 from fusecache.stores.direct import open_past_page_cache
 from fusecache.stores.file import FileStore, size_of
-from fusecache.stores.ring import make_engines
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -228,12 +227,13 @@ class Plan:
         size = self.geometry.cache_blocks * self.geometry.block_size
         with ExitStack() as undo:
             cache_fd = self._provide_cache(undo)
-            engines = make_engines(2)
-            for engine in engines:
-                self.resources.callback(engine.close)
-            open_store = partial(self._open_store, page_cache)
-            origin = open_store(engines[0], self.origin_fd, f"origin {self.origin_path}", self.geometry.image_bytes)
-            cache = open_store(engines[1], cache_fd, f"cache {self.cache_path}", size, DATA_START)
+            engine = self._make_engine(self.origin_fd)
+            origin = self._open_store(
+                page_cache, engine, self.origin_fd, f"origin {self.origin_path}", self.geometry.image_bytes
+            )
+            cache = self._open_store(
+                page_cache, self._make_engine(cache_fd), cache_fd, f"cache {self.cache_path}", size, DATA_START
+            )
             database = self.database if self.database is not None else self._create_metadata(undo)
             if self.resize is not None:
                 self.resize.carry_out(database, CacheSpace(cache_fd, self.cache_path, self.geometry.block_size))
@@ -246,7 +246,7 @@ class Plan:
             cache=cache,
             database=database,
             geometry=self.geometry,
-            engine=engines[0].name,
+            engine=engine.name,
             region_blocks=int(values["region_blocks"]),
             uuid=values["uuid"],
             was_clean=values["clean_shutdown"] == "1",
@@ -258,6 +258,11 @@ class Plan:
             _cache_fd=cache_fd,
             _created=created,
         )
+
+    def _make_engine(self, fd: int) -> Engine:
+        engine = make_engine(fd)
+        self.resources.callback(engine.close)
+        return engine
 
     def _open_store(
         self, page_cache: PageCache, engine: Engine, fd: int, name: str, size: int, start: int = 0

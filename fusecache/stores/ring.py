@@ -20,17 +20,13 @@ import errno
 import os
 from typing import TYPE_CHECKING, Final, final
 
-import structlog
 import trio
 
-from fusecache.stores.engine import KEEP_SIZE, PUNCH_HOLE, ThreadEngine
+from fusecache.stores.engine import KEEP_SIZE, PUNCH_HOLE
 from fusecache.stores.uring import ASYNC, FALLOCATE, FDATASYNC, FSYNC, READ, WRITE, Ring
 
 if TYPE_CHECKING:
     from fusecache.stores.base import Data
-    from fusecache.stores.engine import Engine
-
-log = structlog.get_logger(__name__)
 
 _ENTRIES: Final = 256
 _NOT_NOW: Final = frozenset({errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.ENOMEM})
@@ -159,23 +155,6 @@ class RingEngine:
             pass
         finally:
             self._reaper = None
-
-
-def make_engines(count: int) -> list[Engine]:
-    """Make engines of the fastest kind that works here: io_uring, else threads.
-
-    Each store is to have one of its own, so that one that hangs does not take the room of the others.
-    """
-    rings: list[Engine] = []
-    try:
-        for _ in range(count):
-            rings.append(RingEngine())  # noqa: PERF401 - those made before one fails have to be closed
-    except OSError as exc:
-        log.warning("no io_uring: threads do the I/O that waits", reason=exc.strerror)
-        for ring in rings:
-            ring.close()
-        return [ThreadEngine() for _ in range(count)]
-    return rings
 
 
 def _refuse(_: object) -> trio.lowlevel.Abort:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import platform
 from collections.abc import Callable, Iterator
@@ -14,10 +15,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fusecache.errors import StoreError
-from fusecache.stores import uring
+from fusecache.stores import choice, uring
+from fusecache.stores.choice import make_engine
 from fusecache.stores.engine import Engine, ThreadEngine
 from fusecache.stores.file import PAGE, FileStore
-from fusecache.stores.ring import RingEngine, make_engines
+from fusecache.stores.ring import RingEngine
 from tests.unit.worlds import settle, threaded
 
 SIZE = 8 * PAGE
@@ -237,7 +239,8 @@ class Refusals:
         monkeypatch.setattr(uring, "_call", self)
 
     def __call__(self, number: int, *arguments: object) -> int:
-        if number == self._call and self.codes and (code := self.codes.pop()):
+        if number == self._call and self.codes:
+            code = self.codes.pop()
             raise OSError(code, os.strerror(code))
         return self._real(number, *arguments)
 
@@ -285,25 +288,86 @@ def test_positions_wrap_around(fd: int) -> None:
 
 
 @pytest.mark.parametrize("call", [uring._SETUP, uring._REGISTER])
-@pytest.mark.parametrize("before_that", [0, 1])
-def test_where_there_is_no_ring_threads_do_it(call: int, before_that: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    if before_that:
+def test_where_there_is_no_ring_threads_do_it(call: int, fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    if call == uring._REGISTER:
         ring_or_skip().close()
     before = open_files()
-    Refusals(monkeypatch, call, [errno.EPERM] + [0] * before_that)
-    engines = make_engines(2)
-    assert [(type(engine), engine.name) for engine in engines] == [(ThreadEngine, "threads")] * 2
+    Refusals(monkeypatch, call, [errno.EPERM])
+    engine = make_engine(fd)
+    assert (type(engine), engine.name) == (ThreadEngine, "threads")
     assert open_files() == before
 
 
-def test_a_machine_that_orders_memory_otherwise_has_no_ring(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_that_orders_memory_otherwise_has_no_ring(fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
-    assert isinstance(make_engines(1)[0], ThreadEngine)
+    assert isinstance(make_engine(fd), ThreadEngine)
 
 
-def test_a_ring_where_there_is_one() -> None:
+def test_a_ring_where_there_is_one(fd: int) -> None:
     ring_or_skip().close()
-    engines = make_engines(2)
-    assert [engine.name for engine in engines] == ["io_uring"] * 2
-    for engine in engines:
-        engine.close()
+    engine = make_engine(fd)
+    assert (type(engine), engine.name) == (RingEngine, "io_uring")
+    engine.close()
+
+
+# Over FUSE
+
+
+def test_files_on_fuse_have_an_engine_of_their_own(fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    ring_or_skip().close()
+    monkeypatch.setattr(choice, "is_on_fuse", lambda _: True)
+    engine = make_engine(fd)
+    assert (type(engine), engine.name) == (choice.EngineOverFuse, "io_uring")
+    trio.run(engine.write, fd, b"ab", 5)
+    engine.close()
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [("fuse", True), ("fuseblk", True), ("fuse.sshfs", True), ("fusectl", False), ("ext4", False)],
+)
+def test_what_counts_as_fuse(
+    fd: int, kind: str, expected: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = os.fstat(fd).st_dev
+    (tmp_path / "mounts").write_text(
+        "22 1 999:0 / / rw shared:1 - fuse.other x rw\n"
+        f"31 22 {os.major(device)}:{os.minor(device)} / /a\\040- rw,nosuid shared:9 master:2 - {kind} - rw\n"
+    )
+    monkeypatch.setattr(choice, "MOUNTS", tmp_path / "mounts")
+    assert choice.is_on_fuse(fd) == expected
+
+
+@threaded
+async def test_reads_that_would_queue_in_fuse_do_not(ring: RingEngine, pipe: tuple[int, int], fd: int) -> None:
+    """A pipe stands for the mount that hangs with all that it takes."""
+    engine = choice.EngineOverFuse(ring)
+    os.pwrite(fd, b"cd", 5)
+    async with trio.open_nursery() as nursery:
+        for under_way in range(choice.ASYNCHRONOUS + 1):
+            before = ring._number
+            into = bytearray(2)
+            with trio.fail_after(10):
+                await engine.read(fd, into, 5)
+            assert into == b"cd"
+            assert ring._number - before == (under_way < choice.ASYNCHRONOUS)
+            if under_way < choice.ASYNCHRONOUS:
+                nursery.start_soon(engine.read, pipe[0], bytearray(1), 0)
+                await settle()
+        os.write(pipe[1], bytes(choice.ASYNCHRONOUS))
+
+
+@threaded
+async def test_writes_over_fuse_count_too(ring: RingEngine, pipe: tuple[int, int], fd: int) -> None:
+    engine = choice.EngineOverFuse(ring)
+    room = fcntl.fcntl(pipe[1], fcntl.F_GETPIPE_SZ)
+    os.write(pipe[1], bytes(room))
+    async with trio.open_nursery() as nursery:
+        for _ in range(choice.ASYNCHRONOUS):
+            nursery.start_soon(engine.write, pipe[1], b"x", 0)
+        await settle()
+        before = ring._number
+        await engine.read(fd, bytearray(1), 0)
+        assert ring._number == before
+        assert os.read(pipe[0], room) == bytes(room)
+    assert os.read(pipe[0], room) == b"x" * choice.ASYNCHRONOUS

@@ -1,0 +1,97 @@
+"""Which engine is the right one for a file: see *Storage engines* in docs/performance.rst for the measurements.
+
+io_uring, wherever there is one.  Files on a FUSE file system (sshfs, rclone) need more: of asynchronous I/O FUSE has 12
+requests under way and no more, unless its owner allows it; of synchronous writes to one file, one.  Synchronous reads
+are not limited.  So there, reads that would have to queue are done by threads.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, final
+
+import structlog
+
+from fusecache.stores.engine import ThreadEngine
+from fusecache.stores.ring import RingEngine
+
+if TYPE_CHECKING:
+    from fusecache.stores.base import Data
+    from fusecache.stores.engine import Engine
+
+log = structlog.get_logger(__name__)
+
+MOUNTS: Final = Path("/proc/self/mountinfo")
+ASYNCHRONOUS: Final = 12
+"""Requests that the kernel has under way in the background of a FUSE mount (max_background)."""
+
+
+def make_engine(fd: int) -> Engine:
+    """Make an engine for one store, of the fastest kind that works here.
+
+    Each store is to have its own, so that one that hangs does not take the room of the others.
+    """
+    try:
+        ring = RingEngine()
+    except OSError as exc:
+        log.warning("no io_uring: threads do the I/O that waits", reason=exc.strerror)
+        return ThreadEngine()
+    return EngineOverFuse(ring) if is_on_fuse(fd) else ring
+
+
+def is_on_fuse(fd: int) -> bool:
+    """Tell whether a file lies on a FUSE file system; statfs(2) would have to ask that, and not all answer."""
+    device = os.fstat(fd).st_dev
+    number = f"{os.major(device)}:{os.minor(device)}"
+    for line in MOUNTS.read_text(errors="surrogateescape").splitlines():
+        words = line.split(" ")
+        if words[2] == number:
+            kind = words[words.index("-") + 1]
+            return kind in {"fuse", "fuseblk"} or kind.startswith("fuse.")
+    return False
+
+
+@final
+class EngineOverFuse:
+    """Another engine, asynchronous, as long as that is not too much for FUSE; then threads, for reads."""
+
+    __slots__ = ("_asynchronous", "_engine", "_threads", "name")
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._threads = ThreadEngine()
+        self._asynchronous = 0
+        self.name = engine.name
+
+    async def read(self, fd: int, into: bytearray | memoryview, position: int) -> None:
+        """See :class:`fusecache.stores.engine.Engine`."""
+        if self._asynchronous >= ASYNCHRONOUS:
+            await self._threads.read(fd, into, position)
+            return
+        self._asynchronous += 1
+        try:
+            await self._engine.read(fd, into, position)
+        finally:
+            self._asynchronous -= 1
+
+    async def write(self, fd: int, data: Data, position: int) -> None:
+        """See :class:`fusecache.stores.engine.Engine`."""
+        self._asynchronous += 1
+        try:
+            await self._engine.write(fd, data, position)
+        finally:
+            self._asynchronous -= 1
+
+    async def fdatasync(self, fd: int) -> None:
+        """See :class:`fusecache.stores.engine.Engine`."""
+        await self._engine.fdatasync(fd)
+
+    async def discard(self, fd: int, position: int, length: int) -> None:
+        """See :class:`fusecache.stores.engine.Engine`."""
+        await self._engine.discard(fd, position, length)
+
+    def close(self) -> None:
+        """See :class:`fusecache.stores.engine.Engine`."""
+        assert not self._asynchronous
+        self._engine.close()
