@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from tests.integration.judges import MODES, PAGE_CACHES, POLICIES
-from tests.integration.mounts import COMMAND_SECONDS, Mount, program
+from tests.integration.mounts import COMMAND_SECONDS, PAGE_CACHE, Mount, program
 
 PAIRS = list(itertools.product(MODES, POLICIES))
 GEOMETRIES = [("512KiB", "16KiB"), ("1MiB", "4KiB"), ("512KiB", "64KiB"), ("760KiB", "76KiB")]
@@ -83,7 +83,7 @@ class Story:
         time.sleep(seconds)
 
 
-def mount_as(mount: Mount, mode: str, policy: str, page_cache: str = "stores") -> None:
+def mount_as(mount: Mount, mode: str, policy: str, page_cache: str = PAGE_CACHE) -> None:
     """Mount in a mode, whatever is dirty: passthrough needs a clean cache, so it is switched to."""
     first_mode = "writethrough" if mode == "passthrough" else mode
     mount.mount("--mode", first_mode, "--policy", policy, "--page-cache", page_cache)

@@ -50,6 +50,10 @@ def wait_until(condition: Callable[[], object], what: str, timeout: float = 30) 
         time.sleep(0.05)
 
 
+PAGE_CACHE = os.environ.get("FUSECACHE_PAGE_CACHE", "stores")
+"""What the page cache is to hold where a test does not say."""
+
+
 @dataclass
 class Mount:
     """An origin, its cache and metadata, and where they are mounted (or were)."""
@@ -74,7 +78,7 @@ class Mount:
 
     def mount_command(self, *options: str) -> list[str | Path]:
         """Spell the command that mounts."""
-        files: list[str | Path] = ["--cache", self.cache, "--metadata", self.metadata]
+        files: list[str | Path] = ["--cache", self.cache, "--metadata", self.metadata, "--page-cache", PAGE_CACHE]
         command = self.command or [program()]
         return [*command, "mount", self.origin, self.mountpoint, *files, *self.options, *options]
 
