@@ -85,16 +85,20 @@ class LevelQueue:
             pool.add_anchor(level)
         pool.add_user(self)
         self.size = 0
+        self._even: tuple[int, int] | None = None
+        """How it was redistributed, if since then no level has got longer or shorter."""
 
     def push(self, entry: int, level: int) -> None:
         """Add an entry at the tail of a level."""
         self._pool.append_before(entry, self._heads + level)
         self.size += 1
+        self._even = None
 
     def push_first(self, entries: Sequence[int], level: int) -> None:
         """Add entries, one after the other, at the head of a level, before any marker."""
         self._pool.prepend_after(entries, self._heads + level)
         self.size += len(entries)
+        self._even = None
 
     def remove(self, entry: int) -> int:
         """Take an entry out; it keeps its level, which is returned."""
@@ -103,6 +107,7 @@ class LevelQueue:
         pool.unlink(entry)
         pool.label[entry] = level
         self.size -= 1
+        self._even = None
         return level
 
     def requeue(self, entry: int, extra: int) -> None:
@@ -121,6 +126,8 @@ class LevelQueue:
                 displaced = pool.oldest(run)
                 pool.unlink(displaced)
                 pool.append_before(displaced, self._heads + level)
+            else:
+                self._even = None
         ahead, behind = older[entry], newer[entry]
         newer[ahead] = behind
         older[behind] = ahead
@@ -190,6 +197,8 @@ class LevelQueue:
 
     def redistribute(self, in_top: int = 0, top_levels: int = 0) -> None:
         """Bring the levels to their targets: ``in_top`` entries for the top levels, the rest for the others."""
+        if self._even == (in_top, top_levels):
+            return
         pool = self._pool
         self.tidy(_TIDY_BUDGET)
         lengths = [sum(pool.count[run] for run in self._runs(level)) for level in range(LEVELS)]
@@ -206,6 +215,7 @@ class LevelQueue:
                 self._pull_down(level, -surplus, lengths)
         self._settle(carry, _TOP, carry.size)
         assert carry.size == 0
+        self._even = (in_top, top_levels)
 
     def _settle(self, carry: _Carry, level: int, wanted: int) -> None:
         """Append the first entries of the carry to a level."""
@@ -261,6 +271,11 @@ class LevelQueue:
             assert all(pool.level[run] == level for run in self._runs(level))
             found.append([entry for run in self._runs(level) for entry in pool.members(run)])
         assert sum(map(len, found)) == self.size
+        if self._even is not None:
+            left = self.size
+            for level, target in enumerate(even_targets(self.size, *self._even)[:_TOP]):
+                assert len(found[level]) == min(target, left)
+                left -= len(found[level])
         return found
 
 
@@ -300,6 +315,8 @@ class MarkedQueue(LevelQueue):
                 pool.unlink(displaced)
                 places = (self._markers[0] + level, self._markers[1] + level, self._heads + level)
                 pool.append_before(displaced, places[passed])
+            else:
+                self._even = None
         pool.unlink(entry)
         pool.append_before(entry, self._heads + goal)
 
