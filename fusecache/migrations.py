@@ -119,6 +119,7 @@ class Migrations:
                 self._woken = trio.Event()
                 while run := await self._next_run():
                     await self._start(run, nursery)
+                    await trio.lowlevel.checkpoint()  # hits come between two of them
 
     async def _next_run(self) -> list[Work]:
         """Choose what to do next, or nothing."""
