@@ -122,7 +122,7 @@ async def measure(
     async def client(seed: int) -> None:
         nonlocal count
         places = random.Random(seed)
-        while perf_counter() < end:
+        while not count or perf_counter() < end:
             if operation == "fdatasync":
                 os.pwrite(fd, data, places.randrange(blocks) * size)
             await once(places.randrange(blocks) * size)
