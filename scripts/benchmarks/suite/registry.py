@@ -10,7 +10,18 @@ from typing import Final, Protocol, cast
 from scripts.benchmarks.suite.context import Context
 from scripts.benchmarks.suite.figure import Figure
 
-SECTIONS: Final = ("verify", "hits", "profile", "slow", "ext4", "startup", "scale", "endurance")
+SECTIONS: Final = (
+    "verify",
+    "hits",
+    "profile",
+    "interference",
+    "slow",
+    "ext4",
+    "pages",
+    "startup",
+    "scale",
+    "endurance",
+)
 """Each is the module of that name in ``scripts/benchmarks/sections``."""
 
 
