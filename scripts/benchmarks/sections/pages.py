@@ -3,8 +3,8 @@
 memory
     Bytes of origin, cache and image in the host's page cache for each byte of the image, after it was read three times.
 warm read
-    1 MiB at a time from an image that is in the page cache, by turns with a file in tmpfs, and with a plain file that is
-    in the page cache.  FUSE and tmpfs have memory in pages of 4 KiB; other file systems may have larger pieces.
+    1 MiB at a time from an image that is in the page cache, by turns with a file in tmpfs, and with a plain file that
+    is in the page cache.  FUSE and tmpfs have memory in pages of 4 KiB; other file systems may have larger pieces.
 loop
     1 MiB reads and writes at depth 4 of a loop device on the image (scripts/losetup; root only), with requests of at
     most 128 KiB and of at most 1 MiB.
@@ -91,7 +91,7 @@ def _read(fd: int) -> float:
 def _warm_reads(context: Context, origin: Path, scratch: Path) -> Iterator[Figure]:
     rounds: dict[str, list[float]] = defaultdict(list)
     with _mounted(origin, scratch / "warm", "image") as image, context.scratch() as memory, ExitStack() as stack:
-        copy = shutil.copy(origin, memory / "copy")
+        copy = Path(shutil.copy(origin, memory / "copy"))
         fds = {}
         for system, path in (("none", origin), ("memory", copy), ("fusecache", image)):
             fds[system] = stack.enter_context(path.open("rb")).fileno()
