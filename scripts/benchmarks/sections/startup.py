@@ -20,9 +20,9 @@ from typing import Final
 from scripts.benchmarks.rig import RigError
 from scripts.benchmarks.suite.context import Context
 from scripts.benchmarks.suite.figure import Figure
+from scripts.benchmarks.suite.processes import usage
 
 MIB: Final = 2**20
-TICKS: Final = os.sysconf("SC_CLK_TCK")
 HELP_SECONDS: Final = 0.25
 MOUNT_SECONDS: Final = 0.5
 TARGETS: Final = {"fusecache --help": HELP_SECONDS, "mount, first": MOUNT_SECONDS, "mount, again": MOUNT_SECONDS}
@@ -86,6 +86,6 @@ def _time_of(*command: str | Path) -> tuple[float, float]:
 
 def _processor_seconds(mountpoint: Path) -> float:
     """Return the processor time that a daemon has used so far."""
-    pid = json.loads(os.getxattr(mountpoint / "image", "user.fusecache.stats"))["pid"]
-    words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(words[11]) + int(words[12])) / TICKS
+    pid = int(json.loads(os.getxattr(mountpoint / "image", "user.fusecache.stats"))["pid"])
+    used = usage([pid])
+    return used.user + used.kernel
