@@ -98,16 +98,18 @@ class _Lowlevel:
         self._was_at_once = at_once
         if self._requests >= TURN_REQUESTS or perf_counter() - self._turn_began > TURN_SECONDS:
             # Locked, or those who stand by would take turn after turn before anybody else.
-            await trio.lowlevel.cancel_shielded_checkpoint()
+            try:
+                await trio.lowlevel.checkpoint()
+            except BaseException:
+                self._unlock()
+                raise
             self._begin_turn()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Unlock it; whoever stands by looks again when the scheduler next runs."""
-        self._locked = False
-        if self._standby:
-            self._standby.unpark()
+        self._unlock()
 
     async def wait_readable(self, fd: int) -> None:
         """Wait until there is a request; raises ClosedResourceError when there will be none any more."""
@@ -118,6 +120,11 @@ class _Lowlevel:
             return
         await trio.lowlevel.wait_readable(fd)
         self._begin_turn()
+
+    def _unlock(self) -> None:
+        self._locked = False
+        if self._standby:
+            self._standby.unpark()
 
     def _listen_to(self, fd: int) -> None:
         descriptor = select.poll()

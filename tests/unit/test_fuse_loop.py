@@ -306,3 +306,18 @@ async def test_pyfuse3_gets_trio_back(monkeypatch: pytest.MonkeyPatch, error: Ex
         await fuse_loop.serve_requests()
     assert isinstance(fronts[0], fuse_loop._Front)
     assert pyfuse3.trio is trio  # type: ignore[attr-defined]
+
+
+@in_trio
+async def test_workers_that_are_cancelled_end_although_requests_pour() -> None:
+    with looping(at_once, most=10_000) as loop:
+        loop.ask(10_000)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(loop.run)
+            await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
+        assert loop.served <= 4 * fuse_loop.TURN_REQUESTS
+        lock = loop.front.Lock()
+        with trio.fail_after(1):
+            async with lock:
+                """Nobody left with it."""
