@@ -13,6 +13,7 @@ from scripts.benchmarks.suite.figure import Figure
 SECTIONS: Final = (
     "verify",
     "hits",
+    "fsync",
     "profile",
     "interference",
     "slow",
