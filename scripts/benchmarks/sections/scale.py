@@ -1,9 +1,9 @@
 """How it grows with the cache: mounting with a full map, memory, and the time of a hit.
 
-Files are sparse, so that terabytes fit anywhere; maps are random.  *empty* is a cache of the same size with nothing in
-it, *tiny* one of 100 blocks, all in use; all have images of one size.  Memory is the proportional set size of the
-daemon.  Hits are reads of 4 KiB, of one block after the other at random, whose pages are in the page cache; the full
-and the tiny mount are read by turns.
+Files are sparse, so that terabytes fit anywhere; maps are random, and full.  *empty* is a cache of the same size with
+nothing in it, *tiny* one of 100 blocks, all in use; all have images of one size.  Memory is the proportional set size
+of the daemon.  Hits are reads of 4 KiB, of one block after the other at random, whose pages are in the page cache; the
+full and the tiny mount are read by turns.
 """
 
 from __future__ import annotations
@@ -28,11 +28,14 @@ from scripts.benchmarks.rig import run as run_command
 from scripts.benchmarks.suite.context import Context
 from scripts.benchmarks.suite.figure import Figure, compared
 from scripts.benchmarks.suite.processes import usage
+from scripts.benchmarks.suite.systems import FUSECACHE
 
 KIB: Final = 2**10
 GIB: Final = 2**30
 TIB: Final = 2**40
 PAGE: Final = 4096
+FULL: Final = FUSECACHE
+"""The column of the full cache."""
 TINY_BLOCKS: Final = 100
 MOUNT_SECONDS: Final = 3.0
 BYTES_PER_BLOCK: Final = 64.0
@@ -77,34 +80,33 @@ def _measure(context: Context, scratch: Path, size: Size) -> Iterator[Figure]:
     tiny, tiny_oblocks = make_place(scratch / "tiny", layout(TINY_BLOCKS, TINY_BLOCKS))
     yield from _times(context, size, full, empty)
     with _mounted(full) as full_pid, _mounted(tiny) as tiny_pid, _mounted(empty) as empty_pid:
-        memory = {"full": _memory(full_pid), "empty": _memory(empty_pid), "tiny": _memory(tiny_pid)}
+        memory = {FULL: _memory(full_pid), "empty": _memory(empty_pid), "tiny": _memory(tiny_pid)}
         yield from _grown(size, "memory", memory)
         some = _sample(oblocks, context.pick(full=size.blocks, quick=100_000, smoke=500))
-        rounds = _hits(context, {"tiny": (tiny, _sample(tiny_oblocks, TINY_BLOCKS)), "full": (full, some)}, size)
-        limit = {"full": HIT_RATIO} if size.is_judged else None
+        rounds = _hits(context, {"tiny": (tiny, _sample(tiny_oblocks, TINY_BLOCKS)), FULL: (full, some)}, size)
+        limit = {FULL: HIT_RATIO} if size.is_judged else None
         yield from compared(f"{size.name}: a hit", rounds, unit="µs", baseline="tiny", at_most=limit)
-        memory |= {"full": _memory(full_pid), "tiny": _memory(tiny_pid)}
+        memory |= {FULL: _memory(full_pid), "tiny": _memory(tiny_pid)}
         yield from _grown(size, "memory after these hits", memory)
 
 
 def _times(context: Context, size: Size, full: Place, empty: Place) -> Iterator[Figure]:
     """Mount and unmount, after a clean end and after a crash."""
-    mounts: dict[str, list[float]] = {"full": [], "empty": []}
-    ends: dict[str, list[float]] = {"full": [], "empty": []}
-    processor: dict[str, list[float]] = {"full": [], "empty": []}
+    mounts: dict[str, list[float]] = {FULL: [], "empty": []}
+    ends: dict[str, list[float]] = {FULL: [], "empty": []}
+    processor: dict[str, list[float]] = {FULL: [], "empty": []}
     crashed: list[float] = []
     for _ in range(context.rounds):
-        for name, place in (("full", full), ("empty", empty)):
-            mounts[name].append(_mount(place))
-            processor[name].append(_processor_seconds(place))
-            ends[name].append(_timed("fusecache", "unmount", place.mountpoint))
+        for name, place in ((FULL, full), ("empty", empty)):
+            with _mounting(place, mounts[name], ends[name]):
+                processor[name].append(_processor_seconds(place))
         with _mounted(full) as pid:
             os.kill(pid, signal.SIGKILL)
-        crashed.append(_mount(full))
-        run_command("fusecache", "unmount", full.mountpoint)
+        with _mounting(full, crashed, []):
+            pass
     found = (
         ("mount", mounts, MOUNT_SECONDS),
-        ("mount after kill -9", {"full": crashed}, MOUNT_SECONDS),
+        ("mount after kill -9", {FULL: crashed}, MOUNT_SECONDS),
         ("mount, processor time of the daemon", processor, None),
         ("unmount", ends, MOUNT_SECONDS),
     )
@@ -116,7 +118,7 @@ def _times(context: Context, size: Size, full: Place, empty: Place) -> Iterator[
                 value=median(values),
                 unit="s",
                 rounds=tuple(values),
-                at_most=limit if name == "full" and size.is_judged else None,
+                at_most=limit if name == FULL and size.is_judged else None,
             )
 
 
@@ -126,8 +128,8 @@ def _grown(size: Size, name: str, memory: dict[str, int]) -> Iterator[Figure]:
     for other in ("empty", "tiny"):
         yield Figure(
             name=f"{size.name}: {name} above {other}",
-            system="full",
-            value=(memory["full"] - memory[other]) / size.blocks,
+            system=FULL,
+            value=(memory[FULL] - memory[other]) / size.blocks,
             unit="B/block",
             at_most=BYTES_PER_BLOCK if size.is_judged else None,
         )
@@ -207,6 +209,18 @@ def _mount(place: Place) -> float:
     """Mount; return how many seconds it took."""
     files = ("--cache", place.cache, "--metadata", place.metadata)
     return _timed("fusecache", "mount", place.origin, place.mountpoint, *files)
+
+
+@contextmanager
+def _mounting(place: Place, mounts: list[float], ends: list[float]) -> Iterator[None]:
+    """Have it mounted; add how long that took, and how long unmounting does."""
+    try:
+        mounts.append(_mount(place))
+        yield
+        ends.append(_timed("fusecache", "unmount", place.mountpoint))
+    except BaseException:
+        run_command("fusermount3", "-u", "-z", place.mountpoint, check=False)
+        raise
 
 
 @contextmanager
