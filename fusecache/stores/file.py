@@ -9,8 +9,9 @@ touches a page in part may have to read it from the disk first, so the engine do
 offset and length will do: read-modify-write of partial sectors is the kernel's there.
 
 A write into the page cache may wait, too: where more has been written than the disk takes, the kernel makes writers
-sleep, and there is no asking it before.  So a write that took long has those that follow declined, for so much longer
-than it took that the event loop loses a twentieth of its time at most.
+sleep, and there is no asking it before.  So a write that took long makes the store look closer at those that follow.
+If another one takes long, and not because others had the processor, writes are declined for so much longer than it took
+that the event loop loses a twentieth of its time at most.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import os
 import stat
 import struct
 from contextlib import contextmanager, suppress
+from resource import RUSAGE_THREAD, getrusage
 from time import monotonic
 from typing import TYPE_CHECKING, Final, final
 
@@ -40,9 +42,11 @@ if TYPE_CHECKING:
 PAGE: Final = os.sysconf("SC_PAGESIZE")
 _WITHIN_PAGE: Final = PAGE - 1
 _LONG: Final = 0.005
-"""Seconds: what the scheduler takes from a process that has used its share is less, as a rule."""
+"""Seconds for a write."""
 _DECLINE: Final = 20
-"""Times what the write took."""
+"""How many times what it took others are declined, if it slept."""
+_LOOK: Final = 50
+"""How many times what it took others are looked at."""
 _UNWANTED: Final = 1024
 """So many ranges at most wait for a flush before they are dropped."""
 _BLKGETSIZE64: Final = 0x80081272
@@ -111,6 +115,7 @@ class FileStore:
         "_engine",
         "_fd",
         "_flushing",
+        "_looking_until",
         "_lost",
         "_nowait",
         "_read_flags",
@@ -130,6 +135,7 @@ class FileStore:
         self._lost: StoreError | None = None
         self._nowait = True
         self._declining_until = 0.0
+        self._looking_until = 0.0
         self._unwanted: list[tuple[int, int]] = []
         self._written = False
         self._read_flags = 0 if is_in_memory(fd) else os.RWF_NOWAIT
@@ -160,8 +166,8 @@ class FileStore:
         if (position | length) & _WITHIN_PAGE:
             return False
         began = monotonic()
-        if began < self._declining_until:
-            return False
+        if began < self._looking_until:
+            return began >= self._declining_until and self._write_watched(began, position, data)
         self.unflushed = self._written = True
         try:
             written = os.pwrite(self._fd, data, position)
@@ -170,8 +176,20 @@ class FileStore:
             raise StoreError(msg) from exc
         took = monotonic() - began
         if took > _LONG:
-            self._declining_until = began + took * _DECLINE
+            self._looking_until = began + took * _LOOK
         return written == length
+
+    def _write_watched(self, began: float, position: int, data: Data) -> bool:
+        """Write at once, and find out whether we slept meanwhile (ru_nvcsw) or only had to share the processor."""
+        self.unflushed = self._written = True
+        sleeps = getrusage(RUSAGE_THREAD).ru_nvcsw
+        with self._failing("write"):
+            written = os.pwrite(self._fd, data, position)
+        took = monotonic() - began
+        if took > _LONG and getrusage(RUSAGE_THREAD).ru_nvcsw != sleeps:
+            self._declining_until = began + took * _DECLINE
+            self._looking_until = max(self._looking_until, began + took * _LOOK)
+        return written == len(data)
 
     async def write(self, offset: int, data: Data) -> None:
         """See :class:`fusecache.stores.base.Store`."""

@@ -434,20 +434,46 @@ class Throttle:
         return self._real(fd, data, offset)
 
 
-def test_after_a_write_that_took_long_others_decline_for_a_while(
+def test_after_two_writes_that_took_long_others_decline_for_a_while(
     store: FileStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     throttle = Throttle(monkeypatch)
     throttle.seconds = 0.02
     assert store.write_nowait(0, bytes(PAGE))
+    assert store.write_nowait(0, bytes(PAGE))
     throttle.seconds = 0
     began = time.monotonic()
     while not store.write_nowait(PAGE, b"n" * PAGE):
         time.sleep(0.005)
-    assert throttle.calls == 2
+    assert throttle.calls == 3
     assert 0.2 < time.monotonic() - began < 10
     assert store.write_nowait(0, bytes(PAGE))
     assert store.write_nowait(0, bytes(PAGE))
+
+
+def test_a_processor_that_others_have_is_no_reason(store: FileStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.pwrite
+
+    def busy(fd: int, data: bytes, offset: int) -> int:
+        end = time.monotonic() + 0.02
+        while time.monotonic() < end:
+            pass
+        return real(fd, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", busy)
+    assert all(store.write_nowait(0, bytes(PAGE)) for _ in range(10))
+
+
+def test_a_watched_write_fails_like_any_other(store: FileStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    Throttle(monkeypatch).seconds = 0.02
+    assert store.write_nowait(0, bytes(PAGE))
+
+    def refuse(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", refuse)
+    with pytest.raises(StoreError, match="write of the store failed: No space left on device"):
+        store.write_nowait(0, bytes(PAGE))
 
 
 @threaded
@@ -474,5 +500,5 @@ async def test_slow_writes_do_not_hold_up_the_event_loop(store: FileStore, monke
                 else:
                     await store.write(0, bytes(PAGE))
         nursery.cancel_scope.cancel()
-    assert 1 <= inline <= 3
+    assert 2 <= inline <= 4
     assert late < 0.25
