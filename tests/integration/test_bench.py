@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -110,13 +111,17 @@ def test_each_peer_that_is_installed_is_used_and_leaves_nothing(scratch: Path, n
 
 
 def test_a_bench_that_is_interrupted_cleans_up(scratch: Path) -> None:
-    process = bench(scratch, "--sections", "hits", "--rounds", "1000")
+    result = scratch.parent / "result.json"
+    process = bench(scratch, "--sections", "verify,hits", "--rounds", "1000", "--json", result)
     assert process.stderr
     try:
         assert any(line.startswith("hits: round 2") for line in process.stderr)  # all is mounted, and fio runs
         assert mountpoints_below(scratch) != []
     finally:
         process.send_signal(signal.SIGINT)
+        time.sleep(0.2)
+        process.send_signal(signal.SIGTERM)  # cleaning up goes on all the same
         status, output = outcome(process)
     assert status == 128 + signal.SIGINT, output
+    assert {figure["section"] for figure in json.loads(result.read_text())["figures"]} == {"verify"}
     assert_nothing_is_left(scratch)

@@ -217,10 +217,10 @@ def test_a_section_that_fails_is_told_and_keeps_what_it_found(
             raise RigError(msg)
 
     monkeypatch.setattr("importlib.import_module", lambda _: Failing())
-    found, titles, errors = program.measure(context(tmp_path), ["hits"])
-    assert [(figure.section, figure.name) for figure in found] == [("hits", "found before")]
-    assert list(titles) == ["hits"]
-    assert errors == ["hits: then it broke"]
+    report = program.Report()
+    program.measure(context(tmp_path), ["hits"], report)
+    assert [(figure.section, figure.name) for figure in report.of_sections()["hits"]] == [("hits", "found before")]
+    assert report.errors == ["hits: then it broke"]
     assert "found before" in capsys.readouterr().out
 
 

@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final, NoReturn
@@ -36,14 +37,30 @@ ROUNDS: Final = {Effort.FULL: 7, Effort.QUICK: 3, Effort.SMOKE: 1}
 FAST_ROOM: Final = 4 * 2**30
 """How much has to be free in memory for caches and images to lie there."""
 
+SIGNALS: Final = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+
 _notes = Console(stderr=True, highlight=False)
+
+
+@dataclass(slots=True)
+class Report:
+    """What was found so far: the figures, the titles of the sections that ran, and what failed."""
+
+    figures: list[Figure] = field(default_factory=list)
+    titles: dict[str, str] = field(default_factory=dict)
+    errors: list[str] = field(default_factory=list)
+
+    def of_sections(self) -> dict[str, list[Figure]]:
+        """Return the figures of each section that has some."""
+        found = {name: [figure for figure in self.figures if figure.section == name] for name in self.titles}
+        return {name: figures for name, figures in found.items() if figures}
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Measure, show, write; exit 0 unless a section failed, whether targets are met or not."""
     options = _parser().parse_args(arguments)
     effort = Effort.SMOKE if options.smoke else Effort.QUICK if options.quick else Effort.FULL
-    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+    for number in SIGNALS:
         signal.signal(number, _stop)
     context = Context(
         effort=effort,
@@ -53,58 +70,69 @@ def main(arguments: list[str] | None = None) -> int:
         disk=options.disk or Path("/var/tmp"),  # noqa: S108 - everything lies below a directory of its own
         say=lambda message: _notes.print(message, style="dim", soft_wrap=True),
     )
-    figures, titles, errors = measure(context, options.sections or SECTIONS)
-    facts = gather_facts(context)
-    of_sections = {name: [figure for figure in figures if figure.section == name] for name in titles}
-    tables = {name: render.grid(found, SYSTEMS) for name, found in of_sections.items() if found}
+    report = Report()
+    try:
+        measure(context, options.sections or SECTIONS, report)
+    finally:  # what was found before an interrupt is not lost
+        write(report, gather_facts(context), options)
+    return 1 if report.errors else 0
+
+
+def measure(context: Context, names: Sequence[str], report: Report) -> None:
+    """Run sections and show each."""
+    for name in names:
+        began, before = time.monotonic(), len(report.figures)
+        try:
+            section = load(name)
+            report.titles[name] = section.title
+            for figure in section.run(context):
+                report.figures.append(figure)
+        except Skipped as exc:
+            _notes.print(f"{name}: skipped: {exc}", soft_wrap=True)
+            continue
+        except (RigError, OSError, ValueError, ImportError) as exc:
+            report.errors.append(f"{name}: {exc}")
+            _notes.print(f"{name}: {exc}", style="red", soft_wrap=True)
+        if found := report.figures[before:]:
+            output = _output()
+            output.print(f"\n{name}: {report.titles[name]}", style="bold", soft_wrap=True)
+            output.print(render.rich_table(render.grid(found, SYSTEMS, separator="\n")))
+        _notes.print(f"{name}: {time.monotonic() - began:.0f} s", style="dim")
+
+
+def write(report: Report, facts: dict[str, str], options: argparse.Namespace) -> None:
+    """Write the files that were asked for, and sum up."""
+    of_sections = report.of_sections()
     if options.json:
-        options.json.write_text(render.as_json(figures, facts, errors) + "\n")
+        options.json.write_text(render.as_json(report.figures, facts, report.errors) + "\n")
     if options.markdown:
-        lines = (line for name, table in tables.items() for line in render.markdown(titles[name], table))
+        lines = (
+            line
+            for name, figures in of_sections.items()
+            for line in render.markdown(report.titles[name], render.grid(figures, SYSTEMS))
+        )
         options.markdown.write_text("\n".join(lines))
     if options.document:
-        parts = {name: list(render.rst(render.grid(of_sections[name], SYSTEMS, separator="\n"))) for name in tables}
+        parts = {
+            name: list(render.rst(render.grid(figures, SYSTEMS, separator="\n")))
+            for name, figures in of_sections.items()
+        }
         parts["facts"] = [f"* {name}: {value}" for name, value in facts.items()]
         options.document.write_text(render.filled(options.document.read_text(), parts))
     if options.plot:
         from scripts.benchmarks.suite.plot import draw  # noqa: PLC0415 - takes a second, and few ask for it
 
-        draw(figures, list(titles), options.plot)
-    output = Console(highlight=False, width=None if sys.stdout.isatty() else 150)
-    judged = [figure for figure in figures if figure.is_met is not None]
+        draw(report.figures, list(report.titles), options.plot)
+    output = _output()
+    judged = [figure for figure in report.figures if figure.is_met is not None]
     output.print(f"targets met: {sum(bool(figure.is_met) for figure in judged)} of {len(judged)}")
     output.print("; ".join(f"{name} {value}" for name, value in facts.items()), soft_wrap=True, style="dim")
-    for error in errors:
+    for error in report.errors:
         output.print(f"failed: {error}", style="red", soft_wrap=True)
-    return 1 if errors else 0
 
 
-def measure(context: Context, names: Sequence[str]) -> tuple[list[Figure], dict[str, str], list[str]]:
-    """Run sections and show each; return the figures, the title of each section that ran, and what failed."""
-    output = Console(highlight=False, width=None if sys.stdout.isatty() else 150)
-    figures: list[Figure] = []
-    titles: dict[str, str] = {}
-    errors: list[str] = []
-    for name in names:
-        began = time.monotonic()
-        found: list[Figure] = []
-        try:
-            section = load(name)
-            titles[name] = section.title
-            for figure in section.run(context):
-                found.append(figure)  # noqa: PERF402 - what was found before a failure stays
-        except Skipped as exc:
-            _notes.print(f"{name}: skipped: {exc}", soft_wrap=True)
-            continue
-        except (RigError, OSError, ValueError, ImportError) as exc:
-            errors.append(f"{name}: {exc}")
-            _notes.print(f"{name}: {exc}", style="red", soft_wrap=True)
-        figures += found
-        if found:
-            output.print(f"\n{name}: {titles[name]}", style="bold", soft_wrap=True)
-            output.print(render.rich_table(render.grid(found, SYSTEMS, separator="\n")))
-        _notes.print(f"{name}: {time.monotonic() - began:.0f} s", style="dim")
-    return figures, titles, errors
+def _output() -> Console:
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 150)
 
 
 def gather_facts(context: Context) -> dict[str, str]:
@@ -113,7 +141,7 @@ def gather_facts(context: Context) -> dict[str, str]:
         "date": time.strftime("%Y-%m-%d"),
         "effort": f"{context.effort.value}, {context.rounds} rounds",
         "processors": f"{os.cpu_count()} x {_processor()}",
-        "Linux": platform.release(),
+        "Linux": platform.release().partition("-")[0],
         "fast": f"{context.fast} ({_file_system(context.fast)})",
         "disk": f"{context.disk} ({_file_system(context.disk)})",
         "Python": platform.python_version(),
@@ -164,6 +192,8 @@ def _fast_directory() -> Path:
 
 
 def _stop(number: int, _frame: object) -> NoReturn:
+    for other in SIGNALS:
+        signal.signal(other, signal.SIG_IGN)  # who asks twice gets no less cleaning up
     sys.exit(128 + number)  # so that everything is cleaned up on the way out
 
 
