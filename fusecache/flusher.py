@@ -9,11 +9,11 @@ was written to, or failed, or was being migrated, goes alone, and keeps writers 
 
 from __future__ import annotations
 
+from array import array
 from typing import TYPE_CHECKING, Final
 
 import structlog
 import trio
-from sortedcontainers import SortedSet
 
 from fusecache.config import COPY_RUN
 from fusecache.errors import FusecacheError
@@ -43,6 +43,7 @@ class Flusher:
         "_done",
         "_failed",
         "_migrations",
+        "_position",
         "_reason",
         "_running",
         "_todo",
@@ -53,8 +54,10 @@ class Flusher:
     def __init__(self, volume: Volume, migrations: Migrations) -> None:
         self._volume = volume
         self._migrations = migrations
-        self._todo: SortedSet[int] = SortedSet()
-        """Blocks of the origin, in its order."""
+        self._todo = array("q")
+        """Blocks of the origin, in its order; 8 bytes each, since a cache may have millions."""
+        self._position = 0
+        """Those before this one in it have been taken."""
         self._writing = 0
         self._running = False
         self._asked = trio.Event()
@@ -65,7 +68,7 @@ class Flusher:
     @property
     def pending(self) -> int:
         """Blocks that the flush under way has still to look at; at least 1 until everything is durable."""
-        return max(len(self._todo) + self._writing, int(self._running))
+        return max(len(self._todo) - self._position + self._writing, int(self._running))
 
     @property
     def failed(self) -> int:
@@ -74,12 +77,14 @@ class Flusher:
 
     def start(self) -> None:
         """Ask for everything that is dirty now to be written; returns at once."""
-        mapping = self._volume.mapping
         if not self._running:
             self._failed.clear()
             self._reason = ""
         self._running = True
-        self._todo.update(mapping.oblock_of[cblock] for cblock in mapping.dirty_blocks())
+        left = self._todo[self._position :]
+        dirty = self._volume.mapping.dirty_oblocks()
+        self._todo = array("q", sorted({*left, *dirty}) if left else dirty)
+        self._position = 0
         self._asked.set()
 
     async def flush(self) -> None:
@@ -115,18 +120,18 @@ class Flusher:
     def _taken(self) -> Iterator[range]:
         """Take runs of neighbours out of what is to be done."""
         most = max(1, COPY_RUN // self._volume.geometry.block_size)
-        while self._todo:
-            first = self._todo.pop(0)
-            end = first + 1
-            while end - first < most and self._todo and self._todo[0] == end:
+        while self._position < len(self._todo):
+            first = end = self._todo[self._position]
+            while end - first < most and self._position < len(self._todo) and self._todo[self._position] == end:
+                self._position += 1
                 end += 1
-                self._todo.pop(0)
             yield range(first, end)
 
     async def _write(self, oblocks: range) -> None:
         self._writing += len(oblocks)
         works = [Work(Op.WRITEBACK, oblock, self._dirty_cblock(oblock)) for oblock in oblocks]
-        await self._write_together([work for work in works if work.cblock >= 0])
+        if works := [work for work in works if work.cblock >= 0]:
+            await self._write_together(works)
         for oblock in oblocks:
             if await self._clean(oblock):
                 self._failed.discard(oblock)

@@ -14,6 +14,7 @@ which the policy's answers are held, and it changes by migrations only.
 from __future__ import annotations
 
 from array import array
+from itertools import compress
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ WRITABLE: Final = DIRTY | COVERED
 """A write to a block with these two, and not :data:`SAVING`, needs nothing but the write."""
 
 UNMAPPED: Final = -1
+_ONLY_DIRTY: Final = bytes(flags & DIRTY for flags in range(256))
 _EMPTY: Final = 0xFFFFFFFF
 _SPREAD: Final = 0x9E3779B97F4A7C15  # 2**64 / golden ratio: Fibonacci hashing (Knuth, TAOCP 3, 6.4)
 
@@ -188,6 +190,10 @@ class Mapping:
         dirty = [cblock for cblock, flags in enumerate(self.flags) if flags & DIRTY]
         dirty.sort(key=self.oblock_of.__getitem__)
         return dirty
+
+    def dirty_oblocks(self) -> list[int]:
+        """List the oblocks of all dirty blocks, in order."""
+        return sorted(compress(self.oblock_of, self.flags.translate(_ONLY_DIRTY)))
 
     def _home(self, oblock: int) -> int:
         return ((oblock * _SPREAD) & 0xFFFFFFFFFFFFFFFF) >> self._shift

@@ -11,7 +11,8 @@ go first keep no promotion waiting.  What they do is in :mod:`fusecache.moves`; 
 The policy's decisions are asked for in its own order, and handed out is handed out: what is in the backlog counts
 with what is under way where dm-cache counts migrations (2.9), so that ``migration_threshold`` bounds both.  Work that
 is there only because the origin is idle comes in batches, up to the threshold, and then not again before all
-of it is done: one at a time would have no neighbours.
+of it is done: one at a time would have no neighbours.  While users write a lot to what is cached, a batch begins once
+a second at most: what is written back then is soon dirty again.
 
 *A limited rate.*  Bytes are waited for before a run leaves the backlog.  What must hold: a pause (unmounting, a change
 of policy) does not last as long as the limit makes copies last.  So the backlog goes back to the policy, undone, and
@@ -50,6 +51,8 @@ LANES: Final = {Op.PROMOTE: 8, Op.DEMOTE: 8, Op.WRITEBACK: 4}
 _LEAST_COLLECTED: Final = 16
 _ASKED_AT_ONCE: Final = 16
 """Items that are asked for before others in the loop have their turn."""
+_MANY_WRITES: Final = 32
+"""Write hits a second."""
 _FIRST_BACKOFF: Final = 0.5
 _LAST_BACKOFF: Final = 30.0
 
@@ -73,9 +76,12 @@ class Migrations:
         "_paying",
         "_resume_at",
         "_running",
+        "_second_began",
         "_untrusted",
         "_volume",
+        "_was_busy",
         "_woken",
+        "_writes",
         "moves",
     )
 
@@ -93,6 +99,9 @@ class Migrations:
         self._untrusted = trio.Event()
         self._paying = trio.CancelScope()
         self._filling = True
+        self._second_began = -1.0
+        self._writes = 0
+        self._was_busy = False
         self._running = 0
         self._pauses = 0
         self._backoff = 0.0
@@ -151,8 +160,17 @@ class Migrations:
         if not self._may_work() or in_flight >= self._most or now < self._resume_at:
             return None
         fits = (in_flight + 1) * volume.geometry.block_size <= volume.migration_threshold
-        self._filling = fits and (self._filling or not in_flight)
+        self._filling = fits and (self._filling if in_flight else self._may_begin_batch(now))
         return volume.policy.get_background_work(self._filling and volume.activity.is_quiet(now))
+
+    def _may_begin_batch(self, now: float) -> bool:
+        """Tell whether to begin with work that is there only because the origin is idle."""
+        writes = self._volume.stats.write_hits
+        many = writes - self._writes > _MANY_WRITES
+        if now < self._second_began + 1:
+            return not (many or self._was_busy)
+        self._second_began, self._writes, self._was_busy = now, writes, many
+        return True
 
     async def _start(self, run: list[Work], nursery: trio.Nursery) -> None:
         """Wait until a run may be copied, then have that done; not those items that were called back meanwhile."""

@@ -192,7 +192,8 @@ class Moves:
         """Copy dirty blocks to the origin; they stay mapped, and turn clean, or stay dirty if written meanwhile."""
         size = self._volume.geometry.block_size
         if size > COPY_RUN:
-            await self._write_back_large(order)
+            for work in order.works:
+                await self._write_back_large(order, work)
             return
         crcs: dict[int, int] = {}
         with Held(self._volume) as held, self._copier.buffer() as buffer:
@@ -214,9 +215,8 @@ class Moves:
                 for number in crcs:
                     self._volume.mapping.end_saving(order.works[number].cblock)
 
-    async def _write_back_large(self, order: Order) -> None:
+    async def _write_back_large(self, order: Order, work: Work) -> None:
         """Copy a block that is more than a run; writers are kept out all the while."""
-        (work,) = order.works
         with Held(self._volume) as held, _reporting(order, work, held):
             await held.take(work.oblock, WRITERS_OUT)
             self._volume.require_work(work)
@@ -358,8 +358,14 @@ class Moves:
         return rotten
 
     async def name_lost(self, oblock: int, cblock: int) -> None:
-        """Find out which parts of an unreadable block cannot be read."""
-        await self._copier.name_lost(oblock, cblock)
+        """Find out which parts of an unreadable block cannot be read, if it is dirty still.
+
+        :raises BusyError: the block is being migrated.
+        """
+        with Held(self._volume) as held:
+            await held.take(oblock, WRITERS_OUT)
+            if self._volume.mapping.find(oblock) == cblock and self._volume.is_dirty(cblock):
+                await self._copier.name_lost(oblock, cblock)
 
     # Steps they share
 

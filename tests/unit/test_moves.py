@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import trio
 
@@ -283,3 +285,53 @@ async def test_a_failing_origin_fails_every_block_of_a_run_once() -> None:
         assert world.mapping.dirty_count == 4
         assert len(writes_of(world)) == 5
         assert not any(flags & 16 for flags in world.mapping.flags)
+
+
+@virtual
+async def test_while_users_write_a_lot_idle_work_comes_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(cache_blocks=64, origin_blocks=64)
+    world.volume.migration_threshold = 4 * BLOCK
+    for number in range(64):
+        world.load(number, number, dirty=True)
+    ask = world.policy.get_background_work
+
+    def give(is_idle: bool) -> Work | None:
+        here = {work.cblock for work in [*world.policy.queue, *world.policy.outstanding]}
+        if is_idle and (left := [cblock for cblock in world.mapping.dirty_blocks() if cblock not in here]):
+            world.policy.queue.append(Work(Op.WRITEBACK, left[0], left[0]))
+        return ask(is_idle)
+
+    monkeypatch.setattr(world.policy, "get_background_work", give)
+    async with world.running():
+        await trio.sleep(1.5)
+        written = []
+        for number in range(5000):
+            if number % 1000 == 0:
+                written.append(world.volume.stats.writebacks)
+            await world.cache.write(number % 64 * BLOCK, b"new")
+            world.migrations.wake()
+            await trio.sleep(0.001)
+        assert [later - sooner for sooner, later in itertools.pairwise(written[1:])] == [4, 4, 4]
+        world.migrations.wake()
+        await trio.sleep(1)
+        world.migrations.wake()
+        await settle()
+        await trio.sleep(1)
+        world.migrations.wake()
+        await settle()
+        assert world.mapping.dirty_count == 0, "when they have ended, all of it is written back"
+
+
+@virtual
+async def test_a_flush_of_large_blocks_that_turned_clean_meanwhile() -> None:
+    size = 2 * COPY_RUN
+    world = World(cache_blocks=2, origin_blocks=4, block_size=size)
+    world.load(1, 0, dirty=True)
+    world.load(2, 1, dirty=True)
+    async with world.running():
+        world.flusher.start()
+        world.volume.set_clean(0, 0)
+        await world.flusher.flush()
+        assert world.mapping.dirty_count == 0
+        assert world.origin_block(1) == b"o" * size
+        assert world.origin_block(2) == b"c" * size
