@@ -19,7 +19,7 @@ from scripts.benchmarks.suite.context import Context
 from scripts.benchmarks.suite.figure import Figure
 from scripts.benchmarks.suite.fio import Job, fio
 from scripts.benchmarks.suite.processes import Usage, usage, wait_until_idle
-from scripts.benchmarks.suite.systems import BARE, FUSECACHE, NONE, SYSTEMS, Exposed, Sizes
+from scripts.benchmarks.suite.systems import BARE, FUSECACHE, Exposed, Sizes
 from scripts.benchmarks.suite.warm import warm_systems
 
 KIB: Final = 2**10
@@ -31,11 +31,10 @@ CASES: Final = (
     ("write", "randwrite", 1),
     ("write", "randwrite", 16),
 )
+COMPARED: Final = (BARE, FUSECACHE, "qemu")
 RARE: Final = 0.02
 """Calls made less often, for a request, are not shown."""
 ATTACH_SECONDS: Final = 0.3
-
-
 TITLES: Final = {
     "user": "processor time, user",
     "kernel": "processor time, kernel",
@@ -46,12 +45,7 @@ TITLES: Final = {
 
 def run(context: Context) -> Iterator[Figure]:
     """Count, for each kind of request on each system."""
-    ours = (BARE, FUSECACHE)
-    names = [
-        name
-        for name in context.systems
-        if name in context.pick(full=tuple(SYSTEMS), quick=ours, smoke=ours) and name != NONE
-    ]
+    names = [name for name in context.systems if name in COMPARED]
     sizes = Sizes(cache=2 * WARM_BYTES, block=256 * KIB)
     with (
         context.scratch() as scratch,
@@ -92,9 +86,11 @@ def traced(case: str, name: str, exposed: Exposed, job: Job, directory: Path) ->
         finally:
             tracer.send_signal(signal.SIGINT)  # it detaches, and writes its summary
             tracer.wait()
-    for call, count in calls(summary.read_text()).items():
+    found = calls(summary.read_text())
+    yield Figure(name=f"{case}: system calls", system=name, value=sum(found.values()) / operations)
+    for call, count in found.items():
         if count / operations >= RARE:
-            yield Figure(name=f"{case}: system call {call}", system=name, value=count / operations)
+            yield Figure(name=f"{case}: {call}", system=name, value=count / operations)
 
 
 def calls(summary: str) -> dict[str, int]:
