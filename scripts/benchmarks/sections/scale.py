@@ -96,7 +96,7 @@ def _times(context: Context, size: Size, full: Place, empty: Place) -> Iterator[
     ends: dict[str, list[float]] = {FULL: [], "empty": []}
     processor: dict[str, list[float]] = {FULL: [], "empty": []}
     crashed: list[float] = []
-    for _ in range(context.rounds):
+    for _ in range(context.pick(full=context.rounds, quick=1, smoke=1)):
         for name, place in ((FULL, full), ("empty", empty)):
             with _mounting(place, mounts[name], ends[name]):
                 processor[name].append(_processor_seconds(place))
