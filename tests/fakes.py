@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import ClassVar, Final
 
@@ -22,6 +22,8 @@ from policies import MISS, MISS_QUEUED, Op, Policy, PolicyError, Work
 
 SECTOR: Final = 512
 """What a disk writes whole or not at all."""
+_EVICTION: Final = 0.2
+"""How likely it is that memory has been short by the time that something forgotten is read."""
 
 
 class Faults:
@@ -108,6 +110,11 @@ class SimStore:
     """A store in memory, with latency, that declines to be quick at random; see :class:`fusecache.stores.base.Store`.
 
     A write takes effect somewhere between its beginning and its end, sometimes in two steps.
+
+    A flush that fails may *forget*, as the kernel does (fsync(2)): what could not be written counts as written, can be
+    read as long as it stays in memory, and is gone then.
+
+    :ivar forgets: whether failing flushes do that; ``on_forgetting`` is called then.
     """
 
     def __init__(self, state: StoreState, *, name: str, rng: random.Random, latency: Latency) -> None:
@@ -125,6 +132,9 @@ class SimStore:
         self._pending = {sector: [(0, version) for version in versions] for sector, versions in state.pending.items()}
         self._writes = 0
         self._flushing = trio.Lock()
+        self.forgets = False
+        self.on_forgetting: Callable[[], None] = lambda: None
+        self._doomed: set[int] = set()
         self._under_way: list[tuple[int, Data]] = []
 
     def freeze(self, rng: random.Random) -> StoreState:
@@ -146,6 +156,7 @@ class SimStore:
         if self._rng.random() >= self.quickness or self.faults.is_due("read"):
             return False  # an error shows in the waiting read
         self.faults.counts["read"] += 1
+        self._evict(offset, len(into))
         into[:] = self._image[offset : offset + len(into)]
         return True
 
@@ -157,6 +168,7 @@ class SimStore:
             failing = self.faults.hit("read")
             if failing:
                 self._raise("read")
+            self._evict(offset, len(into))
             into[:] = self._image[offset : offset + len(into)]
             await self._latency.pause()
 
@@ -212,6 +224,8 @@ class SimStore:
                 await self._latency.pause()
                 if self.faults.hit("flush"):
                     self.lost = True
+                    if self.forgets:
+                        self._forget()
                     self._raise("flush")
                 self._harden(reached)
                 await self._latency.pause()
@@ -240,10 +254,30 @@ class SimStore:
                 if not versions:
                     del self._pending[sector]
 
+    def _forget(self) -> None:
+        """Give up any part of what is not durable; it can be read until it is evicted from memory."""
+        self.on_forgetting()
+        share = self._rng.choice((0.2, 0.5, 1.0))
+        for sector in list(self._pending):
+            if self._rng.random() < share:
+                del self._pending[sector]
+                self._doomed.add(sector)
+
+    def _evict(self, offset: int, length: int) -> None:
+        """Read from the medium again, perhaps, what was forgotten."""
+        if self._doomed:
+            for sector in range(offset // SECTOR, (offset + length - 1) // SECTOR + 1):
+                if sector in self._doomed and self._rng.random() < _EVICTION:
+                    self._doomed.remove(sector)
+                    place = slice(sector * SECTOR, (sector + 1) * SECTOR)
+                    self._image[place] = self._durable[place]
+
     def _apply(self, offset: int, data: bytes) -> None:
         self._writes += 1
         self._image[offset : offset + len(data)] = data
-        for sector in range(offset // SECTOR, (offset + len(data) - 1) // SECTOR + 1):
+        sectors = range(offset // SECTOR, (offset + len(data) - 1) // SECTOR + 1)
+        self._doomed.difference_update(sectors)  # what was read stays, with what is written into it
+        for sector in sectors:
             content = bytes(self._image[sector * SECTOR : (sector + 1) * SECTOR])
             self._pending.setdefault(sector, []).append((self._writes, content))
 

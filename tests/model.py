@@ -6,7 +6,8 @@ beginning.
 
 A read may see a write that began before the read ended, unless another one came strictly between.  After a crash a
 cell may show any write that began, unless a *flushed* one came strictly later: one that had ended when a flush began
-that was acknowledged.  Writes at the same time, by two clients, may come in either order.
+that was acknowledged.  Writes at the same time, by two clients, may come in either order.  Where a failing flush
+forgets, what had been written by then and not flushed may be gone without any crash.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from math import inf
+
+from fusecache.stores.base import Data
 
 _CELL = struct.Struct("<II")
 
@@ -28,7 +31,7 @@ def initial_image(size: int, cell_bytes: int) -> bytearray:
     return bytearray(b"".join(cell_content(cell_bytes, 0, cell) for cell in range(size // cell_bytes)))
 
 
-def shown(image: bytes | bytearray, cell_bytes: int, first: int = 0) -> list[int]:
+def shown(image: Data, cell_bytes: int, first: int = 0) -> list[int]:
     """Return the number of the write that each cell shows; -1 where it shows none that belongs there."""
     writes = []
     for index in range(len(image) // cell_bytes):
@@ -54,6 +57,7 @@ class Oracle:
         self._began: dict[int, int] = {}
         self._ended: dict[int, int] = {}
         self._failed: set[int] = set()
+        self._doubted: set[int] = set()
         self._written: list[list[int]] = [[write] for write in image]
         self.allowed: list[tuple[int, ...]] = list(allowed) if allowed else [(write,) for write in image]
         """What each cell may show after a crash at this moment."""
@@ -87,16 +91,23 @@ class Oracle:
 
     def end_flush(self, began: int) -> None:
         """Acknowledge a flush that began at this moment."""
+        unsure = self._failed | self._doubted
         for cell, writes in enumerate(self.allowed):
             if len(writes) > 1:
                 spans = {write: self._span(cell, write) for write in writes}
                 flushed = max(
-                    (span[0] for write, span in spans.items() if span[1] < began and write not in self._failed),
+                    (span[0] for write, span in spans.items() if span[1] < began and write not in unsure),
                     default=-inf,
                 )
                 self.allowed[cell] = tuple(write for write in writes if spans[write][1] >= flushed)
 
-    def end_read(self, began: int, first: int, image: bytes | bytearray) -> None:
+    def doubt(self) -> None:
+        """Learn that a store has forgotten some of what no flush made durable, though it may show it for a while."""
+        self._doubted.update(self._began, self._base)
+        for written, allowed in zip(self._written, self.allowed, strict=True):
+            written.extend(write for write in allowed if write not in written)  # what a kill had left may come back
+
+    def end_read(self, began: int, first: int, image: Data) -> None:
         """Hold what a read returned against what it may have returned."""
         for cell, write in enumerate(shown(image, self.cell_bytes, first), first):
             candidates = {other: self._span(cell, other) for other in self._written[cell]}
@@ -105,7 +116,10 @@ class Oracle:
             later = [
                 other
                 for other, span in candidates.items()
-                if ended < span[0] and span[1] < began and other not in self._failed
+                if ended < span[0]
+                and span[1] < began
+                and other not in self._failed
+                and not (other in self._doubted and write in self.allowed[cell])
             ]
             assert not later, f"cell {cell} reads as write {write}, but {later} came after that and had ended"
 

@@ -28,6 +28,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, final
 
+import structlog
 import trio
 
 from fusecache.errors import MetadataError
@@ -39,8 +40,12 @@ if TYPE_CHECKING:
 
     from fusecache.metadata.record import Batch
 
+log = structlog.get_logger(__name__)
+
 APPLICATION_ID: Final = 0x46554341  # "FUCA"
 FORMAT: Final = 2
+_PAUSES: Final = (0.1, 0.3, 1.0, 3.0, 10.0)
+"""Seconds to wait where the system gives no thread."""
 _HEADER: Final = 100
 """Bytes of SQLite's file header."""
 _SCHEMA: Final = """
@@ -189,7 +194,16 @@ class Database:
         self._connection.close()
 
     async def _in_thread(self, function: Callable[[], None]) -> None:
-        await trio.to_thread.run_sync(function, limiter=self._limiter)
+        for pause in _PAUSES:
+            try:
+                return await trio.to_thread.run_sync(function, limiter=self._limiter)
+            except RuntimeError as exc:
+                if "start new thread" not in str(exc):
+                    raise
+                log.warning("waiting for a thread", error=str(exc), seconds=pause)
+                await trio.sleep(pause)
+        msg = f"metadata {self.path}: no thread to be had for {sum(_PAUSES):.0f} seconds"
+        raise MetadataError(msg)
 
     def apply(self, batch: Batch) -> None:
         """Make the changes durable together, at once: for the time when nothing runs yet."""

@@ -26,7 +26,7 @@ from fusecache.config import Mode
 from fusecache.errors import FusecacheError, RefusedError
 from fusecache.geometry import Geometry
 from fusecache.volume import PolicyFaultError
-from tests.crash.rig import BLOCK, Disk, Rig, simulate
+from tests.crash.rig import BLOCK, QUICK_TICKS, Disk, Rig, simulate, simulated
 from tests.model import Oracle, judge_crash, shown
 
 _POLICIES: Final = ("eager", "eager", "eager", "eager", "smq", "mq", "cleaner")
@@ -71,13 +71,19 @@ class Shape:
     """The parts that fail."""
     spared: tuple[str, ...]
     """What does not fail: a failed flush is for good, and little is acknowledged after it."""
+    forgets: bool
+    """Whether stores forget what a failed flush did not make durable."""
+    scrub_rate: int
+    """Bytes a second."""
+    tick_seconds: float
+    """So much that happens between two ticks is never committed on its own."""
 
     @classmethod
     def of(cls, rng: random.Random, *, faults: bool) -> Shape:
         cell_bytes = rng.choice((512, 512, 512, 128))
         tail = rng.randrange(0, BLOCK, cell_bytes)
         return cls(
-            geometry=Geometry(rng.randint(3, 9) * BLOCK + tail, BLOCK, rng.randint(1, 4)),
+            geometry=Geometry(rng.randint(3, 9) * BLOCK + tail, BLOCK, rng.choice((1, 2, 3, 4, 9))),
             region_blocks=rng.choice((1, 1, 2, 3)),
             cell_bytes=cell_bytes,
             clients=rng.randint(1, 4),
@@ -88,6 +94,9 @@ class Shape:
             fault_rate=rng.choice((0.02, 0.1, 0.25)) if faults else 0.0,
             failing=rng.choice((_PARTS, _PARTS[:2], *((part,) for part in _PARTS))),
             spared=rng.choice(((), ("flush",), ("flush", "read"))) if faults else (),
+            forgets=faults and rng.random() < 0.5,
+            scrub_rate=rng.choice((0, 10 * BLOCK, 1000 * BLOCK)),
+            tick_seconds=rng.choice((QUICK_TICKS, QUICK_TICKS, 10 * QUICK_TICKS)),
         )
 
 
@@ -141,7 +150,8 @@ class History:
         """Run it, and some of what follows."""
         seed = self._rng.getrandbits(32)
         try:
-            simulate(seed, self._live, seed, instruments=[self._crasher])
+            with simulated(self._shape.tick_seconds):
+                simulate(seed, self._live, seed, instruments=[self._crasher])
         except BaseException as exc:
             raise (self._crasher.failure or exc) from exc
         if self._crasher.failure is not None:
@@ -167,11 +177,15 @@ class History:
         ):
             mode = Mode.WRITETHROUGH  # which is what the composition root would insist on
         rig = self._rig = Rig(self._disk, seed, policy=policy, mode=mode)
+        for store in (rig.origin, rig.store):
+            store.forgets = shape.forgets
+            store.on_forgetting = self._oracle.doubt
         for part in shape.failing:
             rig.faults[part].fail_at_random(shape.fault_rate, rng.getrandbits(32), shape.spared)
         with trio.CancelScope() as scope:
             self._crasher.active = True
             async with rig.running():
+                await rig.control.set("scrub", str(shape.scrub_rate))
                 if not (rig.origin.lost or rig.store.lost):
                     self._oracle.end_flush(self._oracle.now())  # what was found is durable before anybody reads it
                 if self._generation:
@@ -194,6 +208,7 @@ class History:
     async def _end_well(self, rig: Rig) -> list[int]:
         """Let everything come to rest, and hold the whole against the model; returns what the cells show."""
         shape = self._shape
+        await rig.control.set("scrub", "0")
         self._crasher.active = False
         await trio.sleep(40 if shape.fault_rate else 1)  # the pause after failures ends
         self._crasher.active = True

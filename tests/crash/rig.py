@@ -296,7 +296,7 @@ class Rig:
 
     async def read_all(self) -> bytearray:
         """Read the whole image."""
-        return await self.cache.read(0, self.disk.geometry.image_bytes)
+        return bytearray(await self.cache.read(0, self.disk.geometry.image_bytes))
 
     async def check_at_rest(self) -> None:
         """Assert every invariant while no request and no migration is under way; waits for long work to end."""

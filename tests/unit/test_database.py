@@ -4,7 +4,7 @@ import os
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from fusecache.errors import MetadataError
 from fusecache.metadata.database import FORMAT, Database
 from fusecache.metadata.record import Batch, Row
-from tests.unit.worlds import threaded
+from tests.unit.worlds import threaded, virtual
 
 VALUES = {"uuid": "u-1", "clean_shutdown": "1"}
 
@@ -271,6 +271,32 @@ async def test_commits_side_by_side_all_arrive(database: Database) -> None:
             nursery.start_soon(database.commit, Batch(mapped=[(number, number, True, None)]))
         nursery.start_soon(database.save_hints, [(0, 7)])
     assert database.count(dirty_only=True) == 20
+
+
+@virtual
+async def test_where_there_is_no_thread_a_commit_waits_for_one(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = 3
+
+    async def run_sync(function: Callable[[], None], *, limiter: trio.CapacityLimiter) -> None:
+        nonlocal refused
+        if refused:
+            refused -= 1
+            msg = "can't start new thread"
+            raise RuntimeError(msg)
+        async with limiter:
+            function()
+
+    monkeypatch.setattr(trio.to_thread, "run_sync", run_sync)
+    await database.commit(Batch(mapped=[(1, 10, True, None)]))
+    assert database.count(dirty_only=True) == 1
+    assert 1 < trio.current_time() < 10
+    refused = 1000
+    with pytest.raises(MetadataError, match="no thread to be had"):
+        await database.commit(Batch(mapped=[(2, 20, True, None)]))
+    assert database.count(dirty_only=True) == 1
+    assert trio.current_time() < 60
 
 
 def test_hints_are_kept_until_the_block_is_recorded_anew(database: Database) -> None:
