@@ -18,7 +18,7 @@ import trio
 from fusecache.config import COPY_RUN
 from fusecache.errors import FusecacheError
 from fusecache.gather import for_each
-from fusecache.moves import Order
+from fusecache.orders import Order
 from fusecache.traffic import ASKED_FOR
 from policies import Op, Work
 

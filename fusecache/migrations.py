@@ -35,7 +35,8 @@ from fusecache.config import COPY_RUN, Mode
 from fusecache.errors import BusyError, FusecacheError
 from fusecache.locks import ALL_OUT
 from fusecache.mapping import UNMAPPED
-from fusecache.moves import Held, Moves, Order
+from fusecache.moves import Moves
+from fusecache.orders import Held, Order
 from policies import Op, PolicyError
 
 if TYPE_CHECKING:

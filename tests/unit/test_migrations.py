@@ -12,7 +12,7 @@ from fusecache.locks import ALL_OUT, WRITERS_OUT
 from fusecache.mapping import DIRTY
 from fusecache.metadata.record import Batch
 from fusecache.migrations import LANES
-from fusecache.moves import Order
+from fusecache.orders import Order
 from policies import Op, Work
 from tests.unit.worlds import BLOCK, MemoryStore, World, settle, virtual
 
