@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from fusecache.migrations import Migrations
     from fusecache.origin_io import OriginIO
-    from fusecache.stores.base import Store
+    from fusecache.stores.base import Data, Store
     from fusecache.volume import Volume
 
 log = structlog.get_logger(__name__)
@@ -42,7 +42,7 @@ class Reader:
         self._cells = volume.locks.cells
         self._page = memoryview(bytearray(_LARGEST_REQUEST))
 
-    async def read(self, offset: int, length: int) -> memoryview | bytearray:
+    async def read(self, offset: int, length: int) -> Data:
         """Return up to ``length`` bytes from ``offset``: fewer only at the end of the image.
 
         What is returned is the caller's only until it waits for anything: hits are all served from one piece of
@@ -82,7 +82,7 @@ class Reader:
             self._migrations.wake()
         return volume.origin, oblock * self._block_size
 
-    async def _read_pieces(self, offset: int, length: int) -> memoryview | bytearray:
+    async def _read_pieces(self, offset: int, length: int) -> Data:
         """Read a range that crosses blocks, touches the tail, or meets a lock."""
         volume = self._volume
         into = self._page[:length] if length <= _LARGEST_REQUEST else memoryview(bytearray(length))
