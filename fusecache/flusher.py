@@ -46,6 +46,7 @@ class Flusher:
         "_position",
         "_reason",
         "_running",
+        "_stopped",
         "_todo",
         "_volume",
         "_writing",
@@ -64,6 +65,7 @@ class Flusher:
         self._done = trio.Event()
         self._failed: set[int] = set()
         self._reason = ""
+        self._stopped = ""
 
     @property
     def pending(self) -> int:
@@ -101,6 +103,10 @@ class Flusher:
         """Count what the flush was asked for as failed, for a reason that is no block's own."""
         self._reason = reason
 
+    def stop(self, reason: str) -> None:
+        """Begin no more writes; this flush, and any later one, ends early and says why."""
+        self._stopped = reason
+
     async def run(self) -> None:
         """Serve flushes until cancelled."""
         while True:
@@ -112,6 +118,9 @@ class Flusher:
             except FusecacheError as exc:
                 self.give_up(str(exc))
                 log.error("flush failed", error=str(exc))
+            if self._stopped:
+                self._position = len(self._todo)
+                self.give_up(self._stopped)
             if not self._asked.is_set():
                 self._running = False
                 done, self._done = self._done, trio.Event()
@@ -120,7 +129,7 @@ class Flusher:
     def _taken(self) -> Iterator[range]:
         """Take runs of neighbours out of what is to be done."""
         most = max(1, COPY_RUN // self._volume.geometry.block_size)
-        while self._position < len(self._todo):
+        while self._position < len(self._todo) and not self._stopped:
             first = end = self._todo[self._position]
             while end - first < most and self._position < len(self._todo) and self._todo[self._position] == end:
                 self._position += 1

@@ -159,7 +159,7 @@ async def _run(
             nursery.start_soon(flusher.run)
             nursery.start_soon(control.run)
             nursery.start_soon(_tick, volume, migrations)
-            await nursery.start(_end_on_signal)
+            await nursery.start(_end_on_signal, volume, flusher)
             if not binding.was_clean:
                 await volume.durability.secure()
             volume.tick()  # policies begin to count with the first tick
@@ -184,11 +184,16 @@ async def _tick(volume: Volume, migrations: Migrations) -> None:
         volume.durability.commit_later(close_regions=ticks % _TICKS_PER_CLOSING == 0)
 
 
-async def _end_on_signal(task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+async def _end_on_signal(
+    volume: Volume, flusher: Flusher, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         task_status.started()
         async for number in signals:
             log.info("asked to end", signal=signal.Signals(number).name)
+            # A change of mode may wait for a flush that takes hours; what is dirty may stay so.
+            flusher.stop("the mount is ending")
+            volume.traffic.set_rate(0)
             pyfuse3.terminate()
 
 

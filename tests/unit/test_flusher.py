@@ -198,3 +198,30 @@ async def test_a_block_that_is_demoted_meanwhile_is_done() -> None:
         world.locks.end_exclusive(3)
         await settle()
         assert (world.flusher.pending, world.flusher.failed) == (0, 0)
+
+
+@virtual
+async def test_a_flush_that_is_stopped_ends_early_and_says_why() -> None:
+    world = dirty_world(*((2 * number, number) for number in range(8)))
+    world.volume.traffic.set_rate(1)
+    heard: list[str] = []
+
+    async def flush() -> None:
+        with pytest.raises(FusecacheError, match="ending"):
+            await world.flusher.flush()
+        heard.append("flush")
+
+    async with world.running() as nursery:
+        nursery.start_soon(flush)
+        await trio.sleep(5)
+        assert not heard
+        dirty = world.mapping.dirty_count
+        assert dirty > 4, "some wait for their bytes"
+        world.flusher.stop("the mount is ending")
+        world.volume.traffic.set_rate(0)
+        await settle()
+        assert heard == ["flush"]
+        assert world.mapping.dirty_count >= dirty - 4, "those under way at most"
+        assert world.flusher.pending == 0
+        with pytest.raises(FusecacheError, match="ending"):
+            await world.flusher.flush()
