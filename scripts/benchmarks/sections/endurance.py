@@ -46,7 +46,7 @@ def _count(requests: int) -> str:
 
 def _in_process(context: Context) -> dict[int, int]:
     """Return bytes of memory by number of requests."""
-    most = context.pick(full=10_000_000, quick=200_000, smoke=2_000)
+    most = context.pick(full=10_000_000, quick=100_000, smoke=2_000)
     counts = [most // 10, most // 5, most // 2, most]
     size = context.pick(full=4096, quick=4096, smoke=64)
     root = Path(__file__).parents[3]

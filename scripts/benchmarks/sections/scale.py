@@ -60,12 +60,13 @@ class Size:
 
 LARGE: Final = Size(100 * GIB // (256 * KIB), 256 * KIB, TIB, is_judged=True)
 HUGE: Final = Size(4_000_000, 64 * KIB, TIB, is_judged=False)
+MEDIUM: Final = Size(100_000, 256 * KIB, TIB, is_judged=False)
 SMALL: Final = Size(1000, 64 * KIB, GIB, is_judged=False)
 
 
 def run(context: Context) -> Iterator[Figure]:
     """Measure each size."""
-    for size in context.pick(full=(LARGE, HUGE), quick=(LARGE,), smoke=(SMALL,)):
+    for size in context.pick(full=(LARGE, HUGE), quick=(MEDIUM,), smoke=(SMALL,)):
         with context.scratch(on_disk=True) as scratch:
             yield from _measure(context, scratch, size)
 
@@ -82,7 +83,7 @@ def _measure(context: Context, scratch: Path, size: Size) -> Iterator[Figure]:
     with _mounted(full) as full_pid, _mounted(tiny) as tiny_pid, _mounted(empty) as empty_pid:
         memory = {FULL: _memory(full_pid), "empty": _memory(empty_pid), "tiny": _memory(tiny_pid)}
         yield from _grown(size, "memory", memory)
-        some = _sample(oblocks, context.pick(full=size.blocks, quick=100_000, smoke=500))
+        some = _sample(oblocks, context.pick(full=size.blocks, quick=20_000, smoke=500))
         rounds = _hits(context, {"tiny": (tiny, _sample(tiny_oblocks, TINY_BLOCKS)), FULL: (full, some)}, size)
         limit = {FULL: HIT_RATIO} if size.is_judged else None
         yield from compared(f"{size.name}: a hit", rounds, unit="µs", baseline="tiny", at_most=limit)
