@@ -155,6 +155,7 @@ class Database:
             query = self._connection.execute("SELECT cblock, oblock, dirty, hint, crc FROM blocks ORDER BY cblock")
             for cblock, oblock, dirty, hint, crc in query:
                 yield Row(cblock, oblock, bool(dirty), hint, crc)
+            self._connection.execute("PRAGMA shrink_memory")  # no row is read again
 
     def count(self, *, dirty_only: bool) -> int:
         """Count the recorded blocks, or the dirty ones among them."""

@@ -2,8 +2,8 @@
 
 Files are sparse, so that terabytes fit anywhere; maps are random, and full.  *empty* is a cache of the same size with
 nothing in it, *tiny* one of 100 blocks, all in use; all have images of one size.  Memory is the proportional set size
-of the daemon.  Hits are reads of 4 KiB, of one block after the other at random, whose pages are in the page cache; the
-full and the tiny mount are read by turns.
+of the daemon.  Hits are reads of 4 KiB, at random, of pages that are in the page cache, too many for the
+processor's in both: it is not their data that is compared.  The full and the tiny mount are read by turns.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ def _measure(context: Context, scratch: Path, size: Size) -> Iterator[Figure]:
     with _mounted(full) as full_pid, _mounted(tiny) as tiny_pid, _mounted(empty) as empty_pid:
         memory = {FULL: _memory(full_pid), "empty": _memory(empty_pid), "tiny": _memory(tiny_pid)}
         yield from _grown(size, "memory", memory)
-        some = _sample(oblocks, context.pick(full=size.blocks, quick=20_000, smoke=500))
-        rounds = _hits(context, {"tiny": (tiny, _sample(tiny_oblocks, TINY_BLOCKS)), FULL: (full, some)}, size)
+        some = _pages(oblocks, size, context.pick(full=100_000, quick=20_000, smoke=500))
+        rounds = _hits(context, {"tiny": (tiny, _pages(tiny_oblocks, size, 10_000)), FULL: (full, some)})
         limit = {FULL: HIT_RATIO} if size.is_judged else None
         yield from compared(f"{size.name}: a hit", rounds, unit="µs", baseline="tiny", at_most=limit)
         memory |= {FULL: _memory(full_pid), "tiny": _memory(tiny_pid)}
@@ -136,24 +136,29 @@ def _grown(size: Size, name: str, memory: dict[str, int]) -> Iterator[Figure]:
         )
 
 
-def _sample(oblocks: array[int], count: int) -> list[tuple[int, int]]:
-    """Choose ``(oblock, cblock)`` at random; all of them if there are no more."""
-    cblocks = random.Random(2).sample(range(len(oblocks)), min(count, len(oblocks)))
-    return [(oblocks[cblock], cblock) for cblock in cblocks]
+def _pages(oblocks: array[int], size: Size, count: int) -> list[tuple[int, int]]:
+    """Choose pages, of as many blocks as there are: where they are in the image, and in the cache."""
+    rng = random.Random(2)
+    cblocks = rng.sample(range(len(oblocks)), min(count, len(oblocks)))
+    found = []
+    for number in range(count):
+        cblock = cblocks[number % len(cblocks)]
+        within = rng.randrange(size.block_size // PAGE) * PAGE
+        found.append((oblocks[cblock] * size.block_size + within, DATA_START + cblock * size.block_size + within))
+    return found
 
 
-def _hits(
-    context: Context, places: dict[str, tuple[Place, list[tuple[int, int]]]], size: Size
-) -> dict[str, list[float]]:
+def _hits(context: Context, places: dict[str, tuple[Place, list[tuple[int, int]]]]) -> dict[str, list[float]]:
     """Read by turns; return the microseconds of a hit in each round."""
-    for place, blocks in places.values():
-        _warm(place, [cblock for _, cblock in blocks], size.block_size)
+    for place, pages in places.values():
+        _warm(place, [position for _, position in pages])
     count = context.pick(full=20_000, quick=5_000, smoke=200)
     rounds: dict[str, list[float]] = {name: [] for name in places}
     rng = random.Random(3)
     for turn in range(2 * context.rounds + 1):
-        for name, (place, blocks) in places.items():
-            offsets = [oblock * size.block_size for oblock, _ in rng.choices(blocks, k=count)]
+        for name, (place, pages) in places.items():
+            # At first each of them once: what a busy mount does in a second or two.
+            offsets = [offset for offset, _ in (rng.choices(pages, k=count) if turn else pages)]
             before = _hit_count(place)
             fd = os.open(place.mountpoint / "image", os.O_RDONLY)
             try:
@@ -163,21 +168,21 @@ def _hits(
                 taken = time.perf_counter() - began
             finally:
                 os.close(fd)
-            if _hit_count(place) - before < count:
-                msg = f"scale: not all of {count} reads of the {name} cache were hits"
+            if _hit_count(place) - before < len(offsets):
+                msg = f"scale: not all of {len(offsets)} reads of the {name} cache were hits"
                 raise RigError(msg)
-            if turn:  # the first one is for warming up
+            if turn:
                 rounds[name].append(taken / count * 1e6)
     return rounds
 
 
-def _warm(place: Place, cblocks: list[int], block_size: int) -> None:
-    """Have the first page of each of these blocks in the page cache."""
+def _warm(place: Place, positions: list[int]) -> None:
+    """Have these pages of the cache in the page cache."""
     fd = os.open(place.cache, os.O_RDONLY)
     try:
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)  # no read-ahead
-        for cblock in sorted(cblocks):
-            os.pread(fd, PAGE, DATA_START + cblock * block_size)
+        for position in sorted(positions):
+            os.pread(fd, PAGE, position)
     finally:
         os.close(fd)
 
