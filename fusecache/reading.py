@@ -52,7 +52,12 @@ class Reader:
         """
         volume = self._volume
         oblock, within = divmod(offset, self._block_size)
-        if oblock >= self._origin_blocks or within + length > self._block_size or oblock in self._cells:
+        if (
+            oblock >= self._origin_blocks
+            or within + length > self._block_size
+            or oblock in self._cells
+            or length > _LARGEST_REQUEST
+        ):
             return await self._read_pieces(offset, volume.geometry.clip(offset, length))
         store, start = self._route(oblock, offset, length)
         if store is volume.cache and store.read_nowait(start + within, into := self._page[:length]):
@@ -153,6 +158,9 @@ class Reader:
         except StoreError as exc:
             log.warning("cache read failed", oblocks=run.oblocks, error=str(exc))
             await self._reread(run, into)
+        else:
+            if volume.health.cache_lost:  # since we began, perhaps
+                await self._reread(run, into)
 
     async def _reread(self, run: Run, into: memoryview) -> None:
         """Read block by block what the cache could not give; clean blocks from the origin, and drop them."""
@@ -163,8 +171,12 @@ class Reader:
             within = (run.position + done) % self._block_size
             part = into[done : done + self._block_size - within]
             offset = oblock * self._block_size + within
+            done += len(part)
+            if volume.health.cache_lost and not volume.is_dirty(cblock):
+                await self._origin.read(offset, part)
+                continue
             try:
-                await volume.cache.read(run.position + done, part)
+                await volume.cache.read(run.position + done - len(part), part)
             except StoreError as exc:
                 volume.stats.cache_errors += 1
                 if volume.is_dirty(cblock):
@@ -173,4 +185,3 @@ class Reader:
                     raise StoreError(msg) from exc
                 await self._origin.read(offset, part)
                 self._migrations.distrust(oblock)
-            done += len(part)
