@@ -29,8 +29,15 @@ if TYPE_CHECKING:
     from fusecache.stores.base import Data
 
 _ENTRIES: Final = 256
-_NOT_NOW: Final = frozenset({errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.ENOMEM})
+_NOT_BEGUN: Final = frozenset({errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.ENOMEM})
+"""What a kernel says that is short of memory for a moment, before it begins."""
+_NOT_DONE: Final = frozenset({errno.EAGAIN, errno.EINTR})
+_TRIES: Final = 1000
 _RETRY_SECONDS: Final = 0.001
+
+
+class _NotNowError(OSError):
+    """Nothing was done, but may be soon."""
 
 
 @final
@@ -118,14 +125,16 @@ class RingEngine:
     ) -> int:
         """Carry out one operation, and return what it returns, which is not negative; ``memory`` is kept alive."""
         how = 0
+        tries = _TRIES
         while True:
             while len(self._flights) >= _ENTRIES:
                 await self._room.park()
-            result = await self._fly(opcode, fd, memory, address, length, position, flags, how)
-            if result >= 0:
-                return result
-            if -result not in _NOT_NOW:
-                raise OSError(-result, os.strerror(-result))
+            try:
+                return await self._fly(opcode, fd, memory, address, length, position, flags, how)
+            except _NotNowError:
+                tries -= 1
+                if not tries:
+                    raise
             await trio.sleep(_RETRY_SECONDS)
             how = ASYNC
 
@@ -138,10 +147,17 @@ class RingEngine:
         try:
             self._ring.begin(number, opcode, fd, address, length, position, flags, how)
         except OSError as exc:
-            return -(exc.errno or errno.EIO)
+            if exc.errno in _NOT_BEGUN:
+                raise _NotNowError(*exc.args) from exc
+            raise
         flight = self._flights[number] = _Flight(trio.lowlevel.current_task(), memory)
         await trio.lowlevel.wait_task_rescheduled(_refuse)
-        return flight.result
+        if flight.result >= 0:
+            return flight.result
+        code = -flight.result
+        # What a flush fails with is never tried again: the kernel tells once what became of the writes before it.
+        again = opcode != FSYNC and code in _NOT_DONE
+        raise (_NotNowError if again else OSError)(code, os.strerror(code))
 
     async def _reap(self) -> None:
         """Wake those whose I/O is complete, until the event loop or the engine ends."""

@@ -267,6 +267,68 @@ async def test_what_the_kernel_refuses_for_good_fails(
 
 
 @threaded
+async def test_what_the_kernel_can_never_begin_fails_in_the_end(
+    ring: RingEngine, fd: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fusecache.stores.ring._TRIES", 3)
+    refusals = Refusals(monkeypatch, uring._ENTER, [errno.ENOMEM] * 4)
+    with pytest.raises(OSError, match="Cannot allocate memory"):
+        await ring.write(fd, b"never", 0)
+    assert len(refusals.codes) == 1
+
+
+def answering(ring: RingEngine, monkeypatch: pytest.MonkeyPatch, codes: list[int]) -> None:
+    """Have the next operations end with these errno values, whatever they did."""
+    real = uring.Ring.completed
+
+    def completed(self: uring.Ring) -> list[tuple[int, int]]:
+        return [(number, -codes.pop() if codes else result) for number, result in real(self)]
+
+    monkeypatch.setattr(uring.Ring, "completed", completed)
+
+
+@pytest.mark.parametrize("code", [errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.ENOMEM])
+@threaded
+async def test_a_flush_that_failed_is_not_tried_again(
+    ring: RingEngine, fd: int, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    answering(ring, monkeypatch, [code])
+    with pytest.raises(OSError, match=os.strerror(code)):
+        await ring.fdatasync(fd)
+    await ring.fdatasync(fd)
+
+
+@threaded
+async def test_what_was_interrupted_is_done_again(ring: RingEngine, fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    codes = [errno.EAGAIN, errno.EINTR]
+    answering(ring, monkeypatch, codes)
+    await ring.write(fd, b"after all", 7)
+    assert not codes
+    assert os.pread(fd, 9, 7) == b"after all"
+
+
+@pytest.mark.parametrize("code", [errno.EBUSY, errno.ENOMEM, errno.EIO])
+@threaded
+async def test_what_a_device_answers_is_an_error_at_once(
+    ring: RingEngine, fd: int, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    answering(ring, monkeypatch, [code])
+    with pytest.raises(OSError, match=os.strerror(code)):
+        await ring.read(fd, bytearray(1), 0)
+
+
+@threaded
+async def test_what_never_gets_further_fails_in_the_end(
+    ring: RingEngine, fd: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fusecache.stores.ring._TRIES", 3)
+    answering(ring, monkeypatch, codes := [errno.EAGAIN] * 4)
+    with pytest.raises(OSError, match="temporarily unavailable"):
+        await ring.read(fd, bytearray(1), 0)
+    assert len(codes) == 1
+
+
+@threaded
 async def test_a_ring_closed_before_its_event_loop_ends(fd: int) -> None:
     ring = ring_or_skip()
     await ring.write(fd, b"x", 0)
