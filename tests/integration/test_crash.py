@@ -7,6 +7,7 @@ import itertools
 import os
 import random
 import signal
+import sqlite3
 import threading
 from pathlib import Path
 
@@ -70,6 +71,7 @@ def test_only_what_was_being_written_is_taken_for_dirty(mounted: Mounted) -> Non
     mount.setxattr("policy", "cleaner")  # from here on the mapping stands still
     model = Model(mount, mount.image.read_bytes())
     used = mount.count("used_blocks")
+    wait_until(lambda: _recorded_blocks(mount) == used, "every promotion is recorded", 10)
     offset = _offset_of_a_cached_block(mount)
     mount.write(offset, b"x" * 10, sync=True)
     model.expected[offset : offset + 10] = b"x" * 10
@@ -79,6 +81,14 @@ def test_only_what_was_being_written_is_taken_for_dirty(mounted: Mounted) -> Non
     recovered = [line for line in log.splitlines() if "recovered" in line][-1]
     assert f"blocks={used} clean=False dirty=1 " in recovered
     model.verify()
+
+
+def _recorded_blocks(mount: Mount) -> int:
+    """Count the rows; promotions get theirs within a second, as an fsync has no need of those of clean blocks."""
+    with contextlib.closing(sqlite3.connect(f"{mount.metadata.resolve().as_uri()}?mode=ro", uri=True)) as record:
+        (count,) = record.execute("SELECT COUNT(*) FROM blocks").fetchone()
+    assert isinstance(count, int)
+    return count
 
 
 def _offset_of_a_cached_block(mount: Mount) -> int:
