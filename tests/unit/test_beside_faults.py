@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -207,8 +208,8 @@ async def test_nothing_is_healed_from_an_origin_that_lost_what_was_written() -> 
 class Forgetful(SmqPolicy):
     """A policy that cannot be told what is cached."""
 
-    def load_mapping(self, oblock: int, cblock: int, dirty: bool, hint: int | None) -> None:
-        raise KeyError(oblock)
+    def load_mappings(self, mappings: Iterable[tuple[int, int, bool, int | None]]) -> None:
+        raise KeyError(next(iter(mappings)))
 
 
 @virtual
