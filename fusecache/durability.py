@@ -62,6 +62,8 @@ from fusecache.regions import Regions
 from fusecache.rounds import Outcome, Rounds
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from fusecache.locks import BlockLocks
     from fusecache.mapping import Mapping
     from fusecache.metadata.record import Record
@@ -114,6 +116,8 @@ class Durability:
     :param open_regions: regions that the durable record has open already.
     :ivar changed: blocks whose rows are out of date.
     :ivar rounds: how many have ended well.
+    :ivar forsake: told of every block that no flush has made durable since its promotion, when the cache is given up:
+        what is read from there from then on may be what another block has left there.
 
     :meth:`run` must be running for anything here to happen.
     """
@@ -123,6 +127,7 @@ class Durability:
         "_cache",
         "_close_regions",
         "_failure",
+        "_fresh",
         "_fsyncs",
         "_leaving",
         "_locks",
@@ -131,6 +136,7 @@ class Durability:
         "_origin_needed",
         "_owed",
         "_paid",
+        "_promotions",
         "_round_asked",
         "_rowless",
         "_spoiled",
@@ -139,6 +145,7 @@ class Durability:
         "_writer",
         "cache_given_up",
         "changed",
+        "forsake",
         "health",
         "regions",
         "rounds",
@@ -172,6 +179,9 @@ class Durability:
         self._spoiled: set[int] = set()
         self._taken: set[int] = set()
         self._rowless: set[int] = set()
+        self._fresh: dict[int, int] = {}
+        self._promotions = 0
+        self.forsake: Callable[[int], None] = lambda _: None
         self._origin_needed = False
         self._owed = 1  # what a killed process left, if any
         self._paid = 0
@@ -185,6 +195,8 @@ class Durability:
         """Learn that a block was mapped just now; it has no durable row."""
         self._mapping.flags[cblock] |= COVERED
         self._rowless.add(cblock)
+        self._promotions += 1
+        self._fresh[cblock] = self._promotions
         self.changed.add(cblock)
 
     def removing(self, cblock: int) -> None:
@@ -217,6 +229,10 @@ class Durability:
     def is_spoiled(self, cblock: int) -> bool:
         """Tell whether a block was spoiled and is not dropped yet."""
         return cblock in self._spoiled
+
+    def is_forsaken(self, cblock: int) -> bool:
+        """Tell whether nothing counts that the cache has of a block: it is given up, and had never made it durable."""
+        return bool(self.health.cache_lost) and cblock in self._fresh
 
     def cleaned(self, cblock: int) -> None:
         """Learn that a block was written back just now: whatever has spoiled it, its copies are the same now."""
@@ -311,13 +327,13 @@ class Durability:
     async def _serve_fsyncs(self) -> None:
         if (refusal := self._refusal()) is not None:
             raise refusal
-        want = _Want.NOTHING if self.health.cache_lost else _Want.CACHE
-        if self._owed > self._paid or self.health.origin_lost:
-            want |= _Want.ORIGIN
-        if self._lacking():
-            await self._join_round(want | _Want.ROWS)
+        if self._lacking() or self.health.cache_lost:
+            await self._join_round(_Want.ROWS | _Want.CACHE)
         else:
-            await self._flush_stores(want)
+            await self._flush_stores(_Want.CACHE | self._want_of_origin())
+
+    def _want_of_origin(self) -> _Want:
+        return _Want.ORIGIN if self._owed > self._paid or self.health.origin_lost else _Want.NOTHING
 
     def _lacking(self) -> set[int]:
         """Find the blocks that only the cache has, and that no crash would find there."""
@@ -366,6 +382,9 @@ class Durability:
 
     async def _round(self, want: _Want) -> None:
         """Snapshot, flush, commit; on failure everything counts as changed again."""
+        if want & _Want.CACHE and self.health.cache_lost:
+            # What was there is at the origin now; rows that still name the cache would have it believed after a crash.
+            want |= _Want.RECORD | _Want.ORIGIN
         if want & _Want.RECORD:
             closing, taken = self._regions_to_close(), self.changed
             if self._origin_needed or closing:
@@ -373,6 +392,9 @@ class Durability:
             self._origin_needed = False
         else:
             closing, taken = set(), self._lacking() if want & _Want.ROWS else set()
+        if want & _Want.ROWS:
+            # Now, not when it was asked for: a block without a row may have been written back since.
+            want |= self._want_of_origin()
         self._taken = taken
         self.changed = self.changed - taken
         batch = Batch()
@@ -405,14 +427,20 @@ class Durability:
         await gather(jobs)
 
     async def _flush_cache(self) -> None:
+        fresh = list(self._fresh.items())
         try:
             await self._cache.flush()
         except StoreError as exc:
             if not self.health.cache_lost:
                 self.health.cache_lost = self.health.untold = str(exc)
                 self.health.emptying = True
+                for cblock in self._fresh:
+                    self.forsake(cblock)
             self.cache_given_up.set()
             raise
+        for cblock, promotion in fresh:
+            if self._fresh.get(cblock) == promotion:
+                del self._fresh[cblock]
 
     async def _flush_origin(self) -> None:
         owed = self._owed
@@ -428,6 +456,8 @@ class Durability:
         self.rounds += 1
         self._leaving.difference_update(batch.unmapped)
         self._spoiled.difference_update(batch.unmapped)
+        for cblock in batch.unmapped:
+            self._fresh.pop(cblock, None)
         flags = self._mapping.flags
         for cblock, oblock, dirty, _ in batch.mapped:
             if self._mapping.oblock_of[cblock] == oblock:

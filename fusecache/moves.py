@@ -172,6 +172,7 @@ class Moves:
         except CacheReadError:
             await self._copier.name_lost(work.oblock, work.cblock)
             raise
+        self._require_dirty(work.cblock)
         volume.mapping.begin_saving(work.cblock)
         volume.locks.lower_level(work.oblock)
         return crc
@@ -309,8 +310,14 @@ class Moves:
                 except CacheReadError:
                     await self._copier.name_lost(oblock, cblock)
                     raise
+                self._require_dirty(cblock)
                 await self._write_origin(oblock * size + start, content, patience)
         self._saved(oblock, cblock, crc)
+
+    def _require_dirty(self, cblock: int) -> None:
+        """Raise StoreError if a block that was dirty when we began to read it has been forsaken meanwhile."""
+        if not self._volume.is_dirty(cblock):
+            raise StoreError(self._volume.health.cache_lost)
 
     async def unmap(self, cblock: int) -> None:
         """Switch: from here on a clean block is not in the cache, durably; on failure everything is as it was."""
@@ -325,7 +332,7 @@ class Moves:
             mapping.insert(oblock, cblock)
             mapping.flags[cblock] = flags
             durability.kept(cblock)
-            if spoiled:
+            if spoiled and not durability.is_forsaken(cblock):
                 self._volume.set_dirty(cblock)  # one of its two copies has to be the right one
             raise
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import structlog
 import trio
 
 from fusecache.activity import Activity
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from fusecache.mapping import Mapping
     from fusecache.stores.base import Store
     from policies import Policy, Work
+
+log = structlog.get_logger(__name__)
 
 
 class PolicyFaultError(FusecacheError):
@@ -55,6 +58,7 @@ class Volume:
 
     def __post_init__(self) -> None:
         self.health = self.durability.health
+        self.durability.forsake = self.forsake
         self.traffic = Traffic(self.activity, burst=max(COPY_RUN, self.geometry.block_size))
         self.take_over(self.policy)
 
@@ -117,6 +121,15 @@ class Volume:
             if self.incoming is not None and cblock < self.handed_over:
                 self.incoming.clear_dirty(cblock)
             self.durability.cleaned(cblock)
+
+    def forsake(self, cblock: int) -> None:
+        """Take a block for clean although what was written to it is lost: the origin has what was there before."""
+        if self.mapping.clear_dirty(cblock):
+            begin = self.mapping.oblock_of[cblock] * self.geometry.block_size
+            log.error("writes since the last fsync are lost", begin=begin, end=begin + self.geometry.block_size)
+            self.policy.clear_dirty(cblock)
+            if self.incoming is not None and cblock < self.handed_over:
+                self.incoming.clear_dirty(cblock)
 
     def forget(self, cblock: int) -> None:
         """Let the policy forget a block that was unmapped; raises PolicyError while it has work outstanding."""

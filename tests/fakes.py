@@ -114,7 +114,8 @@ class SimStore:
     A flush that fails may *forget*, as the kernel does (fsync(2)): what could not be written counts as written, can be
     read as long as it stays in memory, and is gone then.
 
-    :ivar forgets: whether failing flushes do that; ``on_forgetting`` is called then.
+    :ivar forgets: whether failing flushes do that.
+    :ivar on_loss: called when a flush fails.
     """
 
     def __init__(self, state: StoreState, *, name: str, rng: random.Random, latency: Latency) -> None:
@@ -133,7 +134,7 @@ class SimStore:
         self._writes = 0
         self._flushing = trio.Lock()
         self.forgets = False
-        self.on_forgetting: Callable[[], None] = lambda: None
+        self.on_loss: Callable[[], None] = lambda: None
         self._doomed: set[int] = set()
         self._under_way: list[tuple[int, Data]] = []
 
@@ -224,6 +225,7 @@ class SimStore:
                 await self._latency.pause()
                 if self.faults.hit("flush"):
                     self.lost = True
+                    self.on_loss()
                     if self.forgets:
                         self._forget()
                     self._raise("flush")
@@ -256,7 +258,6 @@ class SimStore:
 
     def _forget(self) -> None:
         """Give up any part of what is not durable; it can be read until it is evicted from memory."""
-        self.on_forgetting()
         share = self._rng.choice((0.2, 0.5, 1.0))
         for sector in list(self._pending):
             if self._rng.random() < share:

@@ -6,8 +6,8 @@ beginning.
 
 A read may see a write that began before the read ended, unless another one came strictly between.  After a crash a
 cell may show any write that began, unless a *flushed* one came strictly later: one that had ended when a flush began
-that was acknowledged.  Writes at the same time, by two clients, may come in either order.  Where a failing flush
-forgets, what had been written by then and not flushed may be gone without any crash.
+that was acknowledged.  Writes at the same time, by two clients, may come in either order.  Where a flush fails, what
+had been written by then and not flushed may be gone without any crash.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class Oracle:
                 self.allowed[cell] = tuple(write for write in writes if spans[write][1] >= flushed)
 
     def doubt(self) -> None:
-        """Learn that a store has forgotten some of what no flush made durable, though it may show it for a while."""
+        """Learn that a flush failed: what none had made durable may be lost, at once, later, or in part."""
         self._doubted.update(self._began, self._base)
         for written, allowed in zip(self._written, self.allowed, strict=True):
             written.extend(write for write in allowed if write not in written)  # what a kill had left may come back

@@ -71,8 +71,8 @@ class Shape:
     """The parts that fail."""
     spared: tuple[str, ...]
     """What does not fail: a failed flush is for good, and little is acknowledged after it."""
-    forgets: bool
-    """Whether stores forget what a failed flush did not make durable."""
+    forgets: str
+    """The store, if any, that forgets what a failed flush did not make durable; nothing else fails then."""
     scrub_rate: int
     """Bytes a second."""
     tick_seconds: float
@@ -82,6 +82,7 @@ class Shape:
     def of(cls, rng: random.Random, *, faults: bool) -> Shape:
         cell_bytes = rng.choice((512, 512, 512, 128))
         tail = rng.randrange(0, BLOCK, cell_bytes)
+        forgets = rng.choice(("", "", "origin", "cache")) if faults else ""
         return cls(
             geometry=Geometry(rng.randint(3, 9) * BLOCK + tail, BLOCK, rng.choice((1, 2, 3, 4, 9))),
             region_blocks=rng.choice((1, 1, 2, 3)),
@@ -92,9 +93,9 @@ class Shape:
             gap=rng.choice((7, 20, 50)),
             restlessness=rng.choice((0.0, 0.05, 0.3)),
             fault_rate=rng.choice((0.02, 0.1, 0.25)) if faults else 0.0,
-            failing=rng.choice((_PARTS, _PARTS[:2], *((part,) for part in _PARTS))),
+            failing=(forgets,) if forgets else rng.choice((_PARTS, _PARTS[:2], *((part,) for part in _PARTS))),
             spared=rng.choice(((), ("flush",), ("flush", "read"))) if faults else (),
-            forgets=faults and rng.random() < 0.5,
+            forgets=forgets,
             scrub_rate=rng.choice((0, 10 * BLOCK, 1000 * BLOCK)),
             tick_seconds=rng.choice((QUICK_TICKS, QUICK_TICKS, 10 * QUICK_TICKS)),
         )
@@ -178,8 +179,8 @@ class History:
             mode = Mode.WRITETHROUGH  # which is what the composition root would insist on
         rig = self._rig = Rig(self._disk, seed, policy=policy, mode=mode)
         for store in (rig.origin, rig.store):
-            store.forgets = shape.forgets
-            store.on_forgetting = self._oracle.doubt
+            store.forgets = store.name == shape.forgets
+            store.on_loss = self._oracle.doubt
         for part in shape.failing:
             rig.faults[part].fail_at_random(shape.fault_rate, rng.getrandbits(32), shape.spared)
         with trio.CancelScope() as scope:

@@ -203,6 +203,7 @@ class SimBinding:
     origin_path: Path = Path("/origin")
     cache_path: Path = Path("/cache")
     metadata_path: Path = Path("/metadata")
+    engine: str = "simulated"
 
     def release_origin(self) -> None:
         """Give up a claim on the origin that nobody contests here."""

@@ -251,6 +251,7 @@ class Sweep:
         oracle = Oracle([0] * cells, _CELL)
         disk = Disk.new(_GEOMETRY, region_blocks=1, cell_bytes=_CELL)
         rig = Rig(disk, seed)
+        rig.origin.on_loss = rig.store.on_loss = oracle.doubt
         rig.origin.quickness = rig.store.quickness = 0.0
         policy = rig.volume.policy
         assert isinstance(policy, EagerPolicy)

@@ -145,6 +145,77 @@ async def test_a_block_without_a_row_that_was_written_back_is_safe_in_the_origin
 
 
 @virtual
+async def test_a_block_without_a_row_may_be_written_back_while_an_fsync_waits_for_its_round() -> None:
+    world = World()
+    world.policy.overwrites[5] = 2
+    released = trio.Event()
+
+    async def stuck(batch: Batch) -> None:
+        await released.wait()
+
+    async with world.running() as nursery:
+        await begin_counting(world)
+        world.record.before = stuck
+        world.durability.promoted(1)
+        world.load(9, 1)
+        nursery.start_soon(world.durability.commit)  # a round that knows nothing of the write
+        await settle()
+        await world.cache.write(5 * BLOCK, b"n" * BLOCK)
+        forget(world)
+        nursery.start_soon(world.cache.flush)
+        await settle()
+        world.ask(Op.WRITEBACK, 5, 2)
+        await settle()
+        assert not world.mapping.flags[2] & DIRTY
+        assert costs(world)[1] == 0
+        released.set()
+        await settle()
+        assert costs(world)[1] == 1
+        assert 2 not in world.record.rows
+
+
+@virtual
+async def test_once_the_cache_is_given_up_an_fsync_waits_until_no_row_names_it() -> None:
+    world = hot_world()
+
+    async def slow(batch: Batch) -> None:
+        await trio.sleep(1)
+
+    async with world.running() as nursery:
+        await begin_counting(world)
+        world.cached.errors["flush"] = StoreError("dead")
+        with pytest.raises(StoreError, match="dead"):
+            await world.cache.flush()
+        world.record.before = slow
+        nursery.start_soon(world.migrations.invalidate, 5)
+        await settle()
+        assert not world.mapping.mapped_count
+        assert world.record.rows
+        await world.cache.flush()
+        assert not world.record.rows
+        assert world.origin.names().count("flush") >= 1
+
+
+@virtual
+async def test_what_no_flush_has_made_durable_is_lost_with_the_cache_and_the_origin_keeps_what_it_has() -> None:
+    world = hot_world()
+    world.policy.overwrites[6] = 3
+    async with world.running():
+        await begin_counting(world)
+        await world.cache.write(5 * BLOCK, b"n" * BLOCK)
+        await world.cache.write(6 * BLOCK, b"n" * BLOCK)
+        world.cached.errors["flush"] = StoreError("dead")
+        world.cached.data[:] = b"r" * len(world.cached.data)  # what the kernel could not write it forgets
+        with pytest.raises(StoreError, match="dead"):
+            await world.cache.flush()
+        assert await world.cache.read(6 * BLOCK, BLOCK) == b"o" * BLOCK
+        for oblock in (5, 6):
+            assert await world.migrations.invalidate(oblock)
+        assert world.origin_block(6) == b"o" * BLOCK  # not what another block has left in the cache
+        assert world.origin_block(5) == b"r" * BLOCK  # an older content, but its own
+
+
+@virtual
 async def test_fsyncs_that_come_together_share_a_round() -> None:
     world = hot_world()
 

@@ -57,7 +57,7 @@ def with_a_dirty_block_that_has_no_row() -> World:
 def control_of(world: World) -> Control:
     database = SimpleNamespace(size=lambda: 4096, used_size=lambda: 4096)
     binding = SimpleNamespace(
-        database=database, origin_path=Path("/o"), cache_path=Path("/c"), metadata_path=Path("/m")
+        database=database, origin_path=Path("/o"), cache_path=Path("/c"), metadata_path=Path("/m"), engine="threads"
     )
     config = MountConfig(origin=Path("/o"), mountpoint=Path("/mnt"))
     return Control(
