@@ -3,15 +3,19 @@
 The mapping is the authority on what is cached, so a policy can be dispensed with at any moment.  Once one has raised
 anything but what the contract allows, it is asked no more: lookups are answered from the mapping, and nothing is
 promoted, demoted or written back until another policy is set.
+
+The same goes for one that hands out an item for a block for which one is out already, or for no block at all: those who
+carry out work rely on having all of it to themselves.  What they get is a copy, since the policy may change its own.
 """
 
 from __future__ import annotations
 
+from operator import index
 from typing import TYPE_CHECKING, TypeVar
 
 import structlog
 
-from policies import MISS, Policy, PolicyError, Work
+from policies import MISS, Op, Policy, PolicyError, Work
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -32,6 +36,9 @@ class GuardedPolicy(Policy):
         self._mapping: Mapping | None = None
         self._health: Health | None = None
         self._failed = False
+        self._items: dict[Work, Work] = {}
+        self._oblocks: set[int] = set()
+        self._cblocks: set[int] = set()
         self.name = inner.name  # type: ignore[misc]  # the inner one's class has them, and so has this instance
         self.version = inner.version  # type: ignore[misc]
         self.hint_size = inner.hint_size  # type: ignore[misc]
@@ -65,8 +72,14 @@ class GuardedPolicy(Policy):
 
     def lookup_with_work(self, oblock: int, write: bool, fast_copy: bool) -> tuple[int, Work | None]:
         """See above."""
-        answer = self._inner.lookup_with_work
-        return self._ask(answer, oblock, write, fast_copy, instead=lambda: (self._find(oblock), None))
+        return self._ask(self._look_up, oblock, write, fast_copy, instead=lambda: (self._find(oblock), None))
+
+    def _look_up(self, oblock: int, write: bool, fast_copy: bool) -> tuple[int, Work | None]:
+        cblock, work = self._inner.lookup_with_work(oblock, write, fast_copy)
+        if work is not None and (work.op is not Op.PROMOTE or work.oblock != oblock):
+            msg = f"{work} is no promotion of oblock {oblock}"
+            raise ValueError(msg)
+        return cblock, self._hand_out(work)
 
     def observe_bio(self, offset: int, length: int, discarded: bool, now_ms: int) -> None:
         """See above."""
@@ -74,11 +87,34 @@ class GuardedPolicy(Policy):
 
     def get_background_work(self, idle: bool) -> Work | None:
         """See above."""
-        return self._ask(self._inner.get_background_work, idle, instead=_nothing)
+        return self._ask(self._next_work, idle, instead=_nothing)
+
+    def _next_work(self, idle: bool) -> Work | None:
+        return self._hand_out(self._inner.get_background_work(idle))
+
+    def _hand_out(self, theirs: Work | None) -> Work | None:
+        """Copy an item that may be carried out beside those that are out; raises ValueError for any other."""
+        if theirs is None:
+            return None
+        work = Work(Op(theirs.op), index(theirs.oblock), index(theirs.cblock))
+        cache_blocks = 0 if self._mapping is None else self._mapping.cache_blocks
+        if work.oblock < 0 or not 0 <= work.cblock < cache_blocks:
+            msg = f"{work}: there is no such block"
+            raise ValueError(msg)
+        if work.oblock in self._oblocks or work.cblock in self._cblocks:
+            msg = f"{work}: another item for one of these blocks is out"
+            raise ValueError(msg)
+        self._items[work] = theirs
+        self._oblocks.add(work.oblock)
+        self._cblocks.add(work.cblock)
+        return work
 
     def complete_background_work(self, work: Work, success: bool) -> None:
         """See above."""
-        self._ask(self._inner.complete_background_work, work, success, instead=_nothing)
+        theirs = self._items.pop(work)
+        self._oblocks.remove(work.oblock)
+        self._cblocks.remove(work.cblock)
+        self._ask(self._inner.complete_background_work, theirs, success, instead=_nothing)
 
     def set_dirty(self, cblock: int) -> None:
         """See above."""
@@ -126,6 +162,9 @@ class GuardedPolicy(Policy):
 
     def check(self) -> None:
         """See above."""
+        assert self._oblocks == {work.oblock for work in self._items}
+        assert self._cblocks == {work.cblock for work in self._items}
+        assert len(self._items) == len(self._oblocks) == len(self._cblocks)
         if not self._failed:
             self._inner.check()
 
