@@ -51,7 +51,7 @@ log = structlog.get_logger(__name__)
 
 IMAGE_NAME: Final = b"image"
 _ROOT: Final = pyfuse3.ROOT_INODE
-_IMAGE: Final = pyfuse3.InodeT(_ROOT + 1)
+IMAGE_INODE: Final = pyfuse3.InodeT(_ROOT + 1)
 _HANDLE: Final = pyfuse3.FileHandleT(1)
 _SYNC_HANDLE: Final = pyfuse3.FileHandleT(2)
 """Of those who opened the image with O_DSYNC or O_SYNC: the kernel leaves that to us."""
@@ -92,9 +92,9 @@ class Operations(pyfuse3.Operations):
     """One directory with one file in it, the image.
 
     :param image_bytes: its size, which never changes while mounted.
-    :param page_cache: whether the kernel is to keep what was read and written of it.  Nobody changes it behind the
-        kernel's back, so that stays right for as long as it is mounted.  A write comes here before it returns, except
-        through mmap: those come when the kernel likes, and before an fsync.
+    :param page_cache: whether the kernel is to keep what was read and written of it.  As long as nobody else changes
+        it (see :mod:`fusecache.kernel_pages`), that stays right while it is mounted.  A write comes here before it
+        returns, except through mmap: those come when the kernel likes, and before an fsync.
     """
 
     supports_dot_lookup = False
@@ -105,7 +105,7 @@ class Operations(pyfuse3.Operations):
         self._control = control
         self._page_cache = page_cache
         self._root = _attributes(_ROOT, stat.S_IFDIR | 0o755, 0)
-        self._image = _attributes(_IMAGE, stat.S_IFREG | 0o600, image_bytes)
+        self._image = _attributes(IMAGE_INODE, stat.S_IFREG | 0o600, image_bytes)
 
     # The image's data
 
@@ -170,7 +170,7 @@ class Operations(pyfuse3.Operations):
     async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[XAttrNameT]:
         """List the controls that can be read."""
         del ctx
-        if inode != _IMAGE:
+        if inode != IMAGE_INODE:
             return ()
         try:
             return [pyfuse3.XAttrNameT(f"{_PREFIX}{name}".encode()) for name in self._control.names()]
@@ -194,7 +194,7 @@ class Operations(pyfuse3.Operations):
     async def getattr(self, inode: InodeT, ctx: RequestContext) -> pyfuse3.EntryAttributes:
         """Describe the directory or the image."""
         del ctx
-        return self._image if inode == _IMAGE else self._root
+        return self._image if inode == IMAGE_INODE else self._root
 
     async def setattr(
         self,
@@ -272,7 +272,7 @@ class Operations(pyfuse3.Operations):
 def _control_name(inode: InodeT, name: XAttrNameT) -> str | None:
     """Return a control's name without its prefix; None for any other attribute."""
     text = name.decode("utf-8", "surrogateescape")
-    if inode != _IMAGE or not text.startswith(_PREFIX):
+    if inode != IMAGE_INODE or not text.startswith(_PREFIX):
         return None
     return text.removeprefix(_PREFIX)
 

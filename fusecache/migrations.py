@@ -246,7 +246,8 @@ class Migrations:
 
     async def _drop(self, oblock: int) -> None:
         try:
-            await self.invalidate(oblock)
+            if await self.invalidate(oblock):
+                self._volume.content_changed()  # its copy may have been anything
         except FusecacheError as exc:
             log.warning("unreadable block not dropped", oblock=oblock, error=str(exc))
 

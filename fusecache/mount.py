@@ -35,6 +35,7 @@ from fusecache.flusher import Flusher
 from fusecache.fs import Operations
 from fusecache.fuse_loop import serve_requests
 from fusecache.inspection import inspect
+from fusecache.kernel_pages import KernelPages
 from fusecache.locks import BlockLocks
 from fusecache.metadata.record import Batch
 from fusecache.migrations import Migrations
@@ -149,6 +150,9 @@ async def _run(
         image_bytes=binding.geometry.image_bytes,
         page_cache=config.page_cache is PageCache.IMAGE,
     )
+    pages = KernelPages()
+    if config.page_cache is PageCache.IMAGE:
+        volume.content_changed = pages.forget
     mountpoint = config.mountpoint.resolve()  # before it is ours to answer what it is
     with _mounted(operations, config):
         binding.notes.extend(widen(mountpoint))
@@ -158,8 +162,9 @@ async def _run(
             nursery.start_soon(migrations.run)
             nursery.start_soon(flusher.run)
             nursery.start_soon(control.run)
+            nursery.start_soon(pages.run)
             nursery.start_soon(_tick, volume, migrations)
-            await nursery.start(_end_on_signal, volume, flusher)
+            await nursery.start(_end_on_signal, volume, flusher, pages)
             if not binding.was_clean:
                 await volume.durability.secure()
             volume.tick()  # policies begin to count with the first tick
@@ -185,7 +190,11 @@ async def _tick(volume: Volume, migrations: Migrations) -> None:
 
 
 async def _end_on_signal(
-    volume: Volume, flusher: Flusher, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    volume: Volume,
+    flusher: Flusher,
+    pages: KernelPages,
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         task_status.started()
@@ -194,6 +203,7 @@ async def _end_on_signal(
             # A change of mode may wait for a flush that takes hours; what is dirty may stay so.
             flusher.stop("the mount is ending")
             volume.traffic.set_rate(0)
+            await pages.settle()
             pyfuse3.terminate()
 
 

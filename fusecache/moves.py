@@ -279,6 +279,7 @@ class Moves:
             if rotten:
                 volume.stats.healed += 1
                 await volume.cache.write(cblock * size, right)
+                volume.content_changed()
             volume.mapping.set_sum(cblock, crc32c(right))
             volume.durability.summed(cblock)
         return rotten

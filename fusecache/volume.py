@@ -18,6 +18,8 @@ from fusecache.traffic import Traffic
 from policies import Op
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from fusecache.durability import Durability
     from fusecache.geometry import Geometry
     from fusecache.health import Health
@@ -55,6 +57,8 @@ class Volume:
     """The policy that is being told of the mapping, to take over (see :mod:`fusecache.switching`)."""
     handed_over: int = 0
     """It knows of the cblocks below this."""
+    content_changed: Callable[[], None] = lambda: None
+    """Called when the image reads differently although nobody has written to it; not to wait for anything."""
 
     def __post_init__(self) -> None:
         self.health = self.durability.health
@@ -130,6 +134,7 @@ class Volume:
             self.policy.clear_dirty(cblock)
             if self.incoming is not None and cblock < self.handed_over:
                 self.incoming.clear_dirty(cblock)
+            self.content_changed()
 
     def forget(self, cblock: int) -> None:
         """Let the policy forget a block that was unmapped; raises PolicyError while it has work outstanding."""

@@ -126,6 +126,21 @@ def test_rot_that_came_while_it_was_not_mounted_is_healed_too(mount: Mount) -> N
     assert mount.image.read_bytes() == image
 
 
+def test_rot_that_the_kernel_has_read_is_not_seen_any_more_once_it_is_healed(mount: Mount) -> None:
+    fusecache("flush", mount.mountpoint)
+    image = mount.image.read_bytes()
+    place = place_of(mount, 3 * BLOCK)
+    mount.unmount()
+    overwrite(mount.cache, place, bytes(10))
+    mount.mount("--page-cache", "image")
+    with mount.image.open("rb") as file:  # the kernel's pages are not looked after by opening it anew
+        assert os.pread(file.fileno(), 10, 3 * BLOCK) == bytes(10)
+        mount.setxattr("scrub", "64MiB")
+        wait_until(lambda: mount.count("healed") == 1, "rot is healed")
+        wait_until(lambda: os.pread(file.fileno(), BLOCK, 3 * BLOCK) == image[3 * BLOCK : 4 * BLOCK], "it is seen", 10)
+    assert mount.image.read_bytes() == image
+
+
 @contextlib.contextmanager
 def small_disk(directory: Path, size: str) -> Iterator[Path]:
     """Have a file system of a few bytes, which can be filled."""
