@@ -12,8 +12,8 @@ runs.  The front is trio but for two things:
 request.  Another worker stands by at the lock all the time (without one, pyfuse3 would start a new worker for each
 request); it is woken, but gets its turn only when the first one waits for something, or when a turn ends.
 
-*The descriptor is polled first*, and for some 50 microseconds more if the last request was answered at once: whoever
-had his answer is about to ask again, and a processor that went to sleep takes longer to wake than that.  Where
+*The descriptor is polled first*, and for some 50 microseconds more if the last request took no longer than that:
+whoever had his answer is about to ask again, and a processor that went to sleep takes about as long to wake.  Where
 requests come slower the polling is left out, for longer each time that it was in vain, so an idle mount costs nothing,
 and a slow one next to nothing.
 
@@ -72,14 +72,26 @@ class _Front:
 class _Lowlevel:
     """What pyfuse3 takes for ``trio.lowlevel``, and the lock around the descriptor as well."""
 
-    __slots__ = ("_fd", "_locked", "_poll", "_requests", "_skip", "_skipped", "_standby", "_turn_began", "_was_at_once")
+    __slots__ = (
+        "_fd",
+        "_locked",
+        "_poll",
+        "_requests",
+        "_skip",
+        "_skipped",
+        "_standby",
+        "_taken",
+        "_turn_began",
+        "_was_quick",
+    )
 
     def __init__(self) -> None:
         self._locked = False
         self._standby = trio.lowlevel.ParkingLot()
         self._requests = 0
         self._turn_began = perf_counter()
-        self._was_at_once = False
+        self._taken = 0.0
+        self._was_quick = False
         self._skip = 0
         self._skipped = 0
         self._fd = -1
@@ -90,13 +102,14 @@ class _Lowlevel:
 
     async def __aenter__(self) -> None:
         """Lock the descriptor, and give everybody else a turn if it is time for one."""
-        at_once = True
+        now = perf_counter()
+        was_quick = now - self._taken < SPIN_SECONDS
         while self._locked:
-            at_once = False
+            was_quick = False
             await self._standby.park()
         self._locked = True
-        self._was_at_once = at_once
-        if self._requests >= TURN_REQUESTS or perf_counter() - self._turn_began > TURN_SECONDS:
+        self._was_quick = was_quick
+        if self._requests >= TURN_REQUESTS or now - self._turn_began > TURN_SECONDS:
             # Locked, or those who stand by would take turn after turn before anybody else.
             try:
                 await trio.lowlevel.checkpoint()
@@ -116,10 +129,10 @@ class _Lowlevel:
         if fd != self._fd:
             self._listen_to(fd)
         self._requests += 1
-        if self._poll(0) or (self._was_at_once and self._is_soon_readable()):
-            return
-        await trio.lowlevel.wait_readable(fd)
-        self._begin_turn()
+        if not (self._poll(0) or (self._was_quick and self._is_soon_readable())):
+            await trio.lowlevel.wait_readable(fd)
+            self._begin_turn()
+        self._taken = perf_counter()
 
     def _unlock(self) -> None:
         self._locked = False
