@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sqlite3
+import threading
 from collections.abc import Awaitable, Callable, Collection
 from contextlib import closing
 from dataclasses import replace
@@ -17,7 +18,7 @@ import pytest
 import trio
 
 from fusecache import mount
-from fusecache.config import KIB, Mode, MountConfig
+from fusecache.config import KIB, Mode, MountConfig, PageCache
 from fusecache.errors import BusyError, FusecacheError, MetadataError, RefusedError, StoreError
 from fusecache.fs import Operations
 from fusecache.metadata.database import Database
@@ -188,6 +189,29 @@ def test_a_signal_ends_it_cleanly(config: MountConfig, kernel: Kernel, number: s
 
     serve(config, kernel, session)
     assert values(config)["clean_shutdown"] == "1"
+
+
+def test_a_signal_ends_it_only_when_the_kernel_has_dropped_the_pages_that_it_was_asked_to(
+    config: MountConfig, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, may = threading.Event(), threading.Event()
+
+    def invalidate(_: pyfuse3.InodeT, *, attr_only: bool) -> None:
+        assert not attr_only
+        asked.set()
+        assert may.wait(10)
+
+    async def session(operations: Operations) -> None:
+        operations._cache._volume.content_changed()
+        await trio.to_thread.run_sync(asked.wait, 10)
+        os.kill(os.getpid(), signal.SIGTERM)
+        await trio.sleep(0.1)
+        assert not kernel.end.is_set()
+        may.set()
+        await kernel.end.wait()
+
+    monkeypatch.setattr(pyfuse3, "invalidate_inode", invalidate)
+    serve(replace(config, page_cache=PageCache.IMAGE), kernel, session)
 
 
 def test_an_end_that_fails_is_not_marked_clean(
