@@ -26,10 +26,10 @@ from typing import TYPE_CHECKING, Final
 
 from fusecache.claim import Claim, remove_claim, write_claim
 from fusecache.config import PageCache
-from fusecache.durability import region_blocks_for
 from fusecache.errors import BusyError, MetadataError, StoreError
 from fusecache.metadata.database import Database
 from fusecache.paths import sync_directory
+from fusecache.regions import region_blocks_for
 from fusecache.sizes import format_size
 from fusecache.stamp import DATA_START, read_stamp, write_stamp
 from fusecache.stores.choice import make_engine

@@ -47,13 +47,13 @@ from dataclasses import dataclass
 from enum import Flag, auto
 from functools import reduce
 from operator import or_
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import structlog
 import trio
 
 from fusecache.errors import FusecacheError, MetadataError, StoreError
-from fusecache.gather import gather
+from fusecache.flushes import Flushes
 from fusecache.health import Health
 from fusecache.mapping import COVERED, DIRTY, RECORDED, SUMMED, UNMAPPED
 from fusecache.metadata.record import Batch
@@ -62,22 +62,12 @@ from fusecache.regions import Regions
 from fusecache.rounds import Outcome, Rounds
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from fusecache.locks import BlockLocks
     from fusecache.mapping import Mapping
     from fusecache.metadata.record import Record
     from fusecache.stores.base import Store
 
 log = structlog.get_logger(__name__)
-
-_MAX_REGION_BLOCKS: Final = 64
-_REGIONS_PER_CACHE: Final = 1024
-
-
-def region_blocks_for(cache_blocks: int) -> int:
-    """Choose how many cache blocks share a region: one in small caches, never more than 64."""
-    return max(1, min(_MAX_REGION_BLOCKS, cache_blocks // _REGIONS_PER_CACHE))
 
 
 class _Want(Flag):
@@ -116,36 +106,27 @@ class Durability:
     :param open_regions: regions that the durable record has open already.
     :ivar changed: blocks whose rows are out of date.
     :ivar rounds: how many have ended well.
-    :ivar forsake: told of every block that no flush has made durable since its promotion, when the cache is given up:
-        what is read from there from then on may be what another block has left there.
 
     :meth:`run` must be running for anything here to happen.
     """
 
     __slots__ = (
         "_background",
-        "_cache",
         "_close_regions",
         "_failure",
-        "_fresh",
         "_fsyncs",
         "_leaving",
         "_locks",
         "_mapping",
-        "_origin",
         "_origin_needed",
-        "_owed",
-        "_paid",
-        "_promotions",
         "_round_asked",
         "_rowless",
         "_spoiled",
         "_taken",
         "_waiters",
         "_writer",
-        "cache_given_up",
         "changed",
-        "forsake",
+        "flushes",
         "health",
         "regions",
         "rounds",
@@ -165,8 +146,7 @@ class Durability:
         self.health = Health()
         self._mapping = mapping
         self._locks = locks
-        self._cache = cache
-        self._origin = origin
+        self.flushes = Flushes(cache, origin, self.health)
         self._writer = RecordWriter(record, self.health)
         self.regions = Regions(mapping, self._writer, self.health, blocks_each=region_blocks, open_regions=open_regions)
         self._fsyncs = Rounds(self._serve_fsyncs)
@@ -179,14 +159,8 @@ class Durability:
         self._spoiled: set[int] = set()
         self._taken: set[int] = set()
         self._rowless: set[int] = set()
-        self._fresh: dict[int, int] = {}
-        self._promotions = 0
-        self.forsake: Callable[[int], None] = lambda _: None
         self._origin_needed = False
-        self._owed = 1  # what a killed process left, if any
-        self._paid = 0
         self.changed: set[int] = set()
-        self.cache_given_up = trio.Event()
         self.rounds = 0
 
     # What the others report
@@ -195,8 +169,7 @@ class Durability:
         """Learn that a block was mapped just now; it has no durable row."""
         self._mapping.flags[cblock] |= COVERED
         self._rowless.add(cblock)
-        self._promotions += 1
-        self._fresh[cblock] = self._promotions
+        self.flushes.promoted(cblock)
         self.changed.add(cblock)
 
     def removing(self, cblock: int) -> None:
@@ -230,15 +203,11 @@ class Durability:
         """Tell whether a block was spoiled and is not dropped yet."""
         return cblock in self._spoiled
 
-    def is_forsaken(self, cblock: int) -> bool:
-        """Tell whether nothing counts that the cache has of a block: it is given up, and had never made it durable."""
-        return bool(self.health.cache_lost) and cblock in self._fresh
-
     def cleaned(self, cblock: int) -> None:
         """Learn that a block was written back just now: whatever has spoiled it, its copies are the same now."""
         self._spoiled.discard(cblock)
         if cblock in self._rowless:
-            self.owe()
+            self.flushes.owe()
         if self._mapping.flags[cblock] & (RECORDED | SUMMED):
             self.changed.add(cblock)
 
@@ -250,10 +219,6 @@ class Durability:
     def summed(self, cblock: int) -> None:
         """Learn that the sum of a clean block became known."""
         self.changed.add(cblock)
-
-    def owe(self) -> None:
-        """Learn that the origin has taken what the next fsync has to make durable there."""
-        self._owed += 1
 
     # What the others wait for
 
@@ -305,7 +270,7 @@ class Durability:
         What a killed process had written may still be in memory only, and once read it must not be lost by a power cut.
         """
         with suppress(StoreError):  # health has it; what cannot be made durable can still be read
-            await gather([self._flush_cache, self._flush_origin])
+            await self.flushes.flush(cache=True, origin=True)
 
     async def settle(self) -> None:
         """Make the record exact for a clean end: every region closed, every row right.
@@ -330,10 +295,7 @@ class Durability:
         if self._lacking() or self.health.cache_lost:
             await self._join_round(_Want.ROWS | _Want.CACHE)
         else:
-            await self._flush_stores(_Want.CACHE | self._want_of_origin())
-
-    def _want_of_origin(self) -> _Want:
-        return _Want.ORIGIN if self._owed > self._paid or self.health.origin_lost else _Want.NOTHING
+            await self.flushes.flush(cache=True, origin=self.flushes.owed)
 
     def _lacking(self) -> set[int]:
         """Find the blocks that only the cache has, and that no crash would find there."""
@@ -392,9 +354,9 @@ class Durability:
             self._origin_needed = False
         else:
             closing, taken = set(), self._lacking() if want & _Want.ROWS else set()
-        if want & _Want.ROWS:
+        if want & _Want.ROWS and self.flushes.owed:
             # Now, not when it was asked for: a block without a row may have been written back since.
-            want |= self._want_of_origin()
+            want |= _Want.ORIGIN
         self._taken = taken
         self.changed = self.changed - taken
         batch = Batch()
@@ -407,7 +369,7 @@ class Durability:
                 want |= _Want.CACHE
             if not all(dirty for _, _, dirty, _ in batch.mapped):
                 want |= _Want.ORIGIN
-            await self._flush_stores(want)
+            await self.flushes.flush(cache=bool(want & _Want.CACHE), origin=bool(want & _Want.ORIGIN))
             await self._commit(batch, closing)
         except BaseException:
             self.changed |= taken
@@ -418,46 +380,12 @@ class Durability:
             self._taken = set()
         self._committed(batch)
 
-    async def _flush_stores(self, want: _Want) -> None:
-        jobs = []
-        if want & _Want.CACHE and not self.health.cache_lost:
-            jobs.append(self._flush_cache)
-        if want & _Want.ORIGIN:
-            jobs.append(self._flush_origin)
-        await gather(jobs)
-
-    async def _flush_cache(self) -> None:
-        fresh = list(self._fresh.items())
-        try:
-            await self._cache.flush()
-        except StoreError as exc:
-            if not self.health.cache_lost:
-                self.health.cache_lost = self.health.untold = str(exc)
-                self.health.emptying = True
-                for cblock in self._fresh:
-                    self.forsake(cblock)
-            self.cache_given_up.set()
-            raise
-        for cblock, promotion in fresh:
-            if self._fresh.get(cblock) == promotion:
-                del self._fresh[cblock]
-
-    async def _flush_origin(self) -> None:
-        owed = self._owed
-        try:
-            await self._origin.flush()
-        except StoreError as exc:
-            self.health.origin_lost = str(exc)
-            raise
-        self._paid = max(self._paid, owed)
-
     def _committed(self, batch: Batch) -> None:
         """Note what the durable rows say now."""
         self.rounds += 1
         self._leaving.difference_update(batch.unmapped)
         self._spoiled.difference_update(batch.unmapped)
-        for cblock in batch.unmapped:
-            self._fresh.pop(cblock, None)
+        self.flushes.unmapped(batch.unmapped)
         flags = self._mapping.flags
         for cblock, oblock, dirty, _ in batch.mapped:
             if self._mapping.oblock_of[cblock] == oblock:

@@ -26,7 +26,7 @@ _LAST_PAUSE: Final = 60.0
 
 async def evacuate(volume: Volume, migrations: Migrations) -> None:
     """Wait until the cache is given up, if ever; then empty it, for as long as that takes."""
-    await volume.durability.cache_given_up.wait()
+    await volume.durability.flushes.given_up.wait()
     mapping = volume.mapping
     log.error("the cache is given up", blocks=mapping.mapped_count, dirty=mapping.dirty_count)
 

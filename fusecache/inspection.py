@@ -28,11 +28,11 @@ from crc32c import crc32c
 from fusecache.binding import CacheSpace, Identity, Plan, lock
 from fusecache.claim import read_claim
 from fusecache.config import DEFAULT_BLOCK_SIZE, MIB
-from fusecache.durability import region_blocks_for
 from fusecache.errors import MetadataError, RefusedError, StoreError, UsageError
 from fusecache.geometry import Geometry
 from fusecache.metadata.database import Database
 from fusecache.paths import DefaultPaths, defaults_for
+from fusecache.regions import region_blocks_for
 from fusecache.resizing import Resize, plan_resize
 from fusecache.stamp import DATA_START, read_stamp
 from fusecache.stores.file import open_for_store, size_of

@@ -243,7 +243,7 @@ class Moves:
             try:
                 await volume.origin.write(work.oblock * volume.geometry.block_size, data)
             finally:
-                volume.durability.owe()
+                volume.durability.flushes.owe()
             return
         self._map(order, work)
         volume.mapping.set_dirty(work.cblock)
@@ -333,7 +333,7 @@ class Moves:
             mapping.insert(oblock, cblock)
             mapping.flags[cblock] = flags
             durability.kept(cblock)
-            if spoiled and not durability.is_forsaken(cblock):
+            if spoiled and not durability.flushes.is_forsaken(cblock):
                 self._volume.set_dirty(cblock)  # one of its two copies has to be the right one
             raise
 

@@ -42,7 +42,7 @@ class OriginIO:
             try:
                 await volume.origin.write(position, data)
             finally:
-                volume.durability.owe()  # one that failed may show as well, in part
+                volume.durability.flushes.owe()  # one that failed may show as well, in part
 
     @contextmanager
     def _under_way(self) -> Iterator[None]:

@@ -13,7 +13,7 @@ written back, all the time stays open, and writing there costs no commits.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import structlog
 import trio
@@ -31,6 +31,14 @@ if TYPE_CHECKING:
     from fusecache.metadata.writer import RecordWriter
 
 log = structlog.get_logger(__name__)
+
+_MAX_REGION_BLOCKS: Final = 64
+_REGIONS_PER_CACHE: Final = 1024
+
+
+def region_blocks_for(cache_blocks: int) -> int:
+    """Choose how many cache blocks share a region: one in small caches, never more than 64."""
+    return max(1, min(_MAX_REGION_BLOCKS, cache_blocks // _REGIONS_PER_CACHE))
 
 
 class Regions:

@@ -62,7 +62,7 @@ class Volume:
 
     def __post_init__(self) -> None:
         self.health = self.durability.health
-        self.durability.forsake = self.forsake
+        self.durability.flushes.forsake = self.forsake
         self.traffic = Traffic(self.activity, burst=max(COPY_RUN, self.geometry.block_size))
         self.take_over(self.policy)
 

@@ -19,7 +19,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from fusecache.binding import Identity
-from fusecache.durability import region_blocks_for
 from fusecache.errors import MetadataError, RefusedError
 from fusecache.inspection import NUMBERS
 from fusecache.metadata.database import FORMAT
@@ -28,6 +27,7 @@ from fusecache.offline.dumping import KEPT
 from fusecache.offline.facts import FLAGS, IDENTITY, Facts, RawRow, as_dirty, contested, judge, value_faults
 from fusecache.offline.opening import copied, header_complaint, open_locked, sqlite_errors
 from fusecache.offline.salvaging import Salvage, salvaged
+from fusecache.regions import region_blocks_for
 from fusecache.stamp import DAMAGED, DATA_START, read_stamp
 from fusecache.stores.file import size_of
 

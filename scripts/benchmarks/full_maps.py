@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Final
 
 from fusecache.binding import Identity
-from fusecache.durability import region_blocks_for
 from fusecache.metadata.database import Database
 from fusecache.metadata.record import Batch
+from fusecache.regions import region_blocks_for
 from fusecache.stamp import DATA_START, write_stamp
 
 _AT_ONCE: Final = 100_000

@@ -6,18 +6,19 @@ within one thousand.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from itertools import count
 from typing import Any
 
 import pytest
+import trio
 
-from fusecache import durability, resizing
+from fusecache import resizing
 from fusecache.cache import Cache
 from fusecache.durability import Durability
 from fusecache.errors import StoreError
-from fusecache.gather import gather
+from fusecache.flushes import Flushes
 from fusecache.locks import BlockLocks
 from fusecache.mapping import COVERED, SAVING, Mapping
 from fusecache.metadata.record import Batch, Row
@@ -30,24 +31,34 @@ from tests.crash.hunter import HuntError, hunt
 
 _MOST_CRASHES = 60_000
 
-Flush = Callable[[], Awaitable[None]]
 Patch = pytest.MonkeyPatch
 
 
 def _commit_before_flush(patch: Patch, store: str) -> None:
-    """The stores named are flushed only when the commit has been made."""
-    commit = Durability._commit
-    late: list[Flush] = []
+    """Rounds of commits flush the store named only when the commit has been made."""
+    make_round, commit, flush = Durability._round, Durability._commit, Flushes.flush
+    late: dict[trio.lowlevel.Task, bool] = {}
 
-    async def flush_some(flushes: Sequence[Flush]) -> None:
-        late[:] = [flush for flush in flushes if getattr(flush, "__self__").name == store]  # noqa: B009
-        await gather([flush for flush in flushes if flush not in late])
+    async def round_with_late_flush(self: Durability, want: Any) -> None:
+        late[trio.lowlevel.current_task()] = False
+        try:
+            await make_round(self, want)
+        finally:
+            del late[trio.lowlevel.current_task()]
+
+    async def flush_other(self: Flushes, **wanted: bool) -> None:
+        task = trio.lowlevel.current_task()
+        if task in late:
+            late[task] = wanted[store]
+            wanted[store] = False
+        await flush(self, **wanted)
 
     async def commit_first(self: Durability, batch: Batch, closing: set[int]) -> None:
         await commit(self, batch, closing)
-        await gather(late)
+        await flush(self.flushes, **{"cache": False, "origin": False, store: late[trio.lowlevel.current_task()]})
 
-    patch.setattr(durability, "gather", flush_some)
+    patch.setattr(Durability, "_round", round_with_late_flush)
+    patch.setattr(Flushes, "flush", flush_other)
     patch.setattr(Durability, "_commit", commit_first)
 
 
@@ -133,10 +144,10 @@ def rule_4_covered_for_ever(patch: Patch) -> None:
 
 
 def fsync_does_not_flush_the_origin_for_writes_that_missed(patch: Patch) -> None:
-    def owe(self: Durability) -> None:
+    def owe(self: Flushes) -> None:
         pass
 
-    patch.setattr(Durability, "owe", owe)
+    patch.setattr(Flushes, "owe", owe)
 
 
 def fsync_does_not_see_to_rows_of_blocks_that_have_none(patch: Patch) -> None:
@@ -150,9 +161,9 @@ def fsync_trusts_writebacks_of_blocks_that_have_no_row(patch: Patch) -> None:
     cleaned = Durability.cleaned
 
     def clean_freely(self: Durability, cblock: int) -> None:
-        owed = self._owed
+        owed = self.flushes._owed
         cleaned(self, cblock)
-        self._owed = owed
+        self.flushes._owed = owed
 
     patch.setattr(Durability, "cleaned", clean_freely)
 
@@ -174,11 +185,18 @@ def fsyncs_join_a_round_that_has_begun(patch: Patch) -> None:
 
 
 def a_flush_that_failed_counts_as_done(patch: Patch) -> None:
-    async def flush_cache(self: Durability) -> None:
+    async def flush_cache(self: Flushes) -> None:
         with suppress(StoreError):
             await self._cache.flush()
 
-    patch.setattr(Durability, "_flush_cache", flush_cache)
+    patch.setattr(Flushes, "_flush_cache", flush_cache)
+
+
+def what_a_lost_cache_may_have_forgotten_is_written_back(patch: Patch) -> None:
+    def promoted(self: Flushes, cblock: int) -> None:
+        pass
+
+    patch.setattr(Flushes, "promoted", promoted)
 
 
 def fsync_acknowledged_without_flushing(patch: Patch) -> None:
@@ -300,7 +318,11 @@ _SOUND = [
     resizing_takes_suspects_for_clean,
     resizing_closes_regions_that_stay,
 ]
-_FAULTY = [a_flush_that_failed_counts_as_done, a_failed_double_write_counts_as_done]
+_FAULTY = [
+    what_a_lost_cache_may_have_forgotten_is_written_back,
+    a_flush_that_failed_counts_as_done,
+    a_failed_double_write_counts_as_done,
+]
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import trio
 
-from fusecache.durability import region_blocks_for
 from fusecache.errors import MetadataError, ReadOnlyError, StoreError
 from fusecache.mapping import COVERED, DIRTY, RECORDED
 from fusecache.metadata.record import Batch
+from fusecache.regions import region_blocks_for
 from tests.unit.worlds import BLOCK, World, settle, virtual
 
 
@@ -54,7 +54,7 @@ async def test_no_row_is_committed_if_its_data_cannot_be_flushed() -> None:
         with pytest.raises(StoreError, match="dead"):
             await world.durability.flush()
         assert not world.record.batches
-        assert world.durability.cache_given_up.is_set()
+        assert world.durability.flushes.given_up.is_set()
         assert "dead" in world.volume.health.cache_lost
         del world.cached.errors["flush"]
         with pytest.raises(StoreError, match="dead: 1 blocks have still to be brought to safety"):
