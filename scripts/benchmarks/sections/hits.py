@@ -1,8 +1,10 @@
 """What a request costs where all that is asked for lies in a warm cache.
 
-All systems are mounted at once and measured by turns; those that are no caches serve the image itself.  The requests go
-to a range that is in the cache and was written before, so nothing is promoted and no region is newly dirtied.  Before
-each turn, all wait until none does anything for a turn that is over, such as writing back.
+All systems are mounted at once and measured by turns; those that are no caches serve the image itself.  Each round
+begins with other files and another system: where in memory a file happens to lie makes large requests a quarter faster
+or slower, for as long as it lies there.  The requests go to a range that is in the cache and was written before, so
+nothing is promoted and no region is newly dirtied.  Before each turn, all wait until none does anything for a turn that
+is over, such as writing back.
 """
 
 from __future__ import annotations
@@ -57,6 +59,8 @@ class Workload:
         return result.mib_per_second if self.is_large else result.iops
 
 
+Rounds = defaultdict[Workload, defaultdict[str, list[Result]]]
+
 WORKLOADS: Final = (
     Workload("4 KiB random read, depth 1", "randread", "4k", 1, SINGLE_TARGET),
     Workload("4 KiB random read, depth 16", "randread", "4k", 16, DEEP_TARGET),
@@ -76,8 +80,15 @@ def run(context: Context) -> Iterator[Figure]:
     warm_bytes = image_bytes // 4
     notes = {trial: verify.notes(context, names, trial) for trial in {workload.trial for workload in WORKLOADS}}
     sizes = Sizes(cache=image_bytes // 2, block=256 * KIB)
-    with context.scratch() as scratch, warm_systems(context, names, scratch, image_bytes, sizes, warm_bytes) as opened:
-        rounds = measured(context, opened, scratch, warm_bytes)
+    rounds: Rounds = defaultdict(lambda: defaultdict(list))
+    for number in range(context.rounds):
+        first = number % max(1, len(names))
+        turns = (*names[first:], *names[:first])
+        with (
+            context.scratch() as scratch,
+            warm_systems(context, turns, scratch, image_bytes, sizes, warm_bytes) as opened,
+        ):
+            measure(context, number, opened, scratch, warm_bytes, rounds)
     for workload in WORKLOADS:
         yield from compared(
             workload.name,
@@ -95,28 +106,23 @@ def run(context: Context) -> Iterator[Figure]:
             )
 
 
-def measured(
-    context: Context, opened: dict[str, Exposed], scratch: Path, warm_bytes: int
-) -> dict[Workload, dict[str, list[Result]]]:
-    """Measure by turns: in each round each workload, each on every system; another system begins each time."""
+def measure(
+    context: Context, number: int, opened: dict[str, Exposed], scratch: Path, warm_bytes: int, rounds: Rounds
+) -> None:
+    """Measure one round: each workload, each on every system."""
     seconds = context.pick(full=1.0, quick=0.4, smoke=0.1)
-    names = list(opened)
     pids = [pid for exposed in opened.values() for pid in exposed.pids]
-    rounds: dict[Workload, dict[str, list[Result]]] = defaultdict(lambda: {name: [] for name in names})
-    for number in range(context.rounds):
-        for workload in WORKLOADS:
-            context.say(f"hits: round {number + 1} of {context.rounds}, {workload.name}")
-            job = Job(
-                rw=workload.rw,
-                block=workload.block,
-                depth=workload.depth,
-                seconds=seconds,
-                ramp=seconds / 5,
-                size=warm_bytes,
-                seed=number,
-            )
-            first = number % max(1, len(names))
-            for name in (*names[first:], *names[:first]):
-                wait_until_idle(pids)
-                rounds[workload][name].append(fio(opened[name].image, job, scratch / name))
-    return rounds
+    for workload in WORKLOADS:
+        context.say(f"hits: round {number + 1} of {context.rounds}, {workload.name}")
+        job = Job(
+            rw=workload.rw,
+            block=workload.block,
+            depth=workload.depth,
+            seconds=seconds,
+            ramp=seconds / 5,
+            size=warm_bytes,
+            seed=number,
+        )
+        for name, exposed in opened.items():
+            wait_until_idle(pids)
+            rounds[workload][name].append(fio(exposed.image, job, scratch / name))
