@@ -230,23 +230,28 @@ def test_a_cache_that_cannot_be_flushed_is_given_up_and_the_origin_has_everythin
         mount.mount()
         filler = use_up(small)
         image = bytearray(mount.image.read_bytes())
+        written = {offset: [bytes(image[offset : offset + BLOCK])] for offset in range(0, MIB, BLOCK)}
 
         def fsync_fails() -> bool:
-            for offset in range(0, MIB, BLOCK):
-                image[offset : offset + BLOCK] = os.urandom(BLOCK)
-                mount.write(offset, bytes(image[offset : offset + BLOCK]))
+            for offset, contents in written.items():
+                contents.append(os.urandom(BLOCK))
+                mount.write(offset, contents[-1])
             try:
                 with mount.image.open("rb+") as opened:
                     os.fsync(opened.fileno())
             except OSError:
                 return True
+            for contents in written.values():
+                del contents[:-1]
             return False
 
         wait_until(fsync_fails, "an fsync has failed")
         assert mount.status()["state"] in {"failing", "degraded"}
         assert "the cache is given up" in " ".join(fusecache("status", mount.mountpoint).split())
         wait_until(lambda: mount.count("used_blocks") == 0, "everything has left the cache")
-        assert mount.image.read_bytes() == image
+        image[:] = mount.image.read_bytes()
+        # Which of them, depends: what no flush had made durable is lost where the cache may have forgotten it.
+        assert all(image[offset : offset + BLOCK] in contents for offset, contents in written.items())
         image[:3] = b"new"
         mount.write(0, b"new", sync=True)
         assert mount.origin.read_bytes() == image
