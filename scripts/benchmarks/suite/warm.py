@@ -31,7 +31,7 @@ def warm_systems(
             (directory / "origin").mkdir(parents=True)
             (directory / "system").mkdir()
             origin = directory / "origin" / "disk"
-            origin.write_bytes(os.urandom(image_bytes))
+            make_image(origin, image_bytes)
             try:
                 exposed = stack.enter_context(SYSTEMS[name].open(origin, directory / "system", sizes))
                 warm(exposed, warm_bytes)
@@ -40,6 +40,17 @@ def warm_systems(
                 continue
             opened[name] = exposed
         yield opened
+
+
+def make_image(path: Path, size: int) -> None:
+    """Write random bytes into a file whose space is taken first, as that of a cache file is.
+
+    Where the space of a file is taken by writing it in one go, the kernel may keep it in larger pieces of memory, and
+    large reads of it are up to a quarter faster: whoever serves the image itself would seem so.
+    """
+    with path.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, size)
+        file.write(os.urandom(size))
 
 
 def warm(exposed: Exposed, size: int) -> None:
