@@ -43,6 +43,8 @@ class Outcome:
 class _Turn(Outcome):
     leads: bool = False
     """Whether this one has to do the round."""
+    left: bool = False
+    """Whether whoever waited was cancelled."""
 
 
 class Rounds:
@@ -66,7 +68,7 @@ class Rounds:
             try:
                 await turn.done.wait()
             except BaseException:
-                self._waiting.remove(turn)
+                turn.left = True
                 raise
             if not turn.leads:
                 return await turn.wait()
@@ -92,6 +94,7 @@ class Rounds:
 
     def _pass_on(self) -> None:
         """Let the first who waits do the next round, if anybody does."""
+        self._waiting = [turn for turn in self._waiting if not turn.left]
         self._running = bool(self._waiting)
         if self._running:
             leader = self._waiting.pop(0)

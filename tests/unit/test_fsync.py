@@ -391,3 +391,24 @@ async def test_whoever_leaves_leaves_nobody_waiting() -> None:
     assert work.began == [0, 0.5, 1]
     await rounds.join()
     assert work.began == [0, 0.5, 1, 2]
+
+
+@virtual
+async def test_whoever_is_being_served_may_leave_and_so_may_the_one_who_serves() -> None:
+    rounds = Rounds(Work())
+    served: list[str] = []
+
+    async def ask(name: str, patience: float) -> None:
+        with trio.move_on_after(patience):
+            await rounds.join()
+            served.append(name)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ask, "first", 100)
+        await settle()
+        nursery.start_soon(ask, "serves, and leaves", 1.75)
+        await settle()
+        nursery.start_soon(ask, "is served, and leaves", 1.5)
+        nursery.start_soon(ask, "is served after all", 100)
+    assert served == ["first", "is served after all"]
+    await rounds.join()
