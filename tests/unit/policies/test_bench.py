@@ -98,9 +98,8 @@ def test_json_is_a_list_of_figures(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     assert json.loads(capsys.readouterr().out) == [expected | {"is_met": True}]
 
 
-@pytest.mark.parametrize("arguments", [[], ["nonsense"]])
-def test_the_script_tells_what_it_can_measure(arguments: list[str]) -> None:
-    result = subprocess.run([SCRIPT, *arguments], capture_output=True, text=True, check=False, timeout=60)
+def test_the_script_tells_what_it_can_measure() -> None:
+    result = subprocess.run([SCRIPT, "nonsense"], capture_output=True, text=True, check=False, timeout=60)
     assert result.returncode == 2
-    assert result.stderr.startswith("usage: scripts/bench policies")
+    assert result.stderr.startswith("usage: scripts/bench [policies|engines]")
     assert result.stderr.count("\n") == 1
