@@ -1,16 +1,19 @@
 """What a request costs where all that is asked for lies in a warm cache.
 
 All systems are mounted at once and measured by turns; those that are no caches serve the image itself.  Each round
-begins with other files and another system: where in memory a file happens to lie makes large requests a quarter faster
-or slower, for as long as it lies there.  The requests go to a range that is in the cache and was written before, so
-nothing is promoted and no region is newly dirtied.  Before each turn, all wait until none does anything for a turn that
-is over, such as writing back.
+begins with other files and another system: where in memory a file happens to lie makes large reads up to twice as fast,
+for as long as it lies there.  For these the bare server therefore serves the very file in which fusecache has its
+cache.  The requests go to a range that is in the cache and was written before, so nothing is promoted and no region is
+newly dirtied.  Before each turn, all wait until none does anything for a turn that is over, such as writing back.
 """
 
 from __future__ import annotations
 
+import json
+import os
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -20,7 +23,7 @@ from scripts.benchmarks.suite.context import Context
 from scripts.benchmarks.suite.figure import Figure, compared
 from scripts.benchmarks.suite.fio import Job, Result, fio
 from scripts.benchmarks.suite.processes import wait_until_idle
-from scripts.benchmarks.suite.systems import BARE, FUSECACHE, NONE, Exposed, Sizes
+from scripts.benchmarks.suite.systems import BARE, FUSECACHE, NONE, SYSTEMS, Exposed, Sizes
 from scripts.benchmarks.suite.warm import warm_systems
 
 KIB: Final = 2**10
@@ -87,8 +90,9 @@ def run(context: Context) -> Iterator[Figure]:
         with (
             context.scratch() as scratch,
             warm_systems(context, turns, scratch, image_bytes, sizes, warm_bytes) as opened,
+            bare_on_the_cache(opened, scratch, sizes) as bare,
         ):
-            measure(context, number, opened, scratch, warm_bytes, rounds)
+            measure(context, number, {False: opened, True: opened | bare}, scratch, warm_bytes, rounds)
     for workload in WORKLOADS:
         yield from compared(
             workload.name,
@@ -106,12 +110,30 @@ def run(context: Context) -> Iterator[Figure]:
             )
 
 
+@contextmanager
+def bare_on_the_cache(opened: dict[str, Exposed], scratch: Path, sizes: Sizes) -> Iterator[dict[str, Exposed]]:
+    """Serve fusecache's cache file by the bare server, for reading."""
+    if not {BARE, FUSECACHE} <= opened.keys():
+        yield {}
+        return
+    status = json.loads(os.getxattr(opened[FUSECACHE].image, "user.fusecache.stats"))
+    directory = scratch / "bare_on_the_cache"
+    directory.mkdir()
+    with SYSTEMS[BARE].open(Path(status["cache"]), directory, sizes) as exposed:
+        yield {BARE: exposed}
+
+
 def measure(
-    context: Context, number: int, opened: dict[str, Exposed], scratch: Path, warm_bytes: int, rounds: Rounds
+    context: Context,
+    number: int,
+    opened: dict[bool, dict[str, Exposed]],
+    scratch: Path,
+    warm_bytes: int,
+    rounds: Rounds,
 ) -> None:
-    """Measure one round: each workload, each on every system."""
+    """Measure one round: each workload, each on every system; ``opened[True]`` are those for large reads."""
     seconds = context.pick(full=1.0, quick=0.4, smoke=0.1)
-    pids = [pid for exposed in opened.values() for pid in exposed.pids]
+    pids = [pid for systems in opened.values() for exposed in systems.values() for pid in exposed.pids]
     for workload in WORKLOADS:
         context.say(f"hits: round {number + 1} of {context.rounds}, {workload.name}")
         job = Job(
@@ -123,6 +145,6 @@ def measure(
             size=warm_bytes,
             seed=number,
         )
-        for name, exposed in opened.items():
+        for name, exposed in opened[workload.is_large and workload.rw == "read"].items():
             wait_until_idle(pids)
             rounds[workload][name].append(fio(exposed.image, job, scratch / name))
