@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from fusecache.errors import UsageError
+
+E = TypeVar("E", bound=Enum)
 
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
@@ -32,11 +34,7 @@ class Mode(Enum):
     @classmethod
     def parse(cls, text: str) -> Mode:
         """Read a mode's name; raises UsageError."""
-        try:
-            return cls(text)
-        except ValueError:
-            msg = f"unknown mode {text!r}: writeback, writethrough or passthrough"
-            raise UsageError(msg) from None
+        return _parse(cls, "mode", text)
 
 
 class PageCache(Enum):
@@ -49,11 +47,16 @@ class PageCache(Enum):
     @classmethod
     def parse(cls, text: str) -> PageCache:
         """Read its name; raises UsageError."""
-        try:
-            return cls(text)
-        except ValueError:
-            msg = f"unknown page cache {text!r}: stores, image or none"
-            raise UsageError(msg) from None
+        return _parse(cls, "page cache", text)
+
+
+def _parse(kind: type[E], what: str, text: str) -> E:
+    try:
+        return kind(text)
+    except ValueError:
+        *most, last = (choice.value for choice in kind)
+        msg = f"unknown {what} {text!r}: {', '.join(most)} or {last}"
+        raise UsageError(msg) from None
 
 
 def check_block_size(size: int) -> int:

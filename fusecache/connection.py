@@ -17,13 +17,14 @@ asks no file system.
 
 from __future__ import annotations
 
-import ctypes
 import os
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import structlog
+
+from fusecache.syscalls import syscall
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -90,17 +91,9 @@ def _control() -> Iterator[int]:
 
 
 def _mount_nowhere() -> int:
-    context = _call(_FSOPEN, b"fusectl", _CLOEXEC)
+    context = syscall(_FSOPEN, b"fusectl", _CLOEXEC)
     try:
-        _call(_FSCONFIG, context, _CMD_CREATE, None, None, 0)
-        return _call(_FSMOUNT, context, _CLOEXEC, 0)
+        syscall(_FSCONFIG, context, _CMD_CREATE, None, None, 0)
+        return syscall(_FSMOUNT, context, _CLOEXEC, 0)
     finally:
         os.close(context)
-
-
-def _call(number: int, *arguments: object) -> int:
-    result = int(ctypes.CDLL(None, use_errno=True).syscall(number, *arguments))
-    if result < 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
-    return result

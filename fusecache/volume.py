@@ -121,9 +121,7 @@ class Volume:
         """Mark a block clean that was written back just now, here and in the policy; ``crc`` is its content's."""
         if self.mapping.clear_dirty(cblock):
             self.mapping.set_sum(cblock, crc)
-            self.policy.clear_dirty(cblock)
-            if self.incoming is not None and cblock < self.handed_over:
-                self.incoming.clear_dirty(cblock)
+            self._tell_clean(cblock)
             self.durability.cleaned(cblock)
 
     def forsake(self, cblock: int) -> None:
@@ -131,10 +129,13 @@ class Volume:
         if self.mapping.clear_dirty(cblock):
             begin = self.mapping.oblock_of[cblock] * self.geometry.block_size
             log.error("writes since the last fsync are lost", begin=begin, end=begin + self.geometry.block_size)
-            self.policy.clear_dirty(cblock)
-            if self.incoming is not None and cblock < self.handed_over:
-                self.incoming.clear_dirty(cblock)
+            self._tell_clean(cblock)
             self.content_changed()
+
+    def _tell_clean(self, cblock: int) -> None:
+        self.policy.clear_dirty(cblock)
+        if self.incoming is not None and cblock < self.handed_over:
+            self.incoming.clear_dirty(cblock)
 
     def forget(self, cblock: int) -> None:
         """Let the policy forget a block that was unmapped; raises PolicyError while it has work outstanding."""

@@ -13,11 +13,9 @@ into the file; so both are copied, and the copy is read.
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import sqlite3
-import stat
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +23,10 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Final
 
 from fusecache.binding import lock
-from fusecache.errors import BusyError, MetadataError, StoreError, UsageError
+from fusecache.errors import BusyError, MetadataError, UsageError
 from fusecache.metadata.database import APPLICATION_ID, FORMAT
 from fusecache.paths import defaults_for
+from fusecache.stores.file import open_for_store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -85,26 +84,13 @@ def open_locked(path: Path, resources: ExitStack) -> int:
     :raises StoreError: it is missing, not permitted, or neither a file nor a block device.
     """
     try:
-        kind = path.stat().st_mode
-        if not (stat.S_ISREG(kind) or stat.S_ISBLK(kind)):
-            msg = f"{path} is neither a file nor a block device"
-            raise StoreError(msg)
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | (os.O_EXCL if stat.S_ISBLK(kind) else 0))
-    except OSError as exc:
-        if exc.errno == errno.EBUSY:
-            raise _in_use(path) from exc
-        msg = f"cannot open {path}: {exc.strerror}"
-        raise StoreError(msg) from exc
-    resources.callback(os.close, fd)
-    try:
+        fd = open_for_store(path, os.O_RDONLY)
+        resources.callback(os.close, fd)
         lock(fd, path)
     except BusyError as exc:
-        raise _in_use(path) from exc
+        msg = f"{path} is in use: unmount it first (or wait for the other command)"
+        raise BusyError(msg) from exc
     return fd
-
-
-def _in_use(path: Path) -> BusyError:
-    return BusyError(f"{path} is in use: unmount it first (or wait for the other command)")
 
 
 def require_metadata(path: Path) -> None:

@@ -24,10 +24,9 @@ import fcntl
 import os
 import stat
 import struct
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, final
 
-from fusecache.errors import RefusedError, StoreError
+from fusecache.errors import RefusedError
 from fusecache.stores.buffers import Buffers
 from fusecache.stores.engine import ThreadEngine
 from fusecache.stores.file import PAGE, FileStore, is_in_memory
@@ -222,7 +221,7 @@ class DirectStore:
     async def _read(self, position: int, into: memoryview) -> None:
         first, after, _ = self._units(position, position + len(into))
         low = first * self._unit
-        with self._buffers.lent(after * self._unit - low) as buffer, self._failing("read"):
+        with self._buffers.lent(after * self._unit - low) as buffer, self._file.failing("read"):
             await self._engine.read(self._fd, buffer, low)
             into[:] = buffer[position - low : position - low + len(into)]
 
@@ -231,16 +230,8 @@ class DirectStore:
         first, after, partial = self._units(position, position + len(data))
         low = first * unit
         async with self._turns.turn(first, after, partial):
-            with self._buffers.lent(after * unit - low) as buffer, self._failing("write"):
+            with self._buffers.lent(after * unit - low) as buffer, self._file.failing("write"):
                 for number in partial:
                     await self._engine.read(self._fd, buffer[number * unit - low :][:unit], number * unit)
                 buffer[position - low : position - low + len(data)] = data
                 await self._engine.write(self._fd, buffer, low)
-
-    @contextmanager
-    def _failing(self, what: str) -> Iterator[None]:
-        try:
-            yield
-        except OSError as exc:
-            msg = f"{what} of {self.name} failed: {exc.strerror}"
-            raise StoreError(msg) from exc

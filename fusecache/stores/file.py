@@ -25,7 +25,7 @@ import struct
 from contextlib import contextmanager, suppress
 from resource import RUSAGE_THREAD, getrusage
 from time import monotonic
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, Final, NoReturn, final
 
 import trio
 
@@ -54,8 +54,8 @@ _MEMORY_FILE_SYSTEMS: Final = {0x01021994, 0x858458F6}  # tmpfs, ramfs
 _STATFS_WORDS: Final = 32  # more than struct statfs has
 
 
-def open_for_store(path: Path) -> int:
-    """Open an existing file or block device for reading and writing; returns the descriptor.
+def open_for_store(path: Path, access: int = os.O_RDWR) -> int:
+    """Open an existing file or block device, for reading and writing unless said otherwise; returns the descriptor.
 
     A block device is opened exclusively, which the kernel refuses while it is mounted or otherwise claimed.
 
@@ -68,7 +68,7 @@ def open_for_store(path: Path) -> int:
             msg = f"{path} is neither a file nor a block device"
             raise StoreError(msg)
         exclusive = os.O_EXCL if stat.S_ISBLK(kind) else 0
-        return os.open(path, os.O_RDWR | os.O_CLOEXEC | exclusive)
+        return os.open(path, access | os.O_CLOEXEC | exclusive)
     except OSError as exc:
         if exc.errno == errno.EBUSY:
             msg = f"{path} is in use (mounted, or claimed by something else)"
@@ -156,7 +156,7 @@ class FileStore:
 
     async def read(self, offset: int, into: bytearray | memoryview) -> None:
         """See :class:`fusecache.stores.base.Store`."""
-        with self._failing("read"):
+        with self.failing("read"):
             await self._engine.read(self._fd, into, self._start + offset)
 
     def write_nowait(self, offset: int, data: Data) -> bool:
@@ -172,8 +172,7 @@ class FileStore:
         try:
             written = os.pwrite(self._fd, data, position)
         except OSError as exc:
-            msg = f"write of {length} bytes at {offset} of {self.name} failed: {exc.strerror}"
-            raise StoreError(msg) from exc
+            self._fail("write", exc)
         took = monotonic() - began
         if took > _LONG:
             self._looking_until = began + took * _LOOK
@@ -183,7 +182,7 @@ class FileStore:
         """Write at once, and find out whether we slept meanwhile (ru_nvcsw) or only had to share the processor."""
         self.unflushed = self._written = True
         sleeps = getrusage(RUSAGE_THREAD).ru_nvcsw
-        with self._failing("write"):
+        with self.failing("write"):
             written = os.pwrite(self._fd, data, position)
         took = monotonic() - began
         if took > _LONG and getrusage(RUSAGE_THREAD).ru_nvcsw != sleeps:
@@ -195,7 +194,7 @@ class FileStore:
         """See :class:`fusecache.stores.base.Store`."""
         self.unflushed = self._written = True
         try:
-            with self._failing("write"):
+            with self.failing("write"):
                 await self._engine.write(self._fd, data, self._start + offset)
         finally:
             # A flush may have begun and ended while the engine was still writing.
@@ -214,7 +213,7 @@ class FileStore:
                 return
             self.unflushed = self._written = False
             try:
-                with self._failing("flush"):
+                with self.failing("flush"):
                     await self._engine.fdatasync(self._fd)
             except BaseException as exc:
                 self.unflushed = True
@@ -226,7 +225,7 @@ class FileStore:
     async def discard(self, offset: int, length: int) -> None:
         """See :class:`fusecache.stores.base.Store`; gives the space back where the file system can."""
         self.unflushed = True
-        with self._failing("discard"):
+        with self.failing("discard"):
             await self._engine.discard(self._fd, self._start + offset, length)
 
     async def forget(self, offset: int, length: int) -> None:
@@ -241,9 +240,13 @@ class FileStore:
             await trio.to_thread.run_sync(_drop, self._fd, unwanted)
 
     @contextmanager
-    def _failing(self, what: str) -> Iterator[None]:
+    def failing(self, what: str) -> Iterator[None]:
+        """Have OSError raised as StoreError, which says what failed of this store."""
         try:
             yield
         except OSError as exc:
-            msg = f"{what} of {self.name} failed: {exc.strerror}"
-            raise StoreError(msg) from exc
+            self._fail(what, exc)
+
+    def _fail(self, what: str, exc: OSError) -> NoReturn:
+        msg = f"{what} of {self.name} failed: {exc.strerror}"
+        raise StoreError(msg) from exc

@@ -25,6 +25,8 @@ import platform
 import struct
 from typing import Final, final
 
+from fusecache.syscalls import syscall
+
 FSYNC: Final = 3
 FALLOCATE: Final = 17
 READ: Final = 22
@@ -48,17 +50,6 @@ _PARAMETERS: Final = struct.Struct("10I 10I 10I")  # of the ring, where the subm
 _SLOT: Final = struct.Struct("=BBHiQQIIQ24x")  # opcode, how, priority, fd, position, address, length, flags, number
 _COMPLETION: Final = struct.Struct("=QiI")  # number, result, flags
 _MASK: Final = 0xFFFFFFFF
-
-_syscall = ctypes.CDLL(None, use_errno=True).syscall
-_syscall.restype = ctypes.c_long
-
-
-def _call(number: int, *arguments: object) -> int:
-    result = _syscall(number, *arguments)
-    if result < 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
-    return int(result)
 
 
 @final
@@ -88,10 +79,10 @@ class Ring:
         if platform.machine() != "x86_64":
             raise OSError(errno.ENOSYS, f"not used on {platform.machine()}")
         parameters = (ctypes.c_uint * 30)()
-        self.fd = _call(_SETUP, ctypes.c_uint(entries), parameters)
+        self.fd = syscall(_SETUP, ctypes.c_uint(entries), parameters)
         try:
             self._share(_PARAMETERS.unpack(parameters))
-            _call(_REGISTER, self.fd, _IOWQ_MAX_WORKERS, (ctypes.c_uint * 2)(_WORKERS, _WORKERS), 2)
+            syscall(_REGISTER, self.fd, _IOWQ_MAX_WORKERS, (ctypes.c_uint * 2)(_WORKERS, _WORKERS), 2)
         except BaseException:
             os.close(self.fd)
             raise
@@ -125,7 +116,7 @@ class Ring:
         _SLOT.pack_into(self._slots, place, opcode, how, 0, fd, position, address, length, flags, number)
         self._words[self._tail_place] = self._tail = (tail + 1) & _MASK
         try:
-            _call(_ENTER, self.fd, 1, 0, 0, None, 0)
+            syscall(_ENTER, self.fd, 1, 0, 0, None, 0)
         except OSError:
             self._words[self._tail_place] = self._tail = tail  # nobody but us reads it outside the call
             raise

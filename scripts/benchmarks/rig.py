@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+ROOT: Final = Path(__file__).parents[2]
+"""Of the project."""
 COMMAND_SECONDS: Final = 170
 """No command may take longer unless it is known to: a measurement that hangs is worth nothing."""
 START_SECONDS: Final = 20
@@ -61,18 +63,21 @@ class SlowDisk:
 @contextmanager
 def slow_disk(profile: str, backing: Path, mountpoint: Path) -> Iterator[SlowDisk]:
     """Serve ``backing`` as a disk of that profile (see slow_disk.py)."""
-    with python_server("slow_disk.py", profile, backing, mountpoint):
+    with python_server("slow_disk", profile, backing, mountpoint):
         yield SlowDisk(mountpoint / "disk")
 
 
 @contextmanager
 def python_server(program: str, *arguments: str | Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a program of this directory that mounts at its last argument, made here, and says a line when it is ready."""
+    """Run a module of this package that mounts at its last argument, made here, and says a line when it is ready."""
     mountpoint = Path(arguments[-1])
     mountpoint.mkdir()
-    command: list[str | Path] = [sys.executable, Path(__file__).with_name(program), *arguments]
+    words = [word.absolute() if isinstance(word, Path) else word for word in arguments]
+    command = [sys.executable, "-m", f"{__package__}.{program}", *words]
     # In a session of its own: Ctrl-C must not take the disk away before those who use it are gone.
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, start_new_session=True) as server:
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, start_new_session=True
+    ) as server:
         try:
             if not server.stdout or not server.stdout.readline():
                 msg = f"{program} does not start"

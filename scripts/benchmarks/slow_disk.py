@@ -1,5 +1,6 @@
-#!/usr/bin/env python3
-"""Expose a file as a slow disk: ``slow_disk.py PROFILE BACKING MOUNTPOINT`` serves BACKING as MOUNTPOINT/disk.
+"""Expose a file as a slow disk.
+
+``python -m scripts.benchmarks.slow_disk PROFILE BACKING MOUNTPOINT`` serves BACKING as MOUNTPOINT/disk.
 
 Profiles: ``hdd`` (one head that must travel), ``net`` (distant, but parallel), ``ram`` (as fast as FUSE gets).
 
@@ -22,16 +23,17 @@ import errno
 import json
 import math
 import os
-import signal
-import stat
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Final, TypeVar
 
 import pyfuse3
 import trio
+
+from scripts.benchmarks.one_file import INODE, OneFile, serve
 
 T = TypeVar("T")
 
@@ -121,21 +123,13 @@ class Counters:
     flushes: int = 0
 
 
-DISK_INODE: Final = pyfuse3.InodeT(pyfuse3.ROOT_INODE + 1)
-DISK_NAME: Final = b"disk"
-
-
-class SlowDisk(pyfuse3.Operations):
-    """A directory with one file, ``disk``; its inode is also its file handle."""
+class SlowDisk(OneFile):
+    """What reaches the file takes its time."""
 
     def __init__(self, profile: Profile, backing: int) -> None:
-        super().__init__()
-        self._backing = backing
-        self._size = os.fstat(backing).st_size
+        super().__init__(b"disk", backing)
         self._disk = Disk(profile, self._size)
         self._counters = Counters()
-
-    # --- the data path -----------------------------------------------------------------------------------------------
 
     async def read(self, fh: int, off: int, size: int) -> bytes:
         """Read when the disk would."""
@@ -159,65 +153,11 @@ class SlowDisk(pyfuse3.Operations):
         self._counters.flushes += 1
         await _answer_at(self._disk.flush(time.monotonic()), lambda: None)
 
-    # --- a directory with one file -----------------------------------------------------------------------------------
-
-    async def lookup(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
-        """Find ``disk``."""
-        if name != DISK_NAME:
-            raise pyfuse3.FUSEError(errno.ENOENT)
-        return self._attributes(DISK_INODE)
-
-    async def getattr(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
-        """Describe the directory or the file."""
-        return self._attributes(inode)
-
-    async def setattr(
-        self,
-        inode: int,
-        attr: pyfuse3.EntryAttributes,
-        fields: pyfuse3.SetattrFields,
-        fh: int | None,
-        ctx: pyfuse3.RequestContext,
-    ) -> pyfuse3.EntryAttributes:
-        """Change nothing: a disk has no owner and keeps its size."""
-        return self._attributes(inode)
-
-    async def opendir(self, inode: int, ctx: pyfuse3.RequestContext) -> int:
-        """Open the directory."""
-        return inode
-
-    async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
-        """List the one file."""
-        if start_id == 0:
-            attributes = self._attributes(DISK_INODE)
-            pyfuse3.readdir_reply(token, DISK_NAME, attributes, 1)
-
-    async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
-        """Open the file, past the page cache."""
-        return pyfuse3.FileInfo(fh=inode, direct_io=True)
-
     async def getxattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
         """Show the counters."""
-        if inode != DISK_INODE or name != b"user.stats":
+        if inode != INODE or name != b"user.stats":
             raise pyfuse3.FUSEError(errno.ENODATA)
         return json.dumps(asdict(self._counters)).encode()
-
-    def _attributes(self, inode: int) -> pyfuse3.EntryAttributes:
-        attributes = pyfuse3.EntryAttributes()
-        attributes.st_ino = inode
-        attributes.st_uid = os.getuid()
-        attributes.st_gid = os.getgid()
-        attributes.entry_timeout = attributes.attr_timeout = 3600
-        if inode == DISK_INODE:
-            attributes.st_mode = stat.S_IFREG | 0o600
-            attributes.st_nlink = 1
-            attributes.st_size = self._size
-            attributes.st_blocks = self._size // 512
-            attributes.st_blksize = 4096
-        else:
-            attributes.st_mode = stat.S_IFDIR | 0o700
-            attributes.st_nlink = 2
-        return attributes
 
 
 async def _answer_at(done: float, operate: Callable[[], T]) -> T:
@@ -234,34 +174,12 @@ async def _answer_at(done: float, operate: Callable[[], T]) -> T:
     return await trio.to_thread.run_sync(operate_and_wait)
 
 
-async def _serve() -> None:
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(_terminate_on_signal)
-        await pyfuse3.main()
-        nursery.cancel_scope.cancel()
-
-
-async def _terminate_on_signal() -> None:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async for _ in signals:
-            pyfuse3.terminate()
-
-
 def main(arguments: list[str]) -> None:
     """Mount, serve and unmount."""
     if len(arguments) != 3 or arguments[0] not in PROFILES:
         sys.exit("usage: slow_disk.py hdd|net|ram BACKING MOUNTPOINT")
     profile, backing, mountpoint = arguments
-    try:
-        operations = SlowDisk(PROFILES[profile], os.open(backing, os.O_RDWR | os.O_CLOEXEC))
-        pyfuse3.init(operations, mountpoint, {"fsname=slow_disk", "subtype=slow_disk"})
-    except (OSError, RuntimeError) as exc:
-        sys.exit(f"slow_disk: {exc}")
-    print("ready", flush=True)
-    try:
-        trio.run(_serve)
-    finally:
-        pyfuse3.close()
+    serve(partial(SlowDisk, PROFILES[profile]), backing, mountpoint, options={"subtype=slow_disk"})
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from pathlib import Path
 import pyfuse3
 import trio
 
+from scripts.benchmarks.one_file import serve
 from scripts.benchmarks.slow_disk import PROFILES, SlowDisk
 from tests.integration.mounts import discard_mount
 
@@ -87,15 +87,5 @@ class PatientDisk(SlowDisk):
             self._under_way -= 1
 
 
-def main(backing: str, mountpoint: str) -> None:
-    """Mount and serve until unmounted."""
-    pyfuse3.init(PatientDisk(os.open(backing, os.O_RDWR)), mountpoint, {"fsname=patient_disk"})
-    print("ready", flush=True)  # noqa: T201 - whoever started this waits for it
-    try:
-        trio.run(pyfuse3.main)
-    finally:
-        pyfuse3.close()
-
-
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    serve(PatientDisk, *sys.argv[1:], options=set())

@@ -14,6 +14,7 @@ import trio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fusecache import syscalls
 from fusecache.errors import StoreError
 from fusecache.stores import choice, uring
 from fusecache.stores.choice import make_engine
@@ -235,8 +236,8 @@ class Refusals:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, call: int, codes: list[int]) -> None:
         self.codes = codes
         self._call = call
-        self._real = uring._call
-        monkeypatch.setattr(uring, "_call", self)
+        self._real = syscalls.syscall
+        monkeypatch.setattr(uring, "syscall", self)
 
     def __call__(self, number: int, *arguments: object) -> int:
         if number == self._call and self.codes:

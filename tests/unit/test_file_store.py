@@ -206,7 +206,7 @@ async def test_failures_name_the_store_and_what_was_done(tmp_path: Path) -> None
     store = FileStore(fd, name="disk 5", size=SIZE)
     with pytest.raises(StoreError, match="write of disk 5 failed: Bad file descriptor"):
         await store.write(0, b"x")
-    with pytest.raises(StoreError, match=r"write of \d+ bytes at 0 of disk 5 failed: Bad file descriptor"):
+    with pytest.raises(StoreError, match="write of disk 5 failed: Bad file descriptor"):
         store.write_nowait(0, b"x" * PAGE)
     os.close(fd)
     with pytest.raises(StoreError, match="read of disk 5 failed"):

@@ -77,7 +77,7 @@ def _none(origin: Path, _directory: Path, _sizes: Sizes) -> Iterator[Exposed]:
 
 @contextmanager
 def _bare(origin: Path, directory: Path, _sizes: Sizes) -> Iterator[Exposed]:
-    with python_server("bare_server.py", origin, directory / "mnt") as process:
+    with python_server("bare_server", origin, directory / "mnt") as process:
         yield Exposed(directory / "mnt" / "image", (process.pid,))
 
 
