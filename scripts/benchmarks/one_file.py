@@ -7,7 +7,8 @@ import os
 import signal
 import stat
 import sys
-from collections.abc import Callable, Set as AbstractSet
+from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Final
 
