@@ -8,6 +8,7 @@ import pytest
 
 from tests.integration.conftest import Mounted
 from tests.integration.judges import MIB, MODES, POLICIES, fio
+from tests.integration.mounts import wait_until
 
 SIZE = 4 * MIB
 JOBS = {
@@ -44,8 +45,8 @@ def test_verifies_any_length_at_any_offset(mounted: Mounted, cache_size: str, bl
 def test_most_of_it_comes_from_the_cache(mounted: Mounted) -> None:
     """Guards the rest: jobs that never touched the cache would prove nothing."""
     mount = mounted(content=bytes(SIZE), cache_size="4MiB")
-    for _ in range(2):
-        fio(mount.image, *JOBS["libaio-direct"], size=2 * MIB)
+    fio(mount.image, *JOBS["libaio-direct"], size=2 * MIB)
+    wait_until(lambda: mount.read(0, 2 * MIB) and mount.count("used_blocks") >= 32, "all that was written is cached")
     before = mount.count("read_hits")
     fio(mount.image, *JOBS["libaio-direct"], "verify_only=1", size=2 * MIB)
     assert mount.count("read_hits") - before > 2 * MIB // 4096 // 2, mount.status()
