@@ -5,7 +5,11 @@ on: it reads and writes each of them some times, so that the policy promotes it 
 mount every so often writes all of that back.  The origin is a simulated slow disk (slow_disk.py), which is thereby kept
 busy, while the second client is slow enough to leave time on the processors.
 
-Spells with and without the second client take turns; a ratio is that of two neighbouring spells.
+What the second client, the simulated disk and the copying take of the processors slows down anybody's hits.  How much,
+two controls tell: the same reads of the same mount, and of a bare server, while a second mount, of a disk of its own,
+moves blocks in the same way.
+
+All of these spells take turns; a ratio is that to a spell at rest of the same round.
 """
 
 from __future__ import annotations
@@ -15,15 +19,15 @@ import os
 import random
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Final
 
 from scripts.benchmarks import rig
-from scripts.benchmarks.rig import Cache, fusecache, slow_disk
+from scripts.benchmarks.rig import Cache, fusecache, python_server, slow_disk
 from scripts.benchmarks.suite.context import Context
 from scripts.benchmarks.suite.figure import Figure, median_ratio
 
@@ -40,7 +44,9 @@ VISITS: Final = 12
 PAUSE: Final = 0.002
 """Seconds between two of its requests."""
 FLUSH_EVERY: Final = 1.0
-WARM_UP: Final = 3.0
+RESTING: Final = "at rest"
+MOVING: Final = "while its blocks move"
+MOVING_ELSEWHERE: Final = "while another mount's blocks move"
 PERCENTILES: Final = ("50", "99", "99.9")
 TARGETS: Final = {"99": 1.5}
 """Of the latency while blocks are moved to that at rest."""
@@ -52,31 +58,42 @@ class Spell:
 
     latency: dict[str, float]
     """Microseconds by percentile."""
-    promotions: float
-    writebacks: float
-    origin_megabytes: float
-    """The three a second."""
+    moves: dict[str, float]
+    """A second."""
 
 
 def run(context: Context) -> Iterator[Figure]:
     """Measure at some depths, on each slow disk."""
-    for profile in context.pick(full=("net", "hdd"), quick=("net", "hdd"), smoke=("net",)):
+    depths: dict[str, tuple[int, ...]] = context.pick(
+        full={"net": (1, 4), "hdd": (1,)}, quick={"net": (1,)}, smoke={"net": (1,)}
+    )
+    for profile, each in depths.items():
         with context.scratch() as directory:
-            yield from _on(profile, directory, context)
+            yield from _on(profile, each, directory, context)
 
 
-def _on(profile: str, directory: Path, context: Context) -> Iterator[Figure]:
-    backing = directory / "backing"
-    with backing.open("wb") as file:
+def _on(profile: str, depths: Iterable[int], directory: Path, context: Context) -> Iterator[Figure]:
+    with ExitStack() as stack:
+        cache, other = (stack.enter_context(_cache(profile, directory / name)) for name in ("measured", "other"))
+        (directory / "bare").write_bytes(os.urandom(HOT))
+        stack.enter_context(python_server("bare_server", directory / "bare", directory / "mnt"))
+        for depth in depths:
+            yield from _compare(f"{profile}, depth {depth}", cache, other, directory / "mnt" / "image", depth, context)
+
+
+@contextmanager
+def _cache(profile: str, directory: Path) -> Iterator[Cache]:
+    """Have a slow disk of its own cached."""
+    directory.mkdir()
+    with (directory / "backing").open("wb") as file:
         file.truncate(ORIGIN)
     options = ("--cache-size", str(CACHE), "--block-size", str(BLOCK))
     with (
-        slow_disk(profile, backing, directory / "disk") as disk,
+        slow_disk(profile, directory / "backing", directory / "disk") as disk,
         fusecache(disk.path, directory / "fusecache", *options) as cache,
     ):
         _fill(cache)
-        for depth in context.pick(full=(1, 4), quick=(1,), smoke=(1,)):
-            yield from _compare(f"{profile}, depth {depth}", cache, depth, context)
+        yield cache
         rig.run("fusecache", "unmount", cache.mountpoint)
 
 
@@ -88,57 +105,71 @@ def _fill(cache: Cache) -> None:
     rig.run("fusecache", "flush", cache.mountpoint)
 
 
-def _compare(name: str, cache: Cache, depth: int, context: Context) -> Iterator[Figure]:
-    seconds = context.pick(full=3, quick=2, smoke=1)
-    resting, moving = [], []
-    for _ in range(context.rounds):
-        resting.append(_spell(cache, depth, seconds))
-        with _blocks_moving(cache):
-            time.sleep(WARM_UP)
-            moving.append(_spell(cache, depth, seconds))
-        rig.run("fusecache", "flush", cache.mountpoint)
-        time.sleep(0.5)
+def _compare(name: str, cache: Cache, other: Cache, bare: Path, depth: int, context: Context) -> Iterator[Figure]:
+    rounds = context.pick(full=context.rounds, quick=1, smoke=1)
+    cases: dict[tuple[str, str], tuple[Path, Cache | None]] = {
+        ("fusecache", RESTING): (cache.image, None),
+        ("fusecache", MOVING): (cache.image, cache),
+        ("fusecache", MOVING_ELSEWHERE): (cache.image, other),
+        ("bare", RESTING): (bare, None),
+        ("bare", MOVING_ELSEWHERE): (bare, other),
+    }
+    spells: dict[tuple[str, str], list[Spell]] = {case: [] for case in cases}
+    for _ in range(rounds):
+        for case, (image, mover) in cases.items():
+            spells[case].append(_spell(image, mover, depth, context))
     for percentile in PERCENTILES:
-        idle = tuple(spell.latency[percentile] for spell in resting)
-        busy = tuple(spell.latency[percentile] for spell in moving)
-        what = f"{name}: p{percentile}"
-        yield Figure(name=f"{what} at rest", value=median(idle), unit="us", rounds=idle)
-        yield Figure(
-            name=f"{what} while blocks move",
-            value=median(busy),
-            unit="us",
-            rounds=busy,
-            ratio=median_ratio(busy, idle),
-            at_most=TARGETS.get(percentile),
-        )
-    for kind in ("promotions", "writebacks", "origin_megabytes"):
-        rounds = tuple(getattr(spell, kind) for spell in moving)
-        yield Figure(name=f"{name}: {kind.replace('_', ' ')}", value=median(rounds), unit="1/s", rounds=rounds)
+        for (system, state), found in spells.items():
+            measured = tuple(spell.latency[percentile] for spell in found)
+            idle = tuple(spell.latency[percentile] for spell in spells[system, RESTING])
+            yield Figure(
+                name=f"{name}: p{percentile} {state}",
+                system=system,
+                value=median(measured),
+                unit="us",
+                rounds=measured,
+                ratio=None if state == RESTING else median_ratio(measured, idle),
+                at_most=TARGETS.get(percentile) if state == MOVING else None,
+            )
+    for kind in spells["fusecache", MOVING][0].moves:
+        measured = tuple(spell.moves[kind] for spell in spells["fusecache", MOVING])
+        yield Figure(name=f"{name}: {kind}", value=median(measured), unit="1/s", rounds=measured)
 
 
-def _spell(cache: Cache, depth: int, seconds: int) -> Spell:
-    """Read hits for some seconds."""
-    before = _counts(cache)
+def _spell(image: Path, mover: Cache | None, depth: int, context: Context) -> Spell:
+    """Read hits for some seconds, while a mount moves blocks or none does."""
+    seconds = context.pick(full=3, quick=2, smoke=1)
+    if mover is None:
+        return Spell(_latency(image, depth, seconds), {})
+    with _blocks_moving(mover):
+        time.sleep(context.pick(full=3, quick=2, smoke=0.3))
+        before = _counts(mover)
+        latency = _latency(image, depth, seconds)
+        after = _counts(mover)
+    rig.run("fusecache", "flush", mover.mountpoint)
+    time.sleep(0.5)
+    return Spell(latency, {kind: (after[kind] - before[kind]) / seconds for kind in after})
+
+
+def _latency(image: Path, depth: int, seconds: int) -> dict[str, float]:
     told = rig.run(
-        "fio", "--name=hits", f"--filename={cache.image}", "--rw=randread", "--bs=4k", f"--size={HOT}",
+        "fio", "--name=hits", f"--filename={image}", "--rw=randread", "--bs=4k", f"--size={HOT}",
         "--direct=1", "--randrepeat=0", "--norandommap", "--time_based", f"--runtime={seconds}",
         *(("--ioengine=psync",) if depth == 1 else ("--ioengine=libaio", f"--iodepth={depth}")),
         f"--percentile_list={':'.join(PERCENTILES)}", "--output-format=json",
     )  # fmt: skip
-    after = _counts(cache)
     found = json.loads(told)["jobs"][0]["read"]["clat_ns"]["percentile"]
-    latency = {percentile: found[f"{float(percentile):.6f}"] / 1000 for percentile in PERCENTILES}
-    return Spell(latency, *((later - sooner) / seconds for sooner, later in zip(before, after, strict=True)))
+    return {percentile: found[f"{float(percentile):.6f}"] / 1000 for percentile in PERCENTILES}
 
 
-def _counts(cache: Cache) -> tuple[float, float, float]:
+def _counts(cache: Cache) -> dict[str, float]:
     status = json.loads(rig.run("fusecache", "status", cache.mountpoint, "--json"))
     moved = (status["promotions"] + status["writebacks"]) * BLOCK
-    return (
-        status["promotions"],
-        status["writebacks"],
-        (moved + status["origin_read_bytes"] + status["origin_write_bytes"]) / 1e6,
-    )
+    return {
+        "promotions": status["promotions"],
+        "writebacks": status["writebacks"],
+        "origin megabytes": (moved + status["origin_read_bytes"] + status["origin_write_bytes"]) / 1e6,
+    }
 
 
 @contextmanager
