@@ -67,7 +67,7 @@ def _in_process(context: Context) -> dict[int, int]:
 def _through_fuse(context: Context) -> dict[int, int]:
     """Likewise; the counts are what fio came to."""
     cache_bytes = context.pick(full=256 * MIB, quick=64 * MIB, smoke=4 * MIB)
-    seconds = context.pick(full=60.0, quick=4.0, smoke=0.5)
+    seconds = context.pick(full=60.0, quick=2.0, smoke=0.5)
     found: dict[int, int] = {}
     done = 0
     with context.scratch() as scratch:

@@ -74,6 +74,7 @@ WORKLOADS: Final = (
     Workload("1 MiB sequential read, depth 2", "read", "1M", 2, LARGE_TARGET),
     Workload("1 MiB sequential write, depth 2", "write", "1M", 2, LARGE_TARGET),
 )
+TARGETED: Final = tuple(workload for workload in WORKLOADS if workload.target)
 
 
 def run(context: Context) -> Iterator[Figure]:
@@ -93,18 +94,18 @@ def run(context: Context) -> Iterator[Figure]:
             bare_on_the_cache(opened, scratch, sizes) as bare,
         ):
             measure(context, number, {False: opened, True: opened | bare}, scratch, warm_bytes, rounds)
-    for workload in WORKLOADS:
+    for workload, found in rounds.items():
         yield from compared(
             workload.name,
-            {name: [workload.speed(result) for result in results] for name, results in rounds[workload].items()},
+            {name: [workload.speed(result) for result in results] for name, results in found.items()},
             unit="MiB/s" if workload.is_large else "1/s",
             baseline=BARE,
             at_least={FUSECACHE: workload.target} if workload.target else None,
             notes=notes[workload.trial],
         )
-    for workload in WORKLOADS:
+    for workload, found in rounds.items():
         if workload.depth == 1:
-            latencies = {name: [result.p99_us for result in results] for name, results in rounds[workload].items()}
+            latencies = {name: [result.p99_us for result in results] for name, results in found.items()}
             yield from compared(
                 f"{workload.name}, p99", latencies, unit="µs", baseline=BARE, notes=notes[workload.trial]
             )
@@ -132,9 +133,9 @@ def measure(
     rounds: Rounds,
 ) -> None:
     """Measure one round: each workload, each on every system; ``opened[True]`` are those for large reads."""
-    seconds = context.pick(full=1.0, quick=0.4, smoke=0.1)
+    seconds = context.pick(full=1.0, quick=0.3, smoke=0.1)
     pids = [pid for systems in opened.values() for exposed in systems.values() for pid in exposed.pids]
-    for workload in WORKLOADS:
+    for workload in context.pick(full=WORKLOADS, quick=TARGETED, smoke=WORKLOADS):
         context.say(f"hits: round {number + 1} of {context.rounds}, {workload.name}")
         job = Job(
             rw=workload.rw,

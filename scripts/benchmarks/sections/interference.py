@@ -142,7 +142,7 @@ def _spell(image: Path, mover: Cache | None, depth: int, context: Context) -> Sp
     if mover is None:
         return Spell(_latency(image, depth, seconds), {})
     with _blocks_moving(mover):
-        time.sleep(context.pick(full=3, quick=2, smoke=0.3))
+        time.sleep(context.pick(full=3, quick=1.5, smoke=0.3))
         before = _counts(mover)
         latency = _latency(image, depth, seconds)
         after = _counts(mover)

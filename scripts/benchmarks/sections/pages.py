@@ -39,7 +39,7 @@ REQUESTS: Final = (128, 1024)
 
 def run(context: Context) -> Iterator[Figure]:
     """Count, then compare speeds."""
-    size = context.pick(full=1024, quick=128, smoke=16) * MIB
+    size = context.pick(full=1024, quick=64, smoke=16) * MIB
     with context.scratch(on_disk=True) as scratch:
         origin = _make_origin(scratch / "origin", size)
         for kind, most in KINDS.items():
@@ -111,7 +111,7 @@ def _loop(context: Context, image: Path, scratch: Path) -> Iterator[Figure]:
             for largest in REQUESTS:
                 most.write_text(str(largest))
                 for rw in ("read", "write"):
-                    seconds = context.pick(full=3.0, quick=1.0, smoke=0.2)
+                    seconds = context.pick(full=3.0, quick=0.4, smoke=0.2)
                     job = Job(rw=rw, block="1m", depth=4, size=image.stat().st_size, seed=number, seconds=seconds)
                     rounds[rw, largest].append(fio(device, job, scratch).mib_per_second)
     finally:

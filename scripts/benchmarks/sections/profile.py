@@ -51,7 +51,7 @@ def run(context: Context) -> Iterator[Figure]:
         context.scratch() as scratch,
         warm_systems(context, names, scratch, 4 * WARM_BYTES, sizes, WARM_BYTES) as opened,
     ):
-        for kind, rw, depth in CASES:
+        for kind, rw, depth in context.pick(full=CASES, quick=CASES[::2], smoke=CASES):
             case = f"4 KiB {kind}, depth {depth}"
             for name, exposed in opened.items():
                 context.say(f"profile: {case}, {name}")

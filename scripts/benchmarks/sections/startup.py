@@ -35,7 +35,7 @@ def run(context: Context) -> Iterator[Figure]:
     """Run all commands in each round."""
     times: Times = defaultdict(list)
     daemons: list[float] = []
-    for _ in range(context.pick(full=21, quick=10, smoke=1)):
+    for _ in range(context.pick(full=21, quick=5, smoke=1)):
         with context.scratch(on_disk=True) as scratch:
             _one_round(scratch, times, daemons)
     for name, rounds in times.items():

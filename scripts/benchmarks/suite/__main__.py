@@ -33,7 +33,7 @@ DEFAULT_SYSTEMS: Final = {
     Effort.QUICK: (NONE, BARE, FUSECACHE, "qemu"),
     Effort.SMOKE: (NONE, BARE, FUSECACHE),
 }
-ROUNDS: Final = {Effort.FULL: 7, Effort.QUICK: 3, Effort.SMOKE: 1}
+ROUNDS: Final = {Effort.FULL: 7, Effort.QUICK: 2, Effort.SMOKE: 1}
 FAST_ROOM: Final = 4 * 2**30
 """How much has to be free in memory for caches and images to lie there."""
 
@@ -211,7 +211,7 @@ def _parser() -> argparse.ArgumentParser:
     effort.add_argument("--smoke", action="store_true", help="seconds: shows whether all works, proves nothing")
     parser.add_argument("--sections", type=_names_of(SECTIONS), metavar="NAME,...", help="all unless told")
     parser.add_argument("--systems", type=_names_of(SYSTEMS), metavar="NAME,...", help="those installed unless told")
-    parser.add_argument("--rounds", type=int, metavar="N", help="of what is compared by turns: 7, quick 3")
+    parser.add_argument("--rounds", type=int, metavar="N", help="of what is compared by turns: 7, quick 2")
     parser.add_argument("--fast", type=Path, metavar="DIR", help="for images and caches: /dev/shm, if 4 GiB are free")
     parser.add_argument("--disk", type=Path, metavar="DIR", help="where an fsync takes time: /var/tmp")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures, with all rounds")
