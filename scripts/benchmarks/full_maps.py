@@ -40,19 +40,18 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where the files of a mount are, and the directory that it is mounted on."""
+    """Where the files of a mount are, and the directory that it is mounted on.
+
+    :ivar cache: the cache.
+    """
 
     directory: Path
+    cache: Path
 
     @property
     def origin(self) -> Path:
         """The image to be cached."""
         return self.directory / "origin"
-
-    @property
-    def cache(self) -> Path:
-        """The cache."""
-        return self.directory / "cache"
 
     @property
     def metadata(self) -> Path:
@@ -65,17 +64,17 @@ class Place:
         return self.directory / "mnt"
 
 
-def make_place(directory: Path, layout: Layout) -> tuple[Place, array[int]]:
+def make_place(directory: Path, cache: Path, layout: Layout) -> tuple[Place, array[int]]:
     """Make a place as an unmounted cache leaves it; returns it, and the block of the origin in each block in use."""
-    place = Place(directory)
+    place = Place(directory, cache)
     place.mountpoint.mkdir(parents=True)
     identity = str(uuid.uuid4())
     cache_bytes = DATA_START + layout.blocks * layout.block_size
-    with place.origin.open("w+b") as origin, place.cache.open("w+b") as cache:
+    with place.origin.open("w+b") as origin, place.cache.open("w+b") as data:
         origin.truncate(layout.image_bytes)
         os.fsync(origin.fileno())
-        cache.truncate(cache_bytes)
-        write_stamp(cache.fileno(), identity)
+        data.truncate(cache_bytes)
+        write_stamp(data.fileno(), identity)
         origin_is = Identity.of(place.origin.resolve(), origin.fileno())
     values = {
         "uuid": identity,

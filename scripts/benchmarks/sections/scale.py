@@ -2,8 +2,10 @@
 
 Files are sparse, so that terabytes fit anywhere; maps are random, and full.  *empty* is a cache of the same size with
 nothing in it, *tiny* one of 100 blocks, all in use; all have images of one size.  Memory is the proportional set size
-of the daemon.  Hits are reads of 4 KiB, at random, of pages that are in the page cache, too many for the
-processor's in both: it is not their data that is compared.  The full and the tiny mount are read by turns.
+of the daemon.  Hits are reads of 4 KiB, at random, over all blocks of the full and of the tiny mount, and over a
+hundred blocks of the full one, by turns.  As the kernel, too, takes longer to find pages among many, a bare server for
+each cache file reads the very same ones.  The caches are in memory: on a disk, what is read once in a while does not
+stay in the page cache everywhere (some virtual machines have whatever was not used for seconds paged out).
 """
 
 from __future__ import annotations
@@ -14,16 +16,17 @@ import random
 import signal
 import time
 from array import array
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Final
+from typing import Final, NamedTuple
 
 from fusecache.stamp import DATA_START
 from scripts.benchmarks.full_maps import Layout, Place, make_place
-from scripts.benchmarks.rig import RigError
+from scripts.benchmarks.rig import RigError, python_server
 from scripts.benchmarks.rig import run as run_command
 from scripts.benchmarks.suite.context import Context
 from scripts.benchmarks.suite.figure import Figure, compared
@@ -67,26 +70,24 @@ SMALL: Final = Size(1000, 64 * KIB, GIB, is_judged=False)
 def run(context: Context) -> Iterator[Figure]:
     """Measure each size."""
     for size in context.pick(full=(LARGE, HUGE), quick=(MEDIUM,), smoke=(SMALL,)):
-        with context.scratch(on_disk=True) as scratch:
-            yield from _measure(context, scratch, size)
+        with context.scratch(on_disk=True) as scratch, context.scratch() as memory:
+            yield from _measure(context, scratch, memory, size)
 
 
-def _measure(context: Context, scratch: Path, size: Size) -> Iterator[Figure]:
-    def layout(blocks: int, used: int) -> Layout:
-        return Layout(image_bytes=size.image_bytes, block_size=size.block_size, blocks=blocks, used=used)
+def _measure(context: Context, scratch: Path, caches: Path, size: Size) -> Iterator[Figure]:
+    def make(name: str, blocks: int, used: int) -> tuple[Place, array[int]]:
+        layout = Layout(image_bytes=size.image_bytes, block_size=size.block_size, blocks=blocks, used=used)
+        return make_place(scratch / name, caches / name, layout)
 
     context.say(f"scale: making {size.name}")
-    full, oblocks = make_place(scratch / "full", layout(size.blocks, size.blocks))
-    empty, _ = make_place(scratch / "empty", layout(size.blocks, 0))
-    tiny, tiny_oblocks = make_place(scratch / "tiny", layout(TINY_BLOCKS, TINY_BLOCKS))
+    full, oblocks = make("full", size.blocks, size.blocks)
+    empty, _ = make("empty", size.blocks, 0)
+    tiny, tiny_oblocks = make("tiny", TINY_BLOCKS, TINY_BLOCKS)
     yield from _times(context, size, full, empty)
     with _mounted(full) as full_pid, _mounted(tiny) as tiny_pid, _mounted(empty) as empty_pid:
         memory = {FULL: _memory(full_pid), "empty": _memory(empty_pid), "tiny": _memory(tiny_pid)}
         yield from _grown(size, "memory", memory)
-        some = _pages(oblocks, size, context.pick(full=100_000, quick=20_000, smoke=500))
-        rounds = _hits(context, {"tiny": (tiny, _pages(tiny_oblocks, size, 10_000)), FULL: (full, some)})
-        limit = {FULL: HIT_RATIO} if size.is_judged else None
-        yield from compared(f"{size.name}: a hit", rounds, unit="µs", baseline="tiny", at_most=limit)
+        yield from _hits(context, scratch, size, _Mount(full, oblocks), _Mount(tiny, tiny_oblocks))
         memory |= {FULL: _memory(full_pid), "tiny": _memory(tiny_pid)}
         yield from _grown(size, "memory after these hits", memory)
 
@@ -136,53 +137,118 @@ def _grown(size: Size, name: str, memory: dict[str, int]) -> Iterator[Figure]:
         )
 
 
-def _pages(oblocks: array[int], size: Size, count: int) -> list[tuple[int, int]]:
-    """Choose pages, of as many blocks as there are: where they are in the image, and in the cache."""
-    rng = random.Random(2)
-    cblocks = rng.sample(range(len(oblocks)), min(count, len(oblocks)))
-    found = []
-    for number in range(count):
-        cblock = cblocks[number % len(cblocks)]
-        within = rng.randrange(size.block_size // PAGE) * PAGE
-        found.append((oblocks[cblock] * size.block_size + within, DATA_START + cblock * size.block_size + within))
-    return found
+@dataclass(frozen=True, slots=True)
+class _Mount:
+    """A place that is mounted, and the block of the image in each of its cache blocks."""
+
+    place: Place
+    oblocks: array[int]
+
+    def pages(self, size: Size, cblocks: Sequence[int], count: int) -> list[_Page]:
+        """Choose pages, of as many of these blocks as there are."""
+        rng = random.Random(2)
+        order = rng.sample(cblocks, min(count, len(cblocks)))
+        found = []
+        for number in range(count):
+            cblock = order[number % len(order)]
+            within = rng.randrange(size.block_size // PAGE) * PAGE
+            offset = self.oblocks[cblock] * size.block_size + within
+            found.append(_Page(offset, DATA_START + cblock * size.block_size + within))
+        return found
 
 
-def _hits(context: Context, places: dict[str, tuple[Place, list[tuple[int, int]]]]) -> dict[str, list[float]]:
-    """Read by turns; return the microseconds of a hit in each round."""
-    for place, pages in places.values():
-        _warm(place, [position for _, position in pages])
+class _Page(NamedTuple):
+    """Where a page is in the image, and in the cache file."""
+
+    in_image: int
+    in_cache: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Reads:
+    """What is read by turns: places in a file; ``place``: whose hits they are, if any's."""
+
+    file: Path
+    offsets: Sequence[int]
+    place: Place | None = None
+
+    def time(self, offsets: Sequence[int]) -> float:
+        """Return the microseconds of a read; raises RigError if some were no hits."""
+        before = _hit_count(self.place) if self.place else 0
+        fd = os.open(self.file, os.O_RDONLY)
+        try:
+            began = time.perf_counter()
+            for offset in offsets:
+                os.pread(fd, PAGE, offset)
+            taken = time.perf_counter() - began
+        finally:
+            os.close(fd)
+        if self.place and _hit_count(self.place) - before < len(offsets):
+            msg = f"scale: not all of {len(offsets)} reads through {self.file} were hits"
+            raise RigError(msg)
+        return taken / len(offsets) * 1e6
+
+
+def _hits(context: Context, scratch: Path, size: Size, full: _Mount, tiny: _Mount) -> Iterator[Figure]:
+    count = context.pick(full=100_000, quick=20_000, smoke=500)
+    everywhere = full.pages(size, range(size.blocks), count)
+    a_hundred = full.pages(size, random.Random(4).sample(range(size.blocks), TINY_BLOCKS), count // 10)
+    small = tiny.pages(size, range(TINY_BLOCKS), count // 10)
+    _fill(full.place, [page.in_cache for page in everywhere + a_hundred])
+    _fill(tiny.place, [page.in_cache for page in small])
+    with (
+        python_server("bare_server", full.place.cache, scratch / "bare-full"),
+        python_server("bare_server", tiny.place.cache, scratch / "bare-tiny"),
+    ):
+
+        def through_fusecache(mount: _Mount, pages: Sequence[_Page]) -> _Reads:
+            return _Reads(mount.place.mountpoint / "image", [page.in_image for page in pages], mount.place)
+
+        def through_bare(name: str, pages: Sequence[_Page]) -> _Reads:
+            return _Reads(scratch / name / "image", [page.in_cache for page in pages])
+
+        taken = _by_turns(
+            context,
+            {
+                "tiny": through_fusecache(tiny, small),
+                "full": through_fusecache(full, everywhere),
+                "hundred": through_fusecache(full, a_hundred),
+                "bare tiny": through_bare("bare-tiny", small),
+                "bare full": through_bare("bare-full", everywhere),
+            },
+        )
+    limit = {FULL: HIT_RATIO} if size.is_judged else None
+    for name, of_full, of_tiny, target in (
+        ("a hit", "full", "tiny", limit),
+        (f"a hit, all in {TINY_BLOCKS} blocks", "hundred", "tiny", None),
+        ("the same pages through a bare server", "bare full", "bare tiny", None),
+    ):
+        rounds = {FULL: taken[of_full], "tiny": taken[of_tiny]}
+        yield from compared(f"{size.name}: {name}", rounds, unit="µs", baseline="tiny", at_most=target)
+
+
+def _by_turns(context: Context, all_reads: dict[str, _Reads]) -> dict[str, list[float]]:
+    """Return the microseconds of a read in each round; another one begins each time."""
     count = context.pick(full=20_000, quick=5_000, smoke=200)
-    rounds: dict[str, list[float]] = {name: [] for name in places}
+    taken: dict[str, list[float]] = {name: [] for name in all_reads}
     rng = random.Random(3)
-    for turn in range(2 * context.rounds + 1):
-        for name, (place, pages) in places.items():
-            # At first each of them once: what a busy mount does in a second or two.
-            offsets = [offset for offset, _ in (rng.choices(pages, k=count) if turn else pages)]
-            before = _hit_count(place)
-            fd = os.open(place.mountpoint / "image", os.O_RDONLY)
-            try:
-                began = time.perf_counter()
-                for offset in offsets:
-                    os.pread(fd, PAGE, offset)
-                taken = time.perf_counter() - began
-            finally:
-                os.close(fd)
-            if _hit_count(place) - before < len(offsets):
-                msg = f"scale: not all of {len(offsets)} reads of the {name} cache were hits"
-                raise RigError(msg)
-            if turn:
-                rounds[name].append(taken / count * 1e6)
-    return rounds
+    for reads in all_reads.values():
+        reads.time(reads.offsets)  # each of them once: what a busy mount does in a second or two
+    order = deque(all_reads)
+    for _ in range(2 * context.rounds):
+        for name in order:
+            reads = all_reads[name]
+            taken[name].append(reads.time(rng.choices(reads.offsets, k=count)))
+        order.rotate()
+    return taken
 
 
-def _warm(place: Place, positions: list[int]) -> None:
-    """Have these pages of the cache in the page cache."""
-    fd = os.open(place.cache, os.O_RDONLY)
+def _fill(place: Place, positions: Sequence[int]) -> None:
+    """Have memory for these pages of the cache."""
+    fd = os.open(place.cache, os.O_WRONLY)
     try:
-        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)  # no read-ahead
-        for position in sorted(positions):
-            os.pread(fd, PAGE, position)
+        for position in positions:
+            os.pwrite(fd, bytes(PAGE), position)
     finally:
         os.close(fd)
 
