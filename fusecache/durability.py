@@ -411,8 +411,10 @@ class Durability:
         batch.mapped.append((cblock, oblock, dirty, self._mapping.sum_of(cblock)))
 
     def _is_unsettled(self, cblock: int) -> bool:
-        """Tell whether the copies of a clean block may differ just now."""
-        return self._locks.is_writing(self._mapping.oblock_of[cblock]) or cblock in self._spoiled
+        """Tell whether a block's copies may come to differ just now, or do so although it is clean."""
+        if self._locks.is_writing(self._mapping.oblock_of[cblock]):
+            return True
+        return cblock in self._spoiled and not self._mapping.flags[cblock] & DIRTY  # of a dirty one the row says it all
 
     def _regions_to_close(self) -> set[int]:
         """Pick the open regions that saw no new use since the last time; they are no longer open from here on."""

@@ -545,6 +545,21 @@ async def test_a_block_that_was_spoiled_and_then_written_back_keeps_its_region_o
 
 
 @virtual
+async def test_a_block_that_was_spoiled_and_then_turned_dirty_keeps_its_region_open_no_longer() -> None:
+    world = World()
+    world.load(0, 0)
+    async with world.running():
+        await world.durability.cover(0)
+        world.durability.spoil(0)  # a write to the cache failed, and so did the way out;
+        world.volume.set_dirty(0)  # another write to the block succeeded
+        await world.durability.commit()
+    await world.durability.settle()
+    assert not world.durability.regions.open
+    assert world.record.rows == {0: (0, True)}
+    assert not world.record.regions
+
+
+@virtual
 async def test_nothing_to_do_is_no_commit() -> None:
     world = World()
     world.load(0, 0)

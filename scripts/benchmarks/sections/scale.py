@@ -190,7 +190,7 @@ class _Reads:
 
 
 def _hits(context: Context, scratch: Path, size: Size, full: _Mount, tiny: _Mount) -> Iterator[Figure]:
-    count = context.pick(full=100_000, quick=20_000, smoke=500)
+    count = context.pick(full=100_000, quick=10_000, smoke=500)
     everywhere = full.pages(size, range(size.blocks), count)
     a_hundred = full.pages(size, random.Random(4).sample(range(size.blocks), TINY_BLOCKS), count // 10)
     small = tiny.pages(size, range(TINY_BLOCKS), count // 10)
@@ -229,7 +229,7 @@ def _hits(context: Context, scratch: Path, size: Size, full: _Mount, tiny: _Moun
 
 def _by_turns(context: Context, all_reads: dict[str, _Reads]) -> dict[str, list[float]]:
     """Return the microseconds of a read in each round; another one begins each time."""
-    count = context.pick(full=20_000, quick=5_000, smoke=200)
+    count = context.pick(full=20_000, quick=2_000, smoke=200)
     taken: dict[str, list[float]] = {name: [] for name in all_reads}
     rng = random.Random(3)
     for reads in all_reads.values():
