@@ -529,8 +529,11 @@ async def test_settling_that_fails_says_so() -> None:
     assert not world.record.batches
 
 
+@pytest.mark.parametrize("written_back", [True, False])
 @virtual
-async def test_a_block_that_was_spoiled_and_then_written_back_keeps_its_region_open_no_longer() -> None:
+async def test_a_block_that_was_spoiled_and_then_turned_dirty_keeps_its_region_open_no_longer(
+    written_back: bool,
+) -> None:
     world = World()
     world.load(0, 0)
     async with world.running():
@@ -538,25 +541,13 @@ async def test_a_block_that_was_spoiled_and_then_written_back_keeps_its_region_o
         world.durability.spoil(0)  # a write to the cache failed, and so did the way out;
         world.volume.set_dirty(0)  # another write to the block succeeded
         await world.durability.commit()
-        world.volume.set_clean(0, 0)
+        if written_back:
+            world.volume.set_clean(0, 0)
     await world.durability.settle()
     assert not world.durability.regions.open
-    assert not world.mapping.flags[0] & COVERED
-
-
-@virtual
-async def test_a_block_that_was_spoiled_and_then_turned_dirty_keeps_its_region_open_no_longer() -> None:
-    world = World()
-    world.load(0, 0)
-    async with world.running():
-        await world.durability.cover(0)
-        world.durability.spoil(0)  # a write to the cache failed, and so did the way out;
-        world.volume.set_dirty(0)  # another write to the block succeeded
-        await world.durability.commit()
-    await world.durability.settle()
-    assert not world.durability.regions.open
-    assert world.record.rows == {0: (0, True)}
     assert not world.record.regions
+    assert world.record.rows == {0: (0, not written_back)}
+    assert bool(world.mapping.flags[0] & COVERED) is not written_back
 
 
 @virtual
