@@ -42,7 +42,7 @@ class Layout:
 class Place:
     """Where the files of a mount are, and the directory that it is mounted on.
 
-    :ivar cache: the cache.
+    :ivar cache: the cache file, which may lie on another file system.
     """
 
     directory: Path

@@ -11,7 +11,7 @@ from scripts.benchmarks.rig import RigError
 from scripts.benchmarks.sections import hits, profile, verify
 from scripts.benchmarks.suite import __main__ as program
 from scripts.benchmarks.suite import render
-from scripts.benchmarks.suite.context import Context, Effort
+from scripts.benchmarks.suite.context import Context, Effort, in_turn
 from scripts.benchmarks.suite.figure import Figure, compared, median_ratio
 from scripts.benchmarks.suite.fio import parsed
 from scripts.benchmarks.suite.plot import draw
@@ -33,6 +33,11 @@ def test_a_ratio_is_the_median_of_the_rounds_ratios_not_the_ratio_of_medians() -
     assert median_ratio([120, 55, 100], [100, 50, 200]) == pytest.approx(1.1)
     with pytest.raises(ValueError, match="longer"):
         median_ratio([1, 2], [1, 2, 3])
+
+
+def test_another_system_begins_each_round() -> None:
+    assert [in_turn("abc", number) for number in range(4)] == [list(order) for order in ("abc", "bca", "cab", "abc")]
+    assert in_turn((), 1) == []
 
 
 def test_compared_systems_have_medians_spreads_and_ratios_to_the_baseline() -> None:

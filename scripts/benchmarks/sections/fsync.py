@@ -23,7 +23,7 @@ from statistics import median
 from typing import Final
 
 from scripts.benchmarks.sections import verify
-from scripts.benchmarks.suite.context import Context
+from scripts.benchmarks.suite.context import Context, in_turn
 from scripts.benchmarks.suite.figure import Figure, compared
 from scripts.benchmarks.suite.fio import Job, fio
 from scripts.benchmarks.suite.systems import BARE, FUSECACHE, Exposed, Sizes
@@ -68,7 +68,6 @@ def run(context: Context) -> Iterator[Figure]:
         context.scratch(on_disk=True) as scratch,
         warm_systems(context, names, scratch, image_bytes, sizes, warm_bytes) as opened,
     ):
-        turns = list(opened)
         for number in range(context.rounds):
             for workload in context.pick(full=WORKLOADS, quick=WORKLOADS[:1], smoke=WORKLOADS):
                 context.say(f"fsync: round {number + 1} of {context.rounds}, {workload.name}")
@@ -82,8 +81,7 @@ def run(context: Context) -> Iterator[Figure]:
                     seed=number,
                     more=("--ioengine=psync", "--fsync=1", f"--numjobs={workload.writers}", "--group_reporting"),
                 )
-                first = number % max(1, len(turns))
-                for name in (*turns[first:], *turns[:first]):
+                for name in in_turn(list(opened), number):
                     rounds[workload][name].append(fio(opened[name].image, job, scratch).iops)
             count = context.pick(full=1000, quick=500, smoke=10)
             for name, latency in single_writes(opened, warm_bytes, count, seed=number).items():

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from scripts.benchmarks.sections import verify
-from scripts.benchmarks.suite.context import Context
+from scripts.benchmarks.suite.context import Context, in_turn
 from scripts.benchmarks.suite.figure import Figure, compared
 from scripts.benchmarks.suite.fio import Job, Result, fio
 from scripts.benchmarks.suite.processes import wait_until_idle
@@ -86,11 +86,9 @@ def run(context: Context) -> Iterator[Figure]:
     sizes = Sizes(cache=image_bytes // 2, block=256 * KIB)
     rounds: Rounds = defaultdict(lambda: defaultdict(list))
     for number in range(context.rounds):
-        first = number % max(1, len(names))
-        turns = (*names[first:], *names[:first])
         with (
             context.scratch() as scratch,
-            warm_systems(context, turns, scratch, image_bytes, sizes, warm_bytes) as opened,
+            warm_systems(context, in_turn(names, number), scratch, image_bytes, sizes, warm_bytes) as opened,
             bare_on_the_cache(opened, scratch, sizes) as bare,
         ):
             measure(context, number, {False: opened, True: opened | bare}, scratch, warm_bytes, rounds)

@@ -16,7 +16,6 @@ import random
 import signal
 import time
 from array import array
-from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ from fusecache.stamp import DATA_START
 from scripts.benchmarks.full_maps import Layout, Place, make_place
 from scripts.benchmarks.rig import RigError, python_server
 from scripts.benchmarks.rig import run as run_command
-from scripts.benchmarks.suite.context import Context
+from scripts.benchmarks.suite.context import Context, in_turn
 from scripts.benchmarks.suite.figure import Figure, compared
 from scripts.benchmarks.suite.processes import usage
 from scripts.benchmarks.suite.systems import FUSECACHE
@@ -228,18 +227,16 @@ def _hits(context: Context, scratch: Path, size: Size, full: _Mount, tiny: _Moun
 
 
 def _by_turns(context: Context, all_reads: dict[str, _Reads]) -> dict[str, list[float]]:
-    """Return the microseconds of a read in each round; another one begins each time."""
+    """Return the microseconds of a read in each round."""
     count = context.pick(full=20_000, quick=2_000, smoke=200)
     taken: dict[str, list[float]] = {name: [] for name in all_reads}
     rng = random.Random(3)
     for reads in all_reads.values():
         reads.time(reads.offsets)  # each of them once: what a busy mount does in a second or two
-    order = deque(all_reads)
-    for _ in range(2 * context.rounds):
-        for name in order:
+    for number in range(2 * context.rounds):
+        for name in in_turn(list(all_reads), number):
             reads = all_reads[name]
             taken[name].append(reads.time(rng.choices(reads.offsets, k=count)))
-        order.rotate()
     return taken
 
 

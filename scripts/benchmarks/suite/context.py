@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
@@ -63,3 +63,9 @@ class Context:
             mounts = [line.split(" ")[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
             if not any(Path(mount).is_relative_to(directory) for mount in mounts):
                 shutil.rmtree(directory)
+
+
+def in_turn(names: Sequence[str], number: int) -> list[str]:
+    """Return the order in which systems are measured in a round: another one begins each time."""
+    first = number % max(1, len(names))
+    return [*names[first:], *names[:first]]
