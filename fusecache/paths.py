@@ -16,15 +16,6 @@ if TYPE_CHECKING:
     from fusecache.config import MountConfig
 
 
-def sync_directory(directory: Path) -> None:
-    """Make the names in a directory durable; raises OSError."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
 ROOT_DIRECTORY: Final = Path("/var/cache/fusecache")
 
 _MAX_STEM: Final = 200

@@ -15,9 +15,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from policies.blockindex import BlockIndex
-from policies.levels import LevelQueue
-from policies.runs import LEVELS, RunPool
+from policies.structures.blockindex import BlockIndex
+from policies.structures.levels import LevelQueue
+from policies.structures.runs import LEVELS, RunPool
 
 _MIN_REGIONS: Final = 1024
 _MAX_RATIO: Final = 16

@@ -27,13 +27,13 @@ from array import array
 from typing import ClassVar, Final
 
 from policies.base import MISS, MISS_QUEUED, Op, Policy, PolicyError, Work
-from policies.blockindex import BlockIndex
-from policies.freelist import FreeList
-from policies.hitcounts import LEVEL_BITS, NOTHING, HitCounts
-from policies.rings import AgeingQueue, RingQueue
 from policies.sequential import SequentialDetector
 from policies.sizes import check_sizes
-from policies.tracker import WorkTracker
+from policies.structures.blockindex import BlockIndex
+from policies.structures.freelist import FreeList
+from policies.structures.hitcounts import LEVEL_BITS, NOTHING, HitCounts
+from policies.structures.rings import AgeingQueue, RingQueue
+from policies.structures.tracker import WorkTracker
 from policies.tunables import Tunables
 
 # The state of a cache block: these, and those of hitcounts.py.

@@ -21,13 +21,13 @@ from collections.abc import Iterable
 from typing import ClassVar, Final
 
 from policies.base import MISS, MISS_QUEUED, Op, Policy, PolicyError, Work
-from policies.blockindex import BlockIndex
-from policies.freelist import FreeList
 from policies.hotspot import HotspotQueue
-from policies.levels import LevelQueue, MarkedQueue
-from policies.runs import LEVELS, RunPool
 from policies.sizes import check_sizes
-from policies.tracker import WorkTracker
+from policies.structures.blockindex import BlockIndex
+from policies.structures.freelist import FreeList
+from policies.structures.levels import LevelQueue, MarkedQueue
+from policies.structures.runs import LEVELS, RunPool
+from policies.structures.tracker import WorkTracker
 
 _ALLOCATED: Final = 1
 _DIRTY: Final = 2

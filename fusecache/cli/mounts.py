@@ -10,7 +10,7 @@ import typer
 
 from fusecache.config import Mode, MountConfig, PageCache, check_block_size
 from fusecache.errors import UsageError
-from fusecache.sizes import parse_size
+from fusecache.units import parse_size
 
 app = typer.Typer()
 
@@ -71,7 +71,7 @@ def mount(
 ) -> None:
     """Mount an image."""
     from fusecache import daemon  # noqa: PLC0415 - see the package's docstring
-    from fusecache.table import parse_policy, parse_table  # noqa: PLC0415 - likewise
+    from fusecache.grammar import parse_policy, parse_table  # noqa: PLC0415 - likewise
 
     options = tuple(option for text in fuse_options or () for option in text.split(",") if option)
     if table is not None:

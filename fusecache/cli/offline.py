@@ -12,10 +12,10 @@ import typer
 
 from fusecache.config import MountConfig, check_block_size
 from fusecache.errors import FusecacheError, UsageError
-from fusecache.sizes import format_size, parse_size
+from fusecache.units import format_size, parse_size
 
 if TYPE_CHECKING:
-    from fusecache.offline.opening import Files
+    from fusecache.offline import Files
 
 app = typer.Typer()
 
@@ -44,21 +44,21 @@ def check(
     ] = False,
 ) -> None:
     """Check a cache."""
-    from fusecache.offline import checking, verifying  # noqa: PLC0415 - see the package's docstring
+    from fusecache import offline  # noqa: PLC0415 - see the package's docstring
 
     files = _files(origin, cache, metadata)
-    report = checking.check(files)
+    report = offline.check(files)
     if (data or heal) and not report.problems:
-        verifying.verify(files, report, heal=heal)
+        offline.verify(files, report, heal=heal)
     if clear_needs_check and report.needs_check:
-        checking.clear_needs_check(files, report)
+        offline.clear_needs_check(files, report)
         report.needs_check = False
     if write_stamp and report.stamp_missing:
-        checking.put_stamp(files, report)
+        offline.put_stamp(files, report)
         report.stamp_missing = False
-    for line in checking.describe(report, files):
+    for line in offline.describe_check(report, files):
         typer.echo(line)
-    checking.require_no_problems(report)
+    offline.require_no_problems(report)
 
 
 @app.command(help="Write what is cached where as dm-cache's XML, which cache_restore reads.")
@@ -73,13 +73,13 @@ def dump(
     """Dump metadata."""
     import sys  # noqa: PLC0415 - see the package's docstring
 
-    from fusecache.offline import dumping  # noqa: PLC0415 - see the package's docstring
+    from fusecache import offline  # noqa: PLC0415 - see the package's docstring
 
     files = _files(origin, cache, metadata)
     if output is None:
-        dumping.dump(files, sys.stdout)
+        offline.dump(files, sys.stdout)
     else:
-        dumping.dump_to_file(files, output)
+        offline.dump_to_file(files, output)
 
 
 @app.command(help="Make metadata from XML, of `fusecache dump` or of cache_dump; cache and origin are not written.")
@@ -103,15 +103,15 @@ def restore(
     """Restore metadata."""
     import sys  # noqa: PLC0415 - see the package's docstring
 
-    from fusecache.offline.restoring import restore as make  # noqa: PLC0415 - see the package's docstring
+    from fusecache import offline  # noqa: PLC0415 - see the package's docstring
 
     files = _files(origin, cache, metadata)
     if source is None:
-        restored = make(sys.stdin.buffer, "stdin", files, replace=replace, force=force)
+        restored = offline.restore(sys.stdin.buffer, "stdin", files, replace=replace, force=force)
     else:
         try:
             with source.open("rb") as file:
-                restored = make(file, str(source), files, replace=replace, force=force)
+                restored = offline.restore(file, str(source), files, replace=replace, force=force)
         except OSError as exc:
             msg = f"cannot read {source}: {exc.strerror}"
             raise FusecacheError(msg) from exc
@@ -134,12 +134,12 @@ def repair(
     ] = None,
 ) -> None:
     """Repair metadata."""
-    from fusecache.offline import repairing  # noqa: PLC0415 - see the package's docstring
+    from fusecache import offline  # noqa: PLC0415 - see the package's docstring
 
     files = _files(origin, cache, metadata)
     size = None if block_size is None else check_block_size(parse_size(block_size))
-    report = repairing.repair(files, output.absolute(), block_size=size)
-    for line in repairing.describe(report):
+    report = offline.repair(files, output.absolute(), block_size=size)
+    for line in offline.describe_repair(report):
         typer.echo(line)
     typer.echo(f"next: mount with --metadata {output}")
 
@@ -157,7 +157,7 @@ def writeback(
     ] = False,
 ) -> None:
     """Write back offline."""
-    from fusecache.offline import writing_back  # noqa: PLC0415 - see the package's docstring
+    from fusecache import offline  # noqa: PLC0415 - see the package's docstring
 
     config = MountConfig(
         origin=origin.absolute(),
@@ -166,10 +166,10 @@ def writeback(
         metadata=metadata and metadata.absolute(),
     )
     with _progress() as progress:
-        outcome = writing_back.write_back(config, dict(os.environ), progress, retries=retry_count, force=force)
-    for line in writing_back.describe(outcome):
+        outcome = offline.write_back(config, dict(os.environ), progress, retries=retry_count, force=force)
+    for line in offline.describe_writeback(outcome):
         typer.echo(line)
-    writing_back.require_complete(outcome)
+    offline.require_complete(outcome)
 
 
 @app.command("metadata-size", help="Say how much room the metadata of a cache takes at most.")
@@ -182,7 +182,7 @@ def metadata_size(
     ] = False,
 ) -> None:
     """Size metadata."""
-    from fusecache.offline.sizing import metadata_size as bytes_for  # noqa: PLC0415 - see the package's docstring
+    from fusecache import offline  # noqa: PLC0415 - see the package's docstring
 
     if nr_blocks is None:
         if block_size is None or cache_size is None:
@@ -192,14 +192,14 @@ def metadata_size(
     elif block_size is not None or cache_size is not None:
         msg = "--nr-blocks stands in place of --block-size and --cache-size"
         raise UsageError(msg)
-    size = bytes_for(nr_blocks)
+    size = offline.metadata_size(nr_blocks)
     typer.echo(str(size) if numeric_only else f"{size} bytes ({format_size(size)}) for {nr_blocks} blocks")
 
 
 def _files(origin: Path | None, cache: Path | None, metadata: Path | None) -> Files:
-    from fusecache.offline.opening import find_files  # noqa: PLC0415 - see the package's docstring
+    from fusecache import offline  # noqa: PLC0415 - see the package's docstring
 
-    return find_files(origin, cache=cache, metadata=metadata, environ=os.environ)
+    return offline.find_files(origin, cache=cache, metadata=metadata, environ=os.environ)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from fusecache.config import check_block_size
-from fusecache.sizes import parse_size
+from fusecache.units import parse_size
 
 app = typer.Typer()
 
@@ -45,11 +45,19 @@ def simulate(
     """Simulate caches."""
     from rich.console import Console  # noqa: PLC0415 - see the package's docstring
 
-    from fusecache.simulator.plot import plot_results, require_plotting  # noqa: PLC0415 - likewise
-    from fusecache.simulator.report import print_results, progress_bar, results_json  # noqa: PLC0415 - likewise
-    from fusecache.simulator.runner import Job, run_jobs  # noqa: PLC0415 - likewise
-    from fusecache.simulator.study import CacheSize, parse_contenders, resolve_sizes  # noqa: PLC0415 - likewise
-    from fusecache.simulator.trace import read_trace  # noqa: PLC0415 - likewise
+    from fusecache.simulator import (  # noqa: PLC0415 - likewise  # noqa: PLC0415 - likewise  # noqa: PLC0415 - likewise  # noqa: PLC0415 - likewise
+        CacheSize,
+        Job,
+        parse_contenders,
+        plot_results,
+        print_results,
+        progress_bar,
+        read_trace,
+        require_plotting,
+        resolve_sizes,
+        results_json,
+        run_jobs,
+    )
 
     block_bytes = check_block_size(parse_size(block_size))
     contenders = parse_contenders(policies, block_bytes)

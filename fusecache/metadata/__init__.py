@@ -1,1 +1,15 @@
-"""What survives: the durable record of the mapping, and the tools over it."""
+"""The durable record: which block lies where in the cache, and what is known of it after a crash."""
+
+from fusecache.metadata.database import APPLICATION_ID, FORMAT, Database
+from fusecache.metadata.record import Batch, Record, Row
+from fusecache.metadata.superblock import region_blocks_for
+
+__all__ = [
+    "APPLICATION_ID",
+    "FORMAT",
+    "Batch",
+    "Database",
+    "Record",
+    "Row",
+    "region_blocks_for",
+]

@@ -32,8 +32,8 @@ import structlog
 import trio
 
 from fusecache.errors import MetadataError
+from fusecache.linux import sync_directory
 from fusecache.metadata.record import Row
-from fusecache.paths import sync_directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping

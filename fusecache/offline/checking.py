@@ -13,15 +13,13 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from fusecache.binding import Identity, lock
-from fusecache.claim import read_claim
+from fusecache.attach import DAMAGED, DATA_START, Identity, lock, read_claim, read_stamp, write_stamp
 from fusecache.errors import FusecacheError, MetadataError, RefusedError
-from fusecache.metadata.database import Database
+from fusecache.metadata import Database
 from fusecache.offline.facts import Block, Facts, contested, judge, raw_rows, read_regions, read_values, value_faults
 from fusecache.offline.opening import header_complaint, is_sqlite, open_locked, reading
-from fusecache.sizes import format_size
-from fusecache.stamp import DAMAGED, DATA_START, read_stamp, write_stamp
-from fusecache.stores.file import open_for_store, size_of
+from fusecache.stores import open_for_store, size_of
+from fusecache.units import format_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -307,7 +305,7 @@ def _command(*words: str) -> str:
     return shlex.join(["fusecache", *words])
 
 
-def describe(report: Report, files: Files) -> Iterator[str]:
+def describe_check(report: Report, files: Files) -> Iterator[str]:
     """Yield what to tell the user, line by line."""
     yield from report.facts
     marks = []

@@ -17,9 +17,9 @@ import sqlite3
 from contextlib import ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING
 
-from fusecache.binding import lock
+from fusecache.attach import lock
 from fusecache.errors import MetadataError, RefusedError
-from fusecache.metadata.database import Database
+from fusecache.metadata import Database
 from fusecache.offline.opening import SIDE_FILES, open_locked, sqlite_errors
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import os
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
-from fusecache.binding import Identity
+from fusecache.attach import Identity
 from fusecache.errors import FusecacheError, MetadataError, RefusedError
 from fusecache.offline.facts import Facts, read_values, sound_blocks
 from fusecache.offline.interchange import HintItem, MappingItem, Superblock, write_xml

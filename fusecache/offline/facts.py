@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from fusecache.attach import NUMBER, NUMBERS
+from fusecache.block import Geometry
 from fusecache.config import check_block_size
 from fusecache.errors import MetadataError, UsageError
-from fusecache.geometry import Geometry
-from fusecache.inspection import NUMBER, NUMBERS
 
 if TYPE_CHECKING:
     import sqlite3
@@ -155,7 +155,7 @@ def contested(connection: sqlite3.Connection) -> Iterator[RawRow]:
 
 
 def sound_blocks(connection: sqlite3.Connection, facts: Facts) -> Iterator[Block]:
-    """Read all blocks of metadata that must be sound; suspects count as dirty (see :mod:`fusecache.recovery`).
+    """Read all blocks of metadata that must be sound; suspects count as dirty (see :mod:`fusecache.attach.recovery`).
 
     :raises MetadataError: it is not; callers say what to do then.
     :raises sqlite3.Error: SQLite says that it is not.

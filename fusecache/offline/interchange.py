@@ -31,7 +31,7 @@ from xml.sax.saxutils import quoteattr
 
 from fusecache.config import check_block_size
 from fusecache.errors import MetadataError, UsageError
-from fusecache.stats import SECTOR
+from fusecache.units import SECTOR
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -2,9 +2,8 @@
 
 Theory of operation
 -------------------
-A mount holds ``flock`` on origin, cache and metadata
-(:mod:`fusecache.binding`), and so does every offline tool: whoever comes second is refused.  SQLite's own locks do
-not matter then.
+A mount holds ``flock`` on origin, cache and metadata (:mod:`fusecache.attach.binding`), and so does every offline tool:
+whoever comes second is refused.  SQLite's own locks do not matter then.
 
 To read metadata is to leave it alone.  A file without a write-ahead log is opened as ``immutable``: SQLite creates
 nothing beside it.  With a log in it, SQLite would have to write an index of the log, and at the end the log's content
@@ -22,11 +21,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Final
 
-from fusecache.binding import lock
+from fusecache.attach import lock
 from fusecache.errors import BusyError, MetadataError, UsageError
-from fusecache.metadata.database import APPLICATION_ID, FORMAT
+from fusecache.metadata import APPLICATION_ID, FORMAT
 from fusecache.paths import defaults_for
-from fusecache.stores.file import open_for_store
+from fusecache.stores import open_for_store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -18,24 +18,21 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from fusecache.binding import Identity
+from fusecache.attach import DAMAGED, DATA_START, NUMBERS, Identity, read_stamp
 from fusecache.errors import MetadataError, RefusedError
-from fusecache.inspection import NUMBERS
-from fusecache.metadata.database import FORMAT
+from fusecache.metadata import FORMAT, region_blocks_for
 from fusecache.offline.drafting import Draft, drafted
 from fusecache.offline.dumping import KEPT
 from fusecache.offline.facts import FLAGS, IDENTITY, Facts, RawRow, as_dirty, contested, judge, value_faults
 from fusecache.offline.opening import copied, header_complaint, open_locked, sqlite_errors
 from fusecache.offline.salvaging import Salvage, salvaged
-from fusecache.regions import region_blocks_for
-from fusecache.stamp import DAMAGED, DATA_START, read_stamp
-from fusecache.stores.file import size_of
+from fusecache.stores import size_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from fusecache.geometry import Geometry
+    from fusecache.block import Geometry
     from fusecache.offline.opening import Files
 
 _NAMES: Final = (*NUMBERS, *FLAGS, *IDENTITY, *(name for name in KEPT if name not in {*NUMBERS, *FLAGS, *IDENTITY}))
@@ -235,7 +232,7 @@ def _cache_bytes(cblocks: range, geometry: Geometry) -> str:
     return f"cache bytes {start}-{end - 1} ({names})"
 
 
-def describe(report: Repaired) -> Iterator[str]:
+def describe_repair(report: Repaired) -> Iterator[str]:
     """Yield what to tell the user, line by line."""
     yield from (f"damage: {text}" for text in report.damage)
     yield from (f"dropped, the origin has it: {text}" for text in report.dropped)

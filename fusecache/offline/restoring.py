@@ -23,18 +23,16 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, BinaryIO
 
-from fusecache.binding import Identity
+from fusecache.attach import DAMAGED, DATA_START, Identity, hint_signature, read_stamp
 from fusecache.config import MIN_BLOCK_SIZE
 from fusecache.errors import MetadataError, RefusedError, UsageError
+from fusecache.metadata import region_blocks_for
 from fusecache.offline.drafting import Draft, drafted
 from fusecache.offline.dumping import CACHE_TIME, KEPT
 from fusecache.offline.facts import Block, Facts, contested
 from fusecache.offline.interchange import HintItem, MappingItem, Superblock, read_xml
 from fusecache.offline.opening import open_locked
-from fusecache.recovery import hint_signature
-from fusecache.regions import region_blocks_for
-from fusecache.stamp import DAMAGED, DATA_START, read_stamp
-from fusecache.stores.file import size_of
+from fusecache.stores import size_of
 from policies import PolicyError, create_policy
 
 if TYPE_CHECKING:

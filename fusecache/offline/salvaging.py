@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from fusecache.errors import MetadataError
-from fusecache.metadata.database import Database
+from fusecache.metadata import Database
 from fusecache.offline.facts import SELECT, RawRow, read_regions
 from fusecache.offline.opening import SQLITE_ERRORS, is_sqlite, open_copy
 

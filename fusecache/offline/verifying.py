@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, Final
 
 from crc32c import crc32c
 
+from fusecache.attach import DATA_START
 from fusecache.errors import RefusedError
-from fusecache.metadata.database import Database
-from fusecache.metadata.record import Batch
+from fusecache.metadata import Batch, Database
 from fusecache.offline.checking import Problem
 from fusecache.offline.facts import Facts, read_values, sound_blocks
 from fusecache.offline.opening import open_locked, reading
-from fusecache.stamp import DATA_START
 
 if TYPE_CHECKING:
     import sqlite3

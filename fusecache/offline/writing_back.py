@@ -2,12 +2,11 @@
 
 Theory of operation
 -------------------
-What is dirty, or suspect after a crash, is what recovery says
-(:mod:`fusecache.recovery`).  It goes to the origin in the origin's order, a *batch* at a time: copy; make the origin
-durable; record the blocks of the batch as clean, and close the regions whose last suspect they were.  Whoever is
-killed has lost at most the work of one batch, and the next run, or the next mount, goes on from there.  Before the
-first write the record says that the last end was not clean, so that what is written is not taken for a change made by
-others.
+What is dirty, or suspect after a crash, is what recovery says (:mod:`fusecache.attach.recovery`).  It goes to the
+origin in the origin's order, a *batch* at a time: copy; make the origin durable; record the blocks of the batch as
+clean, and close the regions whose last suspect they were.  Whoever is killed has lost at most the work of one batch,
+and the next run, or the next mount, goes on from there.  Before the first write the record says that the last end was
+not clean, so that what is written is not taken for a change made by others.
 
 A block that cannot be copied is tried again, then cut in halves down to pages: what can be read goes to the origin,
 what cannot is named by byte range, and the block stays dirty.
@@ -23,25 +22,22 @@ from typing import TYPE_CHECKING, Final
 import trio
 from crc32c import crc32c
 
-from fusecache.binding import Identity
+from fusecache.attach import DamagedRowError, Identity, inspect, recover
+from fusecache.block import DIRTY
 from fusecache.errors import FusecacheError, MetadataError, RefusedError, StoreError
-from fusecache.gather import for_each
-from fusecache.inspection import inspect
-from fusecache.mapping import DIRTY
-from fusecache.metadata.database import Database
-from fusecache.metadata.record import Batch
+from fusecache.metadata import Batch, Database
 from fusecache.offline.opening import find_files, open_locked
-from fusecache.recovery import DamagedRowError, recover
+from fusecache.tasks import for_each
 from policies import create_policy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from fusecache.binding import Binding
+    from fusecache.attach import Binding
+    from fusecache.block import Mapping as BlockMapping
     from fusecache.config import MountConfig
-    from fusecache.mapping import Mapping as BlockMapping
-    from fusecache.metadata.record import Record
-    from fusecache.stores.base import Store
+    from fusecache.metadata import Record
+    from fusecache.stores import Store
 
     Progress = Callable[[int, int], None]
     """Hears how many blocks are done, and of how many."""
@@ -280,7 +276,7 @@ class WriteBack:
         failures.append(Failure(start, length, reason))
 
 
-def describe(outcome: Outcome) -> Iterator[str]:
+def describe_writeback(outcome: Outcome) -> Iterator[str]:
     """Yield what to tell the user, line by line."""
     yield f"{outcome.written} of {outcome.blocks} dirty blocks were written to the origin"
     for failure in outcome.failures:

@@ -1,1 +1,21 @@
 """Recorded block traces, replayed through the same policies that mounts use, to compare policies and sizes."""
+
+from fusecache.simulator.plot import plot_results, require_plotting
+from fusecache.simulator.report import print_results, progress_bar, results_json
+from fusecache.simulator.runner import Job, run_jobs
+from fusecache.simulator.study import CacheSize, parse_contenders, resolve_sizes
+from fusecache.simulator.trace import read_trace
+
+__all__ = [
+    "CacheSize",
+    "Job",
+    "parse_contenders",
+    "plot_results",
+    "print_results",
+    "progress_bar",
+    "read_trace",
+    "require_plotting",
+    "resolve_sizes",
+    "results_json",
+    "run_jobs",
+]

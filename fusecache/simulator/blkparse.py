@@ -19,7 +19,7 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from fusecache.simulator.columns import Columns, LineError, number, shown
-from fusecache.stats import SECTOR
+from fusecache.units import SECTOR
 
 if TYPE_CHECKING:
     from typing import BinaryIO

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final
 
 from fusecache.errors import RefusedError, UsageError
-from fusecache.sizes import format_size
+from fusecache.units import format_size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from fusecache.sizes import format_size
+from fusecache.units import format_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable

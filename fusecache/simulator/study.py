@@ -8,9 +8,9 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Final
 
 from fusecache.errors import InvalidError, UsageError
+from fusecache.grammar import parse_policy
 from fusecache.simulator.replay import LIMITS, count_unique
-from fusecache.sizes import parse_size
-from fusecache.table import parse_policy
+from fusecache.units import parse_size
 from policies import PolicyError, create_policy
 from policies.sizes import check_sizes
 

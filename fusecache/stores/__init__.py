@@ -1,1 +1,19 @@
 """Where bytes live: one small asynchronous interface, and the stores behind it."""
+
+from fusecache.stores.base import Data, Store
+from fusecache.stores.choice import make_engine
+from fusecache.stores.direct import open_past_page_cache
+from fusecache.stores.engine import Engine, ThreadEngine
+from fusecache.stores.file import FileStore, open_for_store, size_of
+
+__all__ = [
+    "Data",
+    "Engine",
+    "FileStore",
+    "Store",
+    "ThreadEngine",
+    "make_engine",
+    "open_for_store",
+    "open_past_page_cache",
+    "size_of",
+]

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Final, final
 
 import trio
 
+from fusecache.linux import ASYNC, FALLOCATE, FDATASYNC, FSYNC, READ, WRITE, Ring
 from fusecache.stores.engine import KEEP_SIZE, PUNCH_HOLE
-from fusecache.stores.uring import ASYNC, FALLOCATE, FDATASYNC, FSYNC, READ, WRITE, Ring
 
 if TYPE_CHECKING:
     from fusecache.stores.base import Data

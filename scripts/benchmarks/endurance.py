@@ -26,16 +26,13 @@ from typing import Final
 import trio
 import trio.testing
 
-from fusecache.cache import Cache
+from fusecache.block import BlockLocks, Geometry, Mapping
+from fusecache.datapath import Cache
 from fusecache.durability import Durability
-from fusecache.flusher import Flusher
-from fusecache.geometry import Geometry
-from fusecache.locks import BlockLocks
-from fusecache.mapping import Mapping
-from fusecache.metadata.record import Batch
-from fusecache.migrations import Migrations
-from fusecache.regions import region_blocks_for
-from fusecache.stores.base import Data
+from fusecache.jobs import Flusher
+from fusecache.metadata import Batch, region_blocks_for
+from fusecache.migration import Migrations
+from fusecache.stores import Data
 from fusecache.volume import Volume
 from policies import create_policy
 

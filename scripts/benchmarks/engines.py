@@ -27,9 +27,7 @@ from typing import Final
 import trio
 from rich.console import Console
 
-from fusecache.stores.base import Data
-from fusecache.stores.choice import make_engine
-from fusecache.stores.engine import Engine, ThreadEngine
+from fusecache.stores import Data, Engine, ThreadEngine, make_engine
 from scripts.benchmarks.rig import slow_disk
 
 FILE_BYTES: Final = 256 * 1024 * 1024

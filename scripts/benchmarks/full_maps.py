@@ -11,11 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from fusecache.binding import Identity
-from fusecache.metadata.database import Database
-from fusecache.metadata.record import Batch
-from fusecache.regions import region_blocks_for
-from fusecache.stamp import DATA_START, write_stamp
+from fusecache.attach import DATA_START, Identity, write_stamp
+from fusecache.metadata import Batch, Database, region_blocks_for
 
 _AT_ONCE: Final = 100_000
 _SPREAD: Final = 0x9E3779B1

@@ -22,10 +22,10 @@ from typing import Any, Final
 
 import trio
 
+from fusecache.block.geometry import Geometry
 from fusecache.config import Mode
 from fusecache.errors import FusecacheError, RefusedError
-from fusecache.geometry import Geometry
-from fusecache.volume import PolicyFaultError
+from fusecache.volume.volume import PolicyFaultError
 from tests.crash.rig import BLOCK, QUICK_TICKS, Disk, Rig, simulate, simulated
 from tests.model import Oracle, judge_crash, shown
 

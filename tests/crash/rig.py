@@ -19,22 +19,22 @@ import trio.testing
 from crc32c import crc32c
 
 import policies
-from fusecache import mount
-from fusecache.cache import Cache
+from fusecache.attach.recovery import Recovered, hint_signature, recover
+from fusecache.attach.resizing import plan_resize
+from fusecache.block.geometry import Geometry
+from fusecache.block.mapping import DIRTY
 from fusecache.config import Mode, MountConfig
-from fusecache.control import Control, new_policy
-from fusecache.flusher import Flusher
-from fusecache.geometry import Geometry
-from fusecache.mapping import DIRTY
+from fusecache.control.control import Control, new_policy
+from fusecache.daemon import serve as mount
+from fusecache.datapath.disk import Cache
+from fusecache.jobs.flush import Flusher
 from fusecache.metadata.record import Batch
-from fusecache.migrations import Migrations
-from fusecache.recovery import Recovered, hint_signature, recover
-from fusecache.resizing import plan_resize
+from fusecache.migration.worker import Migrations
 from tests.fakes import SECTOR, EagerPolicy, Faults, Latency, RecordState, SimRecord, SimStore, StoreState
 from tests.model import initial_image
 
 if TYPE_CHECKING:
-    from fusecache.binding import Binding
+    from fusecache.attach.binding import Binding
 
 T = TypeVar("T")
 
@@ -192,7 +192,7 @@ def _no_latency() -> Latency:
 
 @dataclass(slots=True, kw_only=True)
 class SimBinding:
-    """What the composition root wants of :class:`fusecache.binding.Binding`."""
+    """What the composition root wants of :class:`fusecache.attach.binding.Binding`."""
 
     origin: SimStore
     cache: SimStore
@@ -261,7 +261,7 @@ class Rig:
 
     @asynccontextmanager
     async def running(self, *, at_most: float = _HANG_SECONDS) -> AsyncIterator[None]:
-        """Serve within this block, and end cleanly, as :mod:`fusecache.mount` does; ``at_most`` virtual seconds."""
+        """Serve within this block, and end cleanly, as the daemon does; ``at_most`` virtual seconds."""
         with trio.fail_after(at_most):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self.volume.durability.run)
@@ -308,6 +308,7 @@ class Rig:
             await self.volume.durability.commit()
             assert not self.volume.locks.cells, f"locks are held: {list(self.volume.locks.cells)}"
             self.volume.check()
+            self.migrations.check()
             self.volume.stats.check()
             mapped = {oblock: cblock for cblock, oblock in self.volume.mapping.mapped()}
             policy = self.volume.policy
@@ -330,8 +331,8 @@ def simulated(tick_seconds: float = QUICK_TICKS) -> Iterator[None]:
         patch.dict(policies._BUILT_IN, {"eager": "tests.fakes:EagerPolicy"}),
         patch.object(mount, "_TICK_SECONDS", tick_seconds),
         patch.object(mount, "_TICKS_PER_CLOSING", _TICKS_PER_CLOSING),
-        patch("fusecache.switching._SLICE", 1),
-        patch("fusecache.control.guarded", lambda policy: policy),  # what the wild policy asserts is to be seen
+        patch("fusecache.jobs.switching._SLICE", 1),
+        patch("fusecache.control.control.guarded", lambda policy: policy),  # what the wild policy asserts is to be seen
         # Trio shuffles the order in which tasks run; from our seed only, so that a run can be repeated.
         patch("trio._core._run._ALLOW_DETERMINISTIC_SCHEDULING", True),
     ):

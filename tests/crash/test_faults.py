@@ -16,9 +16,9 @@ from typing import Final
 import pytest
 import trio
 
+from fusecache.block.geometry import Geometry
 from fusecache.errors import FusecacheError, ReadOnlyError, StoreError
-from fusecache.geometry import Geometry
-from fusecache.volume import PolicyFaultError
+from fusecache.volume.volume import PolicyFaultError
 from policies import Op, Work
 from tests.crash.rig import BLOCK, Disk, Rig, simulate
 from tests.fakes import EagerPolicy

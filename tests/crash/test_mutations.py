@@ -14,18 +14,18 @@ from typing import Any
 import pytest
 import trio
 
-from fusecache import resizing
-from fusecache.cache import Cache
-from fusecache.durability import Durability
+from fusecache.attach import resizing
+from fusecache.attach.resizing import Ledger, Resize, Space
+from fusecache.block.locks import BlockLocks
+from fusecache.block.mapping import COVERED, SAVING, Mapping
+from fusecache.datapath.disk import Cache
+from fusecache.datapath.writing import Writer
+from fusecache.durability.durability import Durability
+from fusecache.durability.flushes import Flushes
+from fusecache.durability.rounds import Rounds, _Turn
 from fusecache.errors import StoreError
-from fusecache.flushes import Flushes
-from fusecache.locks import BlockLocks
-from fusecache.mapping import COVERED, SAVING, Mapping
 from fusecache.metadata.record import Batch, Row
-from fusecache.moves import Moves
-from fusecache.resizing import Ledger, Resize, Space
-from fusecache.rounds import Rounds, _Turn
-from fusecache.writing import Writer
+from fusecache.migration.migrations import Moves
 from tests.crash import rig
 from tests.crash.hunter import HuntError, hunt
 

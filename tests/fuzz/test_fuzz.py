@@ -18,15 +18,15 @@ from pathlib import Path
 
 import pytest
 
+from fusecache.attach.inspection import inspect
+from fusecache.attach.recovery import recover
 from fusecache.errors import FusecacheError
-from fusecache.inspection import inspect
+from fusecache.grammar import parse_table
 from fusecache.offline import repairing
-from fusecache.offline.checking import check, describe
+from fusecache.offline.checking import check, describe_check
 from fusecache.offline.dumping import dump
 from fusecache.offline.interchange import read_xml
 from fusecache.offline.restoring import restore
-from fusecache.recovery import recover
-from fusecache.table import parse_table
 from policies import create_policy
 from tests.fuzz.mutations import mutate, numbered
 from tests.unit.offline.places import BLOCK, MIXED, Place
@@ -109,7 +109,7 @@ def repair(place: Place) -> None:
 
 def checked(place: Place) -> None:
     before = place.metadata.read_bytes()
-    assert list(describe(check(place.files), place.files))
+    assert list(describe_check(check(place.files), place.files))
     assert place.metadata.read_bytes() == before
 
 

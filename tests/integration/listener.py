@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fusecache.cli import main
-from fusecache.fs import Operations
+from fusecache.frontends.fuse.operations import Operations
 
 
 def listen(file: Path) -> None:

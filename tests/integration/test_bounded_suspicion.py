@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from fusecache.attach.stamp import DATA_START
 from fusecache.metadata.database import Database
 from fusecache.metadata.record import Batch
-from fusecache.stamp import DATA_START
 from tests.integration.conftest import Mounted
 from tests.integration.mounts import Mount, fusecache
 

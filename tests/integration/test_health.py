@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fusecache.stamp import DATA_START
+from fusecache.attach.stamp import DATA_START
 from tests.integration.conftest import Mounted
 from tests.integration.judges import MIB
 from tests.integration.mounts import LoopDevices, Mount, fusecache, program, run, wait_until

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from fusecache.connection import widen
+from fusecache.frontends.fuse.connection import widen
 from tests.integration.conftest import Mounted
 from tests.integration.judges import MIB, need
 from tests.integration.mounts import Mount, run, wait_until

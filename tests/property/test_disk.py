@@ -17,8 +17,8 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fusecache.block.geometry import Geometry
 from fusecache.config import Mode
-from fusecache.geometry import Geometry
 from tests.crash.rig import BLOCK, Disk, Rig, simulate, simulated
 from tests.fakes import StoreState
 

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import trio
 
-from fusecache.binding import Binding
+from fusecache.attach.binding import Binding
+from fusecache.attach.inspection import inspect
 from fusecache.config import KIB, MountConfig
 from fusecache.errors import FusecacheError
-from fusecache.inspection import inspect
 from fusecache.metadata.database import Database
 from fusecache.metadata.record import Batch
 

@@ -15,18 +15,18 @@ from typing import ClassVar, ParamSpec
 import trio
 from trio.testing import MockClock
 
-from fusecache.cache import Cache
+from fusecache.block.geometry import Geometry
+from fusecache.block.locks import BlockLocks
+from fusecache.block.mapping import COVERED, RECORDED, Mapping
 from fusecache.config import KIB, Mode
-from fusecache.durability import Durability
+from fusecache.datapath.disk import Cache
+from fusecache.durability.durability import Durability
 from fusecache.errors import FusecacheError, StoreError
-from fusecache.flusher import Flusher
-from fusecache.geometry import Geometry
-from fusecache.locks import BlockLocks
-from fusecache.mapping import COVERED, RECORDED, Mapping
+from fusecache.jobs.flush import Flusher
 from fusecache.metadata.record import Batch
-from fusecache.migrations import Migrations
+from fusecache.migration.worker import Migrations
 from fusecache.stores.base import Data
-from fusecache.volume import Volume
+from fusecache.volume.volume import Volume
 from policies import MISS, MISS_QUEUED, Op, Policy, PolicyError, Work
 
 P = ParamSpec("P")
@@ -337,6 +337,7 @@ class World:
             yield nursery
             await settle()
             self.volume.check()
+            self.migrations.check()
             assert not self.locks.cells
             nursery.cancel_scope.cancel()
 

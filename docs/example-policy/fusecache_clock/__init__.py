@@ -11,7 +11,7 @@ from collections import OrderedDict
 from typing import ClassVar, Final
 
 from policies import MISS, MISS_QUEUED, Op, Policy, PolicyError, Work
-from policies.tracker import WorkTracker
+from policies.structures.tracker import WorkTracker
 from policies.tunables import Tunables
 
 _NOTHING: Final = -1

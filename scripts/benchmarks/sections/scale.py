@@ -23,7 +23,7 @@ from pathlib import Path
 from statistics import median
 from typing import Final, NamedTuple
 
-from fusecache.stamp import DATA_START
+from fusecache.attach import DATA_START
 from scripts.benchmarks.full_maps import Layout, Place, make_place
 from scripts.benchmarks.rig import RigError, python_server
 from scripts.benchmarks.rig import run as run_command

@@ -12,13 +12,13 @@ from pathlib import Path
 import trio
 from crc32c import crc32c
 
-from fusecache.binding import Binding
+from fusecache.attach.binding import Binding
+from fusecache.attach.inspection import inspect
+from fusecache.attach.stamp import DATA_START
 from fusecache.config import KIB, MountConfig
-from fusecache.inspection import inspect
 from fusecache.metadata.database import Database
 from fusecache.metadata.record import Batch, Row
 from fusecache.offline.opening import Files
-from fusecache.stamp import DATA_START
 
 BLOCK = 4 * KIB
 ORIGIN_BLOCKS = 64

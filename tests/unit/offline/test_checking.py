@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from fusecache.binding import lock
+from fusecache.attach.binding import lock
+from fusecache.attach.stamp import write_stamp
 from fusecache.errors import BusyError, FusecacheError, RefusedError, StoreError
 from fusecache.offline.checking import (
     Report,
     check,
     clear_needs_check,
-    describe,
+    describe_check,
     put_stamp,
     require_no_problems,
 )
-from fusecache.stamp import write_stamp
 from tests.unit.offline.places import MIXED, Place
 
 
@@ -29,7 +29,7 @@ def only_problem(place: Place) -> tuple[str, str, str]:
     (problem,) = report.problems
     with pytest.raises(FusecacheError, match="1 problem found"):
         require_no_problems(report)
-    assert list(describe(report, place.files))[-3:] == [
+    assert list(describe_check(report, place.files))[-3:] == [
         f"problem: {problem.what}",
         f"  means: {problem.meaning}",
         f"  next:  {problem.command}",
@@ -38,7 +38,7 @@ def only_problem(place: Place) -> tuple[str, str, str]:
 
 
 def told(place: Place, report: Report) -> str:
-    return "\n".join(describe(report, place.files))
+    return "\n".join(describe_check(report, place.files))
 
 
 def test_a_sound_cache(place: Place) -> None:

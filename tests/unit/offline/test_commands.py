@@ -10,7 +10,7 @@ from typing import Protocol
 import pytest
 
 from fusecache import cli
-from fusecache.stamp import DATA_START
+from fusecache.attach.stamp import DATA_START
 from tests.unit.offline.places import BLOCK, MIXED, Place
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from fusecache.attach.stamp import DATA_START
 from fusecache.errors import BusyError, FusecacheError, MetadataError, RefusedError
 from fusecache.metadata.record import Row
 from fusecache.offline.opening import Files
-from fusecache.offline.repairing import Repaired, describe, repair
-from fusecache.stamp import DATA_START
+from fusecache.offline.repairing import Repaired, describe_repair, repair
 from tests.unit.offline.places import BLOCK, MIXED, Place
 
 PAGE = 4096
@@ -67,7 +67,7 @@ def test_sound_metadata_stays_what_it_is(place: Place, output: Path) -> None:
     before = place.contents()
     report = repair(place.files, output)
     assert report == Repaired(20, 7)
-    assert list(describe(report)) == ["20 blocks, 7 of them count as dirty"]
+    assert list(describe_repair(report)) == ["20 blocks, 7 of them count as dirty"]
     assert place.rows(output) == place.rows()
     assert place.values(output) == place.values()
     assert place.dirty(output) == place.dirty()
@@ -214,7 +214,7 @@ def test_rows_that_contradict_each_other_are_not_chosen_between(place: Place, ou
         "image bytes 49152-53247, cache bytes 24576-28671 (block 5) is in the cache more than once",
     ]
     assert {4, 5}.isdisjoint(row.cblock for row in place.rows(output))
-    assert len(list(describe(report))) == 3
+    assert len(list(describe_repair(report))) == 3
 
 
 def test_clean_rows_that_contradict_each_other_cost_nothing(place: Place, output: Path) -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import trio
 
+from fusecache.metadata import region_blocks_for
 from fusecache.metadata.database import Database
 from fusecache.metadata.record import Batch
 from fusecache.offline.sizing import FIXED_BYTES, ROW_BYTES, metadata_size
-from fusecache.regions import region_blocks_for
 
 LARGEST = 2**32 - 1
 

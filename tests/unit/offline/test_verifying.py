@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from fusecache.attach.stamp import DATA_START
 from fusecache.errors import RefusedError
 from fusecache.offline.checking import Report, check
 from fusecache.offline.verifying import verify
-from fusecache.stamp import DATA_START
 from tests.unit.offline.places import BLOCK, MIXED, Place
 
 CLEAN, DIRTY = 1, 0

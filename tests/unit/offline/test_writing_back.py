@@ -11,11 +11,11 @@ import trio
 from crc32c import crc32c
 from trio.testing import MockClock
 
+from fusecache.block.mapping import COVERED, Mapping
 from fusecache.errors import FusecacheError, MetadataError, RefusedError, StoreError
-from fusecache.mapping import COVERED, Mapping
 from fusecache.metadata.database import Database
 from fusecache.offline import writing_back
-from fusecache.offline.writing_back import Failure, Outcome, WriteBack, describe, require_complete, write_back
+from fusecache.offline.writing_back import Failure, Outcome, WriteBack, describe_writeback, require_complete, write_back
 from fusecache.stores.base import Data
 from tests.fakes import Latency, RecordState, SimRecord, SimStore, StoreState
 from tests.unit.offline.places import BLOCK, MIXED, ORIGIN_BLOCKS, Place, pattern
@@ -39,7 +39,7 @@ def test_afterwards_the_origin_is_complete_and_the_cache_is_clean(place: Place) 
     outcome = write_back(place.config, {}, lambda *progress: heard.append(progress), retries=0)
     require_complete(outcome)
     assert outcome == Outcome(DIRTY, DIRTY)
-    assert list(describe(outcome)) == ["5 of 5 dirty blocks were written to the origin"]
+    assert list(describe_writeback(outcome)) == ["5 of 5 dirty blocks were written to the origin"]
     assert heard == [(0, DIRTY), (DIRTY, DIRTY)]
     assert place.origin.read_bytes() == b"".join(image.values()) + b"t" * 512
     assert place.image() == image
@@ -282,7 +282,7 @@ def test_what_cannot_be_read_is_named_and_stays_dirty_and_the_rest_is_written() 
     oblock = BLOCKS[4][0]
     assert outcome.failures == [Failure(oblock * BLOCK, BLOCK, "read of cache failed: I/O error")]
     assert outcome.written == outcome.blocks - 1
-    assert list(describe(outcome))[1:] == [
+    assert list(describe_writeback(outcome))[1:] == [
         f"not written: image bytes {oblock * BLOCK}-{oblock * BLOCK + BLOCK - 1}: read of cache failed: I/O error"
     ]
     assert [row.cblock for row in world.record.rows() if row.dirty] == [4]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from policies.levels import even_targets
-from policies.runs import LEVELS
+from policies.structures.levels import even_targets
+from policies.structures.runs import LEVELS
 
 Item = int | str
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from policies import Policy, create_policy
-from policies.blockindex import BlockIndex
+from policies.structures.blockindex import BlockIndex
 
 BLOCKS = 100_000
 SPREAD = 2**40 // BLOCKS

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, rule
 
 from policies import MISS, MISS_QUEUED, BadTunableError, Op, PolicyError, Work, create_policy, policy_names
-from policies.tracker import MAX_WORK
+from policies.structures.tracker import MAX_WORK
 from tests.unit.policies.driving import Driver
 from tests.unit.policies.installing import EXAMPLE, installed
 from tests.unit.policies.test_random_events import CBLOCKS, MAX_CACHE_BLOCKS, OBLOCKS, RandomEvents

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.levels import LevelQueue, MarkedQueue, even_targets
-from policies.runs import LEVELS, RunPool
+from policies.structures.levels import LevelQueue, MarkedQueue, even_targets
+from policies.structures.runs import LEVELS, RunPool
 from tests.unit.policies.levelmodel import LevelModel
 
 ENTRIES = 60

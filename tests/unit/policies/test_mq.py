@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from policies import MISS, MISS_QUEUED, BadTunableError, Op, PolicyError, create_policy
-from policies.tracker import MAX_WORK
+from policies.structures.tracker import MAX_WORK
 from tests.unit.policies.driving import BLOCK, Driver
 from tests.unit.policies.replaying import play
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies import MISS, MISS_QUEUED, Op, Policy, PolicyError, Work, create_policy
-from policies.tracker import MAX_WORK
+from policies.structures.tracker import MAX_WORK
 from tests.unit.policies.driving import Driver
 from tests.unit.policies.replaying import play
 

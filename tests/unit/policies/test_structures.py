@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies import freelist, hitcounts
 from policies.base import Op, PolicyError
-from policies.blockindex import BlockIndex
-from policies.freelist import FreeList
 from policies.sequential import SequentialDetector
-from policies.tracker import MAX_WORK, WorkTracker
+from policies.structures import freelist, hitcounts
+from policies.structures.blockindex import BlockIndex
+from policies.structures.freelist import FreeList
+from policies.structures.tracker import MAX_WORK, WorkTracker
 
 
 @given(

@@ -1,0 +1,7 @@
+"""Commands that talk to a running mount."""
+
+from fusecache.client.client import Client
+
+__all__ = [
+    "Client",
+]

@@ -1,0 +1,7 @@
+"""Reads, writes and flushes of the image."""
+
+from fusecache.datapath.disk import Cache
+
+__all__ = [
+    "Cache",
+]

@@ -1,0 +1,60 @@
+"""Requests that go to the origin: accounted, since what users do there decides when migrations may."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import trio
+
+from fusecache.errors import StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from fusecache.stores import Data
+    from fusecache.volume import Volume
+
+
+class OriginIO:
+    """User I/O at the origin of one volume."""
+
+    __slots__ = ("_volume",)
+
+    def __init__(self, volume: Volume) -> None:
+        self._volume = volume
+
+    async def read(self, position: int, into: memoryview) -> None:
+        """Fill ``into`` from a position of the image; raises StoreError."""
+        volume = self._volume
+        volume.stats.origin_reads += 1
+        volume.stats.origin_read_bytes += len(into)
+        with self._under_way():
+            if not volume.origin.read_nowait(position, into):
+                await volume.origin.read(position, into)
+
+    async def write(self, position: int, data: Data) -> None:
+        """Write at a position of the image, for the next fsync to make durable; raises StoreError."""
+        volume = self._volume
+        volume.stats.origin_writes += 1
+        volume.stats.origin_write_bytes += len(data)
+        with self._under_way():
+            try:
+                await volume.origin.write(position, data)
+            finally:
+                volume.durability.flushes.owe()  # one that failed may show as well, in part
+
+    @contextmanager
+    def _under_way(self) -> Iterator[None]:
+        """Account one request, for idleness and ticks."""
+        volume = self._volume
+        mark = volume.activity.begin()
+        try:
+            yield
+        except StoreError:
+            volume.stats.origin_errors += 1
+            raise
+        finally:
+            volume.activity.end(trio.current_time(), mark=mark)
+            if mark:
+                volume.tick()

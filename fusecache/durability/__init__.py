@@ -1,0 +1,7 @@
+"""What must be durable before what."""
+
+from fusecache.durability.durability import Durability
+
+__all__ = [
+    "Durability",
+]

@@ -1,0 +1,57 @@
+"""The durable record as those see it who change it: one commit at a time, and none after one that failed."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import structlog
+import trio
+
+from fusecache.errors import MetadataError
+from fusecache.metadata import Batch
+
+if TYPE_CHECKING:
+    from fusecache.block import Health
+    from fusecache.metadata import Record
+
+log = structlog.get_logger(__name__)
+
+
+class RecordWriter:
+    """Commits to the record of one mount.
+
+    :ivar lock: to be held around what belongs to a commit.
+    """
+
+    __slots__ = ("_health", "_record", "lock")
+
+    def __init__(self, record: Record, health: Health) -> None:
+        self._record = record
+        self._health = health
+        self.lock = trio.Lock()
+
+    async def write(self, batch: Batch) -> None:
+        """Commit, for who holds the lock; an empty batch is no commit.
+
+        After a failure nothing more is written than that a check is needed.
+
+        :raises MetadataError: it cannot be written, now or since an earlier failure.
+        """
+        if not batch:
+            return
+        health = self._health
+        if health.read_only:
+            raise MetadataError(health.read_only)
+        try:
+            await self._record.commit(batch)
+        except MetadataError as exc:
+            health.read_only = str(exc)
+            log.error("the metadata cannot be written: read-only from here on", error=str(exc))
+            await self.write_needs_check()
+            raise
+
+    async def write_needs_check(self) -> None:
+        """Record that a check is needed, if that can be done."""
+        with suppress(MetadataError):
+            await self._record.commit(Batch(values={"needs_check": "1"}))

@@ -1,0 +1,1 @@
+"""Ways in which programs reach the image."""

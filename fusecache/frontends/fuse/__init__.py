@@ -1,0 +1,13 @@
+"""The image as a file: requests of the kernel, answered through FUSE."""
+
+from fusecache.frontends.fuse.connection import widen
+from fusecache.frontends.fuse.kernel_pages import KernelPages
+from fusecache.frontends.fuse.loop import serve_requests
+from fusecache.frontends.fuse.operations import Operations
+
+__all__ = [
+    "KernelPages",
+    "Operations",
+    "serve_requests",
+    "widen",
+]

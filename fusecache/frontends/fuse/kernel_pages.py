@@ -1,0 +1,68 @@
+"""What the kernel keeps of the image, and how it is told to forget that.
+
+Theory of operation
+-------------------
+With ``--page-cache image`` the kernel answers reads from its own pages, in the belief that whatever changes the image
+is a write that it has seen.  There are exceptions: rot that was read, and is healed then; a block that is dropped since
+nobody knows what its copy holds; writes that a cache has lost.  Afterwards all of the image's pages are dropped.
+
+Dropping waits for pages that are just being read, or written through ``mmap``, which needs the event loop.  So it is
+done in a thread, and neither by nor for anybody who holds a block.
+
+*The mount does not end while it goes on* (:meth:`KernelPages.settle`).
+  What must hold: whoever has asked the kernel for that gets an answer.  A thread that waits there for a page which
+  nobody serves any more could not even be killed.
+  What it costs: the end waits for the slowest read that was under way.
+"""
+
+from __future__ import annotations
+
+import errno
+from functools import partial
+from typing import final
+
+import pyfuse3
+import structlog
+import trio
+
+from fusecache.frontends.fuse.operations import IMAGE_INODE
+
+log = structlog.get_logger(__name__)
+
+
+@final
+class KernelPages:
+    """The kernel's pages of the image; :meth:`run` must be running for anything to happen."""
+
+    __slots__ = ("_busy", "_settled", "_stale")
+
+    def __init__(self) -> None:
+        self._stale = trio.Event()
+        self._busy = trio.Lock()
+        self._settled = False
+
+    def forget(self) -> None:
+        """Have them dropped, soon: the image reads differently now, although nobody has written to it."""
+        self._stale.set()
+
+    async def run(self) -> None:
+        """Drop them whenever that is asked for, until cancelled."""
+        while True:
+            await self._stale.wait()
+            self._stale = trio.Event()
+            async with self._busy:
+                if not self._settled:
+                    await self._drop()
+
+    async def _drop(self) -> None:
+        try:
+            await trio.to_thread.run_sync(partial(pyfuse3.invalidate_inode, IMAGE_INODE, attr_only=False))
+        except OSError as exc:
+            if exc.errno != errno.ENOENT:  # nobody has looked at the image yet
+                log.error("the kernel keeps pages of the image that are out of date", error=exc.strerror)
+
+    async def settle(self) -> None:
+        """Wait until the kernel is done with what it was asked for; it will not be asked again."""
+        self._settled = True
+        async with self._busy:
+            pass

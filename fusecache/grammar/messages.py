@@ -1,0 +1,87 @@
+"""Messages, which change a running cache.  Besides dm-cache's own there are ``flush`` and ``decommission``."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from fusecache.errors import UsageError
+from fusecache.grammar.words import split_words
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_RANGE: Final = re.compile(r"([0-9]{1,20})(?:-([0-9]{1,20}))?")
+
+
+@dataclass(frozen=True, slots=True)
+class SetValue:
+    """Set ``migration_threshold`` or a tunable of the policy."""
+
+    key: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class InvalidateCblocks:
+    """Drop mappings without writing anything back, in passthrough mode.
+
+    Ranges are to be taken from left to right, each read by :func:`parse_range` when its turn comes: those before a bad
+    one stay applied.
+    """
+
+    ranges: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Flush:
+    """Begin to write back all that is dirty."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decommission:
+    """Begin to write back all that is dirty, and to cache nothing any more."""
+
+
+Message = SetValue | InvalidateCblocks | Flush | Decommission
+
+_VERBS: Final[dict[str, Flush | Decommission]] = {"flush": Flush(), "decommission": Decommission()}
+
+
+def parse_message(message: str | Sequence[str]) -> Message:
+    """Read a message, in one string or already in words; raises UsageError."""
+    words = split_words(message) if isinstance(message, str) else list(message)
+    if not words:
+        msg = "empty message"
+        raise UsageError(msg)
+    first, *rest = words
+    verb = first.lower()
+    if verb == "invalidate_cblocks":
+        return InvalidateCblocks(tuple(rest))
+    if verb in _VERBS:
+        if rest:
+            msg = f"message {verb!r} takes no arguments"
+            raise UsageError(msg)
+        return _VERBS[verb]
+    if len(rest) != 1:
+        msg = f"message {verb!r}: a key takes one value, {len(rest)} words follow"
+        raise UsageError(msg)
+    return SetValue(verb, rest[0])
+
+
+def parse_range(text: str, cache_blocks: int) -> tuple[int, int]:
+    """Read ``n`` (one cblock) or ``b-e`` (e excluded) as ``(begin, end)``; raises UsageError."""
+    match = _RANGE.fullmatch(text)
+    if match is None:
+        msg = f"{text!r} is not a range of cache blocks: write N, or BEGIN-END with END excluded"
+        raise UsageError(msg)
+    begin = int(match[1])
+    end = begin + 1 if match[2] is None else int(match[2])
+    if begin >= end:
+        msg = f"range {text!r} is empty: its end is excluded"
+        raise UsageError(msg)
+    if end > cache_blocks:
+        msg = f"range {text!r} goes beyond the cache's {cache_blocks} blocks"
+        raise UsageError(msg)
+    return begin, end

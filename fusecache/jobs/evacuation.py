@@ -1,0 +1,48 @@
+"""When the cache is given up: everything goes to the origin, block by block, until the cache is empty.
+
+A block whose only copy cannot be read stays, and is tried again: its readers get errors for just what is unreadable.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import structlog
+import trio
+
+from fusecache.errors import FusecacheError
+from fusecache.tasks import for_each
+
+if TYPE_CHECKING:
+    from fusecache.migration import Migrations
+    from fusecache.volume import Volume
+
+log = structlog.get_logger(__name__)
+
+_SIDE_BY_SIDE: Final = 64
+_FIRST_PAUSE: Final = 1.0
+_LAST_PAUSE: Final = 60.0
+
+
+async def evacuate(volume: Volume, migrations: Migrations) -> None:
+    """Wait until the cache is given up, if ever; then empty it, for as long as that takes."""
+    await volume.durability.flushes.given_up.wait()
+    mapping = volume.mapping
+    log.error("the cache is given up", blocks=mapping.mapped_count, dirty=mapping.dirty_count)
+
+    async def leave(oblock: int) -> None:
+        try:
+            await migrations.invalidate(oblock)
+        except FusecacheError as exc:
+            log.warning("block not brought to safety yet", oblock=oblock, error=str(exc))
+
+    async with migrations.paused():
+        pass  # a promotion that was under way has mapped its block now
+    pause = _FIRST_PAUSE
+    while mapping.mapped_count:
+        await for_each((oblock for _, oblock in mapping.mapped()), leave, side_by_side=_SIDE_BY_SIDE)
+        if mapping.mapped_count:
+            await trio.sleep(pause)
+            pause = min(2 * pause, _LAST_PAUSE)
+    volume.health.emptying = False
+    log.info("the cache is empty: the origin has everything")

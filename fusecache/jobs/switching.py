@@ -1,0 +1,114 @@
+"""Changing the policy or the mode while I/O goes on.
+
+A new policy is told of every cached block, in slices, while the old one goes on answering; migrations pause for that
+time, so the mapping stands still, and changes of dirty bits are reported to both.  Hints are kept if they mean the same
+to both (dm-cache 2.11).
+
+Leaving writeback mode writes back everything that is dirty first: new writes go to both stores meanwhile, so there is
+an end to it.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import TYPE_CHECKING, Final
+
+import structlog
+import trio
+
+from fusecache.attach import hint_signature
+from fusecache.block import DIRTY
+from fusecache.config import Mode
+from fusecache.errors import RefusedError
+from fusecache.tasks import for_each
+
+if TYPE_CHECKING:
+    from fusecache.jobs.flush import Flusher
+    from fusecache.migration import Migrations
+    from fusecache.volume import Volume
+    from policies import Policy
+
+log = structlog.get_logger(__name__)
+
+_SLICE: Final = 256
+_DROPS_PER_COMMIT: Final = 512
+
+
+async def switch_policy(volume: Volume, migrations: Migrations, new: Policy) -> None:
+    """Put a freshly made policy in the place of the present one; every mapping and dirty bit is kept."""
+    old = volume.policy
+    keep_hints = bool(new.hint_size) and hint_signature(new) == hint_signature(old)
+    async with migrations.paused():
+        volume.begin_handover(new)
+        try:
+            unknown = volume.mapping.mapped()
+            while some := list(islice(unknown, _SLICE)):
+                new.load_mappings(
+                    (
+                        oblock,
+                        cblock,
+                        bool(volume.mapping.flags[cblock] & DIRTY),
+                        old.get_hint(cblock) if keep_hints else None,
+                    )
+                    for cblock, oblock in some
+                )
+                volume.handed_over = some[-1][0] + 1
+                await trio.lowlevel.checkpoint()
+        finally:
+            volume.incoming = None
+        new.allow_migrations(volume.mode is not Mode.PASSTHROUGH)
+        volume.take_over(new)
+    log.info("policy switched", old=old.name, new=new.name, blocks=volume.mapping.mapped_count, hints=keep_hints)
+
+
+async def switch_mode(volume: Volume, migrations: Migrations, flusher: Flusher, mode: Mode, spare: Policy) -> None:
+    """Change the mode; what has to be clean for it is written back first.
+
+    :param spare: a fresh policy of the present kind, for passthrough mode, which has to begin without unfinished work.
+    :raises FusecacheError: not everything could be written back; the mode is what it was.
+    """
+    old = volume.mode
+    if mode is old:
+        return
+    try:
+        if mode is not Mode.WRITEBACK and (old is Mode.WRITEBACK or volume.mapping.dirty_count):
+            await _write_back_all(volume, migrations, flusher)
+        volume.mode = mode
+        if mode is Mode.PASSTHROUGH:
+            await switch_policy(volume, migrations, spare)
+            await volume.locks.writers_gone()
+            _require_clean(volume)
+    except BaseException:
+        volume.mode = old
+        volume.policy.allow_migrations(old is not Mode.PASSTHROUGH)
+        raise
+    volume.policy.allow_migrations(mode is not Mode.PASSTHROUGH)
+    migrations.wake()
+    log.info("mode switched", old=old.value, new=mode.value)
+
+
+async def _write_back_all(volume: Volume, migrations: Migrations, flusher: Flusher) -> None:
+    log.info("leaving writeback: dirty blocks are written back first", dirty=volume.mapping.dirty_count)
+    volume.mode = Mode.WRITETHROUGH
+    async with migrations.paused():
+        pass  # overwrites that were under way may have made blocks dirty
+    await volume.locks.writers_gone()
+    await flusher.flush()
+    _require_clean(volume)
+
+
+def _require_clean(volume: Volume) -> None:
+    if volume.mapping.dirty_count:
+        msg = f"{volume.mapping.dirty_count} blocks are still dirty"
+        raise RefusedError(msg)
+
+
+async def drop_all(volume: Volume, migrations: Migrations) -> None:
+    """Forget every cached block, durably; for passthrough mode, where nothing is promoted meanwhile."""
+
+    async def drop(oblock: int) -> None:
+        await migrations.invalidate(oblock)
+
+    oblocks = (oblock for _, oblock in volume.mapping.mapped())
+    await for_each(oblocks, drop, side_by_side=_DROPS_PER_COMMIT)
+    await volume.durability.flush()

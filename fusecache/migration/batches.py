@@ -1,0 +1,90 @@
+"""What is moved together, and the blocks that are held for it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self
+
+from fusecache.errors import BusyError, FusecacheError
+from fusecache.migration.traffic import PATIENCE
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fusecache.block import Level
+    from fusecache.volume import Volume
+    from policies import Policy, Work
+
+
+class Order:
+    """Items of one kind, in the order of the origin, that are carried out together; neighbours as one.
+
+    :param policy: who gets them back, each exactly once; None for nobody.
+    :param paid: whether their bytes have been waited for (:meth:`fusecache.migration.traffic.Traffic.allowed`).
+    :ivar errors: what went wrong, by item.
+    """
+
+    __slots__ = ("_open", "_policy", "errors", "paid", "patience", "works")
+
+    def __init__(
+        self, works: Sequence[Work], policy: Policy | None, *, paid: bool = True, patience: float = PATIENCE
+    ) -> None:
+        self.works = works
+        self._policy = policy
+        self._open = dict.fromkeys(works)
+        self.paid = paid
+        self.patience = patience
+        self.errors: dict[Work, FusecacheError] = {}
+
+    def done(self, work: Work, success: bool = True) -> None:
+        """Give an item back."""
+        del self._open[work]
+        if self._policy is not None:
+            self._policy.complete_background_work(work, success)
+
+    def failed(self, work: Work, error: FusecacheError) -> None:
+        """Give an item back that could not be done."""
+        self.errors[work] = error
+        self.done(work, False)
+
+    def close(self) -> None:
+        """Give back, as not done, whatever was not given back."""
+        for work in list(self._open):
+            self.done(work, False)
+
+
+class Held:
+    """Blocks that one coroutine has exclusively, until it gives them back, at the latest at the end of the block."""
+
+    __slots__ = ("_locks", "_oblocks")
+
+    def __init__(self, volume: Volume) -> None:
+        self._locks = volume.locks
+        self._oblocks: set[int] = set()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for oblock in self._oblocks:
+            self._locks.end_exclusive(oblock)
+
+    async def take(self, oblock: int, level: Level) -> None:
+        """Take a block, and wait until those have left whom we keep out; raises BusyError if somebody migrates it."""
+        if not self._locks.try_exclusive(oblock, level):
+            msg = f"oblock {oblock} is being migrated"
+            raise BusyError(msg)
+        self._oblocks.add(oblock)
+        await self._locks.drained(oblock)
+
+    async def take_in_turn(self, oblock: int, level: Level) -> None:
+        """Take a block as soon as nobody migrates it any more; not for those who hold another one."""
+        assert not self._oblocks
+        await self._locks.take_exclusive(oblock, level)
+        self._oblocks.add(oblock)
+        await self._locks.drained(oblock)
+
+    def release(self, oblock: int) -> None:
+        """Give a block back, if it was taken."""
+        if oblock in self._oblocks:
+            self._oblocks.remove(oblock)
+            self._locks.end_exclusive(oblock)

@@ -1,0 +1,68 @@
+"""What is counted."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+PERSISTENT: Final = ("read_hits", "read_misses", "write_hits", "write_misses")
+"""The counters that go on over restarts, as in dm-cache; all others begin at 0 with each mount."""
+
+
+@dataclass(slots=True)
+class Stats:
+    """Counters of one mount; whoever does the work adds to them directly (``stats.read_hits += 1``)."""
+
+    read_hits: int = 0
+    """Reading bios of cached blocks, in all modes."""
+    read_misses: int = 0
+    """Reading bios of blocks that are not cached."""
+    write_hits: int = 0
+    """Writing bios of cached blocks, in all modes."""
+    write_misses: int = 0
+    """Writing bios of blocks that are not cached; one that promotes its block by itself is neither hit nor miss."""
+    promotions: int = 0
+    """Blocks copied into the cache and mapped."""
+    demotions: int = 0
+    """Blocks unmapped to make room; in passthrough mode, those that a write made worthless."""
+    writebacks: int = 0
+    """Dirty blocks copied to the origin that turned clean."""
+    origin_reads: int = 0
+    """Reads of the origin for users' requests; migrations are not counted."""
+    origin_read_bytes: int = 0
+    """Bytes of those."""
+    origin_writes: int = 0
+    """Writes to the origin for users' requests; migrations are not counted."""
+    origin_write_bytes: int = 0
+    """Bytes of those."""
+    cache_errors: int = 0
+    """Reads and writes of the cache that failed."""
+    origin_errors: int = 0
+    """Reads and writes of the origin for users' requests that failed."""
+    scrubbed: int = 0
+    """Blocks that the scrub has read."""
+    healed: int = 0
+    """Blocks found rotten, and rewritten from the origin."""
+
+    def as_dict(self) -> dict[str, int]:
+        """List all counters by name."""
+        return asdict(self)
+
+    def persistent(self) -> dict[str, int]:
+        """List the counters that are to be kept for the next mount (:data:`PERSISTENT`)."""
+        return {name: getattr(self, name) for name in PERSISTENT}
+
+    def restore(self, kept: Mapping[str, int]) -> None:
+        """Go on from what an earlier mount's :meth:`persistent` gave; names that are not kept change nothing."""
+        for name in PERSISTENT:
+            setattr(self, name, kept.get(name, getattr(self, name)))
+
+    def check(self) -> None:
+        """Assert that nothing was counted backwards, and that bytes were moved by requests only."""
+        for name, count in self.as_dict().items():
+            assert count >= 0, (name, self)
+        assert self.origin_reads or not self.origin_read_bytes, self
+        assert self.origin_writes or not self.origin_write_bytes, self

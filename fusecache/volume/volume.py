@@ -1,0 +1,163 @@
+"""The one cached disk with all its parts: what the data path, the migrations and the controls share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import structlog
+import trio
+
+from fusecache.block import DIRTY, UNMAPPED
+from fusecache.config import DEFAULT_MIGRATION_THRESHOLD, Mode
+from fusecache.errors import FusecacheError, StoreError
+from fusecache.volume.activity import Activity
+from fusecache.volume.counters import Stats
+from fusecache.volume.guard import GuardedPolicy
+from policies import Op
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fusecache.block import BlockLocks, Geometry, Health, Mapping
+    from fusecache.durability import Durability
+    from fusecache.stores import Store
+    from policies import Policy, Work
+
+log = structlog.get_logger(__name__)
+
+
+class PolicyFaultError(FusecacheError):
+    """A policy's answer contradicts the mapping; the request is refused, since either could be wrong."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Volume:
+    """One cached disk.  Nothing here waits."""
+
+    geometry: Geometry
+    mapping: Mapping
+    locks: BlockLocks
+    policy: Policy
+    cache: Store
+    origin: Store
+    durability: Durability
+    mode: Mode = Mode.WRITEBACK
+    migration_threshold: int = DEFAULT_MIGRATION_THRESHOLD
+    """Bytes; takes part in deciding what is idle (dm-cache 1.4)."""
+    stats: Stats = field(default_factory=Stats)
+    activity: Activity = field(default_factory=Activity)
+    health: Health = field(init=False)
+    incoming: Policy | None = None
+    """The policy that is being told of the mapping, to take over (see :mod:`fusecache.jobs.switching`)."""
+    handed_over: int = 0
+    """It knows of the cblocks below this."""
+    content_changed: Callable[[], None] = lambda: None
+    """Called when the image reads differently although nobody has written to it; not to wait for anything."""
+
+    def __post_init__(self) -> None:
+        self.health = self.durability.health
+        self.durability.flushes.forsake = self.forsake
+        self.take_over(self.policy)
+
+    def tick(self) -> None:
+        """Tell the policy what time it is."""
+        self.policy.tick(now_ms())
+        self.activity.restart_hits()
+
+    def served_hit(self) -> None:
+        """Count a hit that was served at once; it may be its turn to let time pass (dm-cache 2.9)."""
+        self.activity.hits_until_tick -= 1
+        if not self.activity.hits_until_tick:
+            self.tick()
+
+    def require_hit(self, oblock: int, cblock: int) -> None:
+        """Hold the policy's answer against the mapping; raises PolicyFaultError."""
+        if self.mapping.oblock_of[cblock] != oblock:
+            msg = f"policy {self.policy.name} takes cblock {cblock} for oblock {oblock}, which it does not hold"
+            raise PolicyFaultError(msg)
+
+    def require_miss(self, oblock: int) -> None:
+        """Hold the policy's answer against the mapping; raises PolicyFaultError."""
+        if self.mapping.find(oblock) != UNMAPPED:
+            msg = f"policy {self.policy.name} does not find oblock {oblock}, which is cached"
+            raise PolicyFaultError(msg)
+
+    def require_work(self, work: Work) -> None:
+        """Hold an item of work against the mapping, before anything is copied; raises PolicyFaultError."""
+        held = self.mapping.oblock_of[work.cblock]
+        if work.op is Op.PROMOTE:
+            sane = held == UNMAPPED and self.mapping.find(work.oblock) == UNMAPPED
+        else:
+            sane = held == work.oblock
+        if not sane:
+            msg = f"policy {self.policy.name} asks for {work}, but cblock {work.cblock} holds oblock {held}"
+            raise PolicyFaultError(msg)
+
+    def require_cache(self) -> None:
+        """Raise StoreError if the cache was given up: a write that ends only now may not have reached it."""
+        if self.health.cache_lost:
+            raise StoreError(self.health.cache_lost)
+
+    def is_dirty(self, cblock: int) -> bool:
+        """Tell whether a cached block holds something that the origin may not have."""
+        return bool(self.mapping.flags[cblock] & DIRTY)
+
+    def set_dirty(self, cblock: int) -> None:
+        """Mark a covered block dirty, here and in the policy."""
+        if self.mapping.set_dirty(cblock):
+            self.durability.regions.touch(cblock)
+            self.policy.set_dirty(cblock)
+            if self.incoming is not None and cblock < self.handed_over:
+                self.incoming.set_dirty(cblock)
+
+    def set_clean(self, cblock: int, crc: int) -> None:
+        """Mark a block clean that was written back just now, here and in the policy; ``crc`` is its content's."""
+        if self.mapping.clear_dirty(cblock):
+            self.mapping.set_sum(cblock, crc)
+            self._tell_clean(cblock)
+            self.durability.cleaned(cblock)
+
+    def forsake(self, cblock: int) -> None:
+        """Take a block for clean although what was written to it is lost: the origin has what was there before."""
+        if self.mapping.clear_dirty(cblock):
+            begin = self.mapping.oblock_of[cblock] * self.geometry.block_size
+            log.error("writes since the last fsync are lost", begin=begin, end=begin + self.geometry.block_size)
+            self._tell_clean(cblock)
+            self.content_changed()
+
+    def _tell_clean(self, cblock: int) -> None:
+        self.policy.clear_dirty(cblock)
+        if self.incoming is not None and cblock < self.handed_over:
+            self.incoming.clear_dirty(cblock)
+
+    def forget(self, cblock: int) -> None:
+        """Let the policy forget a block that was unmapped; raises PolicyError while it has work outstanding."""
+        self.policy.invalidate_mapping(cblock)
+
+    def take_over(self, policy: Policy) -> None:
+        """Let a policy that knows of everything cached decide from here on."""
+        self.health.policy_failed = ""
+        if isinstance(policy, GuardedPolicy):
+            policy.serve(self.mapping, self.health)
+        self.policy = policy
+
+    def begin_handover(self, new: Policy) -> None:
+        """Let a policy learn of changes to the blocks that it has been told of."""
+        self.incoming = new
+        self.handed_over = 0
+
+    def check(self) -> None:
+        """Assert the invariants of every part, and between the policy and the mapping."""
+        self.mapping.check()
+        self.locks.check()
+        self.durability.check()
+        self.activity.check()
+        self.health.lost.check()
+        self.policy.check()
+        assert self.policy.residency() >= self.mapping.mapped_count
+
+
+def now_ms() -> int:
+    """Return trio's clock in whole milliseconds, as policies want it."""
+    return int(trio.current_time() * 1000)

@@ -1,0 +1,1 @@
+"""What policies are made of.  Sizes are fixed when a structure is made; nothing here allocates an object per block."""

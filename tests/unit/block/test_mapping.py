@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fusecache.block.mapping import COVERED, DIRTY, RECORDED, UNMAPPED, Mapping
+
+OBLOCKS = st.integers(0, 40) | st.integers(0, 2**40)
+STEPS = st.tuples(st.sampled_from(["insert", "remove", "dirty", "clean"]), OBLOCKS, st.integers(-1, 8))
+
+
+def do_step(mapping: Mapping, model: dict[int, tuple[int, bool]], step: tuple[str, int, int]) -> None:
+    """Do one step to both; ``model`` has the oblock and the dirty bit of each mapped cblock."""
+    name, oblock, cblock = step
+    if name == "insert":
+        possible = (
+            0 <= cblock < mapping.cache_blocks
+            and cblock not in model
+            and oblock not in {held for held, _ in model.values()}
+        )
+        if possible:
+            mapping.insert(oblock, cblock)
+            model[cblock] = (oblock, False)
+        else:
+            with pytest.raises(ValueError, match="block"):
+                mapping.insert(oblock, cblock)
+    elif cblock in model:
+        held, dirty = model[cblock]
+        if name == "remove":
+            assert mapping.remove(cblock) == held
+            del model[cblock]
+        elif name == "dirty":
+            mapping.flags[cblock] |= COVERED
+            assert mapping.set_dirty(cblock) is not dirty
+            model[cblock] = (held, True)
+        else:
+            assert mapping.clear_dirty(cblock) is dirty
+            model[cblock] = (held, False)
+    elif name == "remove" and 0 <= cblock < mapping.cache_blocks:
+        with pytest.raises(ValueError, match="not mapped"):
+            mapping.remove(cblock)
+
+
+def agree(mapping: Mapping, model: dict[int, tuple[int, bool]]) -> None:
+    mapping.check()
+    assert dict(mapping.mapped()) == {cblock: held for cblock, (held, _) in model.items()}
+    assert mapping.mapped_count == len(model)
+    dirty = [(held, cblock) for cblock, (held, is_dirty) in model.items() if is_dirty]
+    assert mapping.dirty_blocks() == [cblock for _, cblock in sorted(dirty)]
+    assert mapping.dirty_oblocks() == [oblock for oblock, _ in sorted(dirty)]
+    assert mapping.dirty_count == len(dirty)
+    for cblock, (held, _) in model.items():
+        assert mapping.find(held) == cblock
+
+
+@given(st.integers(1, 8), st.lists(st.tuples(OBLOCKS | st.just(-1), st.integers(-1, 8)), max_size=12))
+def test_many_are_inserted_as_one_after_the_other(cache_blocks: int, blocks: list[tuple[int, int]]) -> None:
+    def insert_each(mapping: Mapping) -> None:
+        for oblock, cblock in blocks:
+            mapping.insert(oblock, cblock)
+
+    def outcome(insert: Callable[[Mapping], None]) -> tuple[str, list[tuple[int, int]]]:
+        mapping = Mapping(cache_blocks)
+        words = ""
+        try:
+            insert(mapping)
+        except ValueError as exc:
+            words = str(exc)
+        mapping.check()
+        return words, list(mapping.mapped())
+
+    assert outcome(lambda mapping: mapping.insert_all(iter(blocks))) == outcome(insert_each)
+
+
+@given(st.integers(1, 8), st.lists(STEPS, max_size=60))
+def test_it_is_a_dictionary_both_ways(cache_blocks: int, steps: list[tuple[str, int, int]]) -> None:
+    mapping = Mapping(cache_blocks)
+    model: dict[int, tuple[int, bool]] = {}
+    for step in steps:
+        do_step(mapping, model, step)
+        agree(mapping, model)
+        if step[1] not in {held for held, _ in model.values()}:
+            assert mapping.find(step[1]) == UNMAPPED
+
+
+def colliding(mapping: Mapping, home: int, count: int) -> list[int]:
+    """List oblocks that all hash to one slot."""
+    return [oblock for oblock in range(100_000) if mapping._home(oblock) == home][:count]
+
+
+@pytest.mark.parametrize("cache_blocks", range(1, 9))
+def test_runs_that_wrap_around_the_end_of_the_table_survive_every_order_of_removal(cache_blocks: int) -> None:
+    numbers = random.Random(cache_blocks)
+    last = Mapping(cache_blocks)._mask
+    for _ in range(40):
+        mapping = Mapping(cache_blocks)
+        homes = [last, last - 1, 0, last]
+        pool = [oblock for home in homes for oblock in colliding(mapping, home, cache_blocks)]
+        oblocks = numbers.sample(sorted(set(pool)), cache_blocks)
+        for cblock, oblock in enumerate(oblocks):
+            mapping.insert(oblock, cblock)
+            mapping.check()
+        left = dict(enumerate(oblocks))
+        for cblock in numbers.sample(range(cache_blocks), cache_blocks):
+            assert mapping.remove(cblock) == left.pop(cblock)
+            mapping.check()
+            assert dict(mapping.mapped()) == left
+        assert mapping.mapped_count == 0
+
+
+@pytest.mark.parametrize("cache_blocks", [1, 2, 3, 1000, 1024, 1025])
+def test_a_full_table_ends_its_search_for_what_is_not_there(cache_blocks: int) -> None:
+    mapping = Mapping(cache_blocks)
+    for cblock in range(cache_blocks):
+        mapping.insert(7 * cblock, cblock)
+    mapping.check()
+    assert mapping.find(1) == UNMAPPED
+    assert mapping.find(-1) == UNMAPPED
+    assert len(mapping._slots) >= 2 * cache_blocks
+
+
+def test_a_refused_insert_changes_nothing() -> None:
+    mapping = Mapping(2)
+    mapping.insert(5, 0)
+    for oblock, cblock in [(5, 1), (6, 0), (-1, 1), (6, 2), (6, -1)]:
+        with pytest.raises(ValueError, match="block"):
+            mapping.insert(oblock, cblock)
+        agree(mapping, {0: (5, False)})
+
+
+def test_unmapping_takes_all_flags_along() -> None:
+    mapping = Mapping(1)
+    mapping.insert(3, 0)
+    mapping.flags[0] = COVERED | RECORDED
+    mapping.set_dirty(0)
+    assert mapping.flags[0] == COVERED | RECORDED | DIRTY
+    assert mapping.remove(0) == 3
+    assert (mapping.flags[0], mapping.dirty_count) == (0, 0)
+    mapping.insert(3, 0)
+    assert mapping.flags[0] == 0
+
+
+def test_turning_clean_keeps_the_other_flags() -> None:
+    mapping = Mapping(1)
+    mapping.insert(3, 0)
+    mapping.flags[0] = COVERED | RECORDED
+    mapping.set_dirty(0)
+    mapping.clear_dirty(0)
+    assert mapping.flags[0] == COVERED | RECORDED
+
+
+def test_the_mapping_may_change_while_it_is_walked() -> None:
+    mapping = Mapping(3)
+    for cblock in range(3):
+        mapping.insert(cblock + 10, cblock)
+    seen = []
+    for cblock, oblock in mapping.mapped():
+        seen.append((cblock, oblock))
+        if cblock == 0:
+            mapping.remove(1)
+    assert seen == [(0, 10), (2, 12)]
+
+
+def test_check_sees_what_is_wrong() -> None:
+    def broken(name: str) -> Mapping:
+        mapping = Mapping(2)
+        mapping.insert(5, 0)
+        mapping.flags[0] = COVERED
+        if name == "count":
+            mapping.mapped_count = 2
+        elif name == "twice":
+            mapping.oblock_of[1] = 5
+        elif name == "stray flag":
+            mapping.flags[1] = COVERED
+        elif name == "dirty count":
+            mapping.flags[0] |= DIRTY
+        else:
+            mapping.flags[0] = 0
+            mapping.set_dirty(0)
+        return mapping
+
+    for name in ("count", "twice", "stray flag", "dirty count", "uncovered"):
+        mapping = broken(name)
+        with pytest.raises(AssertionError):
+            mapping.check()
+
+
+def test_a_sum_is_of_a_clean_block_only() -> None:
+    mapping = Mapping(2)
+    mapping.insert(5, 0)
+    assert mapping.sum_of(0) is None
+    mapping.set_sum(0, 0xFFFFFFFF)
+    assert mapping.sum_of(0) == 0xFFFFFFFF
+    mapping.flags[0] |= COVERED
+    mapping.set_dirty(0)
+    assert mapping.sum_of(0) is None
+    mapping.clear_dirty(0)
+    assert mapping.sum_of(0) is None
+    mapping.set_sum(0, 7)
+    assert mapping.clear_sum(0)
+    assert not mapping.clear_sum(0)
+    mapping.set_sum(0, 7)
+    mapping.remove(0)
+    assert mapping.sum_of(0) is None
+    mapping.check()

@@ -1,0 +1,402 @@
+"""The client against attributes that are not a mount's, and against programs that unmount nothing."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import threading
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from fusecache.client import client
+from fusecache.client.client import Client
+from fusecache.config import Mode
+from fusecache.errors import BusyError, FusecacheError, RefusedError
+from tests.unit.control.statuses import make_status
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+MNT = Path("/mnt/disk")
+
+
+class FakeAttributes:
+    """Attributes in a dict; each look at the statistics goes one step on in ``history``, and stays at its end."""
+
+    def __init__(self, *history: dict[str, Any]) -> None:
+        self.history = [json.loads(make_status(pid=os.getpid()).as_json()) | changes for changes in history or ({},)]
+        self.values = {"policy": "mq", "error": ""}
+        self.told: list[tuple[str, str]] = []
+        self.refuse: Callable[[str, str], None] = lambda _name, _value: None
+
+    def get(self, name: str) -> str:
+        if name == "stats":
+            now = self.history[0]
+            if len(self.history) > 1:
+                del self.history[0]
+            return json.dumps(now)
+        if name not in self.values:
+            raise OSError(errno.ENODATA, "No data available")
+        return self.values[name]
+
+    def set(self, name: str, value: str) -> None:
+        self.told.append((name, value))
+        self.refuse(name, value)
+
+
+class NoAttributes:
+    """What answers everything with one errno."""
+
+    def __init__(self, code: int) -> None:
+        self.code = code
+
+    def get(self, name: str) -> str:
+        raise OSError(self.code, os.strerror(self.code))
+
+    def set(self, name: str, value: str) -> None:
+        raise OSError(self.code, os.strerror(self.code))
+
+
+def make_client(attributes: client.Attributes, mountpoint: Path = MNT) -> Client:
+    return Client(mountpoint, attributes, poll_seconds=0.001)
+
+
+@pytest.fixture(autouse=True)
+def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+# Status
+
+
+def test_status_as_json_is_what_the_mount_said(capsys: pytest.CaptureFixture[str]) -> None:
+    attributes = FakeAttributes({"origin": "/a path [bold] with 'quotes' " + "and much length " * 30})
+    make_client(attributes).show_status(as_json=True)
+    assert capsys.readouterr().out == json.dumps(attributes.history[0]) + "\n"
+
+
+def test_status_for_people(capsys: pytest.CaptureFixture[str]) -> None:
+    make_client(FakeAttributes({})).show_status(as_json=False)
+    lines = {" ".join(line.split()) for line in capsys.readouterr().out.splitlines()}
+    assert {
+        "image /mnt/disk/image, 10GiB",
+        "used 70.0% (700 blocks, 43.8MiB)",
+        "dirty 3.0% (30 blocks, 1.9MiB), 2 of them suspect since a crash",
+        "read hits 47.8% (11 hits, 12 misses)",
+        "mode writeback",
+        "policy mq random_threshold=4 sequential_threshold=512",
+        "threshold 1MiB",
+        f"up 1:01:01, pid {os.getpid()}, fusecache 0.1.0",
+    } <= lines
+
+
+def test_status_of_a_cache_that_was_never_used(capsys: pytest.CaptureFixture[str]) -> None:
+    make_client(FakeAttributes({"read_hits": 0, "read_misses": 0})).show_status(as_json=False)
+    assert "- (0 hits, 0 misses)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("code", "complaint"),
+    [
+        (errno.ENODATA, "/mnt/disk is not a fusecache mount"),
+        (errno.ENOTSUP, "/mnt/disk is not a fusecache mount"),
+        (errno.ENOENT, "/mnt/disk is not a fusecache mount"),
+        (errno.ENOTDIR, "/mnt/disk is not a fusecache mount"),
+        (errno.ENOTCONN, "umount.*/mnt/disk"),
+        (errno.EACCES, "/mnt/disk: Permission denied"),
+    ],
+)
+@pytest.mark.parametrize(
+    "command",
+    [
+        lambda c: c.show_status(as_json=True),
+        lambda c: c.set_value("policy", "smq"),
+        lambda c: c.send_message(["a", "1"]),
+        Client.flush,
+        Client.decommission,
+        Client.unmount,
+    ],
+)
+def test_every_command_says_what_is_not_there(command: Callable[[Client], None], code: int, complaint: str) -> None:
+    with pytest.raises(RefusedError, match=complaint):
+        command(make_client(NoAttributes(code)))
+
+
+def test_a_plain_directory_is_no_mount(tmp_path: Path) -> None:
+    with pytest.raises(RefusedError, match="not a fusecache mount"):
+        Client(tmp_path).stats()
+    (tmp_path / "image").touch()
+    with pytest.raises(RefusedError, match="not a fusecache mount"):
+        Client(tmp_path).stats()
+
+
+# Setting and messages
+
+
+def test_setting_passes_key_and_value_on() -> None:
+    attributes = FakeAttributes()
+    make_client(attributes).set_value("policy.random_threshold", "-4")
+    assert attributes.told == [("policy.random_threshold", "-4")]
+
+
+@pytest.mark.parametrize(
+    ("code", "key", "error", "complaint"),
+    [
+        (errno.EINVAL, "policy", RefusedError, "in the daemon's words"),
+        (errno.EPERM, "status", RefusedError, "in the daemon's words"),
+        (errno.EBUSY, "policy", BusyError, "in the daemon's words"),
+        (errno.EIO, "mode", RefusedError, "in the daemon's words"),
+        (errno.ENOSPC, "mode", FusecacheError, "mode x: No space left"),
+        (errno.ENOTCONN, "mode", RefusedError, "has died"),
+    ],
+)
+def test_refused_settings(code: int, key: str, error: type[FusecacheError], complaint: str) -> None:
+    def refuse(_name: str, _value: str) -> None:
+        raise OSError(code, os.strerror(code))
+
+    attributes = FakeAttributes({"mode": "writethrough"})
+    attributes.values["error"] = "in the daemon's words"
+    attributes.refuse = refuse
+    with pytest.raises(error, match=complaint) as caught:
+        make_client(attributes).set_value(key, "x")
+    assert "\n" not in str(caught.value)
+
+
+def test_leaving_writeback_shows_what_is_written_back(capsys: pytest.CaptureFixture[str]) -> None:
+    all_clean = threading.Event()
+
+    class Draining(FakeAttributes):
+        def get(self, name: str) -> str:
+            text = super().get(name)
+            if not json.loads(text)["dirty_blocks"]:
+                all_clean.set()
+            return text
+
+    attributes = Draining(*({"dirty_blocks": count} for count in (30, 30, 31, 8, 1, 0)))
+    attributes.refuse = lambda _name, _value: None if all_clean.wait(20) else pytest.fail("nobody looked")
+    make_client(attributes).set_value("mode", "writethrough")
+    assert attributes.told == [("mode", "writethrough")]
+    assert capsys.readouterr().out == "writing back 30 blocks (1.9MiB)\n"
+
+
+def test_leaving_writeback_may_fail() -> None:
+    def refuse(_name: str, _value: str) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    attributes = FakeAttributes()
+    attributes.refuse = refuse
+    with pytest.raises(FusecacheError, match="mode passthrough: Input/output error"):
+        make_client(attributes).set_value("mode", "passthrough")
+
+
+@pytest.mark.parametrize("changes", [{"dirty_blocks": 0}, {"mode": Mode.WRITETHROUGH.value}])
+def test_nothing_is_shown_where_nothing_is_written_back(
+    changes: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_client(FakeAttributes(changes)).set_value("mode", "passthrough")
+    assert capsys.readouterr().out == ""
+
+
+def test_messages_go_out_in_one_line() -> None:
+    attributes = FakeAttributes()
+    make_client(attributes).send_message(["invalidate_cblocks", "0-3", "7"])
+    assert attributes.told == [("message", "invalidate_cblocks 0-3 7")]
+
+
+def test_refused_messages() -> None:
+    def refuse(_name: str, _value: str) -> None:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    attributes = FakeAttributes()
+    attributes.refuse = refuse
+    with pytest.raises(RefusedError, match="a b: Invalid argument"):
+        make_client(attributes).send_message(["a", "b"])
+
+
+# Long work
+
+
+def test_flush_waits_until_nothing_is_pending(capsys: pytest.CaptureFixture[str]) -> None:
+    attributes = FakeAttributes({}, *({"flush_pending": count} for count in (16, 20, 3, 0)))
+    make_client(attributes).flush()
+    assert attributes.told == [("message", "flush")]
+    assert len(attributes.history) == 1
+    assert capsys.readouterr().out == "writing back 16 blocks (1MiB)\n/data/disk.img is complete up to now\n"
+
+
+def test_on_a_terminal_the_progress_is_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    make_client(FakeAttributes({}, *({"flush_pending": count} for count in (16, 4, 0)))).flush()
+    told = capsys.readouterr()
+    assert told.out == "/data/disk.img is complete up to now\n"
+    assert "writing back" in told.err
+    assert "16/16" in told.err
+
+
+def test_flush_that_fails() -> None:
+    attributes = FakeAttributes({}, {"flush_pending": 16}, {"flush_pending": 0, "flush_failed": 2})
+    with pytest.raises(FusecacheError, match=r"2 blocks could not be written back.*/fast/disk\.cache"):
+        make_client(attributes).flush()
+
+
+def test_decommission_ends_when_the_mount_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    attributes = FakeAttributes(
+        {}, {"dirty_blocks": 16}, {"dirty_blocks": 0}, {"dirty_blocks": 0}, {"dirty_blocks": 0, "decommissioned": True}
+    )
+    make_client(attributes).decommission()
+    assert attributes.told == [("message", "decommission")]
+    assert capsys.readouterr().out.splitlines() == [
+        "writing back 16 blocks (1MiB)",
+        "/data/disk.img is complete, and nothing is cached any more",
+        "after `fusecache unmount /mnt/disk` these can be deleted:",
+        "  /fast/disk.cache",
+        "  /fast/disk.metadata",
+    ]
+
+
+def test_decommission_that_fails() -> None:
+    attributes = FakeAttributes({}, {"dirty_blocks": 16}, {"dirty_blocks": 16, "flush_failed": 16})
+    with pytest.raises(FusecacheError, match="16 blocks could not be written back"):
+        make_client(attributes).decommission()
+
+
+def test_a_daemon_that_dies_while_it_is_followed() -> None:
+    class Dying(FakeAttributes):
+        def get(self, name: str) -> str:
+            if len(self.history) == 1:
+                raise OSError(errno.ENOTCONN, "Transport endpoint is not connected")
+            return super().get(name)
+
+    with pytest.raises(RefusedError, match="has died"):
+        make_client(Dying({}, {"flush_pending": 16}, {})).flush()
+
+
+# Unmounting
+
+
+class Daemon:
+    """A process in the daemon's place, the metadata that it leaves, and the program that would unmount."""
+
+    def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.metadata = directory / "odd ?name#.metadata"
+        self.process = subprocess.Popen(["sleep", "60"])
+        self.programs = directory / "bin"
+        self.programs.mkdir()
+        monkeypatch.setenv("PATH", f"{self.programs}:{os.environ['PATH']}")
+        self.client = make_client(FakeAttributes({"pid": self.process.pid, "metadata": str(self.metadata)}))
+
+    def unmounts_by(self, script: str) -> None:
+        for name in ("umount", "fusermount3"):
+            program = self.programs / name
+            program.write_text(f"#!/bin/sh\n{script}\n")
+            program.chmod(0o755)
+
+    def leaves(self, clean: str, *, dirty: int = 0) -> None:
+        with closing(sqlite3.connect(self.metadata)) as connection, connection:
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL)")
+            connection.execute("CREATE TABLE blocks (cblock INTEGER PRIMARY KEY, oblock, dirty, hint)")
+            connection.execute("INSERT INTO meta VALUES ('clean_shutdown', ?)", (clean,))
+            connection.executemany("INSERT INTO blocks VALUES (?, 0, ?, 0)", [(n, n < dirty) for n in range(10)])
+
+
+@pytest.fixture
+def daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Daemon]:
+    daemon = Daemon(tmp_path, monkeypatch)
+    daemon.unmounts_by(f"kill {daemon.process.pid}")
+    yield daemon
+    daemon.process.kill()
+    daemon.process.wait()
+
+
+def test_unmount_is_quiet_when_the_origin_is_complete(daemon: Daemon, capfd: pytest.CaptureFixture[str]) -> None:
+    daemon.leaves("1")
+    daemon.client.unmount()
+    assert daemon.process.poll() is not None
+    assert capfd.readouterr() == ("", "")
+    assert sorted(path.name for path in daemon.metadata.parent.iterdir()) == ["bin", daemon.metadata.name]
+
+
+def test_unmount_says_what_the_origin_lacks(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
+    daemon.leaves("1", dirty=3)
+    daemon.client.unmount()
+    expected = "/data/disk.img lacks 3 dirty blocks (192KiB), which are safe in /fast/disk.cache\n"
+    assert capsys.readouterr().out == expected
+
+
+def test_unmount_waits_for_the_daemon(daemon: Daemon) -> None:
+    daemon.leaves("0")
+    daemon.unmounts_by(
+        f"(sleep 0.3; mv '{daemon.metadata}.new' '{daemon.metadata}'; kill {daemon.process.pid}) >&- 2>&- &"
+    )
+    shutil.move(daemon.metadata, f"{daemon.metadata}.old")
+    daemon.leaves("1")
+    shutil.move(daemon.metadata, f"{daemon.metadata}.new")
+    daemon.client.unmount()
+
+
+@pytest.mark.parametrize("clean", ["0", ""])
+def test_an_unclean_end_is_no_success(daemon: Daemon, clean: str) -> None:
+    daemon.leaves(clean)
+    with pytest.raises(FusecacheError, match="did not end cleanly"):
+        daemon.client.unmount()
+
+
+def test_what_only_the_write_ahead_log_knows_counts(daemon: Daemon) -> None:
+    daemon.leaves("1")
+    with closing(sqlite3.connect(daemon.metadata)) as writer:
+        with writer:
+            writer.execute("UPDATE meta SET value = '0'")
+        with pytest.raises(FusecacheError, match="did not end cleanly"):
+            daemon.client.unmount()
+
+
+def test_metadata_that_cannot_be_read_is_no_success(daemon: Daemon) -> None:
+    daemon.metadata.write_bytes(b"not a database")
+    with pytest.raises(FusecacheError, match="did not end cleanly"):
+        daemon.client.unmount()
+
+
+def test_a_busy_mount_stays(daemon: Daemon) -> None:
+    daemon.unmounts_by("echo 'umount: /mnt/disk: target is busy.' >&2; exit 32")
+    with pytest.raises(BusyError, match=r"is busy, so it stays mounted.*fuser -vm /mnt/disk"):
+        daemon.client.unmount()
+    assert daemon.process.poll() is None
+
+
+@pytest.mark.parametrize(
+    ("script", "complaint"),
+    [("echo 'not\npermitted' >&2; exit 1", "could not unmount /mnt/disk: not permitted"), ("exit 3", "exit code 3")],
+)
+def test_unmounting_may_fail_otherwise(daemon: Daemon, script: str, complaint: str) -> None:
+    daemon.unmounts_by(script)
+    with pytest.raises(FusecacheError, match=complaint):
+        daemon.client.unmount()
+
+
+def test_unmounting_without_the_program(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(FusecacheError, match="cannot run"):
+        daemon.client.unmount()
+
+
+def test_users_and_root_unmount_differently(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    daemon.leaves("1")
+    daemon.unmounts_by(f'echo "$(basename $0) $*" > "{daemon.programs}/called"; kill {daemon.process.pid}')
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    daemon.client.unmount()
+    assert (daemon.programs / "called").read_text() == "fusermount3 -u /mnt/disk\n"
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    daemon.process.wait()
+    with pytest.raises(RefusedError, match="cannot be seen from here"):
+        daemon.client.unmount()
+    assert client._unmount_command(MNT) == ["umount", "/mnt/disk"]

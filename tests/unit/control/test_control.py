@@ -1,0 +1,447 @@
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+import trio
+
+from fusecache.attach.binding import Binding
+from fusecache.config import MIB, Mode, MountConfig
+from fusecache.control.control import Control, new_policy
+from fusecache.errors import FusecacheError, InvalidError, ReadOnlyKeyError, RefusedError, StoreError, UnknownKeyError
+from fusecache.grammar import join_words
+from fusecache.jobs.switching import switch_policy
+from policies import Op
+from tests.unit.worlds import BLOCK, World, settle, virtual
+
+READABLE = ["copy_rate", "error", "lost", "migration_threshold", "mode", "policy", "scrub", "stats", "status", "table"]
+
+
+def control_of(world: World, *, suspects: int = 0) -> Control:
+    database = SimpleNamespace(size=lambda: 3 * 4096, used_size=lambda: 4097)
+    binding = SimpleNamespace(
+        database=database,
+        engine="threads",
+        origin_path=Path("/the/origin"),
+        cache_path=Path("/c"),
+        metadata_path=Path("/m"),
+    )
+    return Control(
+        world.volume,
+        world.migrations,
+        world.flusher,
+        config=MountConfig(origin=Path("origin"), mountpoint=Path("/mnt")),
+        binding=cast("Binding", binding),
+        suspects=suspects,
+    )
+
+
+@asynccontextmanager
+async def controlled(world: World, *, suspects: int = 0) -> AsyncIterator[Control]:
+    """Run a world with its controls."""
+    control = control_of(world, suspects=suspects)
+    async with world.running() as nursery:
+        nursery.start_soon(control.run)
+        yield control
+
+
+async def with_mq(world: World) -> None:
+    """Have a policy with tunables."""
+    await switch_policy(world.volume, world.migrations, new_policy(world.geometry, "mq", ()))
+
+
+# Names
+
+
+@virtual
+async def test_the_names_that_can_be_read_can_be_read() -> None:
+    world = World()
+    async with controlled(world) as control:
+        assert sorted(control.names()) == READABLE
+        await with_mq(world)
+        tunables = [f"policy.{key}" for key in world.volume.policy.config_values()]
+        assert tunables
+        assert sorted(control.names()) == sorted(READABLE + tunables)
+        for name in control.names():
+            value = control.get(name)
+            assert "\n" not in value
+        await control.set("policy", "cleaner")
+        for name in tunables:
+            with pytest.raises(UnknownKeyError):
+                control.get(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "nonsense", "policy.", "policy.nonsense", "POLICY", "message", "mode ", "policy.policy"]
+)
+@virtual
+async def test_what_cannot_be_read(name: str) -> None:
+    with pytest.raises(UnknownKeyError, match="no attribute"):
+        control_of(World()).get(name)
+
+
+@pytest.mark.parametrize("name", ["status", "table", "stats", "error"])
+@virtual
+async def test_what_can_only_be_read(name: str) -> None:
+    control = control_of(World())
+    with pytest.raises(ReadOnlyKeyError, match=name):
+        await control.set(name, "x")
+
+
+def everything(world: World) -> tuple[object, ...]:
+    volume = world.volume
+    values = volume.policy.config_values()
+    return volume.mode, volume.policy, values, volume.migration_threshold, list(volume.mapping.mapped())
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("", "1"),
+        ("nonsense", "1"),
+        ("policy", ""),
+        ("policy", "nonsense"),
+        ("policy", "SMQ"),
+        ("policy", "a-name-much-too-long"),
+        ("policy.nonsense", "1"),
+        ("policy.", "1"),
+        ("policy.sequential_threshold", "-1"),
+        ("policy.sequential_threshold", "many"),
+        ("policy.sequential_threshold", ""),
+        ("mode", ""),
+        ("mode", "writesomewhere"),
+        ("mode", "WRITEBACK"),
+        ("migration_threshold", ""),
+        ("migration_threshold", "-1"),
+        ("migration_threshold", "1.5"),
+        ("migration_threshold", "0x10"),
+        ("migration_threshold", "1 2"),
+        ("message", ""),
+        ("message", "nonsense"),
+        ("message", "nonsense 1"),
+        ("message", "migration_threshold"),
+        ("message", "migration_threshold x"),
+        ("message", "migration_threshold 1 2"),
+        ("message", "sequential_threshold x"),
+        ("message", "flush now"),
+        ("message", "decommission now"),
+        ("message", "flush\\"),
+    ],
+)
+@virtual
+async def test_bad_values_are_one_clear_line_and_change_nothing(name: str, value: str) -> None:
+    world = World()
+    world.load(5, 1)
+    async with controlled(world) as control:
+        await with_mq(world)
+        before = everything(world)
+        with pytest.raises(FusecacheError) as caught:
+            await control.set(name, value)
+        assert "\n" not in str(caught.value)
+        assert everything(world) == before
+        assert control.get("error") == str(caught.value)
+
+
+@virtual
+async def test_the_last_error_can_be_asked_for() -> None:
+    control = control_of(World())
+    assert not control.get("error")
+    for name in ("one", "two"):
+        with pytest.raises(UnknownKeyError):
+            await control.set(name, "")
+    assert "two" in control.get("error")
+
+
+# Values
+
+
+@virtual
+async def test_the_threshold_is_in_sectors() -> None:
+    world = World()
+    async with controlled(world) as control:
+        assert control.get("migration_threshold") == "2048"
+        await control.set("migration_threshold", " 4096 ")
+        assert control.get("migration_threshold") == "4096"
+        assert world.volume.migration_threshold == 2 * MIB
+        await control.set("message", "MIGRATION_THRESHOLD 0")
+        assert world.volume.migration_threshold == 0
+
+
+@virtual
+async def test_tunables_by_name_and_by_message() -> None:
+    world = World()
+    async with controlled(world) as control:
+        await with_mq(world)
+        await control.set("policy.sequential_threshold", "1024 ")
+        assert control.get("policy.sequential_threshold") == "1024"
+        await control.set("message", "sequential_threshold 77")
+        assert control.get("policy.sequential_threshold") == "77"
+        assert world.volume.policy.config_values()["sequential_threshold"] == "77"
+
+
+@pytest.mark.parametrize("name", ["smq", "mq", "cleaner", " smq "])
+@virtual
+async def test_policies_are_switched_with_their_mappings(name: str) -> None:
+    world = World()
+    world.load(5, 1, dirty=True)
+    async with controlled(world) as control:
+        await control.set("policy", name)
+        assert control.get("policy") == name.strip()
+        assert world.volume.policy.lookup(5, False, False) == 1
+        assert world.mapping.dirty_count == 1
+
+
+@virtual
+async def test_an_alias_is_answered_with_the_real_name() -> None:
+    world = World()
+    async with controlled(world) as control:
+        await control.set("policy", "default")
+        assert control.get("policy") == "smq"
+
+
+@pytest.mark.parametrize("mode", Mode)
+@virtual
+async def test_modes(mode: Mode) -> None:
+    world = World()
+    async with controlled(world) as control:
+        await control.set("policy", "smq")
+        await control.set("mode", f"{mode.value} ")
+        assert control.get("mode") == mode.value
+        assert world.volume.mode is mode
+
+
+@virtual
+async def test_a_policy_comes_with_tunables_or_not_at_all() -> None:
+    world = World()
+    async with controlled(world) as control:
+        await control.set("policy", "mq,sequential_threshold=64")
+        assert (control.get("policy"), control.get("policy.sequential_threshold")) == ("mq", "64")
+        for text in ("smq,sequential_threshold=64", "mq,random_threshold", "mq,"):
+            with pytest.raises(InvalidError):
+                await control.set("policy", text)
+        assert control.get("policy.sequential_threshold") == "64"
+
+
+@virtual
+async def test_a_mode_keeps_the_policys_tunables() -> None:
+    world = World()
+    async with controlled(world) as control:
+        await with_mq(world)
+        await control.set("policy.sequential_threshold", "99")
+        await control.set("mode", "passthrough")
+        assert control.get("policy.sequential_threshold") == "99"
+
+
+@virtual
+async def test_changes_are_made_one_at_a_time() -> None:
+    world = World()
+    world.load(5, 1, dirty=True)
+
+    async def slow(name: str) -> None:
+        await trio.sleep(10)
+
+    world.origin.before = slow
+    async with controlled(world) as control:
+        await control.set("policy", "smq")
+        async with trio.open_nursery() as nursery:
+            for name, value in [
+                ("mode", "writethrough"),
+                ("policy", "cleaner"),
+                ("mode", "passthrough"),
+                ("policy", "mq"),
+            ]:
+                nursery.start_soon(control.set, name, value)
+        assert control.get("policy") in {"cleaner", "mq"}
+        assert world.mapping.dirty_count == 0
+
+
+@virtual
+async def test_the_status_tells_what_is() -> None:
+    world = World()
+    world.load(5, 1, dirty=True)
+    world.load(6, 2)
+    async with controlled(world, suspects=7) as control:
+        await world.cache.read(5 * BLOCK, 1)
+        await world.cache.write(9 * BLOCK, b"x")
+        await trio.sleep(2.5)
+        told = json.loads(control.get("stats"))
+        expected = {
+            "origin_bytes": world.geometry.image_bytes,
+            "cache_blocks": 4,
+            "used_blocks": 2,
+            "dirty_blocks": 1,
+            "suspect_blocks": 1,
+            "block_bytes": BLOCK,
+            "read_hits": 1,
+            "write_misses": 1,
+            "mode": "writeback",
+            "needs_check": False,
+            "health": "ok",
+            "flush_pending": 0,
+            "decommissioned": False,
+            "origin": "/the/origin",
+            "mountpoint": "/mnt",
+            "pid": os.getpid(),
+            "uptime_s": 2.5,
+        }
+        assert {name: told[name] for name in expected} == expected
+        words = control.get("status").split()
+        assert words[:4] == ["8", "2/3", "8", "2/4"]
+        assert words[4:11] == ["1", "0", "0", "1", "0", "0", "1"]
+        assert words[-2:] == ["rw", "-"]
+
+
+@virtual
+async def test_the_table_would_make_this_mount_again() -> None:
+    assert control_of(World()).get("table") == "/m /c /the/origin 8 1 writeback smq 0"
+
+
+# Messages
+
+
+@virtual
+async def test_ranges_are_dropped_from_left_to_right_up_to_a_bad_one() -> None:
+    world = World(cache_blocks=8, mode=Mode.PASSTHROUGH)
+    for cblock in range(8):
+        world.load(cblock + 3, cblock)
+    async with controlled(world) as control:
+        await control.set("message", "invalidate_cblocks 0 2-4")
+        assert [cblock for cblock, _ in world.mapping.mapped()] == [1, 4, 5, 6, 7]
+        assert sorted(world.record.rows) == [1, 4, 5, 6, 7]
+        with pytest.raises(FusecacheError, match="7-9"):
+            await control.set("message", "invalidate_cblocks 4 5-6 7-9 6")
+        assert [cblock for cblock, _ in world.mapping.mapped()] == [1, 6, 7]
+        await control.set("message", "invalidate_cblocks 0-8")
+        await control.set("message", "invalidate_cblocks")
+        assert world.mapping.mapped_count == 0
+        assert world.policy.index == {}
+
+
+@pytest.mark.parametrize("text", ["x", "-1", "1-", "3-3", "3-2", "0-5", "4", "1,2", "99999999999999999999"])
+@virtual
+async def test_bad_ranges(text: str) -> None:
+    world = World(mode=Mode.PASSTHROUGH)
+    world.load(5, 3)
+    async with controlled(world) as control:
+        with pytest.raises(FusecacheError):
+            await control.set("message", join_words(["invalidate_cblocks", text]))
+        assert world.mapping.mapped_count == 1
+
+
+@pytest.mark.parametrize("mode", [Mode.WRITEBACK, Mode.WRITETHROUGH])
+@virtual
+async def test_nothing_is_dropped_outside_of_passthrough(mode: Mode) -> None:
+    world = World(mode=mode)
+    world.load(5, 0, dirty=True)
+    async with controlled(world) as control:
+        with pytest.raises(RefusedError, match="passthrough"):
+            await control.set("message", "invalidate_cblocks 0")
+        assert world.mapping.mapped_count == 1
+
+
+@virtual
+async def test_a_flush_is_begun_and_can_be_followed() -> None:
+    world = World()
+    world.load(5, 1, dirty=True)
+
+    async def slow(name: str) -> None:
+        await trio.sleep(10)
+
+    world.origin.before = slow
+    async with controlled(world) as control:
+        await control.set("message", "flush")
+        assert trio.current_time() == 0
+        assert control.status().flush_pending == 1
+        await trio.sleep(60)
+        assert control.status().flush_pending == 0
+        assert control.status().dirty_blocks == 0
+
+
+@virtual
+async def test_decommissioning_leaves_a_complete_origin_and_an_empty_cache() -> None:
+    world = World()
+    world.load(5, 1, dirty=True)
+    world.load(6, 2)
+    async with controlled(world) as control:
+        await control.set("policy", "smq")
+        await control.set("message", "decommission")
+        await trio.sleep(60)
+        assert control.status().decommissioned
+        assert control.get("mode") == "passthrough"
+        assert world.mapping.mapped_count == 0
+        assert world.record.rows == {}
+        assert world.origin_block(5) == b"c" * BLOCK
+        await world.cache.write(5 * BLOCK, b"new")
+        assert world.origin_block(5)[:3] == b"new"
+        await control.set("mode", "writeback")
+        assert not control.status().decommissioned
+
+
+@virtual
+async def test_decommissioning_that_fails_is_not_done_and_can_be_asked_for_again() -> None:
+    world = World()
+    world.load(5, 1, dirty=True)
+    world.origin.dead = {5 * BLOCK}
+    async with controlled(world) as control:
+        await control.set("policy", "smq")
+        await control.set("message", "decommission")
+        await trio.sleep(60)
+        assert not control.status().decommissioned
+        assert control.status().flush_failed == 1
+        assert control.get("mode") == "writeback"
+        assert world.mapping.dirty_count == 1
+        world.origin.dead.clear()
+        await control.set("message", "decommission")
+        await trio.sleep(60)
+        assert control.status().decommissioned
+        assert control.status().flush_failed == 0
+
+
+@virtual
+async def test_work_goes_on_while_a_message_is_carried_out() -> None:
+    world = World()
+    world.load(5, 1, dirty=True)
+
+    async def slow(name: str) -> None:
+        if name == "write":
+            await trio.sleep(10)
+
+    world.origin.before = slow
+    async with controlled(world) as control:
+        await control.set("message", "flush")
+        world.ask(Op.PROMOTE, 7, 3)
+        await settle()
+        assert world.mapping.find(7) == 3
+        await trio.sleep(20)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "words"),
+    [
+        ("nonsense", [], "unknown policy"),
+        ("mq", [("nonsense", "1")], "nonsense"),
+        ("mq", [("random_threshold", "x")], "random"),
+    ],
+)
+@virtual
+async def test_policies_that_cannot_be_made(name: str, values: list[tuple[str, str]], words: str) -> None:
+    with pytest.raises(FusecacheError, match=words) as caught:
+        new_policy(World().geometry, name, values)
+    assert "\n" not in str(caught.value)
+
+
+@virtual
+async def test_a_store_that_lost_data_shows_in_the_health() -> None:
+    world = World()
+    async with controlled(world) as control:
+        world.cached.errors["flush"] = StoreError("flush of cache failed: dead")
+        with pytest.raises(StoreError):
+            await world.durability.flush()
+        assert "dead" in control.status().health
+        world.cached.errors.clear()

@@ -1,0 +1,160 @@
+"""Whenever the image reads differently although nobody has written to it, the kernel is told, and in a thread."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Callable
+from functools import partial
+
+import pyfuse3
+import pytest
+import trio
+from crc32c import crc32c
+
+from fusecache.errors import StoreError
+from fusecache.frontends.fuse.kernel_pages import KernelPages
+from fusecache.frontends.fuse.operations import IMAGE_INODE
+from fusecache.jobs.scrub import Scrub
+from tests.unit.worlds import BLOCK, World, settle, threaded, virtual
+
+
+def counting(world: World) -> list[None]:
+    """Count how often a world's image is said to have changed."""
+    told: list[None] = []
+    world.volume.content_changed = lambda: told.append(None)
+    return told
+
+
+@pytest.mark.parametrize("rotten", [True, False])
+@virtual
+async def test_healing_is_told_and_a_scrub_that_finds_all_well_is_not(rotten: bool) -> None:
+    world = World()
+    world.load(5, 2)
+    world.cached.data[2 * BLOCK : 3 * BLOCK] = world.origin_block(5)
+    world.mapping.set_sum(2, crc32c(world.origin_block(5)))
+    if rotten:
+        world.cached.data[2 * BLOCK] ^= 1
+    told = counting(world)
+    async with world.running():
+        await Scrub(world.volume, world.migrations, rate=10**9).round()
+        assert len(told) == rotten
+
+
+@virtual
+async def test_dropping_what_cannot_be_healed_is_told() -> None:
+    world = World()
+    world.load(5, 2)
+    world.mapping.set_sum(2, 0)
+    world.cached.errors["write"] = StoreError("dead")
+    told = counting(world)
+    async with world.running():
+        await Scrub(world.volume, world.migrations, rate=10**9).round()
+        await settle()
+        assert world.mapping.find(5) < 0
+        assert told
+
+
+@virtual
+async def test_writes_that_the_cache_has_lost_are_told() -> None:
+    world = World()
+    world.policy.overwrites[5] = 2
+    told = counting(world)
+    async with world.running():
+        await world.cache.write(5 * BLOCK, b"n" * BLOCK)
+        assert not told
+        world.cached.errors["flush"] = StoreError("dead")
+        with pytest.raises(StoreError, match="dead"):
+            await world.cache.flush()
+        assert await world.cache.read(5 * BLOCK, 1) == b"o"
+        assert told
+
+
+class Slow:
+    """A kernel that drops pages only when it may."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[int, bool]] = []
+        self.error: OSError | None = None
+        self.may = threading.Event()
+        self.may.set()
+
+    def __call__(self, inode: int, attr_only: bool) -> None:
+        self.asked.append((inode, attr_only))
+        assert self.may.wait(10)
+        if self.error is not None:
+            raise self.error
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> Slow:
+    kernel = Slow()
+    monkeypatch.setattr(pyfuse3, "invalidate_inode", kernel)
+    return kernel
+
+
+async def until(condition: Callable[[], object]) -> None:
+    with trio.fail_after(10):
+        while not condition():  # noqa: ASYNC110 - a thread makes it true
+            await trio.sleep(0.001)
+
+
+@threaded
+async def test_the_loop_goes_on_meanwhile_and_what_comes_then_is_not_forgotten(kernel: Slow) -> None:
+    pages = KernelPages()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(pages.run)
+        kernel.may.clear()
+        pages.forget()
+        await until(lambda: kernel.asked)
+        for _ in range(3):
+            pages.forget()
+        kernel.may.set()
+        await until(lambda: len(kernel.asked) == 2)
+        await settle()
+        assert kernel.asked == [(IMAGE_INODE, False)] * 2
+        nursery.cancel_scope.cancel()
+
+
+@threaded
+async def test_settling_waits_for_the_kernel_and_asks_it_no_more(kernel: Slow) -> None:
+    pages = KernelPages()
+    settled = trio.Event()
+
+    async def end() -> None:
+        await pages.settle()
+        settled.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(pages.run)
+        kernel.may.clear()
+        pages.forget()
+        await until(lambda: kernel.asked)
+        nursery.start_soon(end)
+        pages.forget()
+        await trio.sleep(0.05)
+        assert not settled.is_set()
+        kernel.may.set()
+        await settled.wait()
+        await settle()
+        assert len(kernel.asked) == 1
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("code", [errno.ENOENT, errno.ENOSYS])
+@threaded
+async def test_a_kernel_that_refuses_ends_nothing(kernel: Slow, code: int, capsys: pytest.CaptureFixture[str]) -> None:
+    def reached(count: int) -> bool:
+        return len(kernel.asked) == count
+
+    pages = KernelPages()
+    kernel.error = OSError(code, os.strerror(code))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(pages.run)
+        for count in (1, 2):
+            pages.forget()
+            await until(partial(reached, count))
+            await settle()
+        nursery.cancel_scope.cancel()
+    assert ("out of date" in capsys.readouterr().out) == (code == errno.ENOSYS)

@@ -1,0 +1,374 @@
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable
+
+import pytest
+import trio
+
+from fusecache.attach.recovery import hint_signature, recover
+from fusecache.block.mapping import DIRTY
+from fusecache.config import Mode
+from fusecache.errors import FusecacheError, MetadataError, StoreError
+from fusecache.jobs.switching import drop_all, switch_mode, switch_policy
+from fusecache.metadata.record import Row
+from policies import Op, Policy, create_policy
+from tests.unit.worlds import BLOCK, ToyPolicy, World, virtual
+
+
+class NewPolicy(ToyPolicy):
+    name = "new"
+
+
+class Listening(ToyPolicy):
+    """Writes down by what methods it is called."""
+
+    def __getattribute__(self, name: str) -> object:
+        if name in Policy.__dict__ and callable(Policy.__dict__[name]):
+            self.calls.append(name)
+        return super().__getattribute__(name)
+
+    def __init__(self, cache_blocks: int) -> None:
+        self.calls: list[str] = []
+        super().__init__(cache_blocks)
+
+
+class Impolite(ToyPolicy):
+    """Refuses to be told of anything."""
+
+    def load_mapping(self, oblock: int, cblock: int, dirty: bool, hint: int | None) -> None:
+        msg = "no"
+        raise MetadataError(msg)
+
+
+POLICIES = ["smq", "mq", "cleaner"]
+PAIRS = list(itertools.product(POLICIES, POLICIES))
+HINT = 7
+"""Means something to each of them."""
+
+Told = list[tuple[int, int, bool, int | None]]
+
+
+def real_policy(name: str, blocks: int) -> tuple[Policy, Told]:
+    """Make a policy, and a list of what it is told to be cached."""
+    policy = create_policy(name, cache_blocks=blocks, origin_blocks=2 * blocks, block_size=BLOCK)
+    told: Told = []
+    load: Callable[[Iterable[tuple[int, int, bool, int | None]]], None] = policy.load_mappings
+
+    def tell(mappings: Iterable[tuple[int, int, bool, int | None]]) -> None:
+        some = list(mappings)
+        told.extend(some)
+        load(some)
+
+    policy.load_mappings = tell  # type: ignore[method-assign]
+    return policy, told
+
+
+def busy_world(blocks: int = 4) -> World:
+    world = World(cache_blocks=blocks, origin_blocks=2 * blocks)
+    for number in range(0, blocks, 2):
+        world.load(2 * number, number, dirty=number % 4 == 0)
+    return world
+
+
+async def change(world: World, mode: Mode) -> None:
+    await switch_mode(world.volume, world.migrations, world.flusher, mode, NewPolicy(world.cache_blocks))
+
+
+# Policies
+
+
+@virtual
+async def test_a_new_policy_knows_every_mapping_and_dirty_bit() -> None:
+    world = busy_world(8)
+    new = NewPolicy(8)
+    async with world.running():
+        await switch_policy(world.volume, world.migrations, new)
+        assert world.volume.policy is new
+        assert world.volume.incoming is None
+        assert new.index == world.policy.index
+        assert new.dirty == world.policy.dirty == {0, 4}
+        assert new.allowed
+
+
+@pytest.mark.parametrize(("kind", "kept"), [(ToyPolicy, True), (NewPolicy, False)])
+@virtual
+async def test_hints_are_kept_if_they_mean_the_same(kind: type[ToyPolicy], kept: bool) -> None:
+    world = busy_world()
+    world.policy.hints = {0: 7, 2: 9}
+    async with world.running():
+        await switch_policy(world.volume, world.migrations, new := kind(4))
+        assert new.hints == ({0: 7, 2: 9} if kept else {0: None, 2: None})
+
+
+@virtual
+async def test_running_work_goes_back_to_the_old_policy_and_the_result_to_the_new_one() -> None:
+    world = World()
+    world.origin.at_once = False
+
+    async def slow(name: str) -> None:
+        await trio.sleep(10)
+
+    world.origin.before = slow
+    async with world.running():
+        world.ask(Op.PROMOTE, 5, 2)
+        await trio.sleep(1)
+        await switch_policy(world.volume, world.migrations, new := NewPolicy(4))
+        assert trio.current_time() == 10
+        assert world.policy.completed == [(Op.PROMOTE, 5, True)]
+        assert new.index == {5: 2}
+
+
+@virtual
+async def test_overwrites_that_were_decided_go_back_to_the_old_policy() -> None:
+    world = World()
+    world.policy.overwrites = {0: 0, 1: 1}
+    async with world.running():
+        async with trio.open_nursery() as nursery:  # one of the two comes after the write, whatever the order
+            nursery.start_soon(switch_policy, world.volume, world.migrations, NewPolicy(4))
+            nursery.start_soon(world.cache.write, 0, b"n" * 2 * BLOCK)
+            nursery.start_soon(switch_policy, world.volume, world.migrations, NewPolicy(4))
+        assert await world.cache.read(0, 2 * BLOCK) == b"n" * 2 * BLOCK
+
+
+@virtual
+async def test_hits_and_dirtying_go_on_while_a_large_cache_is_handed_over() -> None:
+    world = World(cache_blocks=2000, origin_blocks=2000)
+    for number in range(2000):
+        world.load(number, number)
+    new = NewPolicy(2000)
+    async with world.running():
+        for region in range(1000):
+            world.durability.regions.open.add(region)
+            world.record.regions.add(region)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(switch_policy, world.volume, world.migrations, new)
+            while world.volume.incoming is None:
+                await trio.lowlevel.checkpoint()
+            assert 0 < world.volume.handed_over < 2000
+            for oblock in (0, 1999):
+                await world.cache.write(oblock * BLOCK, b"new")
+            assert world.volume.policy is world.policy
+        assert world.volume.policy is new
+        assert new.dirty == {0, 1999}
+        assert new.index == {number: number for number in range(2000)}
+
+
+@virtual
+async def test_the_new_policy_hears_only_of_mappings_and_dirt_until_it_takes_over() -> None:
+    world = World(cache_blocks=2000, origin_blocks=4000)
+    for number in range(2000):
+        world.load(number, number)
+    new = Listening(2000)
+    async with world.running():
+        world.durability.regions.open.update(range(1000))
+        world.record.regions.update(range(1000))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(switch_policy, world.volume, world.migrations, new)
+            while world.volume.incoming is None:
+                await trio.lowlevel.checkpoint()
+            world.volume.tick()
+            await world.cache.read(3000 * BLOCK, 10)
+            await world.cache.write(0, b"new")
+            await world.cache.write(3000 * BLOCK, b"n" * BLOCK)
+            world.migrations.wake()
+        begun = new.calls.index("allow_migrations")
+        assert new.calls[:begun].count("load_mapping") == 2000
+        assert set(new.calls[:begun]) == {"load_mapping", "load_mappings", "set_dirty"}
+        heard = len(world.policy.ticks)
+        world.volume.tick()
+        assert (len(world.policy.ticks), new.calls[-1]) == (heard, "tick")
+
+
+@virtual
+async def test_a_policy_that_cannot_be_told_changes_nothing() -> None:
+    world = busy_world()
+    async with world.running():
+        with pytest.raises(FusecacheError):
+            await switch_policy(world.volume, world.migrations, Impolite(4))
+        assert world.volume.policy is world.policy
+        assert world.volume.incoming is None
+        assert world.migrations.accepting
+
+
+@pytest.mark.parametrize(("first", "second"), PAIRS)
+@virtual
+async def test_any_policy_takes_over_from_any_other(first: str, second: str) -> None:
+    world = World(cache_blocks=600, origin_blocks=1200)  # more than are told in one go
+    for number in range(0, 600, 2):
+        world.load(2 * number, number, dirty=number % 4 == 0)
+    old, _ = real_policy(first, 600)
+    for cblock, oblock in world.mapping.mapped():
+        old.load_mapping(oblock, cblock, bool(world.mapping.flags[cblock] & DIRTY), HINT)
+    world.volume.policy = old
+    new, told = real_policy(second, 600)
+    world.volume.migration_threshold = 0  # never idle: nothing is written back while we look
+    async with world.running():
+        await switch_policy(world.volume, world.migrations, new)
+        assert world.volume.policy is new
+        hint = HINT if first == second else None
+        assert told == [(2 * number, number, number % 4 == 0, hint) for number in range(0, 600, 2)]
+        assert new.residency() == 300
+        assert all(new.get_hint(cblock) == old.get_hint(cblock) for cblock in range(600) if first == second)
+        for oblock in range(1200):
+            cblock = world.mapping.find(oblock)
+            answer = new.lookup(oblock, False, False)
+            assert answer == cblock if cblock >= 0 else answer < 0
+        new.check()
+
+
+@pytest.mark.parametrize(("first", "second"), PAIRS)
+def test_any_policy_takes_over_from_any_other_at_a_restart(first: str, second: str) -> None:
+    world = World(cache_blocks=8)
+    old, _ = real_policy(first, 8)
+    new, told = real_policy(second, 8)
+    old.load_mapping(3, 1, True, HINT)
+    old.load_mapping(9, 4, False, HINT)
+    rows = [Row(1, 3, dirty=True, hint=old.get_hint(1)), Row(4, 9, dirty=False, hint=old.get_hint(4))]
+    is_valid = hint_signature(new) == hint_signature(old)
+    recovered = recover(rows, set(), geometry=world.geometry, region_blocks=2, policy=new, hints_valid=is_valid)
+    hint = HINT if first == second else None
+    assert told == [(3, 1, True, hint), (9, 4, False, hint)]
+    assert list(recovered.mapping.dirty_blocks()) == [1]
+    assert [new.lookup(oblock, False, False) for oblock in (3, 9)] == [1, 4]
+    new.check()
+
+
+# Modes
+
+
+@pytest.mark.parametrize("mode", Mode)
+@virtual
+async def test_the_present_mode_is_no_change(mode: Mode) -> None:
+    world = World(mode=mode)
+    async with world.running():
+        await change(world, mode)
+        assert world.volume.policy is world.policy
+        assert world.durability.rounds == 0
+
+
+@pytest.mark.parametrize("mode", [Mode.WRITETHROUGH, Mode.PASSTHROUGH])
+@virtual
+async def test_leaving_writeback_writes_everything_back_first(mode: Mode) -> None:
+    world = busy_world()
+    async with world.running():
+        await change(world, mode)
+        assert world.volume.mode is mode
+        assert world.mapping.dirty_count == 0
+        assert world.mapping.mapped_count == 2
+        assert world.origin_block(0) == b"c" * BLOCK
+        assert not any(dirty for _, dirty in world.record.rows.values())
+        assert world.volume.policy.name == ("new" if mode is Mode.PASSTHROUGH else "toy")
+
+
+@pytest.mark.parametrize("old", Mode)
+@pytest.mark.parametrize("new", Mode)
+@virtual
+async def test_migrations_are_allowed_but_in_passthrough(old: Mode, new: Mode) -> None:
+    world = World(mode=old)
+    world.policy.allowed = old is not Mode.PASSTHROUGH
+    async with world.running():
+        await change(world, new)
+        assert world.volume.mode is new
+        policy = world.volume.policy
+        assert isinstance(policy, ToyPolicy)
+        assert policy.allowed is (new is not Mode.PASSTHROUGH)
+
+
+@pytest.mark.parametrize("mode", [Mode.WRITETHROUGH, Mode.PASSTHROUGH])
+@virtual
+async def test_a_mode_that_cannot_be_reached_is_not_taken(mode: Mode) -> None:
+    world = busy_world()
+    world.origin.errors["write"] = StoreError("dead")
+    async with world.running():
+        with pytest.raises(FusecacheError):
+            await change(world, mode)
+        assert world.volume.mode is Mode.WRITEBACK
+        assert world.volume.policy is world.policy
+        assert world.policy.allowed
+        assert world.mapping.dirty_count == 1
+        assert world.migrations.accepting
+
+
+@virtual
+async def test_leaving_writeback_ends_while_users_go_on_writing() -> None:
+    world = World(cache_blocks=8, origin_blocks=8, region_blocks=1)
+    for number in range(8):
+        world.load(number, number, dirty=True)
+    writing = True
+    model = bytearray(b"c" * 8 * BLOCK)
+
+    async def slow(name: str) -> None:
+        await trio.sleep(0.3)
+
+    async def write(oblock: int) -> None:
+        count = 0
+        while writing:
+            count += 1
+            text = b"%d %04d" % (oblock, count)
+            await world.cache.write(oblock * BLOCK, text)
+            model[oblock * BLOCK : oblock * BLOCK + len(text)] = text
+            await trio.sleep(0.1)
+
+    world.origin.before = slow
+    async with world.running():
+        async with trio.open_nursery() as nursery:
+            for oblock in range(8):
+                nursery.start_soon(write, oblock)
+            await trio.sleep(1)
+            with trio.fail_after(30):
+                await change(world, Mode.WRITETHROUGH)
+            assert world.mapping.dirty_count == 0
+            await trio.sleep(5)
+            writing = False
+        assert world.mapping.dirty_count == 0
+        assert bytes(world.origin.data[: 8 * BLOCK]) == bytes(model)
+        assert await world.cache.read(0, 8 * BLOCK) == model
+
+
+@pytest.mark.parametrize("target", list(Mode))
+@pytest.mark.parametrize("source", list(Mode))
+@virtual
+async def test_what_was_written_is_read_in_every_mode(source: Mode, target: Mode) -> None:
+    world = World(mode=source)
+    world.load(1, 0)
+    world.load(2, 1)
+    async with world.running():
+        await world.cache.write(BLOCK, b"first")
+        await change(world, target)
+        assert (await world.cache.read(BLOCK, 5)) == b"first"
+        await world.cache.write(BLOCK + 5, b"second")
+        await world.cache.write(2 * BLOCK, b"third")
+        await change(world, source)
+        assert (await world.cache.read(BLOCK, 11)) == b"firstsecond"
+        assert (await world.cache.read(2 * BLOCK, 5)) == b"third"
+        await world.flusher.flush()
+        assert world.origin_block(1)[:11] == b"firstsecond"
+        assert world.origin_block(2)[:5] == b"third"
+
+
+# Dropping
+
+
+@virtual
+async def test_dropping_all_forgets_every_block_durably() -> None:
+    world = World(cache_blocks=1000, origin_blocks=1000, mode=Mode.PASSTHROUGH)
+    for number in range(1000):
+        world.load(number, number)
+    async with world.running():
+        await drop_all(world.volume, world.migrations)
+        assert world.mapping.mapped_count == 0
+        assert world.policy.index == {}
+        assert world.record.rows == {}
+        assert not world.origin.unflushed
+
+
+@virtual
+async def test_dropping_that_cannot_be_recorded_says_so() -> None:
+    world = World(mode=Mode.PASSTHROUGH)
+    world.load(1, 0)
+    world.record.error = MetadataError("full")
+    async with world.running():
+        with pytest.raises(MetadataError):
+            await drop_all(world.volume, world.migrations)
+        assert world.migrations.accepting

@@ -1,0 +1,165 @@
+"""A policy that raises, or hands out what cannot be, is asked no more, and the disk goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import trio
+
+from fusecache.block.health import Health
+from fusecache.block.mapping import Mapping
+from fusecache.volume.guard import GuardedPolicy, guarded
+from policies import MISS, Op, Policy, PolicyError, Work, create_policy
+from policies.smq import SmqPolicy
+from tests.unit.worlds import BLOCK, World, virtual
+
+
+def handed_out(policy: Policy) -> Work:
+    """Have a guarded policy hand out an item."""
+    assert isinstance(policy, GuardedPolicy)
+    policy._inner.get_background_work = lambda _: Work(Op.WRITEBACK, 5, 1)  # type: ignore[method-assign,assignment]
+    work = policy.get_background_work(True)
+    assert work is not None
+    return work
+
+
+METHODS: dict[str, Callable[[Policy], object]] = {
+    "lookup": lambda policy: policy.lookup(5, False, False),
+    "lookup_with_work": lambda policy: policy.lookup_with_work(5, True, True)[0],
+    "observe_bio": lambda policy: policy.observe_bio(0, 512, False, 0),
+    "get_background_work": lambda policy: policy.get_background_work(True),
+    "complete_background_work": lambda policy: policy.complete_background_work(handed_out(policy), True),
+    "set_dirty": lambda policy: policy.set_dirty(1),
+    "clear_dirty": lambda policy: policy.clear_dirty(1),
+    "get_hint": lambda policy: policy.get_hint(1),
+    "residency": lambda policy: policy.residency(),
+    "tick": lambda policy: policy.tick(0),
+    "config_values": lambda policy: policy.config_values(),
+    "allow_migrations": lambda policy: policy.allow_migrations(True),
+}
+INSTEAD = {"lookup": 1, "lookup_with_work": 1, "get_hint": 0, "residency": 1, "config_values": {}}
+
+
+class Wild(SmqPolicy):
+    """One that does well until it is told to fail."""
+
+
+def make(monkeypatch: pytest.MonkeyPatch, method: str, error: type[Exception]) -> tuple[Policy, Health]:
+    inner = Wild(cache_blocks=4, origin_blocks=16, block_size=4096)
+    policy = guarded(inner)
+    mapping, health = Mapping(4), Health()
+    mapping.insert(5, 1)
+    policy.load_mapping(5, 1, False, None)
+    assert isinstance(policy, GuardedPolicy)
+    policy.serve(mapping, health)
+
+    def fail(*_: object) -> None:
+        msg = "out of its mind"
+        raise error(msg)
+
+    monkeypatch.setattr(inner, method, fail)
+    return policy, health
+
+
+@pytest.mark.parametrize("error", [ValueError, PolicyError])
+@pytest.mark.parametrize("method", METHODS)
+def test_whatever_raises_the_mapping_answers_instead(
+    method: str, error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy, health = make(monkeypatch, method, error)
+    assert METHODS[method](policy) == INSTEAD.get(method)
+    assert health.state == "degraded"
+    assert "policy smq: " in str(health)
+    assert "out of its mind" in str(health)
+    assert policy.lookup(5, False, False) == 1
+    assert policy.lookup(6, False, False) == MISS
+    assert policy.hint_size == 0
+    assert policy.get_background_work(True) is None
+    assert policy.invalidate_mapping(1)
+    policy.check()
+
+
+def test_what_the_contract_lets_it_refuse_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy, health = make(monkeypatch, "invalidate_mapping", PolicyError)
+    with pytest.raises(PolicyError):
+        policy.invalidate_mapping(1)
+    with pytest.raises(PolicyError):
+        policy.set_config_value("speed", "9")
+    assert health.state == "ok"
+
+
+def test_ours_are_not_held_up_by_it() -> None:
+    policy = create_policy("smq", cache_blocks=4, origin_blocks=16, block_size=4096)
+    assert guarded(policy) is policy
+
+
+# Items that cannot be
+
+
+def strange_world() -> World:
+    """A world whose policy is another package's, with block 9 cached and dirty."""
+    world = World()
+    world.load(9, 2, dirty=True)
+    world.volume.take_over(guarded(world.policy))
+    return world
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        [(Op.WRITEBACK, 9, 2), (Op.WRITEBACK, 9, 2)],
+        [(Op.WRITEBACK, 9, 2), (Op.DEMOTE, 9, 2)],
+        [(Op.PROMOTE, 0, 0), (Op.PROMOTE, 1, 0)],
+        [(Op.PROMOTE, 0, 0), (Op.PROMOTE, 0, 1)],
+        [(Op.PROMOTE, 0, 4)],
+        [(Op.PROMOTE, 0, -1)],
+        [(Op.PROMOTE, -1, 0)],
+    ],
+    ids=str,
+)
+@virtual
+async def test_items_that_cannot_be_cost_the_policy_not_the_mount(items: list[tuple[Op, int, int]]) -> None:
+    world = strange_world()
+    for oblock in (0, 1):
+        world.origin.data[oblock * BLOCK : (oblock + 1) * BLOCK] = bytes([oblock + 1]) * BLOCK
+    async with world.running():
+        world.policy.queue.extend(Work(*item) for item in items)
+        world.migrations.wake()
+        await trio.sleep(10)
+        assert world.volume.health.policy_failed.startswith("toy: ValueError: Work(")
+        for oblock, content in [(0, b"\1"), (1, b"\2"), (9, b"c")]:
+            assert await world.cache.read(oblock * BLOCK, BLOCK) == content * BLOCK
+        async with world.migrations.paused():
+            pass  # everything that was begun has ended
+
+
+@virtual
+async def test_an_item_that_is_kept_and_changed_is_not_what_is_carried_out() -> None:
+    world = strange_world()
+    async with world.running():
+        work = Work(Op.PROMOTE, 0, 0)
+        world.policy.queue.append(work)
+        world.migrations.wake()
+        released = world.origin.held[0] = trio.Event()
+        await trio.sleep(1)
+        work.oblock = work.cblock = 1
+        released.set()
+        await trio.sleep(1)
+        assert world.mapping.find(0) == 0
+        assert world.mapping.find(1) < 0
+        assert not world.policy.outstanding, "the policy gets back the item that it gave"
+        world.policy.index = {9: 2, 0: 0}
+
+
+@pytest.mark.parametrize("work", [Work(Op.PROMOTE, 4, 0), Work(Op.WRITEBACK, 3, 0)], ids=str)
+@virtual
+async def test_a_write_is_given_no_work_but_the_promotion_of_its_block(
+    work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = strange_world()
+    monkeypatch.setattr(world.policy, "lookup_with_work", lambda *_: (MISS, work))
+    async with world.running():
+        assert await world.cache.write(3 * BLOCK, b"n" * BLOCK) == BLOCK
+        assert world.volume.health.policy_failed
+        assert world.origin_block(3) == b"n" * BLOCK
