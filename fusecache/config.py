@@ -18,7 +18,7 @@ GIB: Final = 1024 * MIB
 DEFAULT_BLOCK_SIZE: Final = 256 * KIB
 MIN_BLOCK_SIZE: Final = 4 * KIB
 MAX_BLOCK_SIZE: Final = 1 * GIB
-COPY_RUN: Final = 1 * MIB
+COPY_SIZE: Final = 1 * MIB
 """Bytes of the largest I/O by which blocks are copied from or to the origin."""
 DEFAULT_MIGRATION_THRESHOLD: Final = 2048 * 512
 """dm-cache's default, 2048 sectors, in bytes."""

@@ -16,7 +16,7 @@ from typing import ClassVar, Final
 import trio
 
 from fusecache.errors import MetadataError, StoreError
-from fusecache.metadata.record import Batch, Row
+from fusecache.metadata.record import Row, Transaction
 from fusecache.stores.base import Data
 from policies import MISS, MISS_QUEUED, Op, Policy, PolicyError, Work
 
@@ -313,7 +313,7 @@ class RecordState:
     """cblock -> oblock, dirty, hint, crc."""
     regions: set[int] = field(default_factory=set)
     values: dict[str, str] = field(default_factory=lambda: {"clean_shutdown": "1"})
-    unsure: Batch | None = None
+    unsure: Transaction | None = None
     """A commit that a crash may let through: one under way, or the ghost of one that failed."""
 
     def copy(self) -> RecordState:
@@ -326,15 +326,15 @@ class RecordState:
             state.apply(self.unsure)
         return state
 
-    def apply(self, batch: Batch) -> None:
+    def apply(self, transaction: Transaction) -> None:
         """Change what a transaction changes, in the order in which the database does."""
-        for cblock in batch.unmapped:
+        for cblock in transaction.unmapped:
             self.rows.pop(cblock, None)
-        for cblock, oblock, dirty, crc in batch.mapped:
+        for cblock, oblock, dirty, crc in transaction.mapped:
             self.rows[cblock] = (oblock, dirty, None, crc)
-        self.regions |= set(batch.opened)
-        self.regions -= set(batch.closed)
-        self.values |= batch.values
+        self.regions |= set(transaction.opened)
+        self.regions -= set(transaction.closed)
+        self.values |= transaction.values
 
 
 class SimRecord:
@@ -371,17 +371,17 @@ class SimRecord:
     def used_size(self) -> int:
         return 4096
 
-    async def commit(self, batch: Batch) -> None:
+    async def commit(self, transaction: Transaction) -> None:
         await trio.lowlevel.checkpoint_if_cancelled()
         with trio.CancelScope(shield=True):
             await self._latency.pause()
-            self._state.unsure = batch
+            self._state.unsure = transaction
             await self._latency.pause()
             if self.faults.hit("commit"):
                 msg = f"metadata: disk I/O error (number {self.faults.counts['commit'] - 1})"
                 raise MetadataError(msg)
             self._state.unsure = None
-            self._state.apply(batch)
+            self._state.apply(transaction)
             await self._latency.pause()
 
     async def save_hints(self, hints: Iterable[tuple[int, int]]) -> None:

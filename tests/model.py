@@ -62,11 +62,11 @@ class Oracle:
         self.allowed: list[tuple[int, ...]] = list(allowed) if allowed else [(write,) for write in image]
         """What each cell may show after a crash at this moment."""
 
-    def grow(self, cells: int) -> None:
+    def grow(self, held: int) -> None:
         """Make the image longer while nothing is under way; nobody has written to what comes to it."""
-        self._base += [0] * cells
-        self._written += [[0] for _ in range(cells)]
-        self.allowed += [(0,)] * cells
+        self._base += [0] * held
+        self._written += [[0] for _ in range(held)]
+        self.allowed += [(0,)] * held
 
     def now(self) -> int:
         """Return a new moment, later than all before."""

@@ -290,11 +290,11 @@ def _resize(plan: Plan, database: Database, *, stale: bool) -> Resize | None:
         database.rows(), regions, region_blocks=region_blocks, old=old, new=new, room=room, stale=stale
     )
     if not regions:  # those that are open are numbered by the old size
-        resize.batch.values["region_blocks"] = str(region_blocks_for(new.cache_blocks))
+        resize.transaction.values["region_blocks"] = str(region_blocks_for(new.cache_blocks))
     size = DATA_START + new.cache_blocks * new.block_size
-    resize.batch.values["cache_bytes"] = str(max(size_of(plan.cache_fd), size))
+    resize.transaction.values["cache_bytes"] = str(max(size_of(plan.cache_fd), size))
     if not cache_stays:
-        dropped = len(resize.batch.unmapped)
+        dropped = len(resize.transaction.unmapped)
         had = min(old.cache_blocks, room)
         what = f"the cache had {had} blocks, and now has {new.cache_blocks}"
         plan.notes.append(f"{what}: {dropped} cached blocks were dropped" if dropped else what)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
-from fusecache.block import COVERED, RECORDED, Mapping
+from fusecache.block import RECORDED, WRITE_INTENT, Mapping
 from fusecache.errors import MetadataError
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def _believe(row: Row, recovered: Recovered, region_blocks: int) -> bool:
     cblock, _, dirty, _, crc = row
     suspect = cblock // region_blocks in recovered.open_regions
     if dirty or suspect:
-        mapping.flags[cblock] = COVERED | (RECORDED if dirty else 0)
+        mapping.flags[cblock] = WRITE_INTENT | (RECORDED if dirty else 0)
         mapping.set_dirty(cblock)
         recovered.suspects += not dirty
     elif crc is not None:

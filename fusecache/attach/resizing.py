@@ -25,7 +25,7 @@ from typing import Protocol
 
 from fusecache.block import Geometry
 from fusecache.errors import RefusedError
-from fusecache.metadata import Batch, Row
+from fusecache.metadata import Row, Transaction
 
 
 class Space(Protocol):
@@ -44,7 +44,7 @@ class Space(Protocol):
 class Ledger(Protocol):
     """The durable record before anything runs."""
 
-    def apply(self, batch: Batch) -> None:
+    def apply(self, transaction: Transaction) -> None:
         """Make the changes durable together; raises MetadataError."""
 
 
@@ -52,7 +52,7 @@ class Ledger(Protocol):
 class Resize:
     """What to do before a mount with other sizes begins; it may be interrupted anywhere, and done again."""
 
-    batch: Batch
+    transaction: Transaction
     """The rows and regions that go, and the sizes."""
     old_blocks: int
     new_blocks: int
@@ -60,11 +60,11 @@ class Resize:
     def carry_out(self, ledger: Ledger, space: Space) -> None:
         """Change record and cache; raises what stopped it."""
         if space.room() < self.new_blocks:
-            lost = Batch(unmapped=self.batch.unmapped, closed=self.batch.closed)
+            lost = Transaction(unmapped=self.transaction.unmapped, closed=self.transaction.closed)
             if lost:
                 ledger.apply(lost)
             space.extend(self.new_blocks)
-        ledger.apply(self.batch)
+        ledger.apply(self.transaction)
         if self.new_blocks < self.old_blocks:
             space.cut(self.new_blocks)
 
@@ -116,7 +116,7 @@ def plan_resize(
         raise RefusedError(msg)
     values = {"cache_blocks": str(new.cache_blocks), "image_bytes": str(new.image_bytes)}
     closed = sorted(region for region in regions if region * region_blocks >= kept)
-    return Resize(Batch(unmapped=dropped, closed=closed, values=values), old.cache_blocks, new.cache_blocks)
+    return Resize(Transaction(unmapped=dropped, closed=closed, values=values), old.cache_blocks, new.cache_blocks)
 
 
 @dataclass(slots=True)

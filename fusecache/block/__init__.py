@@ -3,18 +3,27 @@
 from fusecache.block.geometry import Geometry
 from fusecache.block.health import Health
 from fusecache.block.locks import ALL_OUT, WRITERS_OUT, BlockLocks, Level
-from fusecache.block.mapping import COVERED, DIRTY, RECORDED, SAVING, SUMMED, UNMAPPED, WRITABLE, Mapping
+from fusecache.block.mapping import (
+    DIRTY,
+    RECORDED,
+    SUMMED,
+    UNMAPPED,
+    WRITABLE,
+    WRITE_INTENT,
+    WRITEBACK_IN_FLIGHT,
+    Mapping,
+)
 
 __all__ = [
     "ALL_OUT",
-    "COVERED",
     "DIRTY",
     "RECORDED",
-    "SAVING",
     "SUMMED",
     "UNMAPPED",
     "WRITABLE",
+    "WRITEBACK_IN_FLIGHT",
     "WRITERS_OUT",
+    "WRITE_INTENT",
     "BlockLocks",
     "Geometry",
     "Health",

@@ -85,7 +85,7 @@ class Health:
     """Why nothing in the cache is trusted any more."""
     emptying: bool = False
     """Whether blocks are in it still, so that fsync fails."""
-    untold: str = ""
+    unreported: str = ""
     """Which failure may have cost writes, as long as no fsync has failed for it."""
     origin_lost: str = ""
     """Why nothing that was written back counts as safe any more."""
@@ -94,11 +94,11 @@ class Health:
     lost: ByteRanges = field(default_factory=ByteRanges)
     """What cannot be read: only the cache has it, and fails."""
 
-    def tell(self) -> None:
+    def report(self) -> None:
         """Raise StoreError if writes may have been lost and nobody was told: fsync must not succeed for those."""
-        untold, self.untold = self.untold, ""
-        if untold:
-            msg = f"{untold}: of what was written before, something may be lost"
+        unreported, self.unreported = self.unreported, ""
+        if unreported:
+            msg = f"{unreported}: of what was written before, something may be lost"
             raise StoreError(msg)
 
     @property

@@ -2,14 +2,14 @@
 
 Theory of operation
 -------------------
-One :class:`_Cell` exists per origin block that somebody holds or waits for; a block without a cell is free, and
+One :class:`_Hold` exists per origin block that somebody holds or waits for; a block without a hold is free, and
 the hit path only looks whether there is one.  Reads and writes hold a block *shared* while their I/O is under way;
 a hit that is served without waiting for anything never takes a lock at all, since nothing can come between.
 
 A migration holds a block *exclusively*, at one of two levels (dm-cache 2.7, 2.8): :data:`WRITERS_OUT` while it
 copies, so that reads go on, and :data:`ALL_OUT` for a switch that must not be seen half done.  A writeback that has
 taken its copy keeps out other migrations only (:data:`MIGRATIONS_OUT`).  It is granted at once
-and then waits until the holders that it excludes have left; newcomers that it excludes park in the cell and are
+and then waits until the holders that it excludes have left; newcomers that it excludes park in the hold and are
 released together when it ends, to try again.  Readers do not count against :data:`WRITERS_OUT`, so they cannot starve
 it.
 
@@ -40,7 +40,7 @@ WRITERS_OUT: Final = Level.WRITERS_OUT
 ALL_OUT: Final = Level.ALL_OUT
 
 
-class _Cell:
+class _Hold:
     __slots__ = ("alone", "drained", "level", "parked", "readers", "writers")
 
     def __init__(self) -> None:
@@ -63,60 +63,60 @@ class _Cell:
 class BlockLocks:
     """The locks of all blocks of one image, keyed by oblock."""
 
-    __slots__ = ("cells",)
+    __slots__ = ("held",)
 
     def __init__(self) -> None:
-        self.cells: dict[int, _Cell] = {}
+        self.held: dict[int, _Hold] = {}
 
     def may_read(self, oblock: int) -> bool:
         """Tell whether nobody keeps readers out."""
-        cell = self.cells.get(oblock)
-        return cell is None or cell.level is not ALL_OUT
+        hold = self.held.get(oblock)
+        return hold is None or hold.level is not ALL_OUT
 
     def may_write(self, oblock: int, *, alone: bool = False) -> bool:
         """Tell whether nobody keeps writers out; ``alone``: and nobody else writes."""
-        cell = self.cells.get(oblock)
-        return cell is None or not (cell.level >= WRITERS_OUT or cell.alone or (alone and cell.writers))
+        hold = self.held.get(oblock)
+        return hold is None or not (hold.level >= WRITERS_OUT or hold.alone or (alone and hold.writers))
 
     def try_read(self, oblock: int) -> bool:
         """Take a block shared for reading, if nobody keeps readers out."""
         if not self.may_read(oblock):
             return False
-        self._cell(oblock).readers += 1
+        self._hold(oblock).readers += 1
         return True
 
     def try_write(self, oblock: int, *, alone: bool = False) -> bool:
         """Take a block shared for writing, if nobody keeps writers out; ``alone``: and nobody else writes."""
         if not self.may_write(oblock, alone=alone):
             return False
-        cell = self._cell(oblock)
-        cell.writers += 1
-        cell.alone = alone
+        hold = self._hold(oblock)
+        hold.writers += 1
+        hold.alone = alone
         return True
 
     def end_read(self, oblock: int) -> None:
         """Give back what :meth:`try_read` took."""
-        cell = self.cells[oblock]
-        cell.readers -= 1
-        self._left(oblock, cell)
+        hold = self.held[oblock]
+        hold.readers -= 1
+        self._left(oblock, hold)
 
     def end_write(self, oblock: int) -> None:
         """Give back what :meth:`try_write` took."""
-        cell = self.cells[oblock]
-        cell.writers -= 1
-        cell.alone = False
-        if not cell.writers and cell.level < WRITERS_OUT:
-            self._unpark(cell)
-        self._left(oblock, cell)
+        hold = self.held[oblock]
+        hold.writers -= 1
+        hold.alone = False
+        if not hold.writers and hold.level < WRITERS_OUT:
+            self._unpark(hold)
+        self._left(oblock, hold)
 
     def is_writing(self, oblock: int) -> bool:
         """Tell whether a write to this block is under way."""
-        cell = self.cells.get(oblock)
-        return cell is not None and cell.writers > 0
+        hold = self.held.get(oblock)
+        return hold is not None and hold.writers > 0
 
     async def writers_gone(self) -> None:
         """Wait until every write that is under way now has ended."""
-        for oblock in [oblock for oblock, cell in self.cells.items() if cell.writers]:
+        for oblock in [oblock for oblock, hold in self.held.items() if hold.writers]:
             await self.take_exclusive(oblock, Level.WRITERS_OUT)
             try:
                 await self.drained(oblock)
@@ -125,10 +125,10 @@ class BlockLocks:
 
     def try_exclusive(self, oblock: int, level: Level) -> bool:
         """Take a block exclusively unless somebody else has it so; follow with :meth:`drained`."""
-        cell = self._cell(oblock)
-        if cell.level:
+        hold = self._hold(oblock)
+        if hold.level:
             return False
-        cell.level = level
+        hold.level = level
         return True
 
     async def take_exclusive(self, oblock: int, level: Level) -> None:
@@ -138,58 +138,58 @@ class BlockLocks:
 
     async def drained(self, oblock: int) -> None:
         """Wait until the holders that our exclusive level keeps out have left."""
-        cell = self.cells[oblock]
-        while cell.excluded_holders():
-            cell.drained = trio.Event()
-            await cell.drained.wait()
+        hold = self.held[oblock]
+        while hold.excluded_holders():
+            hold.drained = trio.Event()
+            await hold.drained.wait()
 
     async def raise_level(self, oblock: int) -> None:
         """Go from WRITERS_OUT to ALL_OUT, and wait for the readers to leave."""
-        self.cells[oblock].level = Level.ALL_OUT
+        self.held[oblock].level = Level.ALL_OUT
         await self.drained(oblock)
 
     def lower_level(self, oblock: int) -> None:
         """Go from WRITERS_OUT to MIGRATIONS_OUT; writers who parked try again."""
-        cell = self.cells[oblock]
-        cell.level = Level.MIGRATIONS_OUT
-        self._unpark(cell)
+        hold = self.held[oblock]
+        hold.level = Level.MIGRATIONS_OUT
+        self._unpark(hold)
 
     def end_exclusive(self, oblock: int) -> None:
         """Let everybody in again; those who parked try again."""
-        cell = self.cells[oblock]
-        cell.level = Level.NOBODY_OUT
-        self._unpark(cell)
-        self._left(oblock, cell)
+        hold = self.held[oblock]
+        hold.level = Level.NOBODY_OUT
+        self._unpark(hold)
+        self._left(oblock, hold)
 
-    def _cell(self, oblock: int) -> _Cell:
-        cell = self.cells.get(oblock)
-        if cell is None:
-            cell = self.cells[oblock] = _Cell()
-        return cell
+    def _hold(self, oblock: int) -> _Hold:
+        hold = self.held.get(oblock)
+        if hold is None:
+            hold = self.held[oblock] = _Hold()
+        return hold
 
     async def park(self, oblock: int) -> None:
         """Wait until it is worth while to try again."""
         released = trio.Event()
-        self._cell(oblock).parked.append(released)
+        self._hold(oblock).parked.append(released)
         await released.wait()
 
     @staticmethod
-    def _unpark(cell: _Cell) -> None:
-        while cell.parked:
-            cell.parked.popleft().set()
+    def _unpark(hold: _Hold) -> None:
+        while hold.parked:
+            hold.parked.popleft().set()
 
-    def _left(self, oblock: int, cell: _Cell) -> None:
-        if cell.drained is not None and not cell.excluded_holders():
-            cell.drained.set()
-            cell.drained = None
-        if cell.unused() and self.cells.get(oblock) is cell:
-            del self.cells[oblock]
+    def _left(self, oblock: int, hold: _Hold) -> None:
+        if hold.drained is not None and not hold.excluded_holders():
+            hold.drained.set()
+            hold.drained = None
+        if hold.unused() and self.held.get(oblock) is hold:
+            del self.held[oblock]
 
     def check(self) -> None:
-        """Assert that every cell is in use and consistent."""
-        for oblock, cell in self.cells.items():
-            assert not cell.unused(), f"idle cell of oblock {oblock}"
-            assert cell.readers >= 0, oblock
-            assert cell.writers >= 0, oblock
-            assert not cell.alone or cell.writers == 1, oblock
-            assert not cell.parked or cell.level or cell.alone or cell.writers, f"oblock {oblock} parks for nothing"
+        """Assert that every hold is in use and consistent."""
+        for oblock, hold in self.held.items():
+            assert not hold.unused(), f"idle hold of oblock {oblock}"
+            assert hold.readers >= 0, oblock
+            assert hold.writers >= 0, oblock
+            assert not hold.alone or hold.writers == 1, oblock
+            assert not hold.parked or hold.level or hold.alone or hold.writers, f"oblock {oblock} parks for nothing"

@@ -7,8 +7,8 @@ addressing, linear probing, at most half full, deletion by shifting back), so th
 bytes and no objects.  The policy has an index of its own, which serves the hit path; this one is the truth against
 which the policy's answers are held, and it changes by migrations only.
 
-``flags[cblock]`` is one byte of :data:`DIRTY`, :data:`COVERED` and :data:`RECORDED`, whose meaning is fixed by
-:mod:`fusecache.durability.durability`, :data:`SUMMED` and :data:`SAVING`.  An unmapped block has none of them.
+``flags[cblock]`` is one byte of :data:`DIRTY`, :data:`WRITE_INTENT` and :data:`RECORDED`, whose meaning is fixed by
+:mod:`fusecache.durability`, :data:`SUMMED` and :data:`WRITEBACK_IN_FLIGHT`.  An unmapped block has none of them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 DIRTY: Final = 1
 """The cache holds something that the origin may not have."""
 
-COVERED: Final = 2
+WRITE_INTENT: Final = 2
 """Whatever the durable record says after a crash, it will call this block suspect: writing to it is safe."""
 
 RECORDED: Final = 4
@@ -32,11 +32,11 @@ RECORDED: Final = 4
 SUMMED: Final = 8
 """The block is clean, and ``sums[cblock]`` is the CRC-32C of its content."""
 
-SAVING: Final = 16
+WRITEBACK_IN_FLIGHT: Final = 16
 """The block is dirty, and its content of a moment ago is on its way to the origin; a write ends that it counts."""
 
-WRITABLE: Final = DIRTY | COVERED
-"""A write to a block with these two, and not :data:`SAVING`, needs nothing but the write."""
+WRITABLE: Final = DIRTY | WRITE_INTENT
+"""A write to a block with these two, and not :data:`WRITEBACK_IN_FLIGHT`, needs nothing but the write."""
 
 UNMAPPED: Final = -1
 _ONLY_DIRTY: Final = bytes(flags & DIRTY for flags in range(256))
@@ -138,7 +138,7 @@ class Mapping:
         """Mark a mapped block dirty, or dirty anew, which ends what its sum says; returns whether it was clean."""
         flags = self.flags[cblock]
         if flags & DIRTY:
-            self.flags[cblock] = flags & ~SAVING
+            self.flags[cblock] = flags & ~WRITEBACK_IN_FLIGHT
             return False
         self.flags[cblock] = flags & ~SUMMED | DIRTY
         self.dirty_count += 1
@@ -149,19 +149,19 @@ class Mapping:
         flags = self.flags[cblock]
         if not flags & DIRTY:
             return False
-        self.flags[cblock] = flags & ~(DIRTY | SAVING)
+        self.flags[cblock] = flags & ~(DIRTY | WRITEBACK_IN_FLIGHT)
         self.dirty_count -= 1
         return True
 
-    def begin_saving(self, cblock: int) -> None:
+    def begin_writeback(self, cblock: int) -> None:
         """Note that a dirty block's content as it is now is to be written back."""
-        self.flags[cblock] |= SAVING
+        self.flags[cblock] |= WRITEBACK_IN_FLIGHT
 
-    def end_saving(self, cblock: int) -> bool:
-        """Tell whether nothing was written to a block since :meth:`begin_saving`, and forget about that."""
+    def end_writeback(self, cblock: int) -> bool:
+        """Tell whether nothing was written to a block since :meth:`begin_writeback`, and forget about that."""
         flags = self.flags[cblock]
-        self.flags[cblock] = flags & ~SAVING
-        return bool(flags & SAVING)
+        self.flags[cblock] = flags & ~WRITEBACK_IN_FLIGHT
+        return bool(flags & WRITEBACK_IN_FLIGHT)
 
     def set_sum(self, cblock: int, crc: int) -> None:
         """Note the CRC-32C of a clean block's content."""
@@ -231,6 +231,6 @@ class Mapping:
         assert self.dirty_count == sum(1 for flags in self.flags if flags & DIRTY)
         for cblock, flags in enumerate(self.flags):
             assert not flags or cblock in mapped, f"flags {flags} on unmapped cblock {cblock}"
-            assert not flags & DIRTY or flags & COVERED, f"cblock {cblock} is dirty, and not covered"
-            assert not flags & SAVING or flags & DIRTY, f"cblock {cblock} is saved, and not dirty"
+            assert not flags & DIRTY or flags & WRITE_INTENT, f"cblock {cblock} is dirty, and not covered"
+            assert not flags & WRITEBACK_IN_FLIGHT or flags & DIRTY, f"cblock {cblock} is saved, and not dirty"
             assert not flags & DIRTY or not flags & SUMMED, f"cblock {cblock} is dirty, and has a sum"

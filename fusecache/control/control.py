@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from fusecache.block import Geometry
     from fusecache.config import MountConfig
     from fusecache.jobs import Flusher
-    from fusecache.migration import Migrations
+    from fusecache.migration import MigrationWorker
     from fusecache.volume import Volume
     from policies import Policy
 
@@ -78,7 +78,7 @@ class Control:
     def __init__(
         self,
         volume: Volume,
-        migrations: Migrations,
+        worker: MigrationWorker,
         flusher: Flusher,
         *,
         config: MountConfig,
@@ -86,7 +86,7 @@ class Control:
         suspects: int,
     ) -> None:
         self._volume = volume
-        self._migrations = migrations
+        self._worker = worker
         self._flusher = flusher
         self._config = config
         self._binding = binding
@@ -96,8 +96,8 @@ class Control:
         self._decommission_asked = trio.Event()
         self._decommissioned = False
         self._last_error = ""
-        self._scrub = Scrub(volume, migrations, config.scrub)
-        migrations.traffic.set_rate(config.copy_rate)
+        self._scrub = Scrub(volume, worker, config.scrub)
+        worker.traffic.set_rate(config.copy_rate)
         self._attributes = {
             "policy": _Attribute(lambda: volume.policy.name, self._set_policy),
             "mode": _Attribute(lambda: volume.mode.value, self._set_mode),
@@ -108,7 +108,7 @@ class Control:
             "message": _Attribute(None, self._message),
             "error": _Attribute(lambda: self._last_error),
             "lost": _Attribute(lambda: " ".join(f"{begin}-{end}" for begin, end in volume.health.lost)),
-            "copy_rate": _Attribute(lambda: str(migrations.traffic.rate), self._set_copy_rate),
+            "copy_rate": _Attribute(lambda: str(worker.traffic.rate), self._set_copy_rate),
             "scrub": _Attribute(lambda: str(self._scrub.rate), self._set_scrub),
         }
 
@@ -164,7 +164,7 @@ class Control:
             used_blocks=volume.policy.residency(),
             dirty_blocks=mapping.dirty_count,
             suspect_blocks=min(self._suspects, mapping.dirty_count),
-            **volume.stats.as_dict(),
+            **volume.counters.as_dict(),
             mode=volume.mode,
             page_cache=self._config.page_cache,
             engine=self._binding.engine,
@@ -177,7 +177,7 @@ class Control:
             state=health.state,
             health=str(health),
             lost_bytes=len(health.lost),
-            copy_rate=self._migrations.traffic.rate,
+            copy_rate=self._worker.traffic.rate,
             scrub_rate=self._scrub.rate,
             flush_pending=self._flusher.pending,
             flush_failed=self._flusher.failed,
@@ -208,7 +208,7 @@ class Control:
     async def run(self) -> None:
         """Carry out long work, begun by messages or by itself, until cancelled."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(evacuate, self._volume, self._migrations)
+            nursery.start_soon(evacuate, self._volume, self._worker)
             nursery.start_soon(self._scrub.run)
             nursery.start_soon(self._carry_out_messages)
 
@@ -230,7 +230,7 @@ class Control:
         async with self._changing:
             new = self._new_policy(check_policy_name(name), values)
             with _taking_over(name):
-                await switch_policy(self._volume, self._migrations, new)
+                await switch_policy(self._volume, self._worker, new)
 
     async def _set_mode(self, text: str) -> None:
         mode = Mode.parse(text.strip())
@@ -240,16 +240,16 @@ class Control:
     async def _change_mode(self, mode: Mode) -> None:
         spare = self._new_policy(self._volume.policy.name, self._volume.policy.config_values())
         with _taking_over(spare.name):
-            await switch_mode(self._volume, self._migrations, self._flusher, mode, spare)
+            await switch_mode(self._volume, self._worker, self._flusher, mode, spare)
         if mode is not Mode.PASSTHROUGH:
             self._decommissioned = False
 
     async def _set_threshold(self, text: str) -> None:
         self._volume.migration_threshold = parse_decimal(text.strip(), _THRESHOLD) * SECTOR
-        self._migrations.wake()
+        self._worker.wake()
 
     async def _set_copy_rate(self, text: str) -> None:
-        self._migrations.traffic.set_rate(parse_size(text.strip()))
+        self._worker.traffic.set_rate(parse_size(text.strip()))
 
     async def _set_scrub(self, text: str) -> None:
         self._scrub.set_rate(parse_size(text.strip()))
@@ -291,13 +291,13 @@ class Control:
                 begin, end = parse_range(text, volume.geometry.cache_blocks)
                 for cblock in range(begin, end):
                     if (oblock := volume.mapping.oblock_of[cblock]) >= 0:
-                        await self._migrations.invalidate(oblock)
+                        await self._worker.invalidate(oblock)
 
     async def _decommission(self) -> None:
         """Make the origin complete and the cache empty; the image stays, served by the origin alone."""
         async with self._changing:
             await self._change_mode(Mode.PASSTHROUGH)
-            await drop_all(self._volume, self._migrations)
+            await drop_all(self._volume, self._worker)
             self._decommissioned = True
         log.info("decommissioned: the origin alone is complete")
 

@@ -44,7 +44,7 @@ class Status:
     origin_errors: int
     scrubbed: int
     healed: int
-    """The counters, as in :class:`fusecache.volume.Stats`."""
+    """The counters, as in :class:`fusecache.volume.Counters`."""
     mode: Mode
     """What happens to writes."""
     page_cache: PageCache

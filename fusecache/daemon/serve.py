@@ -29,14 +29,14 @@ from fusecache.attach import DamagedRowError, hint_signature, inspect, recover
 from fusecache.block import BlockLocks
 from fusecache.config import Mode, PageCache
 from fusecache.control import Control, new_policy
-from fusecache.datapath import Cache
+from fusecache.datapath import Disk
 from fusecache.durability import Durability
 from fusecache.errors import BusyError, MetadataError, RefusedError
-from fusecache.frontends.fuse import KernelPages, Operations, serve_requests, widen
+from fusecache.frontends.fuse import KernelPages, Operations, raise_request_limit, serve_requests
 from fusecache.grammar import check_policy_name, parse_decimal
 from fusecache.jobs import Flusher
-from fusecache.metadata import Batch
-from fusecache.migration import Migrations
+from fusecache.metadata import Transaction
+from fusecache.migration import MigrationWorker
 from fusecache.units import SECTOR
 from fusecache.volume import Volume
 
@@ -91,7 +91,7 @@ async def _serve(config: MountConfig, on_ready: Callable[[list[str]], None]) -> 
             raise MetadataError(msg) from exc
         policy.allow_migrations(config.mode is not Mode.PASSTHROUGH)
         volume = _make_volume(binding, policy, recovered.mapping, recovered.open_regions, config.mode)
-        volume.stats.restore(_kept_counters(values.get("stats", "{}")))
+        volume.counters.restore(_kept_counters(values.get("stats", "{}")))
         if threshold is not None:
             volume.migration_threshold = threshold
         if not binding.was_clean:
@@ -137,11 +137,11 @@ async def _run(
     volume: Volume, binding: Binding, config: MountConfig, suspects: int, on_ready: Callable[[list[str]], None]
 ) -> None:
     """Serve the mount, then end it."""
-    migrations = Migrations(volume)
-    flusher = Flusher(volume, migrations)
-    control = Control(volume, migrations, flusher, config=config, binding=binding, suspects=suspects)
+    worker = MigrationWorker(volume)
+    flusher = Flusher(volume, worker)
+    control = Control(volume, worker, flusher, config=config, binding=binding, suspects=suspects)
     operations = Operations(
-        Cache(volume, migrations),
+        Disk(volume, worker),
         control,
         image_bytes=binding.geometry.image_bytes,
         page_cache=config.page_cache is PageCache.IMAGE,
@@ -151,16 +151,16 @@ async def _run(
         volume.content_changed = pages.forget
     mountpoint = config.mountpoint.resolve()  # before it is ours to answer what it is
     with _mounted(operations, config):
-        binding.notes.extend(widen(mountpoint))
+        binding.notes.extend(raise_request_limit(mountpoint))
         binding.begin()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(volume.durability.run)
-            nursery.start_soon(migrations.run)
+            nursery.start_soon(worker.run)
             nursery.start_soon(flusher.run)
             nursery.start_soon(control.run)
             nursery.start_soon(pages.run)
-            nursery.start_soon(_tick, volume, migrations)
-            await nursery.start(_end_on_signal, migrations, flusher, pages)
+            nursery.start_soon(_tick, volume, worker)
+            await nursery.start(_end_on_signal, worker, flusher, pages)
             if not binding.was_clean:
                 await volume.durability.secure()
             volume.tick()  # policies begin to count with the first tick
@@ -168,25 +168,25 @@ async def _run(
             on_ready(binding.notes)
             await serve_requests()
             log.info("ending", dirty=volume.mapping.dirty_count)
-            async with migrations.paused():
+            async with worker.paused():
                 nursery.cancel_scope.cancel()
         await _end_cleanly(volume, binding)
     log.info("ended")
 
 
-async def _tick(volume: Volume, migrations: Migrations) -> None:
+async def _tick(volume: Volume, worker: MigrationWorker) -> None:
     """Let time pass once a second, for the policy, for waiting work and for the record."""
     ticks = 0
     while True:
         await trio.sleep(_TICK_SECONDS)
         ticks += 1
         volume.tick()
-        migrations.wake()
+        worker.wake()
         volume.durability.commit_later(close_regions=ticks % _TICKS_PER_CLOSING == 0)
 
 
 async def _end_on_signal(
-    migrations: Migrations,
+    worker: MigrationWorker,
     flusher: Flusher,
     pages: KernelPages,
     *,
@@ -198,7 +198,7 @@ async def _end_on_signal(
             log.info("asked to end", signal=signal.Signals(number).name)
             # A change of mode may wait for a flush that takes hours; what is dirty may stay so.
             flusher.stop("the mount is ending")
-            migrations.traffic.set_rate(0)
+            worker.traffic.set_rate(0)
             await pages.settle()
             pyfuse3.terminate()
 
@@ -211,8 +211,8 @@ async def _end_cleanly(volume: Volume, binding: Binding) -> None:
         # One at a time: a list of them would take more memory than the map.
         hints = ((cblock, policy.get_hint(cblock)) for cblock, _ in volume.mapping.mapped())
         await binding.database.save_hints(hints)
-    values = {"hints": hint_signature(policy), "stats": json.dumps(volume.stats.persistent())}
-    await binding.database.commit(Batch(values={**values, **binding.end_values()}))
+    values = {"hints": hint_signature(policy), "stats": json.dumps(volume.counters.persistent())}
+    await binding.database.commit(Transaction(values={**values, **binding.end_values()}))
     if not volume.mapping.dirty_count:
         binding.release_origin()
 

@@ -1,7 +1,7 @@
 """Reads, writes and flushes of the image."""
 
-from fusecache.datapath.disk import Cache
+from fusecache.datapath.disk import Disk
 
 __all__ = [
-    "Cache",
+    "Disk",
 ]

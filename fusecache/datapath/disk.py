@@ -33,20 +33,20 @@ from fusecache.datapath.writing import Writer
 from fusecache.errors import FusecacheError
 
 if TYPE_CHECKING:
-    from fusecache.migration import Migrations
+    from fusecache.migration import MigrationWorker
     from fusecache.volume import Volume
 
 
-class Cache:
+class Disk:
     """Serves the image of one volume: the three things that a disk does."""
 
     __slots__ = ("_volume", "read", "write")
 
-    def __init__(self, volume: Volume, migrations: Migrations) -> None:
+    def __init__(self, volume: Volume, worker: MigrationWorker) -> None:
         origin = OriginIO(volume)
         self._volume = volume
-        self.read = Reader(volume, migrations, origin).read
-        self.write = Writer(volume, migrations, origin).write
+        self.read = Reader(volume, worker, origin).read
+        self.write = Writer(volume, worker, origin).write
 
     async def flush(self) -> None:
         """Make everything durable that was written before; raises FusecacheError if it is not."""
@@ -54,6 +54,6 @@ class Cache:
         try:
             await self._volume.durability.fsync()
         except FusecacheError:
-            health.untold = ""
+            health.unreported = ""
             raise
-        health.tell()
+        health.report()

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from fusecache.stores import Store
 
 
-class Run:
+class Extent:
     """One I/O: ``length`` bytes from ``start`` of a request, at ``position`` of a store."""
 
     __slots__ = ("length", "oblocks", "position", "start", "store")
@@ -22,17 +22,17 @@ class Run:
         """The blocks whose shared locks this I/O holds."""
 
 
-def extend(runs: list[Run], store: Store, position: int, start: int, length: int, oblock: int | None) -> None:
+def append_bio(extents: list[Extent], store: Store, position: int, start: int, length: int, oblock: int | None) -> None:
     """Add a bio to the last run if it continues it, in the request and in its store; else begin a new one."""
-    run = runs[-1] if runs else None
+    extent = extents[-1] if extents else None
     if (
-        run is None
-        or run.store is not store
-        or run.position + run.length != position
-        or run.start + run.length != start
+        extent is None
+        or extent.store is not store
+        or extent.position + extent.length != position
+        or extent.start + extent.length != start
     ):
-        run = Run(store, position, start, 0, [])
-        runs.append(run)
-    run.length += length
+        extent = Extent(store, position, start, 0, [])
+        extents.append(extent)
+    extent.length += length
     if oblock is not None:
-        run.oblocks.append(oblock)
+        extent.oblocks.append(oblock)

@@ -27,8 +27,8 @@ class OriginIO:
     async def read(self, position: int, into: memoryview) -> None:
         """Fill ``into`` from a position of the image; raises StoreError."""
         volume = self._volume
-        volume.stats.origin_reads += 1
-        volume.stats.origin_read_bytes += len(into)
+        volume.counters.origin_reads += 1
+        volume.counters.origin_read_bytes += len(into)
         with self._under_way():
             if not volume.origin.read_nowait(position, into):
                 await volume.origin.read(position, into)
@@ -36,13 +36,13 @@ class OriginIO:
     async def write(self, position: int, data: Data) -> None:
         """Write at a position of the image, for the next fsync to make durable; raises StoreError."""
         volume = self._volume
-        volume.stats.origin_writes += 1
-        volume.stats.origin_write_bytes += len(data)
+        volume.counters.origin_writes += 1
+        volume.counters.origin_write_bytes += len(data)
         with self._under_way():
             try:
                 await volume.origin.write(position, data)
             finally:
-                volume.durability.flushes.owe()  # one that failed may show as well, in part
+                volume.durability.flushes.origin_written()  # one that failed may show as well, in part
 
     @contextmanager
     def _under_way(self) -> Iterator[None]:
@@ -52,7 +52,7 @@ class OriginIO:
         try:
             yield
         except StoreError:
-            volume.stats.origin_errors += 1
+            volume.counters.origin_errors += 1
             raise
         finally:
             volume.activity.end(trio.current_time(), mark=mark)

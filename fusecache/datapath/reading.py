@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from fusecache.config import MIB, Mode
-from fusecache.datapath.extents import Run, extend
+from fusecache.datapath.extents import Extent, append_bio
 from fusecache.errors import StoreError
 from fusecache.tasks import fail, gather
 from fusecache.volume import now_ms
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from fusecache.datapath.origin_io import OriginIO
-    from fusecache.migration import Migrations
+    from fusecache.migration import MigrationWorker
     from fusecache.stores import Data, Store
     from fusecache.volume import Volume
 
@@ -31,15 +31,15 @@ _LARGEST_REQUEST: Final = 1 * MIB
 class Reader:
     """Serves reads of one volume."""
 
-    __slots__ = ("_block_size", "_cells", "_migrations", "_origin", "_origin_blocks", "_page", "_volume")
+    __slots__ = ("_block_size", "_held", "_origin", "_origin_blocks", "_page", "_volume", "_worker")
 
-    def __init__(self, volume: Volume, migrations: Migrations, origin: OriginIO) -> None:
+    def __init__(self, volume: Volume, worker: MigrationWorker, origin: OriginIO) -> None:
         self._volume = volume
-        self._migrations = migrations
+        self._worker = worker
         self._origin = origin
         self._block_size = volume.geometry.block_size
         self._origin_blocks = volume.geometry.origin_blocks
-        self._cells = volume.locks.cells
+        self._held = volume.locks.held
         self._page = memoryview(bytearray(_LARGEST_REQUEST))
 
     async def read(self, offset: int, length: int) -> Data:
@@ -55,7 +55,7 @@ class Reader:
         if (
             oblock >= self._origin_blocks
             or within + length > self._block_size
-            or oblock in self._cells
+            or oblock in self._held
             or length > _LARGEST_REQUEST
         ):
             return await self._read_pieces(offset, volume.geometry.clip(offset, length))
@@ -65,7 +65,7 @@ class Reader:
             return into
         buffer = bytearray(length)
         volume.locks.try_read(oblock)
-        await self._read_run(Run(store, start + within, 0, length, [oblock]), memoryview(buffer))
+        await self._read_extent(Extent(store, start + within, 0, length, [oblock]), memoryview(buffer))
         return buffer
 
     def _route(self, oblock: int, offset: int, length: int) -> tuple[Store, int]:
@@ -77,29 +77,29 @@ class Reader:
         cblock = policy.lookup(oblock, False, False)
         if cblock >= 0:
             volume.require_hit(oblock, cblock)
-            volume.stats.read_hits += 1
+            volume.counters.read_hits += 1
             if volume.mode is Mode.PASSTHROUGH or (volume.health.cache_lost and not volume.is_dirty(cblock)):
                 return volume.origin, oblock * self._block_size
             return volume.cache, cblock * self._block_size
         volume.require_miss(oblock)
-        volume.stats.read_misses += 1
+        volume.counters.read_misses += 1
         if cblock == MISS_QUEUED:
-            self._migrations.wake()
+            self._worker.wake()
         return volume.origin, oblock * self._block_size
 
     async def _read_pieces(self, offset: int, length: int) -> Data:
         """Read a range that crosses blocks, touches the tail, or meets a lock."""
         volume = self._volume
         into = self._page[:length] if length <= _LARGEST_REQUEST else memoryview(bytearray(length))
-        runs: list[Run] = []
+        extents: list[Extent] = []
         parked: list[tuple[int, int, int, int]] = []
         jobs: list[Callable[[], Awaitable[None]]] = []
         end = 0
         for oblock, within, size in volume.geometry.pieces(offset, length):
             start, end = end, end + size
             if oblock == self._origin_blocks:
-                extend(runs, volume.origin, offset + start, start, size, None)
-            elif oblock in self._cells and not volume.locks.may_read(oblock):
+                append_bio(extents, volume.origin, offset + start, start, size, None)
+            elif oblock in self._held and not volume.locks.may_read(oblock):
                 parked.append((oblock, within, start, end))
             else:
                 try:
@@ -107,16 +107,16 @@ class Reader:
                 except Exception as exc:  # noqa: BLE001 - the others are read before this is told
                     jobs.append(partial(fail, exc))
                 else:
-                    extend(runs, store, position + within, start, size, oblock)
-        waiting = [run for run in runs if not self._read_now(run, into)]
+                    append_bio(extents, store, position + within, start, size, oblock)
+        waiting = [extent for extent in extents if not self._read_now(extent, into)]
         if not (waiting or parked or jobs):
             return into
         buffer = bytearray(into)
         view = memoryview(buffer)
-        for run in waiting:
-            for oblock in run.oblocks:
+        for extent in waiting:
+            for oblock in extent.oblocks:
                 volume.locks.try_read(oblock)
-            jobs.append(partial(self._read_run, run, view))
+            jobs.append(partial(self._read_extent, extent, view))
         jobs.extend(partial(self._read_parked, oblock, within, view[a:b]) for oblock, within, a, b in parked)
         await gather(jobs)
         return buffer
@@ -130,45 +130,45 @@ class Reader:
         except BaseException:
             volume.locks.end_read(oblock)
             raise
-        await self._read_run(Run(store, position + within, 0, len(view), [oblock]), view)
+        await self._read_extent(Extent(store, position + within, 0, len(view), [oblock]), view)
 
-    def _read_now(self, run: Run, view: memoryview) -> bool:
+    def _read_now(self, extent: Extent, view: memoryview) -> bool:
         """Do one I/O, if it needs no waiting; returns whether it was done."""
-        return run.store is self._volume.cache and run.store.read_nowait(
-            run.position, view[run.start : run.start + run.length]
+        return extent.store is self._volume.cache and extent.store.read_nowait(
+            extent.position, view[extent.start : extent.start + extent.length]
         )
 
-    async def _read_run(self, run: Run, view: memoryview) -> None:
+    async def _read_extent(self, extent: Extent, view: memoryview) -> None:
         """Do one I/O, then give its blocks back."""
         volume = self._volume
-        into = view[run.start : run.start + run.length]
+        into = view[extent.start : extent.start + extent.length]
         try:
-            if run.store is volume.origin:
-                await self._origin.read(run.position, into)
-            elif not self._read_now(run, view):
-                await self._read_cache(run, into)
+            if extent.store is volume.origin:
+                await self._origin.read(extent.position, into)
+            elif not self._read_now(extent, view):
+                await self._read_cache(extent, into)
         finally:
-            for oblock in run.oblocks:
+            for oblock in extent.oblocks:
                 volume.locks.end_read(oblock)
 
-    async def _read_cache(self, run: Run, into: memoryview) -> None:
+    async def _read_cache(self, extent: Extent, into: memoryview) -> None:
         volume = self._volume
         try:
-            await volume.cache.read(run.position, into)
+            await volume.cache.read(extent.position, into)
         except StoreError as exc:
-            log.warning("cache read failed", oblocks=run.oblocks, error=str(exc))
-            await self._reread(run, into)
+            log.warning("cache read failed", oblocks=extent.oblocks, error=str(exc))
+            await self._reread(extent, into)
         else:
             if volume.health.cache_lost:  # since we began, perhaps
-                await self._reread(run, into)
+                await self._reread(extent, into)
 
-    async def _reread(self, run: Run, into: memoryview) -> None:
+    async def _reread(self, extent: Extent, into: memoryview) -> None:
         """Read block by block what the cache could not give; clean blocks from the origin, and drop them."""
         volume = self._volume
         done = 0
-        for oblock in run.oblocks:
+        for oblock in extent.oblocks:
             cblock = volume.mapping.find(oblock)
-            within = (run.position + done) % self._block_size
+            within = (extent.position + done) % self._block_size
             part = into[done : done + self._block_size - within]
             offset = oblock * self._block_size + within
             done += len(part)
@@ -176,12 +176,12 @@ class Reader:
                 await self._origin.read(offset, part)
                 continue
             try:
-                await volume.cache.read(run.position + done - len(part), part)
+                await volume.cache.read(extent.position + done - len(part), part)
             except StoreError as exc:
-                volume.stats.cache_errors += 1
+                volume.counters.cache_errors += 1
                 if volume.is_dirty(cblock):
                     volume.health.lost.add(offset, offset + len(part))
                     msg = f"bytes {offset} to {offset + len(part)} of the image cannot be read: {exc}"
                     raise StoreError(msg) from exc
                 await self._origin.read(offset, part)
-                self._migrations.distrust(oblock)
+                self._worker.distrust(oblock)

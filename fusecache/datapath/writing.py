@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from fusecache.block import COVERED, DIRTY, SAVING, UNMAPPED, WRITABLE
+from fusecache.block import DIRTY, UNMAPPED, WRITABLE, WRITE_INTENT, WRITEBACK_IN_FLIGHT
 from fusecache.config import Mode
-from fusecache.datapath.extents import Run, extend
+from fusecache.datapath.extents import Extent, append_bio
 from fusecache.errors import ReadOnlyError, StoreError
 from fusecache.tasks import fail, gather
 from fusecache.volume import now_ms
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
     from fusecache.datapath.origin_io import OriginIO
-    from fusecache.migration import Migrations
+    from fusecache.migration import MigrationWorker
     from fusecache.volume import Volume
 
 log = structlog.get_logger(__name__)
@@ -31,9 +31,9 @@ class _Route(Enum):
 
     ORIGIN = auto()
     CACHE = auto()
-    TURN = auto()
+    DIRTY = auto()
     """To the cache; the block turns dirty by it, perhaps anew."""
-    COVER = auto()
+    INTENT = auto()
     """To the cache, once the record allows for the block's being dirty."""
     BOTH = auto()
     DROP = auto()
@@ -42,22 +42,22 @@ class _Route(Enum):
     """To the cache as a promotion."""
 
 
-_IN_PLACE: Final = (_Route.CACHE, _Route.TURN)
+_IN_PLACE: Final = (_Route.CACHE, _Route.DIRTY)
 """To the cache, without any ado before."""
 
 
 class Writer:
     """Serves writes of one volume."""
 
-    __slots__ = ("_block_size", "_cells", "_migrations", "_origin", "_origin_blocks", "_volume")
+    __slots__ = ("_block_size", "_held", "_origin", "_origin_blocks", "_volume", "_worker")
 
-    def __init__(self, volume: Volume, migrations: Migrations, origin: OriginIO) -> None:
+    def __init__(self, volume: Volume, worker: MigrationWorker, origin: OriginIO) -> None:
         self._volume = volume
-        self._migrations = migrations
+        self._worker = worker
         self._origin = origin
         self._block_size = volume.geometry.block_size
         self._origin_blocks = volume.geometry.origin_blocks
-        self._cells = volume.locks.cells
+        self._held = volume.locks.held
 
     async def write(self, offset: int, data: bytes | memoryview) -> int:
         """Write all of ``data`` at ``offset``; returns its length.
@@ -73,13 +73,13 @@ class Writer:
         if volume.health.read_only:
             raise ReadOnlyError(str(volume.health))
         oblock, within = divmod(offset, self._block_size)
-        if within + length > self._block_size or oblock >= self._origin_blocks or oblock in self._cells:
+        if within + length > self._block_size or oblock >= self._origin_blocks or oblock in self._held:
             await self._write_pieces(offset, memoryview(data))
             return length
         route, cblock, work = self._route(oblock, offset, length)
         try:
             if route in _IN_PLACE and volume.cache.write_nowait(cblock * self._block_size + within, data):
-                if route is _Route.TURN:
+                if route is _Route.DIRTY:
                     volume.set_dirty(cblock)
                 volume.served_hit()
                 return length
@@ -99,7 +99,7 @@ class Writer:
         policy = volume.policy
         if policy.observes_bios:
             policy.observe_bio(offset, length, False, now_ms())
-        if length == self._block_size and volume.mode is Mode.WRITEBACK and self._migrations.accepting:
+        if length == self._block_size and volume.mode is Mode.WRITEBACK and self._worker.accepting:
             cblock, work = policy.lookup_with_work(oblock, True, True)
             if work is not None:
                 try:
@@ -107,18 +107,18 @@ class Writer:
                 except BaseException:
                     policy.complete_background_work(work, False)
                     raise
-                self._migrations.begin_overwrite(work)
+                self._worker.begin_overwrite(work)
                 return _Route.OVERWRITE, work.cblock, work
         else:
             cblock = policy.lookup(oblock, True, False)
         if cblock < 0:
             volume.require_miss(oblock)
-            volume.stats.write_misses += 1
+            volume.counters.write_misses += 1
             if cblock == MISS_QUEUED:
-                self._migrations.wake()
+                self._worker.wake()
             return _Route.ORIGIN, UNMAPPED, None
         volume.require_hit(oblock, cblock)
-        volume.stats.write_hits += 1
+        volume.counters.write_hits += 1
         return self._route_hit(cblock), cblock, None
 
     def _route_hit(self, cblock: int) -> _Route:
@@ -126,13 +126,13 @@ class Writer:
         if volume.mode is Mode.PASSTHROUGH or volume.health.cache_lost:
             return _Route.DROP
         flags = volume.mapping.flags[cblock]
-        if flags & (WRITABLE | SAVING) == WRITABLE:
+        if flags & (WRITABLE | WRITEBACK_IN_FLIGHT) == WRITABLE:
             return _Route.CACHE
         if flags & DIRTY:
-            return _Route.TURN
+            return _Route.DIRTY
         if volume.mode is Mode.WRITETHROUGH:
             return _Route.BOTH
-        return _Route.TURN if flags & COVERED else _Route.COVER
+        return _Route.DIRTY if flags & WRITE_INTENT else _Route.INTENT
 
     def _goes_to_both(self, oblock: int) -> bool:
         """Tell whether a write may go to both stores, for which it has to be alone."""
@@ -142,14 +142,14 @@ class Writer:
     async def _write_pieces(self, offset: int, data: memoryview) -> None:
         """Write a range that crosses blocks, touches the tail, or meets a lock."""
         volume = self._volume
-        runs: list[Run] = []
+        extents: list[Extent] = []
         jobs: list[Callable[[], Awaitable[None]]] = []
         end = 0
         for oblock, within, length in volume.geometry.pieces(offset, len(data)):
             start, end = end, end + length
             if oblock == self._origin_blocks:
-                extend(runs, volume.origin, offset + start, start, length, None)
-            elif oblock in self._cells and not volume.locks.may_write(oblock, alone=self._goes_to_both(oblock)):
+                append_bio(extents, volume.origin, offset + start, start, length, None)
+            elif oblock in self._held and not volume.locks.may_write(oblock, alone=self._goes_to_both(oblock)):
                 jobs.append(partial(self._write_parked, oblock, within, data[start:end]))
             else:
                 try:
@@ -158,18 +158,18 @@ class Writer:
                     jobs.append(partial(fail, exc))
                     continue
                 if route in _IN_PLACE:
-                    extend(runs, volume.cache, cblock * self._block_size + within, start, length, oblock)
+                    append_bio(extents, volume.cache, cblock * self._block_size + within, start, length, oblock)
                 elif route is _Route.ORIGIN:
-                    extend(runs, volume.origin, offset + start, start, length, oblock)
+                    append_bio(extents, volume.origin, offset + start, start, length, oblock)
                 else:
                     if work is None:
                         volume.locks.try_write(oblock, alone=route is _Route.BOTH)
                     jobs.append(partial(self._write_piece, route, cblock, work, oblock, within, data[start:end]))
-        for run in runs:
-            if not self._write_now(run, data):
-                for oblock in run.oblocks:
+        for extent in extents:
+            if not self._write_now(extent, data):
+                for oblock in extent.oblocks:
                     volume.locks.try_write(oblock)
-                jobs.append(partial(self._write_run, run, data))
+                jobs.append(partial(self._write_extent, extent, data))
         await gather(jobs)
 
     async def _write_parked(self, oblock: int, within: int, data: memoryview) -> None:
@@ -191,7 +191,7 @@ class Writer:
         """Write inside one block, on which the caller has a write lock, or the lock of an overwrite; gives it back."""
         volume = self._volume
         if work is not None:
-            await self._migrations.overwrite(work, data)
+            await self._worker.overwrite(work, data)
             return
         if route is _Route.DROP:
             volume.locks.end_write(oblock)
@@ -203,15 +203,15 @@ class Writer:
             if route is _Route.ORIGIN:
                 await self._origin.write(position, data)
                 return
-            if route is _Route.BOTH or route is _Route.COVER:
-                await volume.durability.cover(cblock)
+            if route is _Route.BOTH or route is _Route.INTENT:
+                await volume.durability.record_intent(cblock)
             if route is _Route.BOTH:
                 volume.durability.rewriting(cblock)
                 failed = not await self._write_both(position, cache_position, data)
             else:
                 failed = not await self._write_cache(cblock, cache_position, data)
             if failed and not volume.is_dirty(cblock):
-                volume.durability.spoil(cblock)
+                volume.durability.mark_divergent(cblock)
         finally:
             volume.locks.end_write(oblock)
         if failed:
@@ -229,8 +229,8 @@ class Writer:
                 await volume.cache.write(position, data)
             volume.require_cache()
         except StoreError as exc:
-            volume.stats.cache_errors += 1
-            volume.mapping.end_saving(cblock)  # parts of it may have been written
+            volume.counters.cache_errors += 1
+            volume.mapping.end_writeback(cblock)  # parts of it may have been written
             log.warning("cache write failed", cblock=cblock, error=str(exc))
             return False
         volume.set_dirty(cblock)
@@ -240,8 +240,8 @@ class Writer:
         """Write to the origin a block that was cached, once it is so no longer."""
         volume = self._volume
         while True:
-            dropped = await self._migrations.invalidate(oblock)
-            volume.stats.demotions += dropped
+            dropped = await self._worker.invalidate(oblock)
+            volume.counters.demotions += dropped
             while not volume.locks.try_write(oblock):
                 await volume.locks.park(oblock)
             if volume.mapping.find(oblock) == UNMAPPED:
@@ -260,7 +260,7 @@ class Writer:
             try:
                 await volume.cache.write(cache_position, data)
             except StoreError:
-                volume.stats.cache_errors += 1
+                volume.counters.cache_errors += 1
                 raise
 
         try:
@@ -270,52 +270,52 @@ class Writer:
             return False
         return True
 
-    def _write_now(self, run: Run, data: memoryview) -> bool:
+    def _write_now(self, extent: Extent, data: memoryview) -> bool:
         """Do one I/O, if it needs no waiting; returns whether it was done."""
         volume = self._volume
-        if run.store is not volume.cache:
+        if extent.store is not volume.cache:
             return False
         try:
-            if not volume.cache.write_nowait(run.position, data[run.start : run.start + run.length]):
+            if not volume.cache.write_nowait(extent.position, data[extent.start : extent.start + extent.length]):
                 return False
         except StoreError:
             return False  # the waiting write will tell
-        self._wrote(run)
+        self._wrote(extent)
         return True
 
-    def _wrote(self, run: Run) -> None:
+    def _wrote(self, extent: Extent) -> None:
         """Note that the blocks of a run have been written in the cache."""
-        first = run.position // self._block_size
-        for cblock in range(first, first + len(run.oblocks)):
+        first = extent.position // self._block_size
+        for cblock in range(first, first + len(extent.oblocks)):
             self._volume.set_dirty(cblock)
 
-    async def _write_run(self, run: Run, data: memoryview) -> None:
+    async def _write_extent(self, extent: Extent, data: memoryview) -> None:
         """Do one I/O, then give its blocks back."""
         volume = self._volume
-        part = data[run.start : run.start + run.length]
-        if run.store is volume.origin:
+        part = data[extent.start : extent.start + extent.length]
+        if extent.store is volume.origin:
             try:
-                await self._origin.write(run.position, part)
+                await self._origin.write(extent.position, part)
             finally:
-                for oblock in run.oblocks:
+                for oblock in extent.oblocks:
                     volume.locks.end_write(oblock)
             return
         try:
-            await volume.cache.write(run.position, part)
+            await volume.cache.write(extent.position, part)
             volume.require_cache()
         except StoreError:
-            await gather(list(self._one_by_one(run, part)))
+            await gather(list(self._one_by_one(extent, part)))
         else:
-            self._wrote(run)
-            for oblock in run.oblocks:
+            self._wrote(extent)
+            for oblock in extent.oblocks:
                 volume.locks.end_write(oblock)
 
-    def _one_by_one(self, run: Run, data: memoryview) -> Iterator[Callable[[], Awaitable[None]]]:
+    def _one_by_one(self, extent: Extent, data: memoryview) -> Iterator[Callable[[], Awaitable[None]]]:
         """Cut a run into its blocks again."""
-        position = run.position
-        for oblock in run.oblocks:
+        position = extent.position
+        for oblock in extent.oblocks:
             cblock, within = divmod(position, self._block_size)
-            start = position - run.position
+            start = position - extent.position
             piece = data[start : start + self._block_size - within]
-            yield partial(self._write_piece, _Route.TURN, cblock, None, oblock, within, piece)
+            yield partial(self._write_piece, _Route.DIRTY, cblock, None, oblock, within, piece)
             position += len(piece)

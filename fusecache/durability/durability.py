@@ -7,7 +7,7 @@ crash, any part of what was written to it since its last flush.  What holds all 
 
 1. A row is committed only after the data that it names is durable in the cache.
 2. A cache block is written for another origin block only after the commit that unmaps the old one
-   (:meth:`Durability.vacate`).
+   (:meth:`Durability.wait_reusable`).
 3. A row that says *clean* is committed only after the origin has durably what the cache has.
 4. Nothing differs between cache and origin unless the durable record would call the block *suspect*.
 
@@ -27,7 +27,7 @@ Rule 4 and the mapping's flags.  A block is suspect after a crash if its row say
 durable at the crash: so writing to it needs no commit.  The flag is
 
 * set when a block is promoted, for it has no row yet, and its first row will tell its state at that round's snapshot;
-* set by :meth:`Durability.cover`, which opens the block's region durably;
+* set by :meth:`Durability.record_intent`, which opens the block's region durably;
 * cleared in one place only: when a snapshot takes the block as clean and its region is not open.
 
 A region that saw no new use for a while is *closed* (:mod:`fusecache.durability.regions`): its blocks' rows are made
@@ -53,13 +53,13 @@ from typing import TYPE_CHECKING
 import structlog
 import trio
 
-from fusecache.block import COVERED, DIRTY, RECORDED, SUMMED, UNMAPPED, Health
+from fusecache.block import DIRTY, RECORDED, SUMMED, UNMAPPED, WRITE_INTENT, Health
 from fusecache.durability.flushes import Flushes
 from fusecache.durability.regions import Regions
 from fusecache.durability.rounds import Outcome, Rounds
 from fusecache.durability.writer import RecordWriter
 from fusecache.errors import FusecacheError, MetadataError, StoreError
-from fusecache.metadata import Batch
+from fusecache.metadata import Transaction
 
 if TYPE_CHECKING:
     from fusecache.block import BlockLocks, Mapping
@@ -112,6 +112,7 @@ class Durability:
     __slots__ = (
         "_background",
         "_close_regions",
+        "_divergent",
         "_failure",
         "_fsyncs",
         "_leaving",
@@ -120,7 +121,6 @@ class Durability:
         "_origin_needed",
         "_round_asked",
         "_rowless",
-        "_spoiled",
         "_taken",
         "_waiters",
         "_writer",
@@ -155,7 +155,7 @@ class Durability:
         self._close_regions = False
         self._failure = ""
         self._leaving: set[int] = set()
-        self._spoiled: set[int] = set()
+        self._divergent: set[int] = set()
         self._taken: set[int] = set()
         self._rowless: set[int] = set()
         self._origin_needed = False
@@ -166,14 +166,14 @@ class Durability:
 
     def promoted(self, cblock: int) -> None:
         """Learn that a block was mapped just now; it has no durable row."""
-        self._mapping.flags[cblock] |= COVERED
+        self._mapping.flags[cblock] |= WRITE_INTENT
         self._rowless.add(cblock)
         self.flushes.promoted(cblock)
         self.changed.add(cblock)
 
     def removing(self, cblock: int) -> None:
         """Learn that a block is about to be unmapped; call before :meth:`fusecache.block.mapping.Mapping.remove`."""
-        if self._mapping.flags[cblock] & COVERED:
+        if self._mapping.flags[cblock] & WRITE_INTENT:
             # The row may say dirty: once it is gone, the origin has to have everything durably.
             self._origin_needed = True
         self._rowless.discard(cblock)
@@ -186,27 +186,27 @@ class Durability:
         Whether its row is still there is not known; the next round writes one.
         """
         self._leaving.discard(cblock)
-        self._spoiled.discard(cblock)
+        self._divergent.discard(cblock)
         self._mapping.flags[cblock] &= ~RECORDED
         self._rowless.add(cblock)
         self.changed.add(cblock)
 
-    def spoil(self, cblock: int) -> None:
+    def mark_divergent(self, cblock: int) -> None:
         """Learn that a write to both stores failed: the copies of a covered, clean block may differ.
 
         Call while the block is still locked for writing, and drop it then; until that is durable it stays suspect.
         """
-        self._spoiled.add(cblock)
+        self._divergent.add(cblock)
 
-    def is_spoiled(self, cblock: int) -> bool:
+    def is_divergent(self, cblock: int) -> bool:
         """Tell whether a block was spoiled and is not dropped yet."""
-        return cblock in self._spoiled
+        return cblock in self._divergent
 
     def cleaned(self, cblock: int) -> None:
         """Learn that a block was written back just now: whatever has spoiled it, its copies are the same now."""
-        self._spoiled.discard(cblock)
+        self._divergent.discard(cblock)
         if cblock in self._rowless:
-            self.flushes.owe()
+            self.flushes.origin_written()
         if self._mapping.flags[cblock] & (RECORDED | SUMMED):
             self.changed.add(cblock)
 
@@ -221,14 +221,14 @@ class Durability:
 
     # What the others wait for
 
-    async def cover(self, cblock: int) -> None:
+    async def record_intent(self, cblock: int) -> None:
         """Make it safe to write to a mapped block on which the caller holds a write lock.
 
         :raises FusecacheError: the record cannot be written; the block must not be either.
         """
-        await self.regions.cover(cblock)
+        await self.regions.record_intent(cblock)
 
-    async def vacate(self, cblock: int) -> None:
+    async def wait_reusable(self, cblock: int) -> None:
         """Wait until no durable row names a free cache block any more, so that it may be written for another."""
         while cblock in self._leaving:
             await self.commit()
@@ -284,7 +284,7 @@ class Durability:
         self.regions.touched.clear()
         self._close_regions = True
         await self._round(_Want.RECORD | _Want.CACHE | _Want.ORIGIN)
-        self.health.tell()
+        self.health.report()
 
     # What an fsync waits for
 
@@ -294,7 +294,7 @@ class Durability:
         if self._lacking() or self.health.cache_lost:
             await self._join_round(_Want.ROWS | _Want.CACHE)
         else:
-            await self.flushes.flush(cache=True, origin=self.flushes.owed)
+            await self.flushes.flush(cache=True, origin=self.flushes.origin_unflushed)
 
     def _lacking(self) -> set[int]:
         """Find the blocks that only the cache has, and that no crash would find there."""
@@ -353,23 +353,23 @@ class Durability:
             self._origin_needed = False
         else:
             closing, taken = set(), self._lacking() if want & _Want.ROWS else set()
-        if want & _Want.ROWS and self.flushes.owed:
+        if want & _Want.ROWS and self.flushes.origin_unflushed:
             # Now, not when it was asked for: a block without a row may have been written back since.
             want |= _Want.ORIGIN
         self._taken = taken
         self.changed = self.changed - taken
-        batch = Batch()
+        transaction = Transaction()
         try:
             for cblock in taken:
-                self._snapshot(cblock, batch)
+                self._snapshot(cblock, transaction)
             for region in closing:
-                self._snapshot_region(region, batch)
-            if batch.mapped or closing:
+                self._snapshot_region(region, transaction)
+            if transaction.mapped or closing:
                 want |= _Want.CACHE
-            if not all(dirty for _, _, dirty, _ in batch.mapped):
+            if not all(dirty for _, _, dirty, _ in transaction.mapped):
                 want |= _Want.ORIGIN
             await self.flushes.flush(cache=bool(want & _Want.CACHE), origin=bool(want & _Want.ORIGIN))
-            await self._commit(batch, closing)
+            await self._commit(transaction, closing)
         except BaseException:
             self.changed |= taken
             self._origin_needed = self._origin_needed or bool(want & _Want.ORIGIN)
@@ -377,27 +377,27 @@ class Durability:
             raise
         finally:
             self._taken = set()
-        self._committed(batch)
+        self._committed(transaction)
 
-    def _committed(self, batch: Batch) -> None:
+    def _committed(self, transaction: Transaction) -> None:
         """Note what the durable rows say now."""
         self.rounds += 1
-        self._leaving.difference_update(batch.unmapped)
-        self._spoiled.difference_update(batch.unmapped)
-        self.flushes.unmapped(batch.unmapped)
+        self._leaving.difference_update(transaction.unmapped)
+        self._divergent.difference_update(transaction.unmapped)
+        self.flushes.unmapped(transaction.unmapped)
         flags = self._mapping.flags
-        for cblock, oblock, dirty, _ in batch.mapped:
+        for cblock, oblock, dirty, _ in transaction.mapped:
             if self._mapping.oblock_of[cblock] == oblock:
                 self._rowless.discard(cblock)
                 flags[cblock] = flags[cblock] & ~RECORDED | (RECORDED if dirty else 0)
                 if dirty and not flags[cblock] & DIRTY:  # written back since the snapshot
                     self.changed.add(cblock)
 
-    def _snapshot(self, cblock: int, batch: Batch) -> None:
+    def _snapshot(self, cblock: int, transaction: Transaction) -> None:
         """Put one block's row as it should be into the batch."""
         oblock = self._mapping.oblock_of[cblock]
         if oblock == UNMAPPED:
-            batch.unmapped.append(cblock)
+            transaction.unmapped.append(cblock)
             return
         if self.health.cache_lost:
             return  # its row goes when the block does; what it names may not be durable
@@ -406,14 +406,14 @@ class Durability:
             self.changed.add(cblock)
             return
         if not dirty and not self.regions.is_open(cblock):
-            self._mapping.flags[cblock] &= ~COVERED
-        batch.mapped.append((cblock, oblock, dirty, self._mapping.sum_of(cblock)))
+            self._mapping.flags[cblock] &= ~WRITE_INTENT
+        transaction.mapped.append((cblock, oblock, dirty, self._mapping.sum_of(cblock)))
 
     def _is_unsettled(self, cblock: int) -> bool:
         """Tell whether a block's copies may come to differ just now, or do so although it is clean."""
         if self._locks.is_writing(self._mapping.oblock_of[cblock]):
             return True
-        return cblock in self._spoiled and not self._mapping.flags[cblock] & DIRTY  # of a dirty one the row says it all
+        return cblock in self._divergent and not self._mapping.flags[cblock] & DIRTY
 
     def _regions_to_close(self) -> set[int]:
         """Pick the open regions that saw no new use since the last time; they are no longer open from here on."""
@@ -423,7 +423,7 @@ class Durability:
         self._close_regions = False
         return self.regions.take_idle(self._is_unsettled)
 
-    def _snapshot_region(self, region: int, batch: Batch) -> None:
+    def _snapshot_region(self, region: int, transaction: Transaction) -> None:
         """Put the rows of a closing region into the batch, where they are not exact."""
         flags = self._mapping.flags
         for cblock in self.regions.blocks_of(region):
@@ -431,22 +431,22 @@ class Durability:
                 continue
             state = flags[cblock]
             if bool(state & DIRTY) != bool(state & RECORDED):
-                self._snapshot(cblock, batch)
+                self._snapshot(cblock, transaction)
             elif not state & DIRTY:
-                flags[cblock] = state & ~COVERED
+                flags[cblock] = state & ~WRITE_INTENT
 
-    async def _commit(self, batch: Batch, closing: set[int]) -> None:
+    async def _commit(self, transaction: Transaction, closing: set[int]) -> None:
         async with self._writer.lock:
             # A region that was opened again while the stores were being flushed stays open.
-            batch.closed.extend(region for region in closing if region not in self.regions.open)
-            await self._writer.write(batch)
+            transaction.closed.extend(region for region in closing if region not in self.regions.open)
+            await self._writer.write(transaction)
 
     def check(self) -> None:
         """Assert rule 4 as far as it can be seen from here."""
         flags = self._mapping.flags
         for cblock, oblock in self._mapping.mapped():
             state = flags[cblock]
-            if state & COVERED:
+            if state & WRITE_INTENT:
                 known = state & RECORDED or self.regions.is_open(cblock)
                 known = known or cblock in self.changed or cblock in self._taken
                 known = known or bool(self.health.cache_lost)  # nothing is written to it any more

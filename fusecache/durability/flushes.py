@@ -34,41 +34,51 @@ class Flushes:
     :ivar forsake: called then for every fresh block.
     """
 
-    __slots__ = ("_cache", "_fresh", "_health", "_origin", "_owed", "_paid", "_promotions", "forsake", "given_up")
+    __slots__ = (
+        "_cache",
+        "_health",
+        "_origin",
+        "_origin_flushed",
+        "_origin_writes",
+        "_promotions",
+        "_unflushed",
+        "cache_failed",
+        "on_lost_write",
+    )
 
     def __init__(self, cache: Store, origin: Store, health: Health) -> None:
         self._cache = cache
         self._origin = origin
         self._health = health
-        self._owed = 1  # what a killed process left, if any
-        self._paid = 0
-        self._fresh: dict[int, int] = {}
+        self._origin_writes = 1  # what a killed process left, if any
+        self._origin_flushed = 0
+        self._unflushed: dict[int, int] = {}
         self._promotions = 0
-        self.forsake: Callable[[int], None] = lambda _: None
-        self.given_up = trio.Event()
+        self.on_lost_write: Callable[[int], None] = lambda _: None
+        self.cache_failed = trio.Event()
 
-    def owe(self) -> None:
+    def origin_written(self) -> None:
         """Learn that the origin has taken what the next fsync has to make durable there."""
-        self._owed += 1
+        self._origin_writes += 1
 
     @property
-    def owed(self) -> bool:
+    def origin_unflushed(self) -> bool:
         """Whether an fsync has to flush the origin."""
-        return self._owed > self._paid or bool(self._health.origin_lost)
+        return self._origin_writes > self._origin_flushed or bool(self._health.origin_lost)
 
     def promoted(self, cblock: int) -> None:
         """Learn that a cache block has another block's content from now on, which may not be durable."""
         self._promotions += 1
-        self._fresh[cblock] = self._promotions
+        self._unflushed[cblock] = self._promotions
 
     def unmapped(self, cblocks: Iterable[int]) -> None:
         """Learn that no row names these cache blocks any more."""
         for cblock in cblocks:
-            self._fresh.pop(cblock, None)
+            self._unflushed.pop(cblock, None)
 
-    def is_forsaken(self, cblock: int) -> bool:
+    def has_lost_writes(self, cblock: int) -> bool:
         """Tell whether nothing counts that the cache has of a block."""
-        return bool(self._health.cache_lost) and cblock in self._fresh
+        return bool(self._health.cache_lost) and cblock in self._unflushed
 
     async def flush(self, *, cache: bool, origin: bool) -> None:
         """Flush one store or both, side by side, but never a cache that is given up; raises StoreError."""
@@ -76,26 +86,26 @@ class Flushes:
         await gather([flush for flush, needed in needs if needed])
 
     async def _flush_cache(self) -> None:
-        fresh = list(self._fresh.items())
+        unflushed = list(self._unflushed.items())
         try:
             await self._cache.flush()
         except StoreError as exc:
             if not self._health.cache_lost:
-                self._health.cache_lost = self._health.untold = str(exc)
+                self._health.cache_lost = self._health.unreported = str(exc)
                 self._health.emptying = True
-                for cblock in self._fresh:
-                    self.forsake(cblock)
-            self.given_up.set()
+                for cblock in self._unflushed:
+                    self.on_lost_write(cblock)
+            self.cache_failed.set()
             raise
-        for cblock, promotion in fresh:
-            if self._fresh.get(cblock) == promotion:
-                del self._fresh[cblock]
+        for cblock, promotion in unflushed:
+            if self._unflushed.get(cblock) == promotion:
+                del self._unflushed[cblock]
 
     async def _flush_origin(self) -> None:
-        owed = self._owed
+        writes = self._origin_writes
         try:
             await self._origin.flush()
         except StoreError as exc:
             self._health.origin_lost = str(exc)
             raise
-        self._paid = max(self._paid, owed)
+        self._origin_flushed = max(self._origin_flushed, writes)

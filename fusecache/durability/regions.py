@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING
 import structlog
 import trio
 
-from fusecache.block import COVERED
+from fusecache.block import WRITE_INTENT
 from fusecache.durability.rounds import Outcome
 from fusecache.errors import FusecacheError, ReadOnlyError
-from fusecache.metadata import Batch
+from fusecache.metadata import Transaction
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,18 +68,18 @@ class Regions:
         start = region * self._blocks_each
         return range(start, min(start + self._blocks_each, self._mapping.cache_blocks))
 
-    async def cover(self, cblock: int) -> None:
+    async def record_intent(self, cblock: int) -> None:
         """Make it safe to write to a mapped block on which the caller holds a write lock.
 
         :raises FusecacheError: the record cannot be written; the block must not be either.
         """
         flags = self._mapping.flags
-        while not flags[cblock] & COVERED:
+        while not flags[cblock] & WRITE_INTENT:
             if self._health.read_only:
                 raise ReadOnlyError(str(self._health))
             self.touch(cblock)
             if self.is_open(cblock):
-                flags[cblock] |= COVERED
+                flags[cblock] |= WRITE_INTENT
             else:
                 self._wanted.add(cblock // self._blocks_each)
                 self._asked.set()
@@ -95,7 +95,7 @@ class Regions:
                 outcome, self._outcome = self._outcome, Outcome()
                 error: FusecacheError | None = None
                 try:
-                    await self._writer.write(Batch(opened=sorted(wanted)))
+                    await self._writer.write(Transaction(opened=sorted(wanted)))
                     self.open |= wanted
                 except FusecacheError as exc:
                     error = exc

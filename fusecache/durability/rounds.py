@@ -40,7 +40,7 @@ class Outcome:
 
 
 @dataclass(slots=True)
-class _Turn(Outcome):
+class _Joiner(Outcome):
     leads: bool = False
     """Whether this one has to do the round."""
     left: bool = False
@@ -58,20 +58,20 @@ class Rounds:
     def __init__(self, work: Callable[[], Awaitable[None]]) -> None:
         self._work = work
         self._running = False
-        self._waiting: list[_Turn] = []
+        self._waiting: list[_Joiner] = []
 
     async def join(self) -> None:
         """Wait for the end of a round that begins after this call; raises what went wrong with it."""
         if self._running:
-            turn = _Turn()
-            self._waiting.append(turn)
+            joiner = _Joiner()
+            self._waiting.append(joiner)
             try:
-                await turn.done.wait()
+                await joiner.done.wait()
             except BaseException:
-                turn.left = True
+                joiner.left = True
                 raise
-            if not turn.leads:
-                return await turn.wait()
+            if not joiner.leads:
+                return await joiner.wait()
         return await self._lead()
 
     async def _lead(self) -> None:
@@ -86,15 +86,15 @@ class Rounds:
             self._waiting[:0] = served  # nobody can tell how it went: they need another one
             self._pass_on()
             raise
-        for turn in served:
-            turn.finish(error)
+        for joiner in served:
+            joiner.finish(error)
         self._pass_on()
         if error is not None:
             raise error
 
     def _pass_on(self) -> None:
         """Let the first who waits do the next round, if anybody does."""
-        self._waiting = [turn for turn in self._waiting if not turn.left]
+        self._waiting = [joiner for joiner in self._waiting if not joiner.left]
         self._running = bool(self._waiting)
         if self._running:
             leader = self._waiting.pop(0)

@@ -9,7 +9,7 @@ import structlog
 import trio
 
 from fusecache.errors import MetadataError
-from fusecache.metadata import Batch
+from fusecache.metadata import Transaction
 
 if TYPE_CHECKING:
     from fusecache.block import Health
@@ -31,20 +31,20 @@ class RecordWriter:
         self._health = health
         self.lock = trio.Lock()
 
-    async def write(self, batch: Batch) -> None:
+    async def write(self, transaction: Transaction) -> None:
         """Commit, for who holds the lock; an empty batch is no commit.
 
         After a failure nothing more is written than that a check is needed.
 
         :raises MetadataError: it cannot be written, now or since an earlier failure.
         """
-        if not batch:
+        if not transaction:
             return
         health = self._health
         if health.read_only:
             raise MetadataError(health.read_only)
         try:
-            await self._record.commit(batch)
+            await self._record.commit(transaction)
         except MetadataError as exc:
             health.read_only = str(exc)
             log.error("the metadata cannot be written: read-only from here on", error=str(exc))
@@ -54,4 +54,4 @@ class RecordWriter:
     async def write_needs_check(self) -> None:
         """Record that a check is needed, if that can be done."""
         with suppress(MetadataError):
-            await self._record.commit(Batch(values={"needs_check": "1"}))
+            await self._record.commit(Transaction(values={"needs_check": "1"}))

@@ -14,7 +14,7 @@ from fusecache.errors import FusecacheError
 from fusecache.tasks import for_each
 
 if TYPE_CHECKING:
-    from fusecache.migration import Migrations
+    from fusecache.migration import MigrationWorker
     from fusecache.volume import Volume
 
 log = structlog.get_logger(__name__)
@@ -24,19 +24,19 @@ _FIRST_PAUSE: Final = 1.0
 _LAST_PAUSE: Final = 60.0
 
 
-async def evacuate(volume: Volume, migrations: Migrations) -> None:
+async def evacuate(volume: Volume, worker: MigrationWorker) -> None:
     """Wait until the cache is given up, if ever; then empty it, for as long as that takes."""
-    await volume.durability.flushes.given_up.wait()
+    await volume.durability.flushes.cache_failed.wait()
     mapping = volume.mapping
     log.error("the cache is given up", blocks=mapping.mapped_count, dirty=mapping.dirty_count)
 
     async def leave(oblock: int) -> None:
         try:
-            await migrations.invalidate(oblock)
+            await worker.invalidate(oblock)
         except FusecacheError as exc:
             log.warning("block not brought to safety yet", oblock=oblock, error=str(exc))
 
-    async with migrations.paused():
+    async with worker.paused():
         pass  # a promotion that was under way has mapped its block now
     pause = _FIRST_PAUSE
     while mapping.mapped_count:

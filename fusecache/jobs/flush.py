@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, Final
 import structlog
 import trio
 
-from fusecache.config import COPY_RUN
+from fusecache.config import COPY_SIZE
 from fusecache.errors import FusecacheError
-from fusecache.migration import ASKED_FOR, Order
+from fusecache.migration import ASKED_FOR, Batch
 from fusecache.tasks import for_each
 from policies import Op, Work
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from fusecache.migration import Migrations
+    from fusecache.migration import MigrationWorker
     from fusecache.volume import Volume
 
 log = structlog.get_logger(__name__)
@@ -41,19 +41,19 @@ class Flusher:
         "_asked",
         "_done",
         "_failed",
-        "_migrations",
         "_position",
         "_reason",
         "_running",
         "_stopped",
         "_todo",
         "_volume",
+        "_worker",
         "_writing",
     )
 
-    def __init__(self, volume: Volume, migrations: Migrations) -> None:
+    def __init__(self, volume: Volume, worker: MigrationWorker) -> None:
         self._volume = volume
-        self._migrations = migrations
+        self._worker = worker
         self._todo = array("q")
         """Blocks of the origin, in its order; 8 bytes each, since a cache may have millions."""
         self._position = 0
@@ -127,7 +127,7 @@ class Flusher:
 
     def _taken(self) -> Iterator[range]:
         """Take runs of neighbours out of what is to be done."""
-        most = max(1, COPY_RUN // self._volume.geometry.block_size)
+        most = max(1, COPY_SIZE // self._volume.geometry.block_size)
         while self._position < len(self._todo) and not self._stopped:
             first = end = self._todo[self._position]
             while end - first < most and self._position < len(self._todo) and self._todo[self._position] == end:
@@ -148,10 +148,10 @@ class Flusher:
             self._writing -= 1
 
     async def _write_together(self, works: list[Work]) -> None:
-        await self._migrations.traffic.allowed(len(works) * self._volume.geometry.block_size)
-        order = Order(works, None, patience=ASKED_FOR)
-        await self._migrations.moves.write_back(order)
-        for work, error in order.errors.items():
+        await self._worker.traffic.allowed(len(works) * self._volume.geometry.block_size)
+        batch = Batch(works, None, patience=ASKED_FOR)
+        await self._worker.migrations.write_back(batch)
+        for work, error in batch.errors.items():
             log.warning("writeback failed", oblock=work.oblock, error=str(error))
 
     async def _clean(self, oblock: int) -> bool:
@@ -159,7 +159,7 @@ class Flusher:
             if self._dirty_cblock(oblock) < 0:
                 return True
             try:
-                await self._migrations.moves.clean(oblock)
+                await self._worker.migrations.clean(oblock)
             except FusecacheError as exc:
                 log.warning("writeback failed", oblock=oblock, attempt=attempt, error=str(exc))
                 await trio.sleep(_RETRY_SECONDS)

@@ -24,7 +24,7 @@ from crc32c import crc32c
 from fusecache.errors import BusyError, FusecacheError, StoreError
 
 if TYPE_CHECKING:
-    from fusecache.migration import Migrations
+    from fusecache.migration import MigrationWorker
     from fusecache.volume import Volume
 
 log = structlog.get_logger(__name__)
@@ -39,11 +39,11 @@ class Scrub:
     :ivar rate: bytes a second; 0 for none.
     """
 
-    __slots__ = ("_changed", "_migrations", "_volume", "rate")
+    __slots__ = ("_changed", "_volume", "_worker", "rate")
 
-    def __init__(self, volume: Volume, migrations: Migrations, rate: int = 0) -> None:
+    def __init__(self, volume: Volume, worker: MigrationWorker, rate: int = 0) -> None:
         self._volume = volume
-        self._migrations = migrations
+        self._worker = worker
         self._changed = trio.Event()
         self.rate = rate
 
@@ -71,9 +71,9 @@ class Scrub:
                 await self._look_at(cblock, oblock)
             except FusecacheError as exc:
                 log.warning("scrub passes a block by", oblock=oblock, error=str(exc))
-            await self._wait_for_turn(began)
+            await self._wait_for_rate(began)
 
-    async def _wait_for_turn(self, began: float) -> None:
+    async def _wait_for_rate(self, began: float) -> None:
         """Wait until the next block may be read, if reading the last one began then; the rate may change meanwhile."""
         while self.rate:
             with trio.move_on_at(began + self._volume.geometry.block_size / self.rate) as waiting:
@@ -90,25 +90,25 @@ class Scrub:
         try:
             found = await self._sum(cblock)
         except StoreError:
-            volume.stats.cache_errors += 1
+            volume.counters.cache_errors += 1
             if volume.mapping.oblock_of[cblock] != oblock:
                 return
             if volume.is_dirty(cblock):
-                await self._migrations.moves.name_lost(oblock, cblock)
+                await self._worker.migrations.name_lost(oblock, cblock)
             else:
-                self._migrations.distrust(oblock)
+                self._worker.distrust(oblock)
             raise
-        volume.stats.scrubbed += 1
+        volume.counters.scrubbed += 1
         unchanged = volume.mapping.oblock_of[cblock] == oblock and not volume.is_dirty(cblock)
         if not unchanged or (before is not None and before == found):
             return
         try:
-            if await self._migrations.moves.heal(oblock, cblock):
+            if await self._worker.migrations.heal(oblock, cblock):
                 log.error("rot healed from the origin", oblock=oblock, cblock=cblock)
         except BusyError:
             pass  # it is being migrated; the next round will see it
         except StoreError:
-            self._migrations.distrust(oblock)
+            self._worker.distrust(oblock)
             raise
 
     async def _sum(self, cblock: int) -> int:

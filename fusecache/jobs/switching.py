@@ -24,7 +24,7 @@ from fusecache.tasks import for_each
 
 if TYPE_CHECKING:
     from fusecache.jobs.flush import Flusher
-    from fusecache.migration import Migrations
+    from fusecache.migration import MigrationWorker
     from fusecache.volume import Volume
     from policies import Policy
 
@@ -34,11 +34,11 @@ _SLICE: Final = 256
 _DROPS_PER_COMMIT: Final = 512
 
 
-async def switch_policy(volume: Volume, migrations: Migrations, new: Policy) -> None:
+async def switch_policy(volume: Volume, worker: MigrationWorker, new: Policy) -> None:
     """Put a freshly made policy in the place of the present one; every mapping and dirty bit is kept."""
     old = volume.policy
     keep_hints = bool(new.hint_size) and hint_signature(new) == hint_signature(old)
-    async with migrations.paused():
+    async with worker.paused():
         volume.begin_handover(new)
         try:
             unknown = volume.mapping.mapped()
@@ -61,7 +61,7 @@ async def switch_policy(volume: Volume, migrations: Migrations, new: Policy) -> 
     log.info("policy switched", old=old.name, new=new.name, blocks=volume.mapping.mapped_count, hints=keep_hints)
 
 
-async def switch_mode(volume: Volume, migrations: Migrations, flusher: Flusher, mode: Mode, spare: Policy) -> None:
+async def switch_mode(volume: Volume, worker: MigrationWorker, flusher: Flusher, mode: Mode, spare: Policy) -> None:
     """Change the mode; what has to be clean for it is written back first.
 
     :param spare: a fresh policy of the present kind, for passthrough mode, which has to begin without unfinished work.
@@ -72,10 +72,10 @@ async def switch_mode(volume: Volume, migrations: Migrations, flusher: Flusher, 
         return
     try:
         if mode is not Mode.WRITEBACK and (old is Mode.WRITEBACK or volume.mapping.dirty_count):
-            await _write_back_all(volume, migrations, flusher)
+            await _write_back_all(volume, worker, flusher)
         volume.mode = mode
         if mode is Mode.PASSTHROUGH:
-            await switch_policy(volume, migrations, spare)
+            await switch_policy(volume, worker, spare)
             await volume.locks.writers_gone()
             _require_clean(volume)
     except BaseException:
@@ -83,14 +83,14 @@ async def switch_mode(volume: Volume, migrations: Migrations, flusher: Flusher, 
         volume.policy.allow_migrations(old is not Mode.PASSTHROUGH)
         raise
     volume.policy.allow_migrations(mode is not Mode.PASSTHROUGH)
-    migrations.wake()
+    worker.wake()
     log.info("mode switched", old=old.value, new=mode.value)
 
 
-async def _write_back_all(volume: Volume, migrations: Migrations, flusher: Flusher) -> None:
+async def _write_back_all(volume: Volume, worker: MigrationWorker, flusher: Flusher) -> None:
     log.info("leaving writeback: dirty blocks are written back first", dirty=volume.mapping.dirty_count)
     volume.mode = Mode.WRITETHROUGH
-    async with migrations.paused():
+    async with worker.paused():
         pass  # overwrites that were under way may have made blocks dirty
     await volume.locks.writers_gone()
     await flusher.flush()
@@ -103,11 +103,11 @@ def _require_clean(volume: Volume) -> None:
         raise RefusedError(msg)
 
 
-async def drop_all(volume: Volume, migrations: Migrations) -> None:
+async def drop_all(volume: Volume, worker: MigrationWorker) -> None:
     """Forget every cached block, durably; for passthrough mode, where nothing is promoted meanwhile."""
 
     async def drop(oblock: int) -> None:
-        await migrations.invalidate(oblock)
+        await worker.invalidate(oblock)
 
     oblocks = (oblock for _, oblock in volume.mapping.mapped())
     await for_each(oblocks, drop, side_by_side=_DROPS_PER_COMMIT)

@@ -38,7 +38,7 @@ from fusecache.metadata.record import Row
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from fusecache.metadata.record import Batch
+    from fusecache.metadata.record import Transaction
 
 log = structlog.get_logger(__name__)
 
@@ -182,9 +182,9 @@ class Database:
         """Return how many of those bytes held something at the last commit; waits for nothing."""
         return max(0, self.size() - self._free)
 
-    async def commit(self, batch: Batch) -> None:
+    async def commit(self, transaction: Transaction) -> None:
         """See :class:`fusecache.metadata.record.Record`."""
-        await self._in_thread(partial(self.apply, batch))
+        await self._in_thread(partial(self.apply, transaction))
 
     async def save_hints(self, hints: Iterable[tuple[int, int]]) -> None:
         """See :class:`fusecache.metadata.record.Record`."""
@@ -206,15 +206,17 @@ class Database:
         msg = f"metadata {self.path}: no thread to be had for {sum(_PAUSES):.0f} seconds"
         raise MetadataError(msg)
 
-    def apply(self, batch: Batch) -> None:
+    def apply(self, transaction: Transaction) -> None:
         """Make the changes durable together, at once: for the time when nothing runs yet."""
         with _errors(self.path), _transaction(self._connection) as connection:
-            connection.executemany("DELETE FROM blocks WHERE cblock = ?", ((cblock,) for cblock in batch.unmapped))
-            connection.executemany("REPLACE INTO blocks VALUES (?, ?, ?, NULL, ?)", batch.mapped)
+            connection.executemany(
+                "DELETE FROM blocks WHERE cblock = ?", ((cblock,) for cblock in transaction.unmapped)
+            )
+            connection.executemany("REPLACE INTO blocks VALUES (?, ?, ?, NULL, ?)", transaction.mapped)
             # Rewriting a row that is there overwrites what a failed commit may have left in the write-ahead log.
-            connection.executemany("REPLACE INTO regions VALUES (?)", ((region,) for region in batch.opened))
-            connection.executemany("DELETE FROM regions WHERE region = ?", ((region,) for region in batch.closed))
-            connection.executemany("REPLACE INTO meta VALUES (?, ?)", batch.values.items())
+            connection.executemany("REPLACE INTO regions VALUES (?)", ((region,) for region in transaction.opened))
+            connection.executemany("DELETE FROM regions WHERE region = ?", ((region,) for region in transaction.closed))
+            connection.executemany("REPLACE INTO meta VALUES (?, ?)", transaction.values.items())
             self._measure()
 
     def _measure(self) -> None:

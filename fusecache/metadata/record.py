@@ -21,7 +21,7 @@ class Row(NamedTuple):
 
 
 @dataclass(slots=True)
-class Batch:
+class Transaction:
     """One transaction: it becomes durable as a whole, or not at all."""
 
     unmapped: list[int] = field(default_factory=list)
@@ -42,7 +42,7 @@ class Batch:
 class Record(Protocol):
     """The durable record while mounted."""
 
-    async def commit(self, batch: Batch) -> None:
+    async def commit(self, transaction: Transaction) -> None:
         """Make the changes durable together.
 
         :raises MetadataError: they are not seen; but until the next commit that writes something, a crash may bring

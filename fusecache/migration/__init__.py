@@ -1,12 +1,12 @@
 """Blocks between cache and origin."""
 
-from fusecache.migration.batches import Order
+from fusecache.migration.batches import Batch
 from fusecache.migration.traffic import ASKED_FOR, Traffic
-from fusecache.migration.worker import Migrations
+from fusecache.migration.worker import MigrationWorker
 
 __all__ = [
     "ASKED_FOR",
-    "Migrations",
-    "Order",
+    "Batch",
+    "MigrationWorker",
     "Traffic",
 ]

@@ -23,30 +23,30 @@ class Backlog:
     :param most: neighbours that can be moved together, at least 1.
     """
 
-    __slots__ = ("_ends", "_most", "_sorted", "_turns")
+    __slots__ = ("_by_age", "_ends", "_most", "_sorted")
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._sorted: dict[Op, SortedDict[int, Work]] = {op: SortedDict() for op in Op}
         self._ends = dict.fromkeys(Op, 0)
-        self._turns: dict[Work, None] = {}
+        self._by_age: dict[Work, None] = {}
         """All items, the oldest first."""
 
     def __len__(self) -> int:
-        return len(self._turns)
+        return len(self._by_age)
 
     def add(self, work: Work) -> None:
         """Add an item; there is none for its block yet."""
         assert work.oblock not in self._sorted[work.op]
         self._sorted[work.op][work.oblock] = work
-        self._turns[work] = None
+        self._by_age[work] = None
 
-    def next_run(self, ops: Container[Op]) -> list[Work]:
+    def next_neighbours(self, ops: Container[Op]) -> list[Work]:
         """Tell what to do next of these kinds: items of neighbouring blocks, in order, or none; they stay here.
 
         Demotions share nothing but their commit, and come one by one.
         """
-        op = next((work.op for work in self._turns if work.op in ops), None)
+        op = next((work.op for work in self._by_age if work.op in ops), None)
         if op is None:
             return []
         items = self._sorted[op]
@@ -61,9 +61,9 @@ class Backlog:
             count += 1
         return [items[first + number] for number in range(count)]
 
-    def take(self, run: list[Work]) -> list[Work]:
+    def take(self, neighbours: list[Work]) -> list[Work]:
         """Take items out that are about to be done; returns those that were still here."""
-        present = [work for work in run if work in self._turns]
+        present = [work for work in neighbours if work in self._by_age]
         for work in present:
             self.remove(work)
             self._ends[work.op] = work.oblock + 1
@@ -71,17 +71,17 @@ class Backlog:
 
     def remove(self, work: Work) -> None:
         """Take one item out."""
-        del self._turns[work]
+        del self._by_age[work]
         del self._sorted[work.op][work.oblock]
 
     def find(self, cblock: int) -> Work | None:
         """Return the item for a cache block, if there is one.  O(n)."""
-        return next((work for work in self._turns if work.cblock == cblock), None)
+        return next((work for work in self._by_age if work.cblock == cblock), None)
 
     def clear(self) -> list[Work]:
         """Take everything out."""
-        taken = list(self._turns)
-        self._turns.clear()
+        taken = list(self._by_age)
+        self._by_age.clear()
         for items in self._sorted.values():
             items.clear()
         return taken
@@ -92,5 +92,5 @@ class Backlog:
             for oblock, work in items.items():
                 assert work.oblock == oblock
                 assert work.op is op
-                assert work in self._turns
-        assert sum(map(len, self._sorted.values())) == len(self._turns)
+                assert work in self._by_age
+        assert sum(map(len, self._sorted.values())) == len(self._by_age)

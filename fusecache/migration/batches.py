@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from policies import Policy, Work
 
 
-class Order:
+class Batch:
     """Items of one kind, in the order of the origin, that are carried out together; neighbours as one.
 
     :param policy: who gets them back, each exactly once; None for nobody.
@@ -23,15 +23,15 @@ class Order:
     :ivar errors: what went wrong, by item.
     """
 
-    __slots__ = ("_open", "_policy", "errors", "paid", "patience", "works")
+    __slots__ = ("_open", "_policy", "errors", "patience", "rate_applied", "works")
 
     def __init__(
-        self, works: Sequence[Work], policy: Policy | None, *, paid: bool = True, patience: float = PATIENCE
+        self, works: Sequence[Work], policy: Policy | None, *, rate_applied: bool = True, patience: float = PATIENCE
     ) -> None:
         self.works = works
         self._policy = policy
         self._open = dict.fromkeys(works)
-        self.paid = paid
+        self.rate_applied = rate_applied
         self.patience = patience
         self.errors: dict[Work, FusecacheError] = {}
 
@@ -76,7 +76,7 @@ class Held:
         self._oblocks.add(oblock)
         await self._locks.drained(oblock)
 
-    async def take_in_turn(self, oblock: int, level: Level) -> None:
+    async def take_when_free(self, oblock: int, level: Level) -> None:
         """Take a block as soon as nobody migrates it any more; not for those who hold another one."""
         assert not self._oblocks
         await self._locks.take_exclusive(oblock, level)

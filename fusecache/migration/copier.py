@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 from crc32c import crc32c
 
-from fusecache.config import COPY_RUN, KIB
+from fusecache.config import COPY_SIZE, KIB
 from fusecache.errors import StoreError
 
 if TYPE_CHECKING:
@@ -55,8 +55,8 @@ class Copier:
 
     @contextmanager
     def buffer(self) -> Iterator[memoryview]:
-        """Have :data:`fusecache.config.COPY_RUN` bytes within this block; what is in them at first is anything."""
-        buffer = self._buffers.pop() if self._buffers else memoryview(mmap(-1, COPY_RUN))
+        """Have :data:`fusecache.config.COPY_SIZE` bytes within this block; what is in them at first is anything."""
+        buffer = self._buffers.pop() if self._buffers else memoryview(mmap(-1, COPY_SIZE))
         try:
             yield buffer
         finally:
@@ -79,7 +79,7 @@ class Copier:
                 try:
                     await cache.read(position + start, part)
                 except StoreError as exc:
-                    self._volume.stats.cache_errors += 1
+                    self._volume.counters.cache_errors += 1
                     raise CacheReadError(str(exc)) from exc
                 crc = crc32c(part, crc, _HOLD_GIL)
         return crc

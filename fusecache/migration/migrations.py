@@ -39,9 +39,9 @@ import structlog
 from crc32c import crc32c
 
 from fusecache.block import ALL_OUT, UNMAPPED, WRITERS_OUT
-from fusecache.config import COPY_RUN, MIB
+from fusecache.config import COPY_SIZE, MIB
 from fusecache.errors import BusyError, FusecacheError, StoreError
-from fusecache.migration.batches import Held, Order
+from fusecache.migration.batches import Batch, Held
 from fusecache.migration.copier import CacheReadError, Copier
 from fusecache.migration.traffic import ASKED_FOR, PATIENCE
 
@@ -58,7 +58,7 @@ _PIECE: Final = 2 * MIB
 """Bytes that the kernel's page cache keeps in one piece, at most."""
 
 
-class Moves:
+class Migrations:
     """The moves of one volume; none of them fails after its switch."""
 
     __slots__ = ("_copier", "_traffic", "_volume")
@@ -70,93 +70,93 @@ class Moves:
 
     # The three migrations.  What goes wrong is told to the order.
 
-    async def promote(self, order: Order) -> None:
+    async def promote(self, batch: Batch) -> None:
         """Copy blocks from the origin to the cache, then map them, clean."""
         volume = self._volume
         vacated, locked = list[int](), list[int]()
-        for number, work in enumerate(order.works):
-            with _reporting(order, work):
-                await volume.durability.vacate(work.cblock)
+        for number, work in enumerate(batch.works):
+            with _reporting(batch, work):
+                await volume.durability.wait_reusable(work.cblock)
                 vacated.append(number)
         with Held(volume) as held, self._copier.buffer() as buffer:
             for number in vacated:
-                work = order.works[number]
-                with _reporting(order, work, held):
+                work = batch.works[number]
+                with _reporting(batch, work, held):
                     await held.take(work.oblock, WRITERS_OUT)
                     volume.require_work(work)
-                    await volume.durability.vacate(work.cblock)
+                    await volume.durability.wait_reusable(work.cblock)
                     locked.append(number)
-            for stretch in _stretches(order, locked):
-                await self._fetch(order, stretch, held, buffer)
+            for stretch in _stretches(batch, locked):
+                await self._fetch(batch, stretch, held, buffer)
 
-    async def _fetch(self, order: Order, stretch: range, held: Held, buffer: memoryview) -> None:
+    async def _fetch(self, batch: Batch, stretch: range, held: Held, buffer: memoryview) -> None:
         """Promote those of a run that are a stretch of the origin."""
         volume = self._volume
         size = volume.geometry.block_size
         together = len(stretch) > 1
         if together:
-            start = order.works[stretch.start].oblock * size
+            start = batch.works[stretch.start].oblock * size
             try:
                 await volume.origin.read(start, buffer[stretch.start * size : stretch.stop * size])
             except StoreError:
                 together = False
         for number in stretch:
-            work = order.works[number]
-            with _reporting(order, work, held):
+            work = batch.works[number]
+            with _reporting(batch, work, held):
                 if together:
                     content = buffer[number * size : (number + 1) * size]
                     crc = await self._copier.store(work.cblock * size, content)
                 else:
                     crc = await self._copy_in(work, buffer)
-                self._map(order, work)
+                self._map(batch, work)
                 volume.mapping.set_sum(work.cblock, crc)
                 volume.policy.clear_dirty(work.cblock)
                 held.release(work.oblock)
-        await self._forget_at_origin(order, stretch)
+        await self._forget_at_origin(batch, stretch)
 
-    async def write_back(self, order: Order) -> None:
+    async def write_back(self, batch: Batch) -> None:
         """Copy dirty blocks to the origin; they stay mapped, and turn clean, or stay dirty if written meanwhile."""
         size = self._volume.geometry.block_size
-        if size > COPY_RUN:
-            for work in order.works:
-                await self._write_back_large(order, work)
+        if size > COPY_SIZE:
+            for work in batch.works:
+                await self._write_back_large(batch, work)
             return
         crcs: dict[int, int] = {}
         with Held(self._volume) as held, self._copier.buffer() as buffer:
             try:
                 with self._traffic.coming():
-                    for number, work in enumerate(order.works):
-                        with _reporting(order, work, held):
+                    for number, work in enumerate(batch.works):
+                        with _reporting(batch, work, held):
                             await held.take(work.oblock, WRITERS_OUT)
                             self._volume.require_work(work)
                             if self._volume.is_dirty(work.cblock):
                                 content = buffer[number * size : (number + 1) * size]
-                                crcs[number] = await self._begin_saving(work, content)
+                                crcs[number] = await self._snapshot_dirty(work, content)
                             else:
-                                order.done(work)
+                                batch.done(work)
                                 held.release(work.oblock)
-                for stretch in _stretches(order, list(crcs)):
-                    await self._save(order, stretch, held, buffer, crcs)
+                for stretch in _stretches(batch, list(crcs)):
+                    await self._write_stretch(batch, stretch, held, buffer, crcs)
             finally:
                 for number in crcs:
-                    self._volume.mapping.end_saving(order.works[number].cblock)
+                    self._volume.mapping.end_writeback(batch.works[number].cblock)
 
-    async def _write_back_large(self, order: Order, work: Work) -> None:
+    async def _write_back_large(self, batch: Batch, work: Work) -> None:
         """Copy a block that is more than a run; writers are kept out all the while."""
-        with Held(self._volume) as held, _reporting(order, work, held):
+        with Held(self._volume) as held, _reporting(batch, work, held):
             await held.take(work.oblock, WRITERS_OUT)
             self._volume.require_work(work)
-            await self.copy_back(work.oblock, work.cblock, order.patience)
-            order.done(work)
-        await self._forget_at_origin(order, range(1))
+            await self.copy_back(work.oblock, work.cblock, batch.patience)
+            batch.done(work)
+        await self._forget_at_origin(batch, range(1))
 
-    async def _forget_at_origin(self, order: Order, stretch: range) -> None:
+    async def _forget_at_origin(self, batch: Batch, stretch: range) -> None:
         """Let what the cache has by now leave the memory of the origin: it would be there twice.
 
         Neighbours that the cache has go along, as the kernel drops only as a whole what it keeps in one piece.
         """
         size, find = self._volume.geometry.block_size, self._volume.mapping.find
-        begin = order.works[stretch.start].oblock
+        begin = batch.works[stretch.start].oblock
         end = begin + len(stretch)
         first, last = max(0, begin - _PIECE // size), end + _PIECE // size
         while begin > first and find(begin - 1) != UNMAPPED:
@@ -165,7 +165,7 @@ class Moves:
             end += 1
         await self._volume.origin.forget(begin * size, (end - begin) * size)
 
-    async def _begin_saving(self, work: Work, content: memoryview) -> int:
+    async def _snapshot_dirty(self, work: Work, content: memoryview) -> int:
         """Take a copy of a dirty block from which writers are kept out, and let them in; returns its sum."""
         volume = self._volume
         try:
@@ -174,79 +174,81 @@ class Moves:
             await self._copier.name_lost(work.oblock, work.cblock)
             raise
         self._require_dirty(work.cblock)
-        volume.mapping.begin_saving(work.cblock)
+        volume.mapping.begin_writeback(work.cblock)
         volume.locks.lower_level(work.oblock)
         return crc
 
-    async def _save(self, order: Order, stretch: range, held: Held, buffer: memoryview, crcs: dict[int, int]) -> None:
+    async def _write_stretch(
+        self, batch: Batch, stretch: range, held: Held, buffer: memoryview, crcs: dict[int, int]
+    ) -> None:
         """Write back those of a run that are a stretch of the origin; takes what has ended out of ``crcs``."""
         volume = self._volume
         size = volume.geometry.block_size
-        start = order.works[stretch.start].oblock * size
+        start = batch.works[stretch.start].oblock * size
         error: StoreError | None = None
         try:
-            await self._write_origin(start, buffer[stretch.start * size : stretch.stop * size], order.patience)
+            await self._write_origin(start, buffer[stretch.start * size : stretch.stop * size], batch.patience)
         except StoreError as exc:
             error = exc
         if error is not None and len(stretch) > 1:
             for number in stretch:
-                await self._save(order, range(number, number + 1), held, buffer, crcs)
+                await self._write_stretch(batch, range(number, number + 1), held, buffer, crcs)
             return
         for number in stretch:
-            work = order.works[number]
+            work = batch.works[number]
             crc = crcs.pop(number)
             # A write that has not ended yet would make a block dirty that others have counted as clean meanwhile.
-            unchanged = volume.mapping.end_saving(work.cblock) and not volume.locks.is_writing(work.oblock)
+            unchanged = volume.mapping.end_writeback(work.cblock) and not volume.locks.is_writing(work.oblock)
             if error is not None:
-                order.failed(work, error)
+                batch.failed(work, error)
             else:
                 if unchanged:
-                    self._saved(work.oblock, work.cblock, crc)
-                order.done(work, not volume.is_dirty(work.cblock))
+                    self._written_back(work.oblock, work.cblock, crc)
+                batch.done(work, not volume.is_dirty(work.cblock))
             held.release(work.oblock)
-        await self._forget_at_origin(order, stretch)
+        await self._forget_at_origin(batch, stretch)
 
-    async def demote(self, order: Order) -> None:
+    async def demote(self, batch: Batch) -> None:
         """Unmap a block, writing it back first if it has become dirty; its cache block is free when that is durable."""
         volume = self._volume
-        (work,) = order.works
-        with Held(volume) as held, _reporting(order, work, held):
+        (work,) = batch.works
+        with Held(volume) as held, _reporting(batch, work, held):
             await held.take(work.oblock, WRITERS_OUT)
             volume.require_work(work)
-            if volume.is_dirty(work.cblock) and not order.paid:
+            if volume.is_dirty(work.cblock) and not batch.rate_applied:
                 msg = f"oblock {work.oblock} has been written to since"
                 raise BusyError(msg)
-            await self.copy_back(work.oblock, work.cblock, order.patience)
+            await self.copy_back(work.oblock, work.cblock, batch.patience)
             await volume.locks.raise_level(work.oblock)
             await self.unmap(work.cblock)
-            volume.stats.demotions += 1
-            order.done(work)
+            volume.counters.demotions += 1
+            batch.done(work)
 
     # Moves that others ask for
 
-    async def overwrite(self, order: Order, data: memoryview) -> None:
+    async def overwrite(self, batch: Batch, data: memoryview) -> None:
         """Promote a block by the write that covers all of it: no copy, and the block is dirty.
 
         The caller has it exclusively.  If the cache refuses the data, the origin gets it.
         """
         volume = self._volume
-        (work,) = order.works
+        (work,) = batch.works
         start = work.cblock * volume.geometry.block_size
         try:
             await volume.locks.drained(work.oblock)
-            await volume.durability.vacate(work.cblock)
+            await volume.durability.wait_reusable(work.cblock)
             if not volume.cache.write_nowait(start, data):
                 await volume.cache.write(start, data)
             volume.require_cache()
         except FusecacheError as exc:
             log.warning("overwrite failed", oblock=work.oblock, cblock=work.cblock, error=str(exc))
-            order.failed(work, exc)
+            batch.failed(work, exc)
             try:
                 await volume.origin.write(work.oblock * volume.geometry.block_size, data)
             finally:
-                volume.durability.flushes.owe()
+                volume.durability.flushes.origin_written()
             return
-        self._map(order, work)
+        self._map(batch, work)
         volume.mapping.set_dirty(work.cblock)
         volume.policy.set_dirty(work.cblock)
 
@@ -255,7 +257,7 @@ class Moves:
         volume = self._volume
         await self._traffic.allowed(volume.geometry.block_size)
         with Held(volume) as held:
-            await held.take_in_turn(oblock, WRITERS_OUT)
+            await held.take_when_free(oblock, WRITERS_OUT)
             cblock = volume.mapping.find(oblock)
             if cblock != UNMAPPED:
                 await self.copy_back(oblock, cblock, ASKED_FOR)
@@ -278,7 +280,7 @@ class Moves:
             await volume.origin.read(oblock * size, right)
             rotten = mine != right
             if rotten:
-                volume.stats.healed += 1
+                volume.counters.healed += 1
                 await volume.cache.write(cblock * size, right)
                 volume.content_changed()
             volume.mapping.set_sum(cblock, crc32c(right))
@@ -305,7 +307,7 @@ class Moves:
         size = volume.geometry.block_size
         crc = 0
         with self._copier.buffer() as buffer:
-            for start in range(0, size, COPY_RUN):
+            for start in range(0, size, COPY_SIZE):
                 content = buffer[: size - start]
                 try:
                     crc = await self._copier.load(cblock * size + start, content, crc)
@@ -314,7 +316,7 @@ class Moves:
                     raise
                 self._require_dirty(cblock)
                 await self._write_origin(oblock * size + start, content, patience)
-        self._saved(oblock, cblock, crc)
+        self._written_back(oblock, cblock, crc)
 
     def _require_dirty(self, cblock: int) -> None:
         """Raise StoreError if a block that was dirty when we began to read it has been forsaken meanwhile."""
@@ -326,7 +328,7 @@ class Moves:
         mapping, durability = self._volume.mapping, self._volume.durability
         durability.removing(cblock)
         flags = mapping.flags[cblock]
-        spoiled = durability.is_spoiled(cblock)
+        divergent = durability.is_divergent(cblock)
         oblock = mapping.remove(cblock)
         try:
             await durability.commit()
@@ -334,7 +336,7 @@ class Moves:
             mapping.insert(oblock, cblock)
             mapping.flags[cblock] = flags
             durability.kept(cblock)
-            if spoiled and not durability.flushes.is_forsaken(cblock):
+            if divergent and not durability.flushes.has_lost_writes(cblock):
                 self._volume.set_dirty(cblock)  # one of its two copies has to be the right one
             raise
 
@@ -343,7 +345,7 @@ class Moves:
         volume = self._volume
         size = volume.geometry.block_size
         crc = 0
-        for start in range(0, size, COPY_RUN):
+        for start in range(0, size, COPY_SIZE):
             content = buffer[: size - start]
             await volume.origin.read(work.oblock * size + start, content)
             crc = await self._copier.store(work.cblock * size + start, content, crc)
@@ -355,43 +357,43 @@ class Moves:
             await volume.activity.give_way(patience)
             await volume.origin.write(position, content)
         else:
-            async with self._traffic.turn(position, patience):
+            async with self._traffic.slot(position, patience):
                 await volume.origin.write(position, content)
 
-    def _map(self, order: Order, work: Work) -> None:
+    def _map(self, batch: Batch, work: Work) -> None:
         """Switch: from here on the block is in the cache."""
         volume = self._volume
         volume.mapping.insert(work.oblock, work.cblock)
         volume.durability.promoted(work.cblock)
-        volume.stats.promotions += 1
-        order.done(work)
+        volume.counters.promotions += 1
+        batch.done(work)
 
-    def _saved(self, oblock: int, cblock: int, crc: int) -> None:
+    def _written_back(self, oblock: int, cblock: int, crc: int) -> None:
         """Note that the origin has what the cache has."""
         volume = self._volume
         size = volume.geometry.block_size
         volume.set_clean(cblock, crc)
-        volume.stats.writebacks += 1
+        volume.counters.writebacks += 1
         if volume.health.lost:
             volume.health.lost.discard(oblock * size, (oblock + 1) * size)
 
 
 @contextmanager
-def _reporting(order: Order, work: Work, held: Held | None = None) -> Iterator[None]:
+def _reporting(batch: Batch, work: Work, held: Held | None = None) -> Iterator[None]:
     """Tell the order what goes wrong within this block, and give the item's block back then."""
     try:
         yield
     except FusecacheError as exc:
-        order.failed(work, exc)
+        batch.failed(work, exc)
         if held is not None:
             held.release(work.oblock)
 
 
-def _stretches(order: Order, numbers: Iterable[int]) -> Iterator[range]:
+def _stretches(batch: Batch, numbers: Iterable[int]) -> Iterator[range]:
     """Cut the items with these numbers, ascending, where one is missing or two are not neighbours at the origin."""
     stretch = range(0)
     for number in numbers:
-        if stretch and number == stretch.stop and order.works[number].oblock == order.works[number - 1].oblock + 1:
+        if stretch and number == stretch.stop and batch.works[number].oblock == batch.works[number - 1].oblock + 1:
             stretch = range(stretch.start, number + 1)
         else:
             if stretch:

@@ -109,7 +109,7 @@ class Traffic:
                 all_here.set()
 
     @asynccontextmanager
-    async def turn(self, position: int, patience: float = PATIENCE) -> AsyncIterator[None]:
+    async def slot(self, position: int, patience: float = PATIENCE) -> AsyncIterator[None]:
         """Write to the origin at ``position`` within this block; it begins when it is our turn."""
         await self._queue_up(position)
         try:

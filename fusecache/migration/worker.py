@@ -32,11 +32,11 @@ import structlog
 import trio
 
 from fusecache.block import ALL_OUT, UNMAPPED
-from fusecache.config import COPY_RUN, Mode
+from fusecache.config import COPY_SIZE, Mode
 from fusecache.errors import BusyError, FusecacheError
 from fusecache.migration.backlog import Backlog
-from fusecache.migration.batches import Held, Order
-from fusecache.migration.migrations import Moves
+from fusecache.migration.batches import Batch, Held
+from fusecache.migration.migrations import Migrations
 from fusecache.migration.traffic import Traffic
 from policies import Op, PolicyError
 
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 LANES: Final = {Op.PROMOTE: 8, Op.DEMOTE: 8, Op.WRITEBACK: 4}
-"""Runs side by side; a run of copies holds :data:`fusecache.config.COPY_RUN` bytes in memory."""
+"""Runs side by side; a run of copies holds :data:`fusecache.config.COPY_SIZE` bytes in memory."""
 _LEAST_COLLECTED: Final = 16
 _ASKED_AT_ONCE: Final = 16
 """Items that are asked for before others in the loop have their turn."""
@@ -59,7 +59,7 @@ _FIRST_BACKOFF: Final = 0.5
 _LAST_BACKOFF: Final = 30.0
 
 
-class Migrations:
+class MigrationWorker:
     """The migrations of one volume; :meth:`run` carries out what the policy asks for.
 
     :ivar moves: how a block is moved.
@@ -76,24 +76,24 @@ class Migrations:
         "_lanes",
         "_most",
         "_pauses",
-        "_paying",
         "_resume_at",
         "_running",
         "_second_began",
         "_untrusted",
         "_volume",
+        "_waiting_for_rate",
         "_was_busy",
         "_woken",
         "_writes",
-        "moves",
+        "migrations",
         "traffic",
     )
 
     def __init__(self, volume: Volume) -> None:
         self._volume = volume
-        self.traffic = Traffic(volume.activity, burst=max(COPY_RUN, volume.geometry.block_size))
-        self.moves = Moves(volume, self.traffic)
-        neighbours = max(1, COPY_RUN // volume.geometry.block_size)
+        self.traffic = Traffic(volume.activity, burst=max(COPY_SIZE, volume.geometry.block_size))
+        self.migrations = Migrations(volume, self.traffic)
+        neighbours = max(1, COPY_SIZE // volume.geometry.block_size)
         self._backlog = Backlog(neighbours)
         self._most = max(_LEAST_COLLECTED, 2 * neighbours)
         self._lanes = dict.fromkeys(Op, 0)
@@ -102,7 +102,7 @@ class Migrations:
         self._ended = trio.Event()
         self._distrusted: set[int] = set()
         self._untrusted = trio.Event()
-        self._paying = trio.CancelScope()
+        self._waiting_for_rate = trio.CancelScope()
         self._filling = True
         self._second_began = -1.0
         self._writes = 0
@@ -131,18 +131,18 @@ class Migrations:
             while True:
                 await self._woken.wait()
                 self._woken = trio.Event()
-                while run := await self._next_run():
+                while run := await self._next_neighbours():
                     await self._start(run, nursery)
                     await trio.lowlevel.checkpoint()  # hits come between two of them
 
-    async def _next_run(self) -> list[Work]:
+    async def _next_neighbours(self) -> list[Work]:
         """Choose what to do next, or nothing."""
         if self._asking:
             self._asking = False
             await self._collect()
         if not self._may_work():
             self._give_back()
-        return self._backlog.next_run([op for op, lanes in LANES.items() if self._lanes[op] < lanes])
+        return self._backlog.next_neighbours([op for op, lanes in LANES.items() if self._lanes[op] < lanes])
 
     def _may_work(self) -> bool:
         volume = self._volume
@@ -170,7 +170,7 @@ class Migrations:
 
     def _may_begin_batch(self, now: float) -> bool:
         """Tell whether to begin with work that is there only because the origin is idle."""
-        writes = self._volume.stats.write_hits
+        writes = self._volume.counters.write_hits
         many = writes - self._writes > _MANY_WRITES
         if now < self._second_began + 1:
             return not (many or self._was_busy)
@@ -181,33 +181,37 @@ class Migrations:
         """Wait until a run may be copied, then have that done; not those items that were called back meanwhile."""
         op = run[0].op
         copies = op is not Op.DEMOTE or self._volume.is_dirty(run[0].cblock)
-        self._paying = trio.CancelScope()
-        with self._paying:
+        self._waiting_for_rate = trio.CancelScope()
+        with self._waiting_for_rate:
             await self.traffic.allowed(len(run) * self._volume.geometry.block_size if copies else 0)
         if works := self._backlog.take(run):
             self._lanes[op] += 1
             self._running += len(works)
-            nursery.start_soon(self._carry_out, op, Order(works, self._volume.policy, paid=copies))
+            nursery.start_soon(self._carry_out, op, Batch(works, self._volume.policy, rate_applied=copies))
 
-    async def _carry_out(self, op: Op, order: Order) -> None:
-        steps = {Op.PROMOTE: self.moves.promote, Op.DEMOTE: self.moves.demote, Op.WRITEBACK: self.moves.write_back}[op]
-        count = len(order.works)
+    async def _carry_out(self, op: Op, batch: Batch) -> None:
+        steps = {
+            Op.PROMOTE: self.migrations.promote,
+            Op.DEMOTE: self.migrations.demote,
+            Op.WRITEBACK: self.migrations.write_back,
+        }[op]
+        count = len(batch.works)
         try:
-            await steps(order)
+            await steps(batch)
         finally:
-            order.close()
+            batch.close()
             self._lanes[op] -= 1
-            self._note_errors(order)
-            busy = any(isinstance(error, BusyError) for error in order.errors.values())
+            self._note_errors(batch)
+            busy = any(isinstance(error, BusyError) for error in batch.errors.values())
             self._finished(count, ask=not busy)  # somebody else migrates the block: asked at once, it would come again
 
-    def _note_errors(self, order: Order) -> None:
-        errors = {work: error for work, error in order.errors.items() if not isinstance(error, BusyError)}
+    def _note_errors(self, batch: Batch) -> None:
+        errors = {work: error for work, error in batch.errors.items() if not isinstance(error, BusyError)}
         for work, error in errors.items():
             log.warning("migration failed", op=work.op.value, oblock=work.oblock, cblock=work.cblock, error=str(error))
         if errors:
             self._back_off()
-        elif not order.errors:
+        elif not batch.errors:
             self._backoff = 0.0
 
     def _back_off(self) -> None:
@@ -263,7 +267,7 @@ class Migrations:
         self._pauses += 1
         try:
             self._give_back()
-            self._paying.cancel()
+            self._waiting_for_rate.cancel()
             while self._running:
                 await self._ended.wait()
             yield
@@ -297,11 +301,11 @@ class Migrations:
 
         :raises StoreError: neither the cache nor the origin takes the data.
         """
-        order = Order([work], self._volume.policy)
+        batch = Batch([work], self._volume.policy)
         try:
-            await self.moves.overwrite(order, data)
+            await self.migrations.overwrite(batch, data)
         finally:
-            order.close()
+            batch.close()
             self._volume.locks.end_exclusive(work.oblock)
             self._finished()
 
@@ -314,12 +318,12 @@ class Migrations:
         while self._pauses:
             await self._ended.wait()
         with self._counted(), Held(volume) as held:
-            await held.take_in_turn(oblock, ALL_OUT)
+            await held.take_when_free(oblock, ALL_OUT)
             cblock = volume.mapping.find(oblock)
             if cblock == UNMAPPED:
                 return False
-            await self.moves.copy_back(oblock, cblock)
-            await self.moves.unmap(cblock)
+            await self.migrations.copy_back(oblock, cblock)
+            await self.migrations.unmap(cblock)
             while True:
                 try:
                     volume.forget(cblock)

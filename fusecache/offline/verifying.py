@@ -16,7 +16,7 @@ from crc32c import crc32c
 
 from fusecache.attach import DATA_START
 from fusecache.errors import RefusedError
-from fusecache.metadata import Batch, Database
+from fusecache.metadata import Database, Transaction
 from fusecache.offline.checking import Problem
 from fusecache.offline.facts import Facts, read_values, sound_blocks
 from fusecache.offline.opening import open_locked, reading
@@ -52,7 +52,7 @@ def verify(files: Files, report: Report, *, heal: bool = False) -> None:
             verification.run(connection)
         if heal and verification.rotten:
             with closing(Database.open(files.metadata)) as database:
-                database.apply(Batch(unmapped=verification.rotten))
+                database.apply(Transaction(unmapped=verification.rotten))
             report.facts.append(f"{len(verification.rotten)} blocks were forgotten; the origin has them")
             verification.problems = [problem for problem in verification.problems if problem.meaning != _CACHE_BAD]
     verification.tell(report)

@@ -25,7 +25,7 @@ from crc32c import crc32c
 from fusecache.attach import DamagedRowError, Identity, inspect, recover
 from fusecache.block import DIRTY
 from fusecache.errors import FusecacheError, MetadataError, RefusedError, StoreError
-from fusecache.metadata import Batch, Database
+from fusecache.metadata import Database, Transaction
 from fusecache.offline.opening import find_files, open_locked
 from fusecache.tasks import for_each
 from policies import create_policy
@@ -100,7 +100,7 @@ def _forget_stale(config: MountConfig, environ: Mapping[str, str]) -> None:
         values = database.values()
         if values.get("clean_shutdown") == "1" and values.get("origin_mtime_ns") != now.mtime_ns:
             clean = [row.cblock for row in database.rows() if not row.dirty]
-            database.apply(Batch(unmapped=clean, values={"origin_mtime_ns": now.mtime_ns}))
+            database.apply(Transaction(unmapped=clean, values={"origin_mtime_ns": now.mtime_ns}))
 
 
 async def _write_back(binding: Binding, progress: Progress, retries: int) -> Outcome:
@@ -216,7 +216,7 @@ class WriteBack:
 
     async def _commit(self, cblocks: list[int]) -> None:
         """Record blocks as clean that the origin has durably."""
-        batch = Batch(
+        batch = Transaction(
             mapped=[(cblock, self._mapping.oblock_of[cblock], False, self._sums[cblock]) for cblock in cblocks]
         )
         self._waiting.subtract(cblock // self._region_blocks for cblock in cblocks)
@@ -231,7 +231,7 @@ class WriteBack:
 
     async def _settle(self) -> None:
         """Let the rows say of the rest that it is dirty, so that no region has to."""
-        batch = Batch(closed=sorted(self._open))
+        batch = Transaction(closed=sorted(self._open))
         batch.mapped += [
             (cblock, self._mapping.oblock_of[cblock], True, None) for cblock in self._mapping.dirty_blocks()
         ]

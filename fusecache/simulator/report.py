@@ -48,7 +48,7 @@ def print_results(console: Console, results: Sequence[Result]) -> None:
         table.add_section()
         size = format_size(cache_blocks * first.block_size)
         for result in group:
-            table.add_row(size, *_cells(result))
+            table.add_row(size, *_held(result))
             size = ""
     if not console.is_terminal:
         # What goes into a file or a pipe is as wide as it needs to be.
@@ -56,7 +56,7 @@ def print_results(console: Console, results: Sequence[Result]) -> None:
     console.print(table)
 
 
-def _cells(result: Result) -> tuple[str, ...]:
+def _held(result: Result) -> tuple[str, ...]:
     return (
         escape(result.policy),
         f"{result.hits:,}",

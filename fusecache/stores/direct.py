@@ -5,7 +5,7 @@ Theory of operation
 The kernel moves whole *units* only (a logical block of the disk, usually 512 bytes), between the disk and memory that
 is aligned.  What the data path has is neither, so everything goes through buffers (:mod:`fusecache.stores.buffers`),
 and a write that begins or ends within a unit reads that unit first.  Writes that share such a unit take turns
-(:mod:`fusecache.stores.turns`); reads need not, as what surrounds a write is the same before and after it.
+(:mod:`fusecache.stores.unit_locks`); reads need not, as what surrounds a write is the same before and after it.
 
 Where the store begins or ends within a page, the rest of that page goes through the page cache: a whole unit there
 would reach beyond the store, perhaps beyond the file.  The border is that of a page, as the page cache works in pages:
@@ -30,7 +30,7 @@ from fusecache.errors import RefusedError
 from fusecache.stores.buffers import Buffers
 from fusecache.stores.engine import ThreadEngine
 from fusecache.stores.file import PAGE, FileStore, is_in_memory
-from fusecache.stores.turns import Turns
+from fusecache.stores.unit_locks import UnitLocks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -106,7 +106,19 @@ class DirectStore:
     :param unit: bytes of which the kernel moves whole multiples; a power of two.
     """
 
-    __slots__ = ("_begin", "_buffers", "_end", "_engine", "_fd", "_file", "_start", "_turns", "_unit", "name", "size")
+    __slots__ = (
+        "_begin",
+        "_buffers",
+        "_end",
+        "_engine",
+        "_fd",
+        "_file",
+        "_start",
+        "_unit",
+        "_unit_locks",
+        "name",
+        "size",
+    )
 
     def __init__(self, file: FileStore, fd: int, *, start: int, unit: int, engine: Engine | None = None) -> None:
         self._file = file
@@ -115,7 +127,7 @@ class DirectStore:
         self._unit = unit
         self._engine = ThreadEngine() if engine is None else engine
         self._buffers = Buffers()
-        self._turns = Turns()
+        self._unit_locks = UnitLocks()
         self.name = file.name
         self.size = file.size
         page = max(PAGE, unit)
@@ -186,7 +198,7 @@ class DirectStore:
         begin = offset + -(self._start + offset) % page
         end = offset + length - (self._start + offset + length) % page
         if begin < end:
-            async with self._turns.turn(*self._units(self._start + begin, self._start + end)):
+            async with self._unit_locks.locked(*self._units(self._start + begin, self._start + end)):
                 await self._file.discard(begin, end - begin)
 
     async def forget(self, offset: int, length: int) -> None:
@@ -194,7 +206,7 @@ class DirectStore:
 
     def check(self) -> None:
         """Assert the invariants of the parts, and that what goes past the page cache shares no page with the rest."""
-        self._turns.check()
+        self._unit_locks.check()
         self._buffers.check()
         assert 0 <= self._begin <= self._end
         assert self._begin == self._end or self._end <= self.size
@@ -229,7 +241,7 @@ class DirectStore:
         unit = self._unit
         first, after, partial = self._units(position, position + len(data))
         low = first * unit
-        async with self._turns.turn(first, after, partial):
+        async with self._unit_locks.locked(first, after, partial):
             with self._buffers.lent(after * unit - low) as buffer, self._file.failing("write"):
                 for number in partial:
                     await self._engine.read(self._fd, buffer[number * unit - low :][:unit], number * unit)

@@ -13,7 +13,7 @@ PERSISTENT: Final = ("read_hits", "read_misses", "write_hits", "write_misses")
 
 
 @dataclass(slots=True)
-class Stats:
+class Counters:
     """Counters of one mount; whoever does the work adds to them directly (``stats.read_hits += 1``)."""
 
     read_hits: int = 0

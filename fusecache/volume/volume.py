@@ -12,7 +12,7 @@ from fusecache.block import DIRTY, UNMAPPED
 from fusecache.config import DEFAULT_MIGRATION_THRESHOLD, Mode
 from fusecache.errors import FusecacheError, StoreError
 from fusecache.volume.activity import Activity
-from fusecache.volume.counters import Stats
+from fusecache.volume.counters import Counters
 from fusecache.volume.guard import GuardedPolicy
 from policies import Op
 
@@ -45,7 +45,7 @@ class Volume:
     mode: Mode = Mode.WRITEBACK
     migration_threshold: int = DEFAULT_MIGRATION_THRESHOLD
     """Bytes; takes part in deciding what is idle (dm-cache 1.4)."""
-    stats: Stats = field(default_factory=Stats)
+    counters: Counters = field(default_factory=Counters)
     activity: Activity = field(default_factory=Activity)
     health: Health = field(init=False)
     incoming: Policy | None = None
@@ -57,7 +57,7 @@ class Volume:
 
     def __post_init__(self) -> None:
         self.health = self.durability.health
-        self.durability.flushes.forsake = self.forsake
+        self.durability.flushes.on_lost_write = self.on_lost_write
         self.take_over(self.policy)
 
     def tick(self) -> None:
@@ -118,7 +118,7 @@ class Volume:
             self._tell_clean(cblock)
             self.durability.cleaned(cblock)
 
-    def forsake(self, cblock: int) -> None:
+    def on_lost_write(self, cblock: int) -> None:
         """Take a block for clean although what was written to it is lost: the origin has what was there before."""
         if self.mapping.clear_dirty(cblock):
             begin = self.mapping.oblock_of[cblock] * self.geometry.block_size

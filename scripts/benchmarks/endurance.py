@@ -27,11 +27,11 @@ import trio
 import trio.testing
 
 from fusecache.block import BlockLocks, Geometry, Mapping
-from fusecache.datapath import Cache
+from fusecache.datapath import Disk
 from fusecache.durability import Durability
 from fusecache.jobs import Flusher
-from fusecache.metadata import Batch, region_blocks_for
-from fusecache.migration import Migrations
+from fusecache.metadata import Transaction, region_blocks_for
+from fusecache.migration import MigrationWorker
 from fusecache.stores import Data
 from fusecache.volume import Volume
 from policies import create_policy
@@ -88,7 +88,7 @@ class InstantStore:
 class InstantRecord:
     """A record that nobody will read."""
 
-    async def commit(self, batch: Batch) -> None:
+    async def commit(self, batch: Transaction) -> None:
         """See :class:`fusecache.metadata.record.Record`."""
         await trio.lowlevel.checkpoint()
 
@@ -110,7 +110,7 @@ class Reading:
     seconds: float
 
 
-class Disk:
+class BenchDisk:
     """The cached disk."""
 
     def __init__(self, cache_blocks: int) -> None:
@@ -136,16 +136,16 @@ class Disk:
                 open_regions=set(),
             ),
         )
-        self.migrations = Migrations(self.volume)
-        self.flusher = Flusher(self.volume, self.migrations)
-        self.cache = Cache(self.volume, self.migrations)
+        self.worker = MigrationWorker(self.volume)
+        self.flusher = Flusher(self.volume, self.worker)
+        self.cache = Disk(self.volume, self.worker)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Run what a mount runs beside its requests."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.volume.durability.run)
-            nursery.start_soon(self.migrations.run)
+            nursery.start_soon(self.worker.run)
             nursery.start_soon(self.flusher.run)
             await trio.testing.wait_all_tasks_blocked()
             yield
@@ -168,13 +168,13 @@ class Disk:
                 seconds += 1
                 clock.jump(1)
                 self.volume.tick()
-                self.migrations.wake()
+                self.worker.wake()
                 self.volume.durability.commit_later(close_regions=seconds % SECONDS_PER_CLOSING == 0)
                 await trio.testing.wait_all_tasks_blocked()
 
     def reading(self, requests: int, began: float) -> Reading:
         """Look at the memory and the counters."""
-        stats = self.volume.stats
+        stats = self.volume.counters
         return Reading(
             requests=requests,
             memory=resident_bytes(),
@@ -205,7 +205,7 @@ async def endure(counts: list[int], cache_blocks: int) -> list[Reading]:
     """Send as many requests as the last of ``counts`` says; look after each of them, and at the start."""
     clock = trio.lowlevel.current_clock()
     assert isinstance(clock, trio.testing.MockClock)
-    disk = Disk(cache_blocks)
+    disk = BenchDisk(cache_blocks)
     blocks = cache_blocks * IMAGE_FACTOR
     began = time.perf_counter()
     readings = [disk.reading(0, began)]

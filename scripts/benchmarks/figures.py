@@ -65,16 +65,16 @@ def draw_levels(target: Path) -> None:
         axes.set_title(f"{name}: {len(populations)} levels", fontsize=11)
         axes.spines[["top", "right"]].set_visible(False)
     both[0].set_ylim(0, 64)
-    _save(figure, target)
+    _write_stretch(figure, target)
 
 
 def _finish(figure: mpl.figure.Figure, axes: Axes, target: Path) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
-    _save(figure, target)
+    _write_stretch(figure, target)
 
 
-def _save(figure: mpl.figure.Figure, target: Path) -> None:
+def _write_stretch(figure: mpl.figure.Figure, target: Path) -> None:
     figure.savefig(target, metadata={"Date": None})
     plt.close(figure)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from fusecache.attach import DATA_START, Identity, write_stamp
-from fusecache.metadata import Batch, Database, region_blocks_for
+from fusecache.metadata import Database, Transaction, region_blocks_for
 
 _AT_ONCE: Final = 100_000
 _SPREAD: Final = 0x9E3779B1
@@ -88,7 +88,9 @@ def make_place(directory: Path, cache: Path, layout: Layout) -> tuple[Place, arr
     database = Database.create(place.metadata, values)
     try:
         for start in range(0, layout.used, _AT_ONCE):
-            database.apply(Batch(mapped=list(_rows(oblocks, range(start, min(start + _AT_ONCE, layout.used)), layout))))
+            database.apply(
+                Transaction(mapped=list(_rows(oblocks, range(start, min(start + _AT_ONCE, layout.used)), layout)))
+            )
     finally:
         database.close()
     return place, oblocks

@@ -26,7 +26,7 @@ from fusecache.block.geometry import Geometry
 from fusecache.config import Mode
 from fusecache.errors import FusecacheError, RefusedError
 from fusecache.volume.volume import PolicyFaultError
-from tests.crash.rig import BLOCK, QUICK_TICKS, Disk, Rig, simulate, simulated
+from tests.crash.rig import BLOCK, QUICK_TICKS, Rig, SimDisk, simulate, simulated
 from tests.model import Oracle, judge_crash, shown
 
 _POLICIES: Final = ("eager", "eager", "eager", "eager", "smq", "mq", "cleaner")
@@ -134,14 +134,14 @@ class History:
     :param oracle: what the disk may show; ``disk``: what it begins with.
     """
 
-    def __init__(self, seed: int, shape: Shape, disk: Disk, oracle: Oracle, generation: int = 0) -> None:
+    def __init__(self, seed: int, shape: Shape, disk: SimDisk, oracle: Oracle, generation: int = 0) -> None:
         self._rng = random.Random(f"{seed} {generation}")
         self._seed = seed
         self._shape = shape
         self._disk = disk
         self._oracle = oracle
         self._generation = generation
-        self._followed: list[tuple[Disk, Oracle]] = []
+        self._followed: list[tuple[SimDisk, Oracle]] = []
         self._crasher = _Crasher(self._rng, shape.gap, self._judge_here)
         self._rig: Rig | None = None
         self._crashes = 0
@@ -213,7 +213,7 @@ class History:
         self._crasher.active = False
         await trio.sleep(40 if shape.fault_rate else 1)  # the pause after failures ends
         self._crasher.active = True
-        if rig.volume.health.untold:
+        if rig.volume.health.unreported:
             await self._flush()  # which fails, and the next one does not
         shows = self._oracle.settled(await rig.read_all())
         await rig.check_at_rest()
@@ -243,14 +243,14 @@ class History:
 
     def _range(self, rng: random.Random) -> tuple[int, int]:
         """Choose cells: a block, some cells of one, or a run across blocks."""
-        cells = len(self._oracle.allowed)
+        held = len(self._oracle.allowed)
         per_block = BLOCK // self._shape.cell_bytes
         kind = rng.random()
         if kind < 0.4:
-            first = rng.randrange(cells) // per_block * per_block
-            return first, min(per_block * rng.choice((1, 1, 2, 3)), cells - first)
-        first = rng.randrange(cells)
-        return first, min(rng.randint(1, 3 if kind < 0.7 else 2 * per_block), cells - first)
+            first = rng.randrange(held) // per_block * per_block
+            return first, min(per_block * rng.choice((1, 1, 2, 3)), held - first)
+        first = rng.randrange(held)
+        return first, min(rng.randint(1, 3 if kind < 0.7 else 2 * per_block), held - first)
 
     async def _write(self, first: int, count: int) -> None:
         assert self._rig is not None
@@ -320,9 +320,9 @@ class History:
         """Let others change the sizes of the disk's parts, and the next mount want another one; or not."""
         rng = self._rng
         if rng.random() < 0.2:
-            cells = rng.randint(1, 2 * BLOCK // self._shape.cell_bytes)
-            self._disk = self._disk.grown_by_others(self._shape.cell_bytes, cells)
-            self._oracle.grow(cells)
+            held = rng.randint(1, 2 * BLOCK // self._shape.cell_bytes)
+            self._disk = self._disk.grown_by_others(self._shape.cell_bytes, held)
+            self._oracle.grow(held)
         while True:
             before = self._disk
             disk = before.cut_by_others(rng.randint(1, _MOST_BLOCKS)) if rng.random() < 0.2 else before
@@ -359,7 +359,7 @@ class History:
                 # What a power cut left is durable; what a kill left is so only when the next flush says it.
                 self._follow(disk, Oracle(shows, self._shape.cell_bytes, None if pinned else allowed))
 
-    def _judge(self, disk: Disk, allowed: Sequence[tuple[int, ...]]) -> list[int]:
+    def _judge(self, disk: SimDisk, allowed: Sequence[tuple[int, ...]]) -> list[int]:
         """Hold what a crash left against the model, perhaps mounted with another size; returns what the cells show."""
         self._crashes += 1
         image = disk.image()
@@ -369,7 +369,7 @@ class History:
                 assert disk.resized(self._rng.randint(1, _MOST_BLOCKS))[-1].image() == image, "it hangs on the size"
         return judge_crash(image, allowed, self._shape.cell_bytes)
 
-    def _follow(self, disk: Disk, oracle: Oracle) -> None:
+    def _follow(self, disk: SimDisk, oracle: Oracle) -> None:
         if self._generation < _GENERATIONS and len(self._followed) < _MOST_FOLLOWED:
             self._followed.append((disk, oracle))
 
@@ -380,9 +380,9 @@ def hunt(seed: int, *, faults: bool = False) -> Hunted:
     :raises HuntError: data was lost or went back, an invariant broke, or something hung.
     """
     shape = Shape.of(random.Random(seed), faults=faults)
-    disk = Disk.new(shape.geometry, region_blocks=shape.region_blocks, cell_bytes=shape.cell_bytes)
-    cells = shape.geometry.image_bytes // shape.cell_bytes
-    history = History(seed, shape, disk, Oracle([0] * cells, shape.cell_bytes))
+    disk = SimDisk.new(shape.geometry, region_blocks=shape.region_blocks, cell_bytes=shape.cell_bytes)
+    held = shape.geometry.image_bytes // shape.cell_bytes
+    history = History(seed, shape, disk, Oracle([0] * held, shape.cell_bytes))
     try:
         return history.run()
     except Exception as exc:

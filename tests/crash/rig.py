@@ -1,7 +1,7 @@
 """A whole mount without FUSE, files or time: the real parts, put together by the real composition root, on fakes.
 
-A :class:`Disk` is what lies there between mounts; a :class:`Rig` is one mount of it.  :func:`simulate` runs a coroutine
-under a virtual clock, one seed being one order of events.
+A :class:`SimDisk` is what lies there between mounts; a :class:`Rig` is one mount of it.  :func:`simulate` runs a
+coroutine under a virtual clock, one seed being one order of events.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from fusecache.block.mapping import DIRTY
 from fusecache.config import Mode, MountConfig
 from fusecache.control.control import Control, new_policy
 from fusecache.daemon import serve as mount
-from fusecache.datapath.disk import Cache
+from fusecache.datapath.disk import Disk
 from fusecache.jobs.flush import Flusher
-from fusecache.metadata.record import Batch
-from fusecache.migration.worker import Migrations
+from fusecache.metadata.record import Transaction
+from fusecache.migration.worker import MigrationWorker
 from tests.fakes import SECTOR, EagerPolicy, Faults, Latency, RecordState, SimRecord, SimStore, StoreState
 from tests.model import initial_image
 
@@ -50,7 +50,7 @@ _RUBBISH: Final = b"\xee"
 
 
 @dataclass(slots=True, kw_only=True)
-class Disk:
+class SimDisk:
     """What lies there while nothing is mounted."""
 
     region_blocks: int
@@ -69,7 +69,7 @@ class Disk:
         return Geometry(len(self.origin.durable), BLOCK, int(self.record.values.get("cache_blocks", self.room)))
 
     @classmethod
-    def new(cls, geometry: Geometry, *, region_blocks: int, cell_bytes: int) -> Disk:
+    def new(cls, geometry: Geometry, *, region_blocks: int, cell_bytes: int) -> SimDisk:
         """Make a disk that was never cached; the cache has rubbish in it."""
         return cls(
             region_blocks=region_blocks,
@@ -77,7 +77,7 @@ class Disk:
             cache=StoreState(bytearray(_RUBBISH * (geometry.cache_blocks * BLOCK))),
         )
 
-    def after_power_cut(self, rng: random.Random) -> Disk:
+    def after_power_cut(self, rng: random.Random) -> SimDisk:
         """Lose whatever a power cut may take."""
         return replace(
             self,
@@ -86,21 +86,21 @@ class Disk:
             record=self.record.after_crash(rng),
         )
 
-    def after_kill(self, rng: random.Random) -> Disk:
+    def after_kill(self, rng: random.Random) -> SimDisk:
         """Lose the process: what it wrote can be read, and is not durable yet."""
         return replace(self, record=self.record.after_crash(rng))
 
-    def cut_by_others(self, blocks: int) -> Disk:
+    def cut_by_others(self, blocks: int) -> SimDisk:
         """Lose the end of the cache; whether that can be borne, a mount will say."""
         return replace(self, cache=_with_room(self.cache, min(blocks, self.room)))
 
-    def grown_by_others(self, cell_bytes: int, cells: int) -> Disk:
+    def grown_by_others(self, cell_bytes: int, held: int) -> SimDisk:
         """Make the origin longer."""
-        longer = initial_image(len(self.origin.durable) + cells * cell_bytes, cell_bytes)
+        longer = initial_image(len(self.origin.durable) + held * cell_bytes, cell_bytes)
         longer[: len(self.origin.durable)] = self.origin.durable
         return replace(self, origin=StoreState(longer, self.origin.pending))
 
-    def resized(self, cache_blocks: int | None = None) -> list[Disk]:
+    def resized(self, cache_blocks: int | None = None) -> list[SimDisk]:
         """Make ready for a mount with that many cache blocks, as the mount would; returns the disk after each step.
 
         :raises RefusedError: the mount would be refused.
@@ -157,7 +157,7 @@ class Disk:
 class _Steps:
     """A disk that is resized, and what it was after each step: a crash leaves one of them."""
 
-    def __init__(self, disk: Disk) -> None:
+    def __init__(self, disk: SimDisk) -> None:
         self.disks = [disk]
 
     def room(self) -> int:
@@ -171,11 +171,11 @@ class _Steps:
         disk = self.disks[-1]
         self.disks.append(replace(disk, cache=_with_room(disk.cache, blocks)))
 
-    def apply(self, batch: Batch) -> None:
+    def apply(self, transaction: Transaction) -> None:
         disk = self.disks[-1]
         record = disk.record.copy()
         record.unsure = None
-        record.apply(batch)
+        record.apply(transaction)
         self.disks.append(replace(disk, record=record))
 
 
@@ -219,7 +219,7 @@ class Rig:
     """
 
     def __init__(
-        self, disk: Disk, seed: int, *, policy: str = "eager", mode: Mode = Mode.WRITEBACK, seconds: float = 0.02
+        self, disk: SimDisk, seed: int, *, policy: str = "eager", mode: Mode = Mode.WRITEBACK, seconds: float = 0.02
     ) -> None:
         rng = random.Random(seed)
         latency = Latency(rng, seconds)
@@ -251,12 +251,12 @@ class Rig:
         instance.allow_migrations(mode is not Mode.PASSTHROUGH)
         binding = cast("Binding", self.binding)
         self.volume = mount._make_volume(binding, instance, recovered.mapping, recovered.open_regions, mode)
-        self.migrations = Migrations(self.volume)
-        self.flusher = Flusher(self.volume, self.migrations)
-        self.cache = Cache(self.volume, self.migrations)
+        self.worker = MigrationWorker(self.volume)
+        self.flusher = Flusher(self.volume, self.worker)
+        self.cache = Disk(self.volume, self.worker)
         config = MountConfig(origin=Path("/origin"), mountpoint=Path("/mnt"), mode=mode, policy=policy)
         self.control = Control(
-            self.volume, self.migrations, self.flusher, config=config, binding=binding, suspects=recovered.suspects
+            self.volume, self.worker, self.flusher, config=config, binding=binding, suspects=recovered.suspects
         )
 
     @asynccontextmanager
@@ -265,18 +265,18 @@ class Rig:
         with trio.fail_after(at_most):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self.volume.durability.run)
-                nursery.start_soon(self.migrations.run)
+                nursery.start_soon(self.worker.run)
                 nursery.start_soon(self.flusher.run)
                 nursery.start_soon(self.control.run)
-                nursery.start_soon(mount._tick, self.volume, self.migrations)
+                nursery.start_soon(mount._tick, self.volume, self.worker)
                 if not self.binding.was_clean:
                     await self.volume.durability.secure()
                 yield
-                async with self.migrations.paused():
+                async with self.worker.paused():
                     nursery.cancel_scope.cancel()
             await mount._end_cleanly(self.volume, cast("Binding", self.binding))
 
-    def freeze(self, rng: random.Random) -> Disk:
+    def freeze(self, rng: random.Random) -> SimDisk:
         """Copy what a crash at this moment would have to deal with."""
         return replace(
             self.disk,
@@ -304,12 +304,12 @@ class Rig:
         await trio.sleep(0.001)
         if self.flusher.pending:
             await self.flusher.flush()
-        async with self.control._changing, self.migrations.paused():
+        async with self.control._changing, self.worker.paused():
             await self.volume.durability.commit()
-            assert not self.volume.locks.cells, f"locks are held: {list(self.volume.locks.cells)}"
+            assert not self.volume.locks.held, f"locks are held: {list(self.volume.locks.held)}"
             self.volume.check()
-            self.migrations.check()
-            self.volume.stats.check()
+            self.worker.check()
+            self.volume.counters.check()
             mapped = {oblock: cblock for cblock, oblock in self.volume.mapping.mapped()}
             policy = self.volume.policy
             if isinstance(policy, EagerPolicy):

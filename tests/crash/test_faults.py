@@ -20,7 +20,7 @@ from fusecache.block.geometry import Geometry
 from fusecache.errors import FusecacheError, ReadOnlyError, StoreError
 from fusecache.volume.volume import PolicyFaultError
 from policies import Op, Work
-from tests.crash.rig import BLOCK, Disk, Rig, simulate
+from tests.crash.rig import BLOCK, Rig, SimDisk, simulate
 from tests.fakes import EagerPolicy
 from tests.model import Oracle, judge_crash, shown
 
@@ -38,8 +38,8 @@ class Bench:
     rig: Rig
     oracle: Oracle
 
-    async def write(self, first: int, cells: int) -> None:
-        write, data = self.oracle.begin_write(first, cells)
+    async def write(self, first: int, held: int) -> None:
+        write, data = self.oracle.begin_write(first, held)
         try:
             await self.rig.cache.write(first * _CELL, data)
         except FusecacheError:
@@ -47,9 +47,9 @@ class Bench:
             raise
         self.oracle.end_write(write)
 
-    async def read(self, first: int, cells: int) -> None:
+    async def read(self, first: int, held: int) -> None:
         began = self.oracle.now()
-        self.oracle.end_read(began, first, await self.rig.cache.read(first * _CELL, cells * _CELL))
+        self.oracle.end_read(began, first, await self.rig.cache.read(first * _CELL, held * _CELL))
 
     async def fsync(self) -> None:
         began = self.oracle.now()
@@ -62,14 +62,14 @@ class Bench:
         assert isinstance(policy, EagerPolicy)
         cblock = policy._take_free() if op is Op.PROMOTE else policy.cblock_of[oblock]
         policy._queued[oblock] = Work(op, oblock, cblock)
-        self.rig.migrations.wake()
+        self.rig.worker.wake()
         with trio.move_on_after(2):
             while oblock in policy._queued or oblock in policy._issued:  # noqa: ASYNC110 - it tells nobody
                 await trio.sleep(0.001)
 
-    async def dirty(self, oblock: int, cells: int = 2) -> None:
+    async def dirty(self, oblock: int, held: int = 2) -> None:
         await self.migrate(Op.PROMOTE, oblock)
-        await self.write(oblock * _PER_BLOCK, cells)
+        await self.write(oblock * _PER_BLOCK, held)
 
 
 Scenario = Callable[[Bench], Awaitable[None]]
@@ -144,7 +144,7 @@ async def overwrite(bench: Bench) -> None:
     await bench.fsync()
 
 
-async def cover(bench: Bench) -> None:
+async def record_intent(bench: Bench) -> None:
     await bench.write(_PER_BLOCK + 2, 3)
     await bench.fsync()
 
@@ -163,12 +163,12 @@ async def drop_and_write(bench: Bench) -> None:
 
 async def crossing(bench: Bench) -> None:
     """Requests across cached, dirty and other blocks, and the tail, side by side."""
-    cells = len(bench.oracle.allowed)
+    held = len(bench.oracle.allowed)
     async with trio.open_nursery() as nursery:
         for request in (
             bench.write(3, 2 * _PER_BLOCK),
-            bench.write(cells - 4, 4),
-            bench.read(0, cells),
+            bench.write(held - 4, 4),
+            bench.read(0, held),
             bench.write(_PER_BLOCK, 3 * _PER_BLOCK),
         ):
             nursery.start_soon(_tolerate, request)
@@ -211,7 +211,7 @@ _SCENARIOS: Final[list[tuple[Scenario, Prelude]]] = [
     (demotion, _one_clean),
     (reuse, _two_dirty_one_clean),
     (overwrite, _nothing),
-    (cover, _one_clean),
+    (record_intent, _one_clean),
     (double_write, _one_clean_in_writethrough),
     (drop_and_write, _one_clean_in_passthrough),
     (crossing, _two_dirty_one_clean),
@@ -247,9 +247,9 @@ class Sweep:
     reached: bool = False
 
     async def run(self, seed: int) -> None:
-        cells = _GEOMETRY.image_bytes // _CELL
-        oracle = Oracle([0] * cells, _CELL)
-        disk = Disk.new(_GEOMETRY, region_blocks=1, cell_bytes=_CELL)
+        held = _GEOMETRY.image_bytes // _CELL
+        oracle = Oracle([0] * held, _CELL)
+        disk = SimDisk.new(_GEOMETRY, region_blocks=1, cell_bytes=_CELL)
         rig = Rig(disk, seed)
         rig.origin.on_loss = rig.store.on_loss = oracle.doubt
         rig.origin.quickness = rig.store.quickness = 0.0
@@ -297,7 +297,7 @@ class Sweep:
         await trio.sleep(40)  # the pause after failures ends
         await rig.check_at_rest()
         shows = oracle.settled(await rig.read_all())
-        if rig.volume.health.untold:
+        if rig.volume.health.unreported:
             with pytest.raises(StoreError, match="may be lost"):
                 await bench.fsync()
         await bench.fsync()

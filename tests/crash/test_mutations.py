@@ -17,15 +17,15 @@ import trio
 from fusecache.attach import resizing
 from fusecache.attach.resizing import Ledger, Resize, Space
 from fusecache.block.locks import BlockLocks
-from fusecache.block.mapping import COVERED, SAVING, Mapping
-from fusecache.datapath.disk import Cache
+from fusecache.block.mapping import WRITE_INTENT, WRITEBACK_IN_FLIGHT, Mapping
+from fusecache.datapath.disk import Disk
 from fusecache.datapath.writing import Writer
 from fusecache.durability.durability import Durability
 from fusecache.durability.flushes import Flushes
-from fusecache.durability.rounds import Rounds, _Turn
+from fusecache.durability.rounds import Rounds, _Joiner
 from fusecache.errors import StoreError
-from fusecache.metadata.record import Batch, Row
-from fusecache.migration.migrations import Moves
+from fusecache.metadata.record import Row, Transaction
+from fusecache.migration.migrations import Migrations
 from tests.crash import rig
 from tests.crash.hunter import HuntError, hunt
 
@@ -53,8 +53,8 @@ def _commit_before_flush(patch: Patch, store: str) -> None:
             wanted[store] = False
         await flush(self, **wanted)
 
-    async def commit_first(self: Durability, batch: Batch, closing: set[int]) -> None:
-        await commit(self, batch, closing)
+    async def commit_first(self: Durability, transaction: Transaction, closing: set[int]) -> None:
+        await commit(self, transaction, closing)
         await flush(self.flushes, **{"cache": False, "origin": False, store: late[trio.lowlevel.current_task()]})
 
     patch.setattr(Durability, "_round", round_with_late_flush)
@@ -69,15 +69,15 @@ def rule_1_commit_before_the_cache_is_flushed(patch: Patch) -> None:
 def rule_2_reuse_before_the_unmapping_is_committed(patch: Patch) -> None:
     """The unmapping is only asked for, and nobody who takes the cache block looks whether it is done."""
 
-    async def unmap(self: Moves, cblock: int) -> None:
+    async def unmap(self: Migrations, cblock: int) -> None:
         self._volume.durability.removing(cblock)
         self._volume.mapping.remove(cblock)
 
-    async def vacate(self: Durability, cblock: int) -> None:
+    async def wait_reusable(self: Durability, cblock: int) -> None:
         pass
 
-    patch.setattr(Moves, "unmap", unmap)
-    patch.setattr(Durability, "vacate", vacate)
+    patch.setattr(Migrations, "unmap", unmap)
+    patch.setattr(Durability, "vacate", wait_reusable)
 
 
 def rule_3_recorded_clean_before_the_origin_is_flushed(patch: Patch) -> None:
@@ -94,26 +94,26 @@ def rule_3_unmapped_without_flushing_the_origin(patch: Patch) -> None:
 
 
 def rule_4_covered_without_a_commit(patch: Patch) -> None:
-    async def cover(self: Durability, cblock: int) -> None:
-        self._mapping.flags[cblock] |= COVERED
+    async def record_intent(self: Durability, cblock: int) -> None:
+        self._mapping.flags[cblock] |= WRITE_INTENT
         self.regions.open.add(cblock // self.regions._blocks_each)
         self.regions.touch(cblock)
 
-    patch.setattr(Durability, "cover", cover)
+    patch.setattr(Durability, "cover", record_intent)
 
 
 def rule_4_region_closed_while_its_rows_are_not_exact(patch: Patch) -> None:
-    def snapshot_region(self: Durability, region: int, batch: Batch) -> None:
+    def snapshot_region(self: Durability, region: int, transaction: Transaction) -> None:
         pass
 
     patch.setattr(Durability, "_snapshot_region", snapshot_region)
 
 
 def rule_4_region_closed_though_opened_again_meanwhile(patch: Patch) -> None:
-    async def commit(self: Durability, batch: Batch, closing: set[int]) -> None:
+    async def commit(self: Durability, transaction: Transaction, closing: set[int]) -> None:
         async with self._writer.lock:
-            batch.closed.extend(closing)
-            await self._writer.write(batch)
+            transaction.closed.extend(closing)
+            await self._writer.write(transaction)
 
     patch.setattr(Durability, "_commit", commit)
 
@@ -135,7 +135,7 @@ def rule_4_covered_for_ever(patch: Patch) -> None:
             before = bytes(flags)
             function(self, *args)
             for cblock, state in enumerate(before):
-                flags[cblock] |= state & COVERED
+                flags[cblock] |= state & WRITE_INTENT
 
         return keeping
 
@@ -144,10 +144,10 @@ def rule_4_covered_for_ever(patch: Patch) -> None:
 
 
 def fsync_does_not_flush_the_origin_for_writes_that_missed(patch: Patch) -> None:
-    def owe(self: Flushes) -> None:
+    def origin_written(self: Flushes) -> None:
         pass
 
-    patch.setattr(Flushes, "owe", owe)
+    patch.setattr(Flushes, "owe", origin_written)
 
 
 def fsync_does_not_see_to_rows_of_blocks_that_have_none(patch: Patch) -> None:
@@ -161,9 +161,9 @@ def fsync_trusts_writebacks_of_blocks_that_have_no_row(patch: Patch) -> None:
     cleaned = Durability.cleaned
 
     def clean_freely(self: Durability, cblock: int) -> None:
-        owed = self.flushes._owed
+        origin_unflushed = self.flushes._origin_writes
         cleaned(self, cblock)
-        self.flushes._owed = owed
+        self.flushes._origin_writes = origin_unflushed
 
     patch.setattr(Durability, "cleaned", clean_freely)
 
@@ -171,7 +171,7 @@ def fsync_trusts_writebacks_of_blocks_that_have_no_row(patch: Patch) -> None:
 def fsyncs_join_a_round_that_has_begun(patch: Patch) -> None:
     async def join(self: Rounds) -> None:
         if self._running:
-            self._waiting.append(turn := _Turn())
+            self._waiting.append(turn := _Joiner())
             await turn.wait()
             return
         self._running = True
@@ -200,10 +200,10 @@ def what_a_lost_cache_may_have_forgotten_is_written_back(patch: Patch) -> None:
 
 
 def fsync_acknowledged_without_flushing(patch: Patch) -> None:
-    async def flush(self: Cache) -> None:
+    async def flush(self: Disk) -> None:
         await self._volume.durability.commit()
 
-    patch.setattr(Cache, "flush", flush)
+    patch.setattr(Disk, "flush", flush)
 
 
 def recovery_serves_what_is_not_durable(patch: Patch) -> None:
@@ -234,8 +234,8 @@ def resizing_commits_sizes_and_rows_one_after_the_other(patch: Patch) -> None:
     def carry_out(self: Resize, ledger: Ledger, space: Space) -> None:
         if space.room() < self.new_blocks:
             space.extend(self.new_blocks)
-        ledger.apply(Batch(values=self.batch.values))
-        ledger.apply(self.batch)
+        ledger.apply(Transaction(values=self.transaction.values))
+        ledger.apply(self.transaction)
 
     patch.setattr(Resize, "carry_out", carry_out)
 
@@ -244,7 +244,7 @@ def resizing_extends_the_cache_before_the_rows_of_what_was_cut_are_gone(patch: P
     def carry_out(self: Resize, ledger: Ledger, space: Space) -> None:
         if space.room() < self.new_blocks:
             space.extend(self.new_blocks)
-        ledger.apply(self.batch)
+        ledger.apply(self.transaction)
 
     patch.setattr(Resize, "carry_out", carry_out)
 
@@ -270,27 +270,27 @@ def resizing_closes_regions_that_stay(patch: Patch) -> None:
 
     def plan_tidily(rows: Iterable[Row], regions: set[int], **sizes: Any) -> Resize:
         plan = plan_resize(rows, regions, **sizes)
-        plan.batch.closed[:] = sorted(regions)
+        plan.transaction.closed[:] = sorted(regions)
         return plan
 
     patch.setattr(rig, "plan_resize", plan_tidily)
 
 
 def a_write_during_a_writeback_is_not_noticed(patch: Patch) -> None:
-    def end_saving(self: Mapping, cblock: int) -> bool:
-        self.flags[cblock] &= ~SAVING
+    def end_writeback(self: Mapping, cblock: int) -> bool:
+        self.flags[cblock] &= ~WRITEBACK_IN_FLIGHT
         return True
 
-    patch.setattr(Mapping, "end_saving", end_saving)
+    patch.setattr(Mapping, "end_saving", end_writeback)
 
 
 def a_run_counts_as_written_when_its_first_block_is(patch: Patch) -> None:
-    write_origin = Moves._write_origin
+    write_origin = Migrations._write_origin
 
-    async def write_first(self: Moves, position: int, content: memoryview, patience: float) -> None:
+    async def write_first(self: Migrations, position: int, content: memoryview, patience: float) -> None:
         await write_origin(self, position, content[: rig.BLOCK], patience)
 
-    patch.setattr(Moves, "_write_origin", write_first)
+    patch.setattr(Migrations, "_write_origin", write_first)
 
 
 _SOUND = [

@@ -15,7 +15,7 @@ import pytest
 
 from fusecache.attach.stamp import DATA_START
 from fusecache.metadata.database import Database
-from fusecache.metadata.record import Batch
+from fusecache.metadata.record import Transaction
 from tests.integration.conftest import Mounted
 from tests.integration.mounts import Mount, fusecache
 
@@ -46,7 +46,7 @@ def cached_mount(mounted: Mounted, directory: Path, blocks: int) -> Mount:
     mount.unmount()
     oblocks = random.Random(4).sample(range(2 * blocks), blocks)
     with closing(Database.open(mount.metadata)) as database:
-        database.apply(Batch(mapped=[(cblock, oblock, False, None) for cblock, oblock in enumerate(oblocks)]))
+        database.apply(Transaction(mapped=[(cblock, oblock, False, None) for cblock, oblock in enumerate(oblocks)]))
     with mount.cache.open("r+b") as file:
         for cblock in range(0, blocks, MARKED_EVERY):
             os.pwrite(file.fileno(), MARK, DATA_START + cblock * BLOCK)

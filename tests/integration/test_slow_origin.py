@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from fusecache.frontends.fuse.connection import widen
+from fusecache.frontends.fuse.connection import raise_request_limit
 from tests.integration.conftest import Mounted
 from tests.integration.judges import MIB, need
 from tests.integration.mounts import Mount, run, wait_until
@@ -62,7 +62,7 @@ def wide_disk(disk: Path) -> Path:
     """The disk is itself on FUSE, which stands between us and more than 12 writes."""
     if os.geteuid() != 0:
         pytest.skip("more than 12 requests need root, or fusectl")
-    assert widen(disk.parent) == []
+    assert raise_request_limit(disk.parent) == []
     return disk
 
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from fusecache.block.geometry import Geometry
 from fusecache.config import Mode
-from tests.crash.rig import BLOCK, Disk, Rig, simulate, simulated
+from tests.crash.rig import BLOCK, Rig, SimDisk, simulate, simulated
 from tests.fakes import StoreState
 
 _CHANGES: Final = ("smq", "mq", "cleaner", "eager")
@@ -106,13 +106,13 @@ class Session:
     policy: str
     mode: Mode
     model: bytearray = field(init=False)
-    disk: Disk = field(init=False)
+    disk: SimDisk = field(init=False)
     rng: random.Random = field(init=False)
 
     def __post_init__(self) -> None:
         self.rng = random.Random(self.seed)
         self.model = bytearray(self.rng.randbytes(self.geometry.image_bytes))
-        self.disk = Disk(
+        self.disk = SimDisk(
             region_blocks=self.region_blocks,
             origin=StoreState(bytearray(self.model)),
             cache=StoreState(bytearray(b"\xee" * (self.geometry.cache_blocks * BLOCK))),
@@ -154,7 +154,7 @@ class Session:
                 assert rig.origin.freeze(self.rng).newest() == self.model
         return None
 
-    def _cut_the_power(self, rig: Rig) -> Disk:
+    def _cut_the_power(self, rig: Rig) -> SimDisk:
         """Cut the power when everything has been flushed; returns what that leaves."""
         disk = rig.freeze(self.rng).after_power_cut(self.rng)
         assert disk.image() == self.model

@@ -18,7 +18,7 @@ from fusecache.attach.inspection import inspect
 from fusecache.config import KIB, MountConfig
 from fusecache.errors import FusecacheError
 from fusecache.metadata.database import Database
-from fusecache.metadata.record import Batch
+from fusecache.metadata.record import Transaction
 
 BLOCK = 4 * KIB
 IMAGE = 20 * BLOCK + 512
@@ -68,7 +68,7 @@ class Place:
     def mount(self, *, rows: tuple[tuple[int, int, bool], ...] = (), clean: bool = True, **changes: Any) -> Binding:
         """Bind, record some blocks, and end."""
         with self.bound(**changes) as binding:
-            trio.run(binding.database.commit, Batch(mapped=[(*row, None) for row in rows]))
+            trio.run(binding.database.commit, Transaction(mapped=[(*row, None) for row in rows]))
             if clean:
                 binding.database.set_values(binding.end_values())
         return binding

@@ -17,14 +17,14 @@ from trio.testing import MockClock
 
 from fusecache.block.geometry import Geometry
 from fusecache.block.locks import BlockLocks
-from fusecache.block.mapping import COVERED, RECORDED, Mapping
+from fusecache.block.mapping import RECORDED, WRITE_INTENT, Mapping
 from fusecache.config import KIB, Mode
-from fusecache.datapath.disk import Cache
+from fusecache.datapath.disk import Disk
 from fusecache.durability.durability import Durability
 from fusecache.errors import FusecacheError, StoreError
 from fusecache.jobs.flush import Flusher
-from fusecache.metadata.record import Batch
-from fusecache.migration.worker import Migrations
+from fusecache.metadata.record import Transaction
+from fusecache.migration.worker import MigrationWorker
 from fusecache.stores.base import Data
 from fusecache.volume.volume import Volume
 from policies import MISS, MISS_QUEUED, Op, Policy, PolicyError, Work
@@ -160,25 +160,25 @@ class MemoryRecord:
         self.regions: set[int] = set()
         self.values: dict[str, str] = {}
         self.hints: dict[int, int] = {}
-        self.batches: list[Batch] = []
+        self.batches: list[Transaction] = []
         self.error: FusecacheError | None = None
-        self.before: Callable[[Batch], Awaitable[None]] | None = None
+        self.before: Callable[[Transaction], Awaitable[None]] | None = None
 
-    async def commit(self, batch: Batch) -> None:
+    async def commit(self, transaction: Transaction) -> None:
         await trio.lowlevel.checkpoint()
         if self.before is not None:
-            await self.before(batch)
+            await self.before(transaction)
         if self.error is not None:
             raise self.error
-        self.batches.append(batch)
-        for cblock in batch.unmapped:
+        self.batches.append(transaction)
+        for cblock in transaction.unmapped:
             self.rows.pop(cblock, None)
             self.sums.pop(cblock, None)
-        self.rows |= {cblock: (oblock, dirty) for cblock, oblock, dirty, _ in batch.mapped}
-        self.sums |= {cblock: crc for cblock, _, _, crc in batch.mapped}
-        self.regions |= set(batch.opened)
-        self.regions -= set(batch.closed)
-        self.values |= batch.values
+        self.rows |= {cblock: (oblock, dirty) for cblock, oblock, dirty, _ in transaction.mapped}
+        self.sums |= {cblock: crc for cblock, _, _, crc in transaction.mapped}
+        self.regions |= set(transaction.opened)
+        self.regions -= set(transaction.closed)
+        self.values |= transaction.values
 
     async def save_hints(self, hints: Iterable[tuple[int, int]]) -> None:
         self.hints |= dict(hints)
@@ -308,9 +308,9 @@ class World:
             durability=self.durability,
             mode=self.mode,
         )
-        self.migrations = Migrations(self.volume)
-        self.flusher = Flusher(self.volume, self.migrations)
-        self.cache = Cache(self.volume, self.migrations)
+        self.worker = MigrationWorker(self.volume)
+        self.flusher = Flusher(self.volume, self.worker)
+        self.cache = Disk(self.volume, self.worker)
 
     def load(self, oblock: int, cblock: int, *, dirty: bool = False) -> None:
         """Have a block cached, as recovery would."""
@@ -318,27 +318,27 @@ class World:
         self.policy.load_mapping(oblock, cblock, dirty, None)
         self.record.rows[cblock] = (oblock, dirty)
         if dirty:
-            self.mapping.flags[cblock] = COVERED | RECORDED
+            self.mapping.flags[cblock] = WRITE_INTENT | RECORDED
             self.mapping.set_dirty(cblock)
 
     def ask(self, op: Op, oblock: int, cblock: int) -> None:
         """Let the policy want a migration."""
         self.policy.queue.append(Work(op, oblock, cblock))
-        self.migrations.wake()
+        self.worker.wake()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[trio.Nursery]:
         """Run the background tasks; every invariant holds in the end, and nobody holds a block."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.durability.run)
-            nursery.start_soon(self.migrations.run)
+            nursery.start_soon(self.worker.run)
             nursery.start_soon(self.flusher.run)
             await settle()
             yield nursery
             await settle()
             self.volume.check()
-            self.migrations.check()
-            assert not self.locks.cells
+            self.worker.check()
+            assert not self.locks.held
             nursery.cancel_scope.cancel()
 
     def origin_block(self, oblock: int) -> bytes:

@@ -42,7 +42,7 @@ _CLOEXEC: Final = 1
 _CMD_CREATE: Final = 6
 
 
-def widen(mountpoint: Path) -> list[str]:
+def raise_request_limit(mountpoint: Path) -> list[str]:
     """Have the kernel send up to 64 requests at a time.
 
     :param mountpoint: without symbolic links; what was mounted there last is meant.

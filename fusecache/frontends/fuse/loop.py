@@ -18,7 +18,7 @@ requests come slower the polling is left out, for longer each time that it was i
 and a slow one next to nothing.
 
 What must hold: between two passes of the scheduler, in each of which every other task that is ready runs (migrations,
-flushes, ticks), there are at most :data:`TURN_REQUESTS` requests, and no more once :data:`TURN_SECONDS` have passed.
+flushes, ticks), there are at most :data:`BURST_REQUESTS` requests, and no more once :data:`BURST_SECONDS` have passed.
 What it costs: one switch for that many requests, and one ``poll`` each.
 """
 
@@ -35,9 +35,9 @@ import trio
 if TYPE_CHECKING:
     from types import TracebackType
 
-TURN_REQUESTS: Final = 64
+BURST_REQUESTS: Final = 64
 """Requests that are answered in one go before the other tasks get their turn."""
-TURN_SECONDS: Final = 0.001
+BURST_SECONDS: Final = 0.001
 """How long they may take, but for the last of them."""
 SPIN_SECONDS: Final = 50e-6
 """How long the descriptor is polled for the next request of a client that just had its answer."""
@@ -73,6 +73,7 @@ class _Lowlevel:
     """What pyfuse3 takes for ``trio.lowlevel``, and the lock around the descriptor as well."""
 
     __slots__ = (
+        "_burst_began",
         "_fd",
         "_locked",
         "_poll",
@@ -81,7 +82,6 @@ class _Lowlevel:
         "_skipped",
         "_standby",
         "_taken",
-        "_turn_began",
         "_was_quick",
     )
 
@@ -89,7 +89,7 @@ class _Lowlevel:
         self._locked = False
         self._standby = trio.lowlevel.ParkingLot()
         self._requests = 0
-        self._turn_began = perf_counter()
+        self._burst_began = perf_counter()
         self._taken = 0.0
         self._was_quick = False
         self._skip = 0
@@ -109,14 +109,14 @@ class _Lowlevel:
             await self._standby.park()
         self._locked = True
         self._was_quick = was_quick
-        if self._requests >= TURN_REQUESTS or now - self._turn_began > TURN_SECONDS:
+        if self._requests >= BURST_REQUESTS or now - self._burst_began > BURST_SECONDS:
             # Locked, or those who stand by would take turn after turn before anybody else.
             try:
                 await trio.lowlevel.checkpoint()
             except BaseException:
                 self._unlock()
                 raise
-            self._begin_turn()
+            self._begin_burst()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -131,7 +131,7 @@ class _Lowlevel:
         self._requests += 1
         if not (self._poll(0) or (self._was_quick and self._is_soon_readable())):
             await trio.lowlevel.wait_readable(fd)
-            self._begin_turn()
+            self._begin_burst()
         self._taken = perf_counter()
 
     def _unlock(self) -> None:
@@ -145,9 +145,9 @@ class _Lowlevel:
         self._poll = descriptor.poll
         self._fd = fd
 
-    def _begin_turn(self) -> None:
+    def _begin_burst(self) -> None:
         self._requests = 0
-        self._turn_began = perf_counter()
+        self._burst_began = perf_counter()
 
     def _is_soon_readable(self) -> bool:
         """Poll for a short while, unless that was in vain the last times; tell whether there is a request."""

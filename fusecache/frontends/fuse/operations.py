@@ -1,6 +1,6 @@
 """The face towards FUSE: two inodes, and errno values.
 
-Thin on purpose: requests go to :class:`fusecache.datapath.disk.Cache`, names to
+Thin on purpose: requests go to :class:`fusecache.datapath.disk.Disk`, names to
 :class:`fusecache.control.control.Control`.  This is the one place where errors become errno values (:func:`_errno_of`),
 and nothing but FUSEError leaves it: any other exception would end pyfuse3's main loop.  No extended attribute call is
 ever answered with ENOSYS, since the kernel would stop asking, and the controls would be gone.
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     )
 
     from fusecache.control import Control
-    from fusecache.datapath import Cache
+    from fusecache.datapath import Disk
 
 log = structlog.get_logger(__name__)
 
@@ -99,7 +99,7 @@ class Operations(pyfuse3.Operations):
 
     supports_dot_lookup = False
 
-    def __init__(self, cache: Cache, control: Control, *, image_bytes: int, page_cache: bool = False) -> None:
+    def __init__(self, cache: Disk, control: Control, *, image_bytes: int, page_cache: bool = False) -> None:
         super().__init__()
         self._cache = cache
         self._control = control

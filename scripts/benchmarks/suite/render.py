@@ -41,11 +41,11 @@ def grid(figures: Sequence[Figure], systems: Iterable[str], separator: str = " "
         rows.setdefault((figure.name, figure.unit), {})[figure.system] = figure
     has_targets = any(figure.target for figure in figures)
     lines = []
-    for (name, unit), cells in rows.items():
+    for (name, unit), held in rows.items():
         line = [f"{name}, {unit}" if unit else name]
-        line += [cell(cells[system], separator) if system in cells else "" for system in columns]
+        line += [cell(held[system], separator) if system in held else "" for system in columns]
         if has_targets:
-            judged = [figure for figure in cells.values() if figure.target]
+            judged = [figure for figure in held.values() if figure.target]
             line.append("; ".join(figure.target for figure in judged))
             line.append("; ".join("yes" if figure.is_met else "NO" for figure in judged))
         lines.append(line)

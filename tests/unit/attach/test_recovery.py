@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from fusecache.attach.recovery import DamagedRowError, Recovered, hint_signature, recover
 from fusecache.block.geometry import Geometry
-from fusecache.block.mapping import COVERED, DIRTY, RECORDED
+from fusecache.block.mapping import DIRTY, RECORDED, WRITE_INTENT
 from fusecache.metadata.record import Row
 from policies import Policy, create_policy
 from tests.unit.worlds import BLOCK, ToyPolicy
@@ -60,7 +60,7 @@ def test_suspects_are_dirty_and_all_others_clean(
     for row in rows:
         suspect = row.cblock // region_blocks in regions
         flags = mapping.flags[row.cblock]
-        assert bool(flags & DIRTY) == bool(flags & COVERED) == (row.dirty or suspect)
+        assert bool(flags & DIRTY) == bool(flags & WRITE_INTENT) == (row.dirty or suspect)
         assert bool(flags & RECORDED) == row.dirty
         assert policy.lookup(row.oblock, False, False) == row.cblock
         suspects += suspect and not row.dirty

@@ -19,8 +19,8 @@ from fusecache.attach.stamp import DATA_START
 from fusecache.block.geometry import Geometry
 from fusecache.errors import FusecacheError, MetadataError, RefusedError, StoreError
 from fusecache.metadata.database import Database
-from fusecache.metadata.record import Batch, Row
-from tests.crash.rig import Disk, Rig, simulate, simulated
+from fusecache.metadata.record import Row, Transaction
+from tests.crash.rig import Rig, SimDisk, simulate, simulated
 from tests.fakes import RecordState
 from tests.unit.places import BLOCK, CACHE_BLOCKS, CLEAN, IMAGE, Place
 
@@ -65,8 +65,8 @@ def row(cblock: int, oblock: int, dirty: bool = False) -> Row:
 
 
 ROWS: Final = st.lists(
-    st.tuples(st.integers(0, 11), st.integers(0, 19), st.booleans()), max_size=12, unique_by=lambda cells: cells[0]
-).map(lambda cells: [row(*cell) for cell in cells])
+    st.tuples(st.integers(0, 11), st.integers(0, 19), st.booleans()), max_size=12, unique_by=lambda held: held[0]
+).map(lambda held: [row(*cell) for cell in held])
 
 
 @given(
@@ -92,11 +92,13 @@ def test_what_is_lost_is_clean_or_the_resize_is_refused(
             plan(rows, regions=tuple(regions), **sizes)  # type: ignore[arg-type]
         return
     resize = plan(rows, regions=tuple(regions), **sizes)  # type: ignore[arg-type]
-    kept = [row for row in rows if row.cblock not in resize.batch.unmapped]
+    kept = [row for row in rows if row.cblock not in resize.transaction.unmapped]
     assert kept == [row for row in rows if exists(row) and (is_newer(row) or not stale)]
-    assert resize.batch.values == {"cache_blocks": str(blocks), "image_bytes": str(image_bytes)}
-    assert not resize.batch.mapped
-    assert all(row.cblock // 2 not in resize.batch.closed for row in kept), "a block that stays is no suspect any more"
+    assert resize.transaction.values == {"cache_blocks": str(blocks), "image_bytes": str(image_bytes)}
+    assert not resize.transaction.mapped
+    assert all(row.cblock // 2 not in resize.transaction.closed for row in kept), (
+        "a block that stays is no suspect any more"
+    )
 
 
 @pytest.mark.parametrize(
@@ -120,8 +122,8 @@ def test_a_refusal_says_how_many_and_what_to_do(rows: list[Row], sizes: dict[str
 
 def test_the_block_in_which_the_image_ends_is_tail_and_its_copy_goes() -> None:
     rows = [row(0, 4), row(1, 5), row(2, 6)]
-    assert plan(rows, new=(5 * BLOCK + TAIL, 8)).batch.unmapped == [1, 2]
-    assert plan(rows, new=(6 * BLOCK, 8)).batch.unmapped == [2]
+    assert plan(rows, new=(5 * BLOCK + TAIL, 8)).transaction.unmapped == [1, 2]
+    assert plan(rows, new=(6 * BLOCK, 8)).transaction.unmapped == [2]
 
 
 # In which order
@@ -150,8 +152,8 @@ class Part:
     def cut(self, blocks: int) -> None:
         self._step("cut", blocks)
 
-    def apply(self, batch: Batch) -> None:
-        self._step("apply", (batch.unmapped, batch.values.get("cache_blocks")))
+    def apply(self, transaction: Transaction) -> None:
+        self._step("apply", (transaction.unmapped, transaction.values.get("cache_blocks")))
 
 
 def test_growing_extends_before_the_record_says_so() -> None:
@@ -254,10 +256,10 @@ def test_scenario_17_shrink_is_refused_if_what_goes_is_dirty(place: Place, block
 def test_scenario_17_shrink_is_refused_if_what_goes_is_suspect_after_a_crash(place: Place) -> None:
     place.mount(rows=((7, 3, False), (1, 4, False)), clean=False)
     with closing(Database.open(place.metadata)) as database:
-        database.apply(Batch(opened=[7, 1]))
+        database.apply(Transaction(opened=[7, 1]))
     place.refused(RefusedError, "1 blocks are dirty .1 of them may have been written", cache_size=4 * BLOCK)
     with closing(Database.open(place.metadata)) as database:
-        database.apply(Batch(closed=[7]))
+        database.apply(Transaction(closed=[7]))
     with place.bound(cache_size=4 * BLOCK) as binding:
         assert binding.database.regions() == {1}
     assert place.blocks() == [(1, 4, False)]
@@ -266,7 +268,7 @@ def test_scenario_17_shrink_is_refused_if_what_goes_is_suspect_after_a_crash(pla
 def test_regions_beyond_the_new_end_are_closed(place: Place) -> None:
     place.mount(rows=CLEAN, clean=False)
     with closing(Database.open(place.metadata)) as database:
-        database.apply(Batch(opened=[3, 4, 7]))
+        database.apply(Transaction(opened=[3, 4, 7]))
     with place.bound(cache_size=4 * BLOCK) as binding:
         assert binding.database.regions() == {3}
 
@@ -274,10 +276,10 @@ def test_regions_beyond_the_new_end_are_closed(place: Place) -> None:
 def test_regions_are_of_a_size_for_the_new_cache_once_none_is_open(place: Place) -> None:
     place.mount(rows=CLEAN, clean=False)
     with closing(Database.open(place.metadata)) as database:
-        database.apply(Batch(opened=[0]))
+        database.apply(Transaction(opened=[0]))
     with place.bound(cache_size=4096 * BLOCK) as binding:
         assert binding.region_blocks == 1
-        binding.database.apply(Batch(closed=[0], values=binding.end_values()))
+        binding.database.apply(Transaction(closed=[0], values=binding.end_values()))
     with place.bound(cache_size=4097 * BLOCK) as binding:
         assert binding.region_blocks == 4
 
@@ -440,7 +442,7 @@ def test_scenario_18_another_file_that_is_longer_is_no_grown_origin(place: Place
 def test_scenario_18_a_longer_image_put_in_its_place_is_no_grown_origin(place: Place, same: bool) -> None:
     with place.bound() as binding:
         sum_of_old = crc32c(b"o" * BLOCK)
-        binding.database.apply(Batch(mapped=[(0, 3, True, None), (1, 4, False, sum_of_old)]))
+        binding.database.apply(Transaction(mapped=[(0, 3, True, None), (1, 4, False, sum_of_old)]))
         binding.database.set_values(binding.end_values())
     place.origin.write_bytes((b"o" if same else b"n") * (IMAGE + BLOCK))
     if same:
@@ -478,10 +480,10 @@ def test_scenario_18_a_table_does_not_cut_off_what_is_dirty(place: Place) -> Non
 # Restarts
 
 
-def full(blocks: int, *, dirty: bool) -> Disk:
+def full(blocks: int, *, dirty: bool) -> SimDisk:
     """Make a disk whose cache is full, on top of a larger origin with a tail."""
     origin_blocks = blocks + 5
-    disk = Disk.new(Geometry(origin_blocks * BLOCK + TAIL, BLOCK, blocks), region_blocks=4, cell_bytes=TAIL)
+    disk = SimDisk.new(Geometry(origin_blocks * BLOCK + TAIL, BLOCK, blocks), region_blocks=4, cell_bytes=TAIL)
     order = random.Random(blocks).sample(range(origin_blocks), blocks)
     for cblock, oblock in enumerate(order):
         disk.record.rows[cblock] = (oblock, dirty, None, None)
@@ -499,7 +501,7 @@ def mapping(record: RecordState) -> dict[int, int]:
 def test_scenario_16_a_restart_retains_mappings(blocks: int, dirty: bool) -> None:
     disk = full(blocks, dirty=dirty)
 
-    async def restart() -> Disk:
+    async def restart() -> SimDisk:
         rig = Rig(disk, 1, policy="smq")
         async with rig.running():
             pass
@@ -519,12 +521,12 @@ def test_scenario_15_a_kill_retains_mappings_and_suspects_what_was_written(block
     """dm-cache would take all for dirty; we take what was in an open region, here none or all of them."""
     disk = full(blocks, dirty=False)
 
-    async def kill() -> Disk:
+    async def kill() -> SimDisk:
         rig = Rig(disk, 1, policy="smq")
         async with rig.running():
             if opened:
                 for region in range(blocks // 4 + 1):
-                    await rig.record.commit(Batch(opened=[region]))
+                    await rig.record.commit(Transaction(opened=[region]))
             await trio.lowlevel.checkpoint()
             return rig.freeze(random.Random(1)).after_kill(random.Random(1))
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import trio
 from trio.testing import MockClock
 
-from scripts.benchmarks.endurance import IMAGE_FACTOR, Disk, draws
+from scripts.benchmarks.endurance import IMAGE_FACTOR, BenchDisk, draws
 
 CACHE_BLOCKS = 64
 SOME = 4_000
@@ -23,7 +23,7 @@ def test_requests_leave_nothing_behind() -> None:
     async def main() -> list[int]:
         clock = trio.lowlevel.current_clock()
         assert isinstance(clock, MockClock)
-        disk = Disk(CACHE_BLOCKS)
+        disk = BenchDisk(CACHE_BLOCKS)
         traced = []
         async with disk.running():
             for seed in range(6):
@@ -31,7 +31,7 @@ def test_requests_leave_nothing_behind() -> None:
                 gc.collect()
                 traced.append(tracemalloc.get_traced_memory()[0])
             disk.volume.check()
-        stats = disk.volume.stats
+        stats = disk.volume.counters
         assert min(stats.promotions, stats.demotions, stats.writebacks) > CACHE_BLOCKS // 2
         assert stats.read_hits + stats.write_hits > SOME
         return traced

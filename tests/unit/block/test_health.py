@@ -100,10 +100,10 @@ def test_a_cache_that_is_being_emptied_is_worse_than_one_that_is_empty() -> None
 
 
 def test_what_nobody_was_told_is_told_once() -> None:
-    health = Health(untold="flush of cache failed")
+    health = Health(unreported="flush of cache failed")
     with pytest.raises(StoreError, match="flush of cache failed: of what was written before, something may be lost"):
-        health.tell()
-    health.tell()
+        health.report()
+    health.report()
 
 
 def test_the_worst_names_the_state_and_everything_is_told() -> None:

@@ -47,7 +47,7 @@ def test_who_excludes_whom(first: str, second: str) -> None:
         GIVE_BACK[second](locks)
         locks.check()
     GIVE_BACK[first](locks)
-    assert not locks.cells
+    assert not locks.held
 
 
 @pytest.mark.parametrize("hold", HOLDS)
@@ -65,7 +65,7 @@ def test_a_refused_try_changes_nothing() -> None:
     for take in HOLDS.values():
         assert not take(locks)
     locks.end_exclusive(B)
-    assert not locks.cells
+    assert not locks.held
 
 
 def test_is_writing_means_writers_and_nobody_else() -> None:
@@ -122,7 +122,7 @@ async def test_a_switch_waits_for_everybody() -> None:
         await settle()
         locks.end_read(B)
     locks.end_exclusive(B)
-    assert not locks.cells
+    assert not locks.held
 
 
 @virtual
@@ -144,7 +144,7 @@ async def test_those_who_parked_all_go_on_when_it_ends_and_none_before() -> None
         locks.end_exclusive(B)
         await settle()
     assert sorted(released) == [0, 1, 2, 3, 4]
-    assert not locks.cells
+    assert not locks.held
 
 
 @virtual
@@ -170,7 +170,7 @@ async def test_lone_writers_take_turns_until_all_were_served() -> None:
             nursery.start_soon(write, number)
     assert served == set(range(12))
     assert trio.current_time() == 12
-    assert not locks.cells
+    assert not locks.held
 
 
 @virtual
@@ -198,7 +198,7 @@ async def test_a_stream_of_readers_does_not_starve_a_copier_nor_a_switch() -> No
         locks.end_exclusive(B)
         await trio.sleep(5)
         reading = False
-    assert not locks.cells
+    assert not locks.held
 
 
 @virtual
@@ -225,7 +225,7 @@ async def test_a_stream_of_writers_does_not_starve_a_copier() -> None:
         assert not locks.is_writing(B)
         locks.end_exclusive(B)
         writing = False
-    assert not locks.cells
+    assert not locks.held
 
 
 @virtual
@@ -247,7 +247,7 @@ async def test_exclusive_holders_come_one_after_the_other() -> None:
         for level in [WRITERS_OUT, ALL_OUT] * 3:
             nursery.start_soon(hold, level)
     assert trio.current_time() == 6
-    assert not locks.cells
+    assert not locks.held
 
 
 @virtual
@@ -274,7 +274,7 @@ async def test_writers_gone_waits_for_those_there_and_not_for_those_to_come() ->
         assert done.is_set()
         locks.end_write(B + 3)
     locks.end_read(B + 2)
-    assert not locks.cells
+    assert not locks.held
 
 
 @virtual
@@ -289,16 +289,16 @@ async def test_whoever_gives_up_waiting_leaves_nothing_behind() -> None:
     locks.end_exclusive(B)
     locks.check()
     locks.end_read(B)
-    assert not locks.cells
+    assert not locks.held
 
 
 def test_check_sees_idle_cells_and_impossible_holders() -> None:
     locks = BlockLocks()
-    locks._cell(B)
+    locks._hold(B)
     with pytest.raises(AssertionError, match="idle"):
         locks.check()
     locks.try_write(B, alone=True)
     locks.check()
-    locks.cells[B].writers = 2
+    locks.held[B].writers = 2
     with pytest.raises(AssertionError):
         locks.check()

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusecache.block.mapping import COVERED, DIRTY, RECORDED, UNMAPPED, Mapping
+from fusecache.block.mapping import DIRTY, RECORDED, UNMAPPED, WRITE_INTENT, Mapping
 
 OBLOCKS = st.integers(0, 40) | st.integers(0, 2**40)
 STEPS = st.tuples(st.sampled_from(["insert", "remove", "dirty", "clean"]), OBLOCKS, st.integers(-1, 8))
@@ -34,7 +34,7 @@ def do_step(mapping: Mapping, model: dict[int, tuple[int, bool]], step: tuple[st
             assert mapping.remove(cblock) == held
             del model[cblock]
         elif name == "dirty":
-            mapping.flags[cblock] |= COVERED
+            mapping.flags[cblock] |= WRITE_INTENT
             assert mapping.set_dirty(cblock) is not dirty
             model[cblock] = (held, True)
         else:
@@ -135,9 +135,9 @@ def test_a_refused_insert_changes_nothing() -> None:
 def test_unmapping_takes_all_flags_along() -> None:
     mapping = Mapping(1)
     mapping.insert(3, 0)
-    mapping.flags[0] = COVERED | RECORDED
+    mapping.flags[0] = WRITE_INTENT | RECORDED
     mapping.set_dirty(0)
-    assert mapping.flags[0] == COVERED | RECORDED | DIRTY
+    assert mapping.flags[0] == WRITE_INTENT | RECORDED | DIRTY
     assert mapping.remove(0) == 3
     assert (mapping.flags[0], mapping.dirty_count) == (0, 0)
     mapping.insert(3, 0)
@@ -147,10 +147,10 @@ def test_unmapping_takes_all_flags_along() -> None:
 def test_turning_clean_keeps_the_other_flags() -> None:
     mapping = Mapping(1)
     mapping.insert(3, 0)
-    mapping.flags[0] = COVERED | RECORDED
+    mapping.flags[0] = WRITE_INTENT | RECORDED
     mapping.set_dirty(0)
     mapping.clear_dirty(0)
-    assert mapping.flags[0] == COVERED | RECORDED
+    assert mapping.flags[0] == WRITE_INTENT | RECORDED
 
 
 def test_the_mapping_may_change_while_it_is_walked() -> None:
@@ -169,13 +169,13 @@ def test_check_sees_what_is_wrong() -> None:
     def broken(name: str) -> Mapping:
         mapping = Mapping(2)
         mapping.insert(5, 0)
-        mapping.flags[0] = COVERED
+        mapping.flags[0] = WRITE_INTENT
         if name == "count":
             mapping.mapped_count = 2
         elif name == "twice":
             mapping.oblock_of[1] = 5
         elif name == "stray flag":
-            mapping.flags[1] = COVERED
+            mapping.flags[1] = WRITE_INTENT
         elif name == "dirty count":
             mapping.flags[0] |= DIRTY
         else:
@@ -195,7 +195,7 @@ def test_a_sum_is_of_a_clean_block_only() -> None:
     assert mapping.sum_of(0) is None
     mapping.set_sum(0, 0xFFFFFFFF)
     assert mapping.sum_of(0) == 0xFFFFFFFF
-    mapping.flags[0] |= COVERED
+    mapping.flags[0] |= WRITE_INTENT
     mapping.set_dirty(0)
     assert mapping.sum_of(0) is None
     mapping.clear_dirty(0)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from fusecache.config import Mode, PageCache
 from fusecache.control.status import Status
-from fusecache.volume.counters import Stats
+from fusecache.volume.counters import Counters
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def make_status(**changes: Any) -> Status:
     """Return the status of a busy mount, with ``changes`` in some of its fields."""
-    counted: Mapping[str, int] = Stats(
+    counted: Mapping[str, int] = Counters(
         read_hits=11, read_misses=12, write_hits=13, write_misses=14, promotions=15, demotions=16, writebacks=17
     ).as_dict()
     status = Status(

@@ -34,7 +34,7 @@ def control_of(world: World, *, suspects: int = 0) -> Control:
     )
     return Control(
         world.volume,
-        world.migrations,
+        world.worker,
         world.flusher,
         config=MountConfig(origin=Path("origin"), mountpoint=Path("/mnt")),
         binding=cast("Binding", binding),
@@ -53,7 +53,7 @@ async def controlled(world: World, *, suspects: int = 0) -> AsyncIterator[Contro
 
 async def with_mq(world: World) -> None:
     """Have a policy with tunables."""
-    await switch_policy(world.volume, world.migrations, new_policy(world.geometry, "mq", ()))
+    await switch_policy(world.volume, world.worker, new_policy(world.geometry, "mq", ()))
 
 
 # Names

@@ -24,7 +24,7 @@ async def test_a_clean_block_is_served_from_the_origin_and_dropped(at_once: bool
         assert world.mapping.find(5) == -1
         assert world.policy.index == {6: 3}
         assert world.record.rows == {3: (6, False)}
-        assert world.volume.stats.cache_errors >= 1
+        assert world.volume.counters.cache_errors >= 1
         assert world.volume.health.state == "ok"
 
 
@@ -35,7 +35,7 @@ async def test_a_read_beside_the_bad_place_is_a_hit() -> None:
     world.cached.dead = {2 * BLOCK + 100}
     async with world.running():
         assert await world.cache.read(5 * BLOCK + 101, 200) == b"c" * 200
-        assert world.volume.stats.cache_errors == 0
+        assert world.volume.counters.cache_errors == 0
 
 
 @virtual
@@ -94,7 +94,7 @@ async def test_a_clean_block_that_neither_store_gives_is_an_error_and_stays() ->
             await world.cache.read(5 * BLOCK, 10)
         await settle()
         assert world.mapping.find(5) == 2
-        assert world.volume.stats.origin_errors == 1
+        assert world.volume.counters.origin_errors == 1
         world.cached.dead.clear()
         assert await world.cache.read(5 * BLOCK, 10) == b"c" * 10
 
@@ -144,8 +144,8 @@ async def test_a_block_that_turned_dirty_before_it_could_be_dropped_is_not_lost(
     world.load(5, 2)
     world.cached.dead = {2 * BLOCK}
     async with world.running():
-        await world.durability.cover(2)
-        async with world.migrations.paused():
+        await world.durability.record_intent(2)
+        async with world.worker.paused():
             assert await world.cache.read(5 * BLOCK, 10) == b"o" * 10
             await world.cache.write(5 * BLOCK + 512, b"newest")
             await settle()

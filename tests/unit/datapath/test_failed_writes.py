@@ -31,7 +31,7 @@ async def test_a_refused_write_goes_to_the_origin_and_the_block_is_dropped(
         old = b"c" if dirty else b"o"
         assert world.origin_block(5) == old * 512 + b"n" * length + old * (BLOCK - 512 - length)
         assert await world.cache.read(_AT, length) == b"n" * length
-        assert world.volume.stats.cache_errors >= 1
+        assert world.volume.counters.cache_errors >= 1
         await world.cache.flush()
         assert not world.origin.unflushed
         assert world.record.rows == {}
@@ -46,7 +46,7 @@ async def test_a_write_beside_the_bad_place_is_a_hit() -> None:
         await world.cache.write(_AT, b"new")
         assert world.mapping.find(5) == 2
         assert world.cache_block(2)[512:515] == b"new"
-        assert world.volume.stats.cache_errors == 0
+        assert world.volume.counters.cache_errors == 0
 
 
 @virtual
@@ -59,7 +59,7 @@ async def test_of_a_large_write_only_the_refused_blocks_go_to_the_origin() -> No
     part = data[100:-100]
     async with world.running():
         for oblock in range(4):
-            await world.durability.cover(oblock)  # so that all four are one run
+            await world.durability.record_intent(oblock)  # so that all four are one run
         assert await world.cache.write(100, part) == len(part)
         assert dict(world.mapping.mapped()) == {0: 0, 2: 2}
         assert await world.cache.read(100, len(part)) == part
@@ -67,7 +67,7 @@ async def test_of_a_large_write_only_the_refused_blocks_go_to_the_origin() -> No
         assert world.origin_block(0) == world.origin_block(2) == b"o" * BLOCK
         assert world.origin_block(1) == data[BLOCK : 2 * BLOCK]
         assert world.origin_block(3) == data[3 * BLOCK : -100] + b"o" * 100
-        assert (world.volume.stats.cache_errors, world.volume.stats.demotions) == (2, 2)
+        assert (world.volume.counters.cache_errors, world.volume.counters.demotions) == (2, 2)
 
 
 @virtual
@@ -178,7 +178,7 @@ async def test_a_write_refused_while_its_block_is_written_back_leaves_no_clean_c
 
 async def pause_for(world: World, seconds: float) -> None:
     """Let no migration begin for a while."""
-    async with world.migrations.paused():
+    async with world.worker.paused():
         await trio.sleep(seconds)
 
 

@@ -6,7 +6,7 @@ import pytest
 import trio
 
 from fusecache.config import Mode
-from fusecache.metadata.record import Batch
+from fusecache.metadata.record import Transaction
 from policies import Op
 from tests.unit.worlds import BLOCK, World, settle, virtual
 
@@ -25,7 +25,7 @@ class Stuck:
             await self.released.wait()
             self.waiting -= 1
 
-    async def before_commit(self, batch: Batch) -> None:
+    async def before_commit(self, batch: Transaction) -> None:
         del batch
         await self.before("commit")
 
@@ -101,7 +101,7 @@ async def test_a_hanging_read_of_one_cache_block_stops_nobody_else() -> None:
         assert await world.cache.read(0, 4) == b"cccc"  # of the same block, too
         await world.cache.write(3 * BLOCK, b"n" * BLOCK)
         await world.cache.flush()
-        await world.migrations.moves.clean(2)
+        await world.worker.migrations.clean(2)
         assert await world.cache.read(9 * BLOCK, 1) == b"o"
         assert not got
         stuck.released.set()
@@ -119,9 +119,9 @@ async def test_a_large_read_waits_for_its_own_piece_only_and_holds_no_other_bloc
     async with world.running() as nursery:
         nursery.start_soon(world.cache.read, 0, 3 * BLOCK)
         await settle()
-        assert set(world.locks.cells) == {1}
+        assert set(world.locks.held) == {1}
         await world.cache.write(0, b"new")
-        assert await world.migrations.invalidate(2)
+        assert await world.worker.invalidate(2)
         released.set()
 
 
@@ -132,7 +132,7 @@ async def test_a_hanging_commit_stops_no_reads_and_no_writes_to_covered_blocks()
         world.load(oblock, oblock, dirty=oblock == 0)
     stuck = Stuck("commit")
     async with world.running() as nursery:
-        await world.durability.cover(1)
+        await world.durability.record_intent(1)
         world.record.before = stuck.before_commit
         world.durability.promoted(3)
         await world.cache.write(3 * BLOCK, b"without a row")

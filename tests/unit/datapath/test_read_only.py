@@ -61,7 +61,7 @@ def control_of(world: World) -> Control:
     )
     config = MountConfig(origin=Path("/o"), mountpoint=Path("/mnt"))
     return Control(
-        world.volume, world.migrations, world.flusher, config=config, binding=cast("Binding", binding), suspects=0
+        world.volume, world.worker, world.flusher, config=config, binding=cast("Binding", binding), suspects=0
     )
 
 
@@ -105,7 +105,7 @@ async def test_no_write_is_taken_and_nothing_of_it_is_done(mode: Mode, offset: i
 async def test_a_write_that_waits_when_it_happens_is_refused_or_done() -> None:
     world = cached_world()
 
-    async def fail_slowly(batch: object) -> None:
+    async def fail_slowly(transaction: object) -> None:
         await trio.sleep(10)
         msg = "disk is full"
         raise MetadataError(msg)
@@ -162,7 +162,7 @@ async def test_fsync_succeeds_if_what_is_unrecorded_is_nothing_to_the_users_writ
 async def test_no_block_moves() -> None:
     world = cached_world()
     async with read_only(world) as nursery:
-        nursery.start_soon(evacuate, world.volume, world.migrations)
+        nursery.start_soon(evacuate, world.volume, world.worker)
         for op, oblock, cblock in ((Op.PROMOTE, 7, 0), (Op.WRITEBACK, 5, 2), (Op.DEMOTE, 6, 1)):
             world.ask(op, oblock, cblock)
         await trio.sleep(1000)

@@ -19,9 +19,9 @@ from fusecache.block.geometry import Geometry
 from fusecache.block.mapping import Mapping
 from fusecache.config import Mode
 from fusecache.errors import FusecacheError, InvalidError, RefusedError, StoreError
-from fusecache.metadata.record import Batch
+from fusecache.metadata.record import Transaction
 from policies import Op, create_policy, policy_names
-from tests.crash.rig import BLOCK, Disk, Rig, simulate, simulated
+from tests.crash.rig import BLOCK, Rig, SimDisk, simulate, simulated
 from tests.model import Oracle, judge_crash
 from tests.unit.control.test_control import controlled
 from tests.unit.worlds import World, settle, virtual
@@ -40,9 +40,9 @@ def _simulation() -> Iterator[None]:
         yield
 
 
-def cached_disk(*, dirty: bool, blocks: int = _BLOCKS) -> Disk:
+def cached_disk(*, dirty: bool, blocks: int = _BLOCKS) -> SimDisk:
     """Return a disk with every other block of the origin cached; dirty ones differ from the origin."""
-    disk = Disk.new(_IMAGE, region_blocks=1, cell_bytes=_CELL)
+    disk = SimDisk.new(_IMAGE, region_blocks=1, cell_bytes=_CELL)
     for cblock in range(blocks):
         oblock = 2 * cblock
         content = disk.origin.durable[oblock * BLOCK : (oblock + 1) * BLOCK]
@@ -53,7 +53,7 @@ def cached_disk(*, dirty: bool, blocks: int = _BLOCKS) -> Disk:
     return disk
 
 
-def image_of(disk: Disk) -> bytearray:
+def image_of(disk: SimDisk) -> bytearray:
     """Return what a mount has to show."""
     image = bytearray(disk.origin.durable)
     for cblock, (oblock, dirty, _, _) in disk.record.rows.items():
@@ -108,7 +108,7 @@ def test_scenario_01_clean_data_is_never_written_back(policy: str, mode: Mode) -
                 assert await rig.read_all() == image_of(disk)
             assert rig.volume.mapping.mapped_count == _BLOCKS
             assert rig.origin.faults.counts["write"] == 0
-            assert rig.volume.stats.writebacks == 0
+            assert rig.volume.counters.writebacks == 0
 
     play(scenario)
 
@@ -122,7 +122,7 @@ def test_scenario_02_scenario_03_dirty_data_is_written_back_once_and_never_again
         async with rig.running():
             assert rig.volume.mapping.dirty_count == _BLOCKS
             await cleaned(rig)
-            assert rig.origin.faults.counts["write"] == rig.volume.stats.writebacks == _BLOCKS
+            assert rig.origin.faults.counts["write"] == rig.volume.counters.writebacks == _BLOCKS
         after = rig.freeze(random.Random(1))
         assert after.origin.durable == image_of(disk)
         assert after.record.values["clean_shutdown"] == "1"
@@ -155,7 +155,7 @@ async def test_scenario_04_large_blocks_and_a_large_threshold_come_to_an_end(thr
 
 def test_scenario_05_the_cleaner_on_a_fresh_cache_has_nothing_to_wait_for() -> None:
     async def scenario() -> None:
-        rig = Rig(Disk.new(_IMAGE, region_blocks=1, cell_bytes=_CELL), 1, policy="cleaner")
+        rig = Rig(SimDisk.new(_IMAGE, region_blocks=1, cell_bytes=_CELL), 1, policy="cleaner")
         async with rig.running():
             began = trio.current_time()
             await rig.flusher.flush()
@@ -303,14 +303,14 @@ def test_scenario_13_passthrough_promotes_nothing_keeps_what_is_read_and_drops_w
                 await rig.read_all()
                 await trio.sleep(1)
             assert rig.volume.mapping.mapped_count == _BLOCKS
-            assert rig.volume.stats.promotions == rig.store.faults.counts["read"] == 0
+            assert rig.volume.counters.promotions == rig.store.faults.counts["read"] == 0
             await rig.cache.write(2 * BLOCK + 5, b"drops block 2")
             await rig.cache.write(3 * BLOCK, b"n" * BLOCK)
             assert rig.volume.mapping.mapped_count == _BLOCKS - 1
             await rig.cache.write(0, bytes(_IMAGE.image_bytes))
             await trio.sleep(20)
             assert rig.volume.mapping.mapped_count == 0
-            assert rig.volume.stats.promotions == 0
+            assert rig.volume.counters.promotions == 0
             assert rig.store.faults.counts["write"] == 0
 
     play(scenario)
@@ -368,7 +368,7 @@ _STATES: Final = ["fresh", "clean", "dirty once", "written once"]
 def test_scenario_21_nothing_is_done_when_nobody_asks_for_anything(policy: str, mode: Mode, state: str) -> None:
     async def scenario() -> None:
         if state == "fresh":
-            disk = Disk.new(_IMAGE, region_blocks=1, cell_bytes=_CELL)
+            disk = SimDisk.new(_IMAGE, region_blocks=1, cell_bytes=_CELL)
         else:
             disk = cached_disk(dirty=state == "dirty once" and mode is not Mode.PASSTHROUGH)
         rig = Rig(disk, 1, policy=policy, mode=mode)
@@ -448,8 +448,8 @@ async def test_scenario_27_the_status_line_can_be_parsed_and_a_refusal_leaves_ev
 async def _busy(rig: Rig, oracle: Oracle) -> None:
     """Write, cover, flush, switch: whatever there is that commits."""
     began = oracle.now()
-    for first, cells in ((3, 2), (17, 8), (40, 20), (3, 1)):
-        write, data = oracle.begin_write(first, cells)
+    for first, held in ((3, 2), (17, 8), (40, 20), (3, 1)):
+        write, data = oracle.begin_write(first, held)
         try:
             await rig.cache.write(first * _CELL, data)
         except FusecacheError:
@@ -470,13 +470,13 @@ async def _busy(rig: Rig, oracle: Oracle) -> None:
 @pytest.mark.parametrize("policy", POLICIES)
 def test_scenario_32_a_surprise_at_any_metadata_write_leaves_the_old_state_or_the_new_one(policy: str) -> None:
     async def scenario(nth: int) -> bool:
-        cells = _IMAGE.image_bytes // _CELL
-        disk = Disk.new(_IMAGE, region_blocks=1, cell_bytes=_CELL)
+        held = _IMAGE.image_bytes // _CELL
+        disk = SimDisk.new(_IMAGE, region_blocks=1, cell_bytes=_CELL)
         for cblock in range(4):
             content = disk.origin.durable[2 * cblock * BLOCK : (2 * cblock + 1) * BLOCK]
             disk.cache.durable[cblock * BLOCK : (cblock + 1) * BLOCK] = content
             disk.record.rows[cblock] = (2 * cblock, False, None, None)
-        oracle = Oracle([0] * cells, _CELL)
+        oracle = Oracle([0] * held, _CELL)
         rig = Rig(disk, nth, policy=policy)
         rig.record.faults.fail("commit", nth, 10**6)
         rng = random.Random(nth)
@@ -596,7 +596,7 @@ async def test_scenario_34_ranges_that_cannot_be() -> None:
 async def test_scenario_35_errors_of_the_cache(mode: Mode, dirty: bool, operation: str) -> None:
     world = World(mode=mode)
     world.load(5, 2, dirty=dirty)
-    stats = world.volume.stats
+    stats = world.volume.counters
     async with world.running():
         if operation == "read":
             world.cached.dead = {2 * BLOCK + 10}
@@ -630,7 +630,7 @@ async def test_scenario_36_an_fsync_reaches_the_stores_and_then_the_record(mode:
     async def origin(name: str) -> None:
         order.append(f"origin {name}")
 
-    async def record(batch: Batch) -> None:
+    async def record(batch: Transaction) -> None:
         order.append("commit")
 
     async with world.running():
@@ -673,11 +673,11 @@ async def test_scenario_37_a_block_that_is_held_or_dirty_is_not_dropped_as_it_is
     world.origin.errors["write"] = StoreError("dead")
     async with world.running() as nursery:
         with pytest.raises(StoreError):
-            await world.migrations.invalidate(5)
+            await world.worker.invalidate(5)
         assert world.mapping.find(5) == 2
         world.origin.errors.clear()
         assert world.locks.try_read(5)
-        nursery.start_soon(world.migrations.invalidate, 5)
+        nursery.start_soon(world.worker.invalidate, 5)
         await settle()
         assert world.mapping.find(5) == 2
         world.locks.end_read(5)
@@ -712,7 +712,7 @@ async def test_scenario_37_repeated_reads_hit() -> None:
         for _ in range(10):
             assert await world.cache.read(5 * BLOCK, BLOCK) == b"o" * BLOCK
         assert world.origin.names().count("read") == reads
-        assert world.volume.stats.read_hits == 10
+        assert world.volume.counters.read_hits == 10
 
 
 @virtual

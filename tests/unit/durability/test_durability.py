@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import trio
 
-from fusecache.block.mapping import COVERED, DIRTY, RECORDED
+from fusecache.block.mapping import DIRTY, RECORDED, WRITE_INTENT
 from fusecache.errors import MetadataError, ReadOnlyError, StoreError
 from fusecache.metadata import region_blocks_for
-from fusecache.metadata.record import Batch
+from fusecache.metadata.record import Transaction
 from tests.unit.worlds import BLOCK, World, settle, virtual
 
 
@@ -34,8 +34,8 @@ async def test_a_row_comes_after_its_data() -> None:
     async def store(name: str) -> None:
         order.append(f"cache {name}")
 
-    async def record(batch: Batch) -> None:
-        order.append(f"commit {[row[:3] for row in batch.mapped]}")
+    async def record(transaction: Transaction) -> None:
+        order.append(f"commit {[row[:3] for row in transaction.mapped]}")
 
     world.cached.before, world.record.before = store, record
     async with world.running():
@@ -54,14 +54,14 @@ async def test_no_row_is_committed_if_its_data_cannot_be_flushed() -> None:
         with pytest.raises(StoreError, match="dead"):
             await world.durability.flush()
         assert not world.record.batches
-        assert world.durability.flushes.given_up.is_set()
+        assert world.durability.flushes.cache_failed.is_set()
         assert "dead" in world.volume.health.cache_lost
         del world.cached.errors["flush"]
         with pytest.raises(StoreError, match="dead: 1 blocks have still to be brought to safety"):
             await world.durability.flush()  # what a flush lost does not come back with the next one
         await world.durability.commit()
         assert not world.record.batches
-        assert await world.migrations.invalidate(5)
+        assert await world.worker.invalidate(5)
         await world.durability.flush()
         assert world.record.rows == {}
         assert world.origin_block(5) == b"o" * BLOCK  # what the cache has of it may be what another block has left
@@ -189,7 +189,7 @@ async def test_that_a_check_is_needed_is_recorded_if_that_can_be_done() -> None:
     world = World()
     attempts = 0
 
-    async def fail_once(batch: Batch) -> None:
+    async def fail_once(transaction: Transaction) -> None:
         nonlocal attempts
         attempts += 1
         if attempts == 1:
@@ -202,7 +202,7 @@ async def test_that_a_check_is_needed_is_recorded_if_that_can_be_done() -> None:
         with pytest.raises(MetadataError, match="full"):
             await world.durability.commit()
         assert world.record.values == {"needs_check": "1"}
-        assert [batch.values for batch in world.record.batches] == [{"needs_check": "1"}]
+        assert [transaction.values for transaction in world.record.batches] == [{"needs_check": "1"}]
 
 
 @virtual
@@ -233,17 +233,17 @@ async def test_a_clean_recorded_block_is_covered_by_opening_its_region_durably()
         world.load(number, number)
     async with world.running():
         world.locks.try_write(1)
-        await world.durability.cover(1)
+        await world.durability.record_intent(1)
         assert world.record.regions == {0}
-        assert world.mapping.flags[1] & COVERED
-        assert not world.mapping.flags[0] & COVERED
+        assert world.mapping.flags[1] & WRITE_INTENT
+        assert not world.mapping.flags[0] & WRITE_INTENT
         world.durability.check()
         world.locks.end_write(1)
         before = len(world.record.batches)
-        await world.durability.cover(0)
-        await world.durability.cover(1)
+        await world.durability.record_intent(0)
+        await world.durability.record_intent(1)
         assert len(world.record.batches) == before
-        await world.durability.cover(2)
+        await world.durability.record_intent(2)
         assert world.record.regions == {0, 1}
 
 
@@ -262,7 +262,7 @@ async def test_covers_that_come_together_share_a_commit_and_do_not_wait_for_a_fl
         await settle()
         async with trio.open_nursery() as nursery:
             for number in range(8):
-                nursery.start_soon(world.durability.cover, number)
+                nursery.start_soon(world.durability.record_intent, number)
         assert trio.current_time() == 0
         assert world.record.regions == set(range(8))
         assert len(world.record.batches) <= 2
@@ -275,18 +275,18 @@ async def test_a_cover_that_cannot_be_recorded_covers_nothing() -> None:
     world.load(0, 0)
     world.load(1, 1)
     async with world.running():
-        await world.durability.cover(1)
+        await world.durability.record_intent(1)
         world.record.error = MetadataError("disk is full")
         with pytest.raises(MetadataError, match="full"):
-            await world.durability.cover(0)
-        assert not world.mapping.flags[0] & COVERED
+            await world.durability.record_intent(0)
+        assert not world.mapping.flags[0] & WRITE_INTENT
         assert world.volume.health.read_only == "disk is full"
         world.record.error = None
         with pytest.raises(ReadOnlyError, match="fusecache check --clear-needs-check"):
-            await world.durability.cover(0)
-        assert not world.mapping.flags[0] & COVERED
+            await world.durability.record_intent(0)
+        assert not world.mapping.flags[0] & WRITE_INTENT
         assert world.record.regions == {1}
-        await world.durability.cover(1)  # covered before
+        await world.durability.record_intent(1)  # covered before
 
 
 @virtual
@@ -294,10 +294,10 @@ async def test_a_promoted_block_is_covered_until_it_is_recorded_clean() -> None:
     world = World()
     async with world.running():
         promote(world, 5, 0)
-        assert world.mapping.flags[0] & COVERED
+        assert world.mapping.flags[0] & WRITE_INTENT
         await world.durability.commit()
-        assert not world.mapping.flags[0] & COVERED
-        await world.durability.cover(0)
+        assert not world.mapping.flags[0] & WRITE_INTENT
+        await world.durability.record_intent(0)
         assert world.record.regions == {0}
 
 
@@ -309,7 +309,7 @@ async def test_a_block_that_is_being_written_is_not_recorded_clean() -> None:
         assert world.locks.try_write(5)
         await world.durability.commit()
         assert world.record.rows == {}
-        assert world.mapping.flags[0] & COVERED
+        assert world.mapping.flags[0] & WRITE_INTENT
         world.volume.set_dirty(0)
         world.locks.end_write(5)
         await world.durability.commit()
@@ -322,7 +322,7 @@ async def test_regions_close_when_they_saw_no_new_use_and_take_exact_rows_along(
     world.load(0, 0)
     world.load(1, 1)
     async with world.running():
-        await world.durability.cover(0)
+        await world.durability.record_intent(0)
         world.volume.set_dirty(0)
         world.durability.commit_later(close_regions=True)  # used since the last time
         await settle()
@@ -331,7 +331,7 @@ async def test_regions_close_when_they_saw_no_new_use_and_take_exact_rows_along(
         await settle()
         assert world.record.regions == set()
         assert world.record.rows == {0: (0, True), 1: (1, False)}
-        assert world.mapping.flags[0] == DIRTY | COVERED | RECORDED
+        assert world.mapping.flags[0] == DIRTY | WRITE_INTENT | RECORDED
         assert world.mapping.flags[1] == 0
 
 
@@ -341,7 +341,7 @@ async def test_a_region_with_a_write_under_way_stays_open() -> None:
     world.load(0, 0)
     async with world.running():
         assert world.locks.try_write(0)
-        await world.durability.cover(0)
+        await world.durability.record_intent(0)
         for _ in range(5):
             world.durability.commit_later(close_regions=True)
             await settle()
@@ -358,7 +358,7 @@ async def test_a_region_that_is_wanted_again_while_it_closes_stays_open() -> Non
     world = World(region_blocks=2)
     world.load(0, 0)
     async with world.running():
-        await world.durability.cover(0)
+        await world.durability.record_intent(0)
         world.durability.regions.touched.clear()
 
         async def slow(name: str) -> None:
@@ -367,8 +367,8 @@ async def test_a_region_that_is_wanted_again_while_it_closes_stays_open() -> Non
         world.cached.before = slow
         world.durability.commit_later(close_regions=True)
         await trio.sleep(1)
-        assert not world.mapping.flags[0] & COVERED
-        await world.durability.cover(0)
+        assert not world.mapping.flags[0] & WRITE_INTENT
+        await world.durability.record_intent(0)
         world.volume.set_dirty(0)
         await trio.sleep(20)
         assert world.record.regions == {0}
@@ -381,7 +381,7 @@ async def test_a_region_that_could_not_be_closed_counts_as_open_and_no_other_blo
     world.load(0, 0)
     world.load(1, 1)
     async with world.running():
-        await world.durability.cover(0)
+        await world.durability.record_intent(0)
         world.volume.set_dirty(0)
         world.durability.regions.touched.clear()
         world.record.error = MetadataError("full")
@@ -392,7 +392,7 @@ async def test_a_region_that_could_not_be_closed_counts_as_open_and_no_other_blo
         assert world.record.regions == {0}
         world.record.error = None
         with pytest.raises(ReadOnlyError):
-            await world.durability.cover(1)
+            await world.durability.record_intent(1)
         for _ in range(3):
             world.durability.commit_later(close_regions=True)
             await settle()
@@ -405,7 +405,7 @@ async def test_a_region_whose_closing_the_origin_held_up_is_closed_later() -> No
     world = World(region_blocks=2)
     world.load(0, 0)
     async with world.running():
-        await world.durability.cover(0)
+        await world.durability.record_intent(0)
         world.durability.regions.touched.clear()
         world.origin.errors["flush"] = StoreError("dead")
         world.durability.commit_later(close_regions=True)
@@ -426,17 +426,17 @@ async def test_a_cache_block_is_vacant_only_when_its_unmapping_is_durable() -> N
     world = World()
     world.load(5, 0)
 
-    async def slow(batch: Batch) -> None:
+    async def slow(transaction: Transaction) -> None:
         await trio.sleep(10)
 
     world.record.before = slow
     async with world.running():
-        await world.durability.vacate(1)  # never mapped
+        await world.durability.wait_reusable(1)  # never mapped
         assert trio.current_time() == 0
         world.durability.removing(0)
         world.mapping.remove(0)
         world.volume.forget(0)
-        await world.durability.vacate(0)
+        await world.durability.wait_reusable(0)
         assert trio.current_time() == 10
         assert world.record.rows == {}
 
@@ -447,7 +447,7 @@ async def test_vacating_waits_for_a_commit_that_began_after_the_unmapping() -> N
     world.load(5, 0)
     promote(world, 6, 1)
 
-    async def slow(batch: Batch) -> None:
+    async def slow(transaction: Transaction) -> None:
         await trio.sleep(10)
 
     world.record.before = slow
@@ -457,7 +457,7 @@ async def test_vacating_waits_for_a_commit_that_began_after_the_unmapping() -> N
         world.durability.removing(0)
         world.mapping.remove(0)
         world.volume.forget(0)
-        await world.durability.vacate(0)
+        await world.durability.wait_reusable(0)
         assert 0 not in world.record.rows
         assert trio.current_time() == 20
 
@@ -476,7 +476,7 @@ async def test_a_block_that_was_dirty_leaves_only_when_the_origin_is_durable() -
             await world.durability.commit()
         assert world.record.rows == {0: (5, True)}
         del world.origin.errors["flush"]
-        await world.durability.vacate(0)
+        await world.durability.wait_reusable(0)
         assert world.record.rows == {}
 
 
@@ -484,7 +484,7 @@ async def test_a_block_that_was_dirty_leaves_only_when_the_origin_is_durable() -
 async def test_a_block_that_turned_clean_while_it_was_recorded_dirty_is_recorded_again() -> None:
     world = World()
 
-    async def slow(batch: Batch) -> None:
+    async def slow(transaction: Transaction) -> None:
         await trio.sleep(10)
 
     world.record.before = slow
@@ -509,7 +509,7 @@ async def test_settling_makes_the_record_exact() -> None:
     world.load(0, 0)
     world.load(1, 1, dirty=True)
     async with world.running():
-        await world.durability.cover(0)
+        await world.durability.record_intent(0)
         world.volume.set_dirty(0)
         world.volume.set_clean(1, 0)
         promote(world, 9, 3)
@@ -537,8 +537,8 @@ async def test_a_block_that_was_spoiled_and_then_turned_dirty_keeps_its_region_o
     world = World()
     world.load(0, 0)
     async with world.running():
-        await world.durability.cover(0)
-        world.durability.spoil(0)  # a write to the cache failed, and so did the way out;
+        await world.durability.record_intent(0)
+        world.durability.mark_divergent(0)  # a write to the cache failed, and so did the way out;
         world.volume.set_dirty(0)  # another write to the block succeeded
         await world.durability.commit()
         if written_back:
@@ -547,7 +547,7 @@ async def test_a_block_that_was_spoiled_and_then_turned_dirty_keeps_its_region_o
     assert not world.durability.regions.open
     assert not world.record.regions
     assert world.record.rows == {0: (0, not written_back)}
-    assert bool(world.mapping.flags[0] & COVERED) is not written_back
+    assert bool(world.mapping.flags[0] & WRITE_INTENT) is not written_back
 
 
 @virtual
@@ -569,6 +569,6 @@ def test_check_sees_dirty_blocks_that_nothing_covers() -> None:
     world.mapping.flags[0] = DIRTY
     with pytest.raises(AssertionError, match="not covered"):
         world.durability.check()
-    world.mapping.flags[0] = COVERED
+    world.mapping.flags[0] = WRITE_INTENT
     with pytest.raises(AssertionError, match="covered by nothing"):
         world.durability.check()

@@ -9,7 +9,7 @@ from fusecache.block.mapping import DIRTY
 from fusecache.config import Mode
 from fusecache.durability.rounds import Rounds
 from fusecache.errors import FusecacheError, StoreError
-from fusecache.metadata.record import Batch
+from fusecache.metadata.record import Transaction
 from policies import Op
 from tests.unit.worlds import BLOCK, World, settle, virtual
 
@@ -150,7 +150,7 @@ async def test_a_block_without_a_row_may_be_written_back_while_an_fsync_waits_fo
     world.policy.overwrites[5] = 2
     released = trio.Event()
 
-    async def stuck(batch: Batch) -> None:
+    async def stuck(transaction: Transaction) -> None:
         await released.wait()
 
     async with world.running() as nursery:
@@ -178,7 +178,7 @@ async def test_a_block_without_a_row_may_be_written_back_while_an_fsync_waits_fo
 async def test_once_the_cache_is_given_up_an_fsync_waits_until_no_row_names_it() -> None:
     world = hot_world()
 
-    async def slow(batch: Batch) -> None:
+    async def slow(transaction: Transaction) -> None:
         await trio.sleep(1)
 
     async with world.running() as nursery:
@@ -187,7 +187,7 @@ async def test_once_the_cache_is_given_up_an_fsync_waits_until_no_row_names_it()
         with pytest.raises(StoreError, match="dead"):
             await world.cache.flush()
         world.record.before = slow
-        nursery.start_soon(world.migrations.invalidate, 5)
+        nursery.start_soon(world.worker.invalidate, 5)
         await settle()
         assert not world.mapping.mapped_count
         assert world.record.rows
@@ -210,7 +210,7 @@ async def test_what_no_flush_has_made_durable_is_lost_with_the_cache_and_the_ori
             await world.cache.flush()
         assert await world.cache.read(6 * BLOCK, BLOCK) == b"o" * BLOCK
         for oblock in (5, 6):
-            assert await world.migrations.invalidate(oblock)
+            assert await world.worker.invalidate(oblock)
         assert world.origin_block(6) == b"o" * BLOCK  # not what another block has left in the cache
         assert world.origin_block(5) == b"r" * BLOCK  # an older content, but its own
 
@@ -238,7 +238,7 @@ async def test_fsyncs_that_come_together_share_a_round() -> None:
 async def test_an_fsync_does_not_wait_for_a_commit_that_others_need() -> None:
     world = hot_world()
 
-    async def slow(batch: Batch) -> None:
+    async def slow(transaction: Transaction) -> None:
         await trio.sleep(100)
 
     async def slow_flush(name: str) -> None:

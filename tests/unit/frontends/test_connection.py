@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fusecache.frontends.fuse import connection
-from fusecache.frontends.fuse.connection import LIMITS, widen
+from fusecache.frontends.fuse.connection import LIMITS, raise_request_limit
 
 MOUNTS = """\
 22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
@@ -48,7 +48,7 @@ def unprivileged(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("mountpoint", "name"), [("/srv/a disk", "47"), ("/srv/twice", "51")])
 def test_the_limits_of_the_mount_are_raised_and_no_others(control: Path, mountpoint: str, name: str) -> None:
     directories = {number: add(control, number) for number in ("0", "47", "50", "51")}
-    assert widen(Path(mountpoint)) == []
+    assert raise_request_limit(Path(mountpoint)) == []
     expected = {"max_background": "64\n", "congestion_threshold": "48\n"}
     for number, directory in directories.items():
         assert content(directory) == (expected if number == name else dict.fromkeys(LIMITS, "12\n"))
@@ -56,22 +56,22 @@ def test_the_limits_of_the_mount_are_raised_and_no_others(control: Path, mountpo
 
 def test_what_is_not_mounted_has_no_limits(control: Path) -> None:
     add(control, "47")
-    assert widen(Path("/srv/elsewhere")) == []
+    assert raise_request_limit(Path("/srv/elsewhere")) == []
     assert content(control / "47") == dict.fromkeys(LIMITS, "12\n")
 
 
 def test_without_permission_the_command_is_told(control: Path, unprivileged: None) -> None:
-    (note,) = widen(Path("/srv/a disk"))
+    (note,) = raise_request_limit(Path("/srv/a disk"))
     assert f"mount -t fusectl fusectl {control}; echo 64 >{control}/47/max_background" in note
     assert "\n" not in note
     add(control, "12")
-    (note,) = widen(Path("/srv/a disk"))
+    (note,) = raise_request_limit(Path("/srv/a disk"))
     assert f"as root: echo 64 >{control}/47/max_background" in note
 
 
 def test_where_there_is_no_control_at_all(control: Path, unprivileged: None) -> None:
     control.rmdir()
-    assert "mount -t fusectl" in widen(Path("/srv/a disk"))[0]
+    assert "mount -t fusectl" in raise_request_limit(Path("/srv/a disk"))[0]
 
 
 def test_the_control_file_system_that_nobody_sees(control: Path) -> None:

@@ -134,8 +134,8 @@ async def test_others_get_their_turn_while_requests_pour() -> None:
             nursery.start_soon(other)
     assert loop.served == 5000
     gaps = [after - before for before, after in pairwise(turns)]
-    assert max(gaps) <= 2 * fuse_loop.TURN_REQUESTS, "early in one pass of the scheduler, late in the next"
-    assert len(turns) >= 5000 // fuse_loop.TURN_REQUESTS
+    assert max(gaps) <= 2 * fuse_loop.BURST_REQUESTS, "early in one pass of the scheduler, late in the next"
+    assert len(turns) >= 5000 // fuse_loop.BURST_REQUESTS
 
 
 @in_trio
@@ -145,7 +145,7 @@ async def test_long_requests_make_turns_of_few(monkeypatch: pytest.MonkeyPatch) 
     turns: list[int] = []
 
     async def long(number: int) -> None:
-        clock.now += 0.4 * fuse_loop.TURN_SECONDS
+        clock.now += 0.4 * fuse_loop.BURST_SECONDS
 
     async def other() -> None:
         while not loop.over:
@@ -316,7 +316,7 @@ async def test_workers_that_are_cancelled_end_although_requests_pour() -> None:
             nursery.start_soon(loop.run)
             await trio.lowlevel.checkpoint()
             nursery.cancel_scope.cancel()
-        assert loop.served <= 4 * fuse_loop.TURN_REQUESTS
+        assert loop.served <= 4 * fuse_loop.BURST_REQUESTS
         lock = loop.front.Lock()
         with trio.fail_after(1):
             async with lock:

@@ -9,7 +9,7 @@ import pyfuse3
 import pytest
 
 from fusecache.control.control import Control
-from fusecache.datapath.disk import Cache
+from fusecache.datapath.disk import Disk
 from fusecache.errors import (
     BusyError,
     FusecacheError,
@@ -88,7 +88,7 @@ class Face(Operations):
         self.control = FakeControl()
         self.cache = FakeCache()
         super().__init__(
-            cast("Cache", self.cache), cast("Control", self.control), image_bytes=SIZE, page_cache=page_cache
+            cast("Disk", self.cache), cast("Control", self.control), image_bytes=SIZE, page_cache=page_cache
         )
 
 

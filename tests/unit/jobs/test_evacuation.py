@@ -20,7 +20,7 @@ from tests.unit.worlds import BLOCK, ToyPolicy, World, settle, virtual
 async def running(world: World) -> AsyncIterator[trio.Nursery]:
     """Run a world that can be evacuated."""
     async with world.running() as nursery:
-        nursery.start_soon(evacuate, world.volume, world.migrations)
+        nursery.start_soon(evacuate, world.volume, world.worker)
         await settle()
         yield nursery
 
@@ -142,7 +142,7 @@ async def test_a_promotion_that_was_under_way_leaves_the_cache_too() -> None:
         await trio.sleep(1)
         await lose_the_cache(world)
         await trio.sleep(100)
-        assert world.volume.stats.promotions == 1
+        assert world.volume.counters.promotions == 1
         assert world.mapping.mapped_count == 0
         await world.cache.flush()
 
@@ -233,7 +233,7 @@ async def test_the_mode_can_be_changed_once_everything_is_safe() -> None:
         await lose_the_cache(world)
         await trio.sleep(10)
         spare = ToyPolicy(world.cache_blocks)
-        await switch_mode(world.volume, world.migrations, world.flusher, Mode.PASSTHROUGH, spare)
+        await switch_mode(world.volume, world.worker, world.flusher, Mode.PASSTHROUGH, spare)
         assert world.volume.mode is Mode.PASSTHROUGH
 
 
@@ -250,5 +250,5 @@ async def test_a_user_flush_writes_everything_back_as_well() -> None:
         assert world.mapping.dirty_count == 0
         assert world.origin_block(5) == b"c" * BLOCK
         assert world.flusher.failed == 1  # the block is still cached
-        assert await world.migrations.invalidate(5)
+        assert await world.worker.invalidate(5)
         await world.flusher.flush()

@@ -11,7 +11,7 @@ from fusecache.block.locks import ALL_OUT, WRITERS_OUT, Level
 from fusecache.config import Mode
 from fusecache.errors import MetadataError, StoreError
 from fusecache.jobs.scrub import Scrub
-from tests.crash.rig import Disk, Rig, simulate, simulated
+from tests.crash.rig import Rig, SimDisk, simulate, simulated
 from tests.unit.worlds import BLOCK, World, settle, virtual
 
 _FAST = 10**9
@@ -32,7 +32,7 @@ def rot(world: World, cblock: int) -> None:
 
 async def scrub_once(world: World) -> None:
     """Look at every block once, without haste."""
-    await Scrub(world.volume, world.migrations, _FAST).round()
+    await Scrub(world.volume, world.worker, _FAST).round()
 
 
 @virtual
@@ -42,7 +42,7 @@ async def test_what_is_right_is_counted_and_left_alone() -> None:
     load_clean(world, 6, 3)
     async with world.running():
         await scrub_once(world)
-    stats = world.volume.stats
+    stats = world.volume.counters
     assert (stats.scrubbed, stats.healed, stats.cache_errors) == (2, 0, 0)
     assert world.cached.names() == ["read", "read"]
     assert not world.origin.calls
@@ -56,13 +56,13 @@ async def test_rot_is_healed_from_the_origin_before_anybody_reads_it_again() -> 
     rot(world, 2)
     async with world.running():
         await scrub_once(world)
-        assert world.volume.stats.healed == 1
+        assert world.volume.counters.healed == 1
         assert world.cache_block(2) == b"o" * BLOCK
         assert world.mapping.find(5) == 2
         await world.durability.commit()
         assert world.record.sums == {2: crc32c(b"o" * BLOCK)}
         await scrub_once(world)
-        assert world.volume.stats.healed == 1
+        assert world.volume.counters.healed == 1
 
 
 @virtual
@@ -72,7 +72,7 @@ async def test_a_sum_that_is_wrong_by_itself_is_put_right_and_nothing_was_rotten
     world.mapping.set_sum(2, 12345)
     async with world.running():
         await scrub_once(world)
-        assert world.volume.stats.healed == 0
+        assert world.volume.counters.healed == 0
         assert "write" not in world.cached.names()
         await world.durability.commit()
         assert world.record.sums == {2: crc32c(b"o" * BLOCK)}
@@ -87,7 +87,7 @@ async def test_a_block_without_a_sum_is_held_against_the_origin_and_gets_one(rot
         rot(world, 2)
     async with world.running():
         await scrub_once(world)
-        assert world.volume.stats.healed == rotten
+        assert world.volume.counters.healed == rotten
         assert world.cache_block(2) == b"o" * BLOCK
         assert world.mapping.sum_of(2) == crc32c(b"o" * BLOCK)
         await scrub_once(world)
@@ -103,7 +103,7 @@ async def test_dirty_blocks_are_read_and_not_judged() -> None:
     assert world.cached.names() == ["read"]
     assert not world.origin.calls
     assert world.cache_block(2) == b"c" * BLOCK
-    assert world.volume.stats.scrubbed == 1
+    assert world.volume.counters.scrubbed == 1
 
 
 @virtual
@@ -121,7 +121,7 @@ async def test_a_block_that_turns_dirty_while_it_is_read_is_not_judged() -> None
     async with world.running():
         await scrub_once(world)
         assert world.mapping.dirty_count == 1
-        assert world.volume.stats.healed == 0
+        assert world.volume.counters.healed == 0
         assert world.cache_block(2)[:6] == b"newest"
 
 
@@ -134,12 +134,12 @@ async def test_a_block_that_turns_dirty_before_it_is_healed_is_not_healed() -> N
         assert world.locks.try_write(5)
         nursery.start_soon(scrub_once, world)
         await settle()  # healing waits for the writer
-        await world.durability.cover(2)
+        await world.durability.record_intent(2)
         world.cached.data[2 * BLOCK : 2 * BLOCK + 6] = b"newest"
         world.volume.set_dirty(2)
         world.locks.end_write(5)
         await settle()
-        assert world.volume.stats.healed == 0
+        assert world.volume.counters.healed == 0
         assert world.cache_block(2)[:6] == b"newest"
 
 
@@ -175,10 +175,10 @@ async def test_a_block_that_is_being_migrated_is_left_for_the_next_round(level: 
     async with world.running():
         assert world.locks.try_exclusive(5, level)
         await scrub_once(world)
-        assert world.volume.stats.healed == 1
+        assert world.volume.counters.healed == 1
         world.locks.end_exclusive(5)
         await scrub_once(world)
-        assert world.volume.stats.healed == 2
+        assert world.volume.counters.healed == 2
 
 
 @virtual
@@ -189,14 +189,14 @@ async def test_a_block_that_gives_way_to_another_is_not_judged_by_the_other() ->
     async def replace(name: str) -> None:
         if name == "read":
             world.cached.before = None
-            await world.migrations.invalidate(5)
+            await world.worker.invalidate(5)
             world.cached.data[2 * BLOCK : 3 * BLOCK] = b"x" * BLOCK
 
     world.cached.before = replace
     async with world.running():
         await scrub_once(world)
         assert world.mapping.mapped_count == 0
-        assert world.volume.stats.healed == 0
+        assert world.volume.counters.healed == 0
 
 
 @virtual
@@ -209,7 +209,7 @@ async def test_a_clean_block_that_cannot_be_read_is_dropped() -> None:
         await scrub_once(world)
         await settle()
         assert dict(world.mapping.mapped()) == {3: 6}
-        assert (world.volume.stats.cache_errors, world.volume.stats.scrubbed) == (1, 1)
+        assert (world.volume.counters.cache_errors, world.volume.counters.scrubbed) == (1, 1)
 
 
 @virtual
@@ -222,7 +222,7 @@ async def test_a_dirty_block_that_cannot_be_read_is_named_by_its_bytes() -> None
         await scrub_once(world)
         assert list(world.volume.health.lost) == [(3 * size + BLOCK, 3 * size + 2 * BLOCK)]
         assert world.mapping.find(3) == 1
-        assert world.volume.stats.cache_errors == 1
+        assert world.volume.counters.cache_errors == 1
         world.cached.dead.clear()
         await world.flusher.flush()
         assert not len(world.volume.health.lost)
@@ -260,7 +260,7 @@ async def test_the_rate_is_obeyed_whatever_a_read_takes() -> None:
     world.cached.before = note
     world.cached.at_once = False
     async with world.running():
-        await Scrub(world.volume, world.migrations, BLOCK).round()
+        await Scrub(world.volume, world.worker, BLOCK).round()
         assert times == pytest.approx(range(8))
 
 
@@ -269,25 +269,25 @@ async def test_it_goes_round_and_round_and_the_rate_can_be_changed_at_any_time()
     world = World()
     for number in range(4):
         load_clean(world, number, number)
-    scrub = Scrub(world.volume, world.migrations)
+    scrub = Scrub(world.volume, world.worker)
     async with world.running() as nursery:
         nursery.start_soon(scrub.run)
         await trio.sleep(1000)
-        assert world.volume.stats.scrubbed == 0
+        assert world.volume.counters.scrubbed == 0
         scrub.set_rate(BLOCK)
         await trio.sleep(101)
-        assert 75 <= world.volume.stats.scrubbed <= 85  # four seconds a round, and one between two
+        assert 75 <= world.volume.counters.scrubbed <= 85  # four seconds a round, and one between two
         rot(world, 0)
         await trio.sleep(6)
-        assert world.volume.stats.healed == 1
+        assert world.volume.counters.healed == 1
         scrub.set_rate(0)
         await trio.sleep(1)
-        before = world.volume.stats.scrubbed
+        before = world.volume.counters.scrubbed
         await trio.sleep(1000)
-        assert world.volume.stats.scrubbed <= before + 1
+        assert world.volume.counters.scrubbed <= before + 1
         scrub.set_rate(4 * BLOCK)
         await trio.sleep(100)
-        assert world.volume.stats.scrubbed >= before + 100
+        assert world.volume.counters.scrubbed >= before + 100
 
 
 @virtual
@@ -295,21 +295,21 @@ async def test_a_rate_that_is_raised_counts_at_once() -> None:
     world = World()
     for number in range(4):
         load_clean(world, number, number)
-    scrub = Scrub(world.volume, world.migrations, 1)
+    scrub = Scrub(world.volume, world.worker, 1)
     async with world.running() as nursery:
         nursery.start_soon(scrub.run)
         await trio.sleep(1)
-        assert world.volume.stats.scrubbed == 1
+        assert world.volume.counters.scrubbed == 1
         scrub.set_rate(BLOCK)
         await trio.sleep(10)
-        assert world.volume.stats.scrubbed >= 5
+        assert world.volume.counters.scrubbed >= 5
 
 
 @virtual
 async def test_an_empty_cache_costs_nothing() -> None:
     world = World()
     async with world.running() as nursery:
-        nursery.start_soon(Scrub(world.volume, world.migrations, _FAST).run)
+        nursery.start_soon(Scrub(world.volume, world.worker, _FAST).run)
         await trio.sleep(100)
     assert not world.cached.calls
 
@@ -328,9 +328,9 @@ async def test_it_stops_when_nothing_may_be_written_any_more(broken: str) -> Non
             world.cached.errors["flush"] = StoreError("dead")
         with pytest.raises((MetadataError, StoreError)):
             await world.durability.flush()
-        nursery.start_soon(Scrub(world.volume, world.migrations, _FAST).run)
+        nursery.start_soon(Scrub(world.volume, world.worker, _FAST).run)
         await trio.sleep(100)
-        assert (world.volume.stats.scrubbed, world.volume.stats.healed) == (0, 0)
+        assert (world.volume.counters.scrubbed, world.volume.counters.healed) == (0, 0)
         assert "read" not in world.cached.names()
 
 
@@ -344,7 +344,7 @@ def test_without_rot_it_never_finds_any_whatever_clients_and_policies_do(
 ) -> None:
     monkeypatch.setattr("fusecache.jobs.scrub._LEAST_PAUSE", 0.01)
     geometry = Geometry(9 * BLOCK + 512, BLOCK, 4)
-    disk = Disk.new(geometry, region_blocks=2, cell_bytes=512)
+    disk = SimDisk.new(geometry, region_blocks=2, cell_bytes=512)
     image = bytearray(disk.origin.durable)
 
     async def history() -> None:
@@ -362,8 +362,8 @@ def test_without_rot_it_never_finds_any_whatever_clients_and_policies_do(
                 if number % 50 == 49:
                     await rig.flusher.flush()
                     await trio.sleep(0.2)
-            assert rig.volume.stats.scrubbed > 50
-            assert rig.volume.stats.healed == rig.volume.stats.cache_errors == 0
+            assert rig.volume.counters.scrubbed > 50
+            assert rig.volume.counters.healed == rig.volume.counters.cache_errors == 0
             await rig.control.set("scrub", "0")
             await trio.sleep(1)
             await rig.check_at_rest()

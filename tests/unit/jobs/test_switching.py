@@ -55,12 +55,12 @@ def real_policy(name: str, blocks: int) -> tuple[Policy, Told]:
     told: Told = []
     load: Callable[[Iterable[tuple[int, int, bool, int | None]]], None] = policy.load_mappings
 
-    def tell(mappings: Iterable[tuple[int, int, bool, int | None]]) -> None:
+    def report(mappings: Iterable[tuple[int, int, bool, int | None]]) -> None:
         some = list(mappings)
         told.extend(some)
         load(some)
 
-    policy.load_mappings = tell  # type: ignore[method-assign]
+    policy.load_mappings = report  # type: ignore[method-assign]
     return policy, told
 
 
@@ -72,7 +72,7 @@ def busy_world(blocks: int = 4) -> World:
 
 
 async def change(world: World, mode: Mode) -> None:
-    await switch_mode(world.volume, world.migrations, world.flusher, mode, NewPolicy(world.cache_blocks))
+    await switch_mode(world.volume, world.worker, world.flusher, mode, NewPolicy(world.cache_blocks))
 
 
 # Policies
@@ -83,7 +83,7 @@ async def test_a_new_policy_knows_every_mapping_and_dirty_bit() -> None:
     world = busy_world(8)
     new = NewPolicy(8)
     async with world.running():
-        await switch_policy(world.volume, world.migrations, new)
+        await switch_policy(world.volume, world.worker, new)
         assert world.volume.policy is new
         assert world.volume.incoming is None
         assert new.index == world.policy.index
@@ -97,7 +97,7 @@ async def test_hints_are_kept_if_they_mean_the_same(kind: type[ToyPolicy], kept:
     world = busy_world()
     world.policy.hints = {0: 7, 2: 9}
     async with world.running():
-        await switch_policy(world.volume, world.migrations, new := kind(4))
+        await switch_policy(world.volume, world.worker, new := kind(4))
         assert new.hints == ({0: 7, 2: 9} if kept else {0: None, 2: None})
 
 
@@ -113,7 +113,7 @@ async def test_running_work_goes_back_to_the_old_policy_and_the_result_to_the_ne
     async with world.running():
         world.ask(Op.PROMOTE, 5, 2)
         await trio.sleep(1)
-        await switch_policy(world.volume, world.migrations, new := NewPolicy(4))
+        await switch_policy(world.volume, world.worker, new := NewPolicy(4))
         assert trio.current_time() == 10
         assert world.policy.completed == [(Op.PROMOTE, 5, True)]
         assert new.index == {5: 2}
@@ -125,9 +125,9 @@ async def test_overwrites_that_were_decided_go_back_to_the_old_policy() -> None:
     world.policy.overwrites = {0: 0, 1: 1}
     async with world.running():
         async with trio.open_nursery() as nursery:  # one of the two comes after the write, whatever the order
-            nursery.start_soon(switch_policy, world.volume, world.migrations, NewPolicy(4))
+            nursery.start_soon(switch_policy, world.volume, world.worker, NewPolicy(4))
             nursery.start_soon(world.cache.write, 0, b"n" * 2 * BLOCK)
-            nursery.start_soon(switch_policy, world.volume, world.migrations, NewPolicy(4))
+            nursery.start_soon(switch_policy, world.volume, world.worker, NewPolicy(4))
         assert await world.cache.read(0, 2 * BLOCK) == b"n" * 2 * BLOCK
 
 
@@ -142,7 +142,7 @@ async def test_hits_and_dirtying_go_on_while_a_large_cache_is_handed_over() -> N
             world.durability.regions.open.add(region)
             world.record.regions.add(region)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(switch_policy, world.volume, world.migrations, new)
+            nursery.start_soon(switch_policy, world.volume, world.worker, new)
             while world.volume.incoming is None:
                 await trio.lowlevel.checkpoint()
             assert 0 < world.volume.handed_over < 2000
@@ -164,14 +164,14 @@ async def test_the_new_policy_hears_only_of_mappings_and_dirt_until_it_takes_ove
         world.durability.regions.open.update(range(1000))
         world.record.regions.update(range(1000))
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(switch_policy, world.volume, world.migrations, new)
+            nursery.start_soon(switch_policy, world.volume, world.worker, new)
             while world.volume.incoming is None:
                 await trio.lowlevel.checkpoint()
             world.volume.tick()
             await world.cache.read(3000 * BLOCK, 10)
             await world.cache.write(0, b"new")
             await world.cache.write(3000 * BLOCK, b"n" * BLOCK)
-            world.migrations.wake()
+            world.worker.wake()
         begun = new.calls.index("allow_migrations")
         assert new.calls[:begun].count("load_mapping") == 2000
         assert set(new.calls[:begun]) == {"load_mapping", "load_mappings", "set_dirty"}
@@ -185,10 +185,10 @@ async def test_a_policy_that_cannot_be_told_changes_nothing() -> None:
     world = busy_world()
     async with world.running():
         with pytest.raises(FusecacheError):
-            await switch_policy(world.volume, world.migrations, Impolite(4))
+            await switch_policy(world.volume, world.worker, Impolite(4))
         assert world.volume.policy is world.policy
         assert world.volume.incoming is None
-        assert world.migrations.accepting
+        assert world.worker.accepting
 
 
 @pytest.mark.parametrize(("first", "second"), PAIRS)
@@ -204,7 +204,7 @@ async def test_any_policy_takes_over_from_any_other(first: str, second: str) -> 
     new, told = real_policy(second, 600)
     world.volume.migration_threshold = 0  # never idle: nothing is written back while we look
     async with world.running():
-        await switch_policy(world.volume, world.migrations, new)
+        await switch_policy(world.volume, world.worker, new)
         assert world.volume.policy is new
         hint = HINT if first == second else None
         assert told == [(2 * number, number, number % 4 == 0, hint) for number in range(0, 600, 2)]
@@ -287,7 +287,7 @@ async def test_a_mode_that_cannot_be_reached_is_not_taken(mode: Mode) -> None:
         assert world.volume.policy is world.policy
         assert world.policy.allowed
         assert world.mapping.dirty_count == 1
-        assert world.migrations.accepting
+        assert world.worker.accepting
 
 
 @virtual
@@ -356,7 +356,7 @@ async def test_dropping_all_forgets_every_block_durably() -> None:
     for number in range(1000):
         world.load(number, number)
     async with world.running():
-        await drop_all(world.volume, world.migrations)
+        await drop_all(world.volume, world.worker)
         assert world.mapping.mapped_count == 0
         assert world.policy.index == {}
         assert world.record.rows == {}
@@ -370,5 +370,5 @@ async def test_dropping_that_cannot_be_recorded_says_so() -> None:
     world.record.error = MetadataError("full")
     async with world.running():
         with pytest.raises(MetadataError):
-            await drop_all(world.volume, world.migrations)
-        assert world.migrations.accepting
+            await drop_all(world.volume, world.worker)
+        assert world.worker.accepting

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from fusecache.errors import MetadataError
 from fusecache.metadata.database import FORMAT, Database
-from fusecache.metadata.record import Batch, Row
+from fusecache.metadata.record import Row, Transaction
 from tests.unit.worlds import threaded, virtual
 
 VALUES = {"uuid": "u-1", "clean_shutdown": "1"}
@@ -34,7 +34,7 @@ def database(path: Path) -> Iterator[Database]:
 
 
 def commit(database: Database, **changes: object) -> None:
-    trio.run(database.commit, Batch(**changes))  # type: ignore[arg-type]  # any field of it
+    trio.run(database.commit, Transaction(**changes))  # type: ignore[arg-type]  # any field of it
 
 
 def values_of(path: Path) -> dict[str, str]:
@@ -211,7 +211,7 @@ def test_any_name_will_do(tmp_path: Path, name: str) -> None:
 
 
 BATCHES = st.builds(
-    Batch,
+    Transaction,
     unmapped=st.lists(st.integers(0, 9), unique=True, max_size=4),
     mapped=st.lists(
         st.tuples(st.integers(0, 9), st.integers(0, 2**40), st.booleans(), st.none() | st.integers(0, 2**32 - 1)),
@@ -226,18 +226,18 @@ BATCHES = st.builds(
 
 @given(batches=st.lists(BATCHES, max_size=6))
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_batches_add_up(path: Path, batches: list[Batch]) -> None:
+def test_batches_add_up(path: Path, batches: list[Transaction]) -> None:
     rows: dict[int, Row] = {}
     regions: set[int] = set()
     values = dict(VALUES)
     with closing(Database.create(path, VALUES, replace=True)) as database:
-        for batch in batches:
-            trio.run(database.commit, batch)
-            for cblock in batch.unmapped:
+        for transaction in batches:
+            trio.run(database.commit, transaction)
+            for cblock in transaction.unmapped:
                 rows.pop(cblock, None)
-            rows |= {cblock: Row(cblock, oblock, dirty, None, crc) for cblock, oblock, dirty, crc in batch.mapped}
-            regions = (regions | set(batch.opened)) - set(batch.closed)
-            values |= batch.values
+            rows |= {cblock: Row(cblock, oblock, dirty, None, crc) for cblock, oblock, dirty, crc in transaction.mapped}
+            regions = (regions | set(transaction.opened)) - set(transaction.closed)
+            values |= transaction.values
             assert list(database.rows()) == [rows[cblock] for cblock in sorted(rows)]
             assert database.regions() == regions
             assert database.values() == values
@@ -248,7 +248,7 @@ def test_batches_add_up(path: Path, batches: list[Batch]) -> None:
 
 def test_a_batch_that_fails_changes_nothing(database: Database) -> None:
     commit(database, mapped=[(1, 10, False, None)], opened=[3])
-    bad = Batch(unmapped=[1], mapped=[(2, None, True, None)], opened=[4], values={"uuid": "x"})  # type: ignore[list-item]
+    bad = Transaction(unmapped=[1], mapped=[(2, None, True, None)], opened=[4], values={"uuid": "x"})  # type: ignore[list-item]
     with pytest.raises(MetadataError, match="NOT NULL"):
         trio.run(database.commit, bad)
     assert [row.cblock for row in database.rows()] == [1]
@@ -268,7 +268,7 @@ def test_what_cannot_be_written_is_one_clear_line(database: Database, path: Path
 async def test_commits_side_by_side_all_arrive(database: Database) -> None:
     async with trio.open_nursery() as nursery:
         for number in range(20):
-            nursery.start_soon(database.commit, Batch(mapped=[(number, number, True, None)]))
+            nursery.start_soon(database.commit, Transaction(mapped=[(number, number, True, None)]))
         nursery.start_soon(database.save_hints, [(0, 7)])
     assert database.count(dirty_only=True) == 20
 
@@ -289,12 +289,12 @@ async def test_where_there_is_no_thread_a_commit_waits_for_one(
             function()
 
     monkeypatch.setattr(trio.to_thread, "run_sync", run_sync)
-    await database.commit(Batch(mapped=[(1, 10, True, None)]))
+    await database.commit(Transaction(mapped=[(1, 10, True, None)]))
     assert database.count(dirty_only=True) == 1
     assert 1 < trio.current_time() < 10
     refused = 1000
     with pytest.raises(MetadataError, match="no thread to be had"):
-        await database.commit(Batch(mapped=[(2, 20, True, None)]))
+        await database.commit(Transaction(mapped=[(2, 20, True, None)]))
     assert database.count(dirty_only=True) == 1
     assert trio.current_time() < 60
 
@@ -311,7 +311,7 @@ def test_hints_are_kept_until_the_block_is_recorded_anew(database: Database) -> 
 
 def test_what_is_applied_is_there_at_once_as_a_whole(database: Database) -> None:
     commit(database, mapped=[(1, 10, True, None), (2, 20, False, None)], opened=[1, 2])
-    database.apply(Batch(unmapped=[1], closed=[2], values={"cache_blocks": "2"}))
+    database.apply(Transaction(unmapped=[1], closed=[2], values={"cache_blocks": "2"}))
     assert [row.cblock for row in database.rows()] == [2]
     assert database.regions() == {1}
     assert database.values() == {**VALUES, "cache_blocks": "2"}
@@ -334,12 +334,12 @@ def test_sizes(database: Database, path: Path) -> None:
 
 
 def test_an_empty_batch_is_false() -> None:
-    assert not Batch()
-    assert Batch(unmapped=[0])
-    assert Batch(mapped=[(0, 0, False, None)])
-    assert Batch(opened=[0])
-    assert Batch(closed=[0])
-    assert Batch(values={"a": ""})
+    assert not Transaction()
+    assert Transaction(unmapped=[0])
+    assert Transaction(mapped=[(0, 0, False, None)])
+    assert Transaction(opened=[0])
+    assert Transaction(closed=[0])
+    assert Transaction(values={"a": ""})
 
 
 # Crashes
@@ -348,7 +348,7 @@ SCRIPT = """
 import os, sys, trio
 from pathlib import Path
 from fusecache.metadata.database import Database
-from fusecache.metadata.record import Batch
+from fusecache.metadata.record import Transaction
 
 steps = 0
 def step(*args):
@@ -372,8 +372,8 @@ TWO_COMMITS = """
     database._connection.set_trace_callback(step)
     for number in (1, 2):
         rows = [(cblock, number, number == 2, None) for cblock in range(50)]
-        batch = Batch(mapped=rows, opened=[number], closed=[number - 1], values={"done": str(number)})
-        trio.run(database.commit, batch)
+        transaction = Transaction(mapped=rows, opened=[number], closed=[number - 1], values={"done": str(number)})
+        trio.run(database.commit, transaction)
 """
 CREATION = """
     import sqlite3

@@ -18,7 +18,7 @@ def backlog_of(*oblocks: int, op: Op = Op.WRITEBACK, most: int = 4) -> Backlog:
 
 def runs_of(backlog: Backlog, *ops: Op) -> list[list[int]]:
     runs = []
-    while run := backlog.next_run(ops or tuple(Op)):
+    while run := backlog.next_neighbours(ops or tuple(Op)):
         runs.append([work.oblock for work in backlog.take(run)])
         backlog.check()
     return runs
@@ -34,7 +34,7 @@ def test_a_run_is_no_longer_than_it_may_be() -> None:
 
 def test_it_goes_on_where_it_was_and_begins_again_at_the_end() -> None:
     backlog = backlog_of(5, 20)
-    backlog.take(backlog.next_run(ALL))
+    backlog.take(backlog.next_neighbours(ALL))
     backlog.add(Work(Op.WRITEBACK, 2, 2))
     backlog.add(Work(Op.WRITEBACK, 9, 9))
     assert runs_of(backlog) == [[9], [20], [2]]
@@ -59,7 +59,7 @@ def test_only_what_is_asked_for() -> None:
 
 def test_what_was_removed_meanwhile_is_not_taken() -> None:
     backlog = backlog_of(3, 4, 5)
-    run = backlog.next_run(ALL)
+    run = backlog.next_neighbours(ALL)
     work = backlog.find(104)
     assert work is run[1]
     backlog.remove(work)
@@ -72,7 +72,7 @@ def test_all_of_it_at_once() -> None:
     assert [work.oblock for work in backlog.clear()] == [3, 4]
     backlog.check()
     assert not backlog
-    assert backlog.next_run(ALL) == []
+    assert backlog.next_neighbours(ALL) == []
 
 
 @given(items=st.dictionaries(st.integers(0, 40), st.sampled_from(Op), max_size=40), most=st.integers(1, 8))
@@ -81,7 +81,7 @@ def test_everything_comes_once_and_every_run_is_one(items: dict[int, Op], most: 
     for oblock, op in items.items():
         backlog.add(Work(op, oblock, oblock))
     seen = []
-    while run := backlog.next_run(ALL):
+    while run := backlog.next_neighbours(ALL):
         assert 1 <= len(run) <= most
         assert len({work.op for work in run}) == 1
         assert [work.oblock for work in run] == list(range(run[0].oblock, run[0].oblock + len(run)))

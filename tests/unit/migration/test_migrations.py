@@ -6,7 +6,7 @@ import pytest
 import trio
 
 from fusecache.block.locks import ALL_OUT, WRITERS_OUT
-from fusecache.config import COPY_RUN
+from fusecache.config import COPY_SIZE
 from fusecache.errors import StoreError
 from policies import Op, Work
 from tests.unit.worlds import BLOCK, World, settle, virtual
@@ -32,7 +32,7 @@ def writes_of(world: World) -> list[tuple[int, int]]:
 def ask_all(world: World, op: Op, cblocks: dict[int, int]) -> None:
     for oblock, cblock in cblocks.items():
         world.policy.queue.appendleft(Work(op, oblock, cblock))
-    world.migrations.wake()
+    world.worker.wake()
 
 
 def is_written(world: World, oblock: int) -> bool:
@@ -50,7 +50,7 @@ async def test_neighbours_are_written_back_as_one() -> None:
         assert world.mapping.dirty_count == 0
         assert world.policy.dirty == set()
         assert sorted(world.policy.completed) == sorted((Op.WRITEBACK, oblock, True) for oblock in RUN)
-        assert world.volume.stats.writebacks == 4
+        assert world.volume.counters.writebacks == 4
 
 
 @virtual
@@ -66,7 +66,7 @@ async def test_neighbours_are_promoted_by_one_read() -> None:
         for oblock, cblock in {4: 6, 5: 1, 6: 3, 7: 0}.items():
             assert world.mapping.find(oblock) == cblock
             assert world.cache_block(cblock) == bytes([oblock]) * BLOCK
-        assert world.volume.stats.promotions == 4
+        assert world.volume.counters.promotions == 4
 
 
 @pytest.mark.parametrize("op", [Op.PROMOTE, Op.WRITEBACK])
@@ -166,7 +166,7 @@ async def test_writers_are_kept_out_of_one_block_at_a_time() -> None:
     async with world.running() as nursery:
         ask_all(world, Op.WRITEBACK, {4: 6, 5: 1, 6: 3, 7: 0})
         await settle()
-        levels = [world.locks.cells[oblock].level if oblock in world.locks.cells else 0 for oblock in RUN]
+        levels = [world.locks.held[oblock].level if oblock in world.locks.held else 0 for oblock in RUN]
         assert [level >= WRITERS_OUT for level in levels] == [False, False, True, False]
         await world.cache.write(4 * BLOCK, b"new!")
         nursery.start_soon(world.cache.write, 6 * BLOCK + BLOCK // 2, b"new!")
@@ -200,13 +200,13 @@ async def test_two_runs_that_cross_and_writers_everywhere_wait_for_nobody_for_ev
 
 @virtual
 async def test_a_run_is_no_longer_than_it_may_be() -> None:
-    blocks = COPY_RUN // BLOCK + 10
+    blocks = COPY_SIZE // BLOCK + 10
     world = World(cache_blocks=blocks, origin_blocks=blocks)
     for number in range(blocks):
         world.load(number, blocks - 1 - number, dirty=True)
     async with world.running():
         await world.flusher.flush()
-        assert writes_of(world) == [(0, COPY_RUN // BLOCK), (COPY_RUN // BLOCK, 10)]
+        assert writes_of(world) == [(0, COPY_SIZE // BLOCK), (COPY_SIZE // BLOCK, 10)]
 
 
 @virtual
@@ -231,7 +231,7 @@ async def test_what_is_done_because_it_is_idle_comes_in_batches_that_have_neighb
     monkeypatch.setattr(world.policy, "get_background_work", give)
     async with world.running():
         await trio.sleep(1.5)
-        world.migrations.wake()
+        world.worker.wake()
         await settle()
         assert writes_of(world) == [(first, 4) for first in range(0, 64, 4)]
 
@@ -246,7 +246,7 @@ async def test_each_flush_of_the_origin_serves_many_writebacks() -> None:
         await settle()
         world.durability.commit_later()  # as every second
         await settle()
-        assert world.volume.stats.writebacks == 64
+        assert world.volume.counters.writebacks == 64
         assert world.origin.names().count("write") == 64
         assert world.origin.names().count("flush") == 1
         assert not any(dirty for _, dirty in world.record.rows.values())
@@ -266,7 +266,7 @@ async def test_items_that_nobody_does_yet_are_called_back_for_those_who_drop_the
     async with world.running() as nursery:
         ask_all(world, Op.WRITEBACK, {2 * number: number for number in range(10)})
         await settle()
-        nursery.start_soon(world.migrations.invalidate, 2 * 9)  # it is in the backlog: four at a time go on
+        nursery.start_soon(world.worker.invalidate, 2 * 9)  # it is in the backlog: four at a time go on
         await settle()
         hold.set()
         await trio.sleep(5)
@@ -307,24 +307,24 @@ async def test_while_users_write_a_lot_idle_work_comes_once_a_second(monkeypatch
         written = []
         for number in range(5000):
             if number % 1000 == 0:
-                written.append(world.volume.stats.writebacks)
+                written.append(world.volume.counters.writebacks)
             await world.cache.write(number % 64 * BLOCK, b"new")
-            world.migrations.wake()
+            world.worker.wake()
             await trio.sleep(0.001)
         assert [later - sooner for sooner, later in itertools.pairwise(written[1:])] == [4, 4, 4]
-        world.migrations.wake()
+        world.worker.wake()
         await trio.sleep(1)
-        world.migrations.wake()
+        world.worker.wake()
         await settle()
         await trio.sleep(1)
-        world.migrations.wake()
+        world.worker.wake()
         await settle()
         assert world.mapping.dirty_count == 0, "when they have ended, all of it is written back"
 
 
 @virtual
 async def test_a_flush_of_large_blocks_that_turned_clean_meanwhile() -> None:
-    size = 2 * COPY_RUN
+    size = 2 * COPY_SIZE
     world = World(cache_blocks=2, origin_blocks=4, block_size=size)
     world.load(1, 0, dirty=True)
     world.load(2, 1, dirty=True)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import trio
 
-from fusecache.config import COPY_RUN
+from fusecache.config import COPY_SIZE
 from fusecache.migration.traffic import PATIENCE, Traffic
 from fusecache.volume.activity import CALM_SECONDS, Activity
 from policies import Op, Work
@@ -11,7 +11,7 @@ from tests.unit.worlds import BLOCK, World, settle, virtual
 
 
 async def write(traffic: Traffic, position: int, seconds: float, done: list[int], patience: float = PATIENCE) -> None:
-    async with traffic.turn(position, patience):
+    async with traffic.slot(position, patience):
         done.append(position)
         await trio.sleep(seconds)
         traffic.check()
@@ -109,17 +109,17 @@ async def test_whoever_is_cancelled_hands_the_turn_on(moment: float) -> None:
 async def test_a_limit_is_kept_in_the_order_of_arrival() -> None:
     traffic = Traffic(Activity(), burst=100)
     traffic.set_rate(10)
-    order: list[int] = []
+    batch: list[int] = []
 
     async def copy(amount: int) -> None:
         await traffic.allowed(amount)
-        order.append(amount)
+        batch.append(amount)
 
     async with trio.open_nursery() as nursery:
         for amount in (100, 10, 50):
             nursery.start_soon(copy, amount)
             await settle()
-    assert order == [100, 10, 50]
+    assert batch == [100, 10, 50]
     assert trio.current_time() == pytest.approx(16)
 
 
@@ -155,40 +155,40 @@ async def test_all_copies_together_keep_the_limit_also_when_it_changes() -> None
     for number in range(1024):
         world.load(4 * number, number, dirty=True)
     rate = 32 * BLOCK
-    world.migrations.traffic.set_rate(rate)
+    world.worker.traffic.set_rate(rate)
     async with world.running() as nursery:
         for number in range(256):  # a promotion, a writeback and the demotion of a dirty block, by turns
             world.policy.queue.append(Work(Op.PROMOTE, 4 * number + 4 * 1024, 1024 + number))
             world.policy.queue.append(Work(Op.WRITEBACK, 4 * number, number))
             world.policy.queue.append(Work(Op.DEMOTE, 4 * (number + 256), number + 256))
-        world.migrations.wake()
+        world.worker.wake()
         nursery.start_soon(world.flusher.flush)  # of the rest, which the limit holds for as well
         await trio.sleep(10)
         assert 9 * rate <= copied(world) <= 10 * rate
         for ever in (4 * rate, rate // 4):
             before = copied(world)
-            world.migrations.traffic.set_rate(ever)
+            world.worker.traffic.set_rate(ever)
             await trio.sleep(5)
-            assert 4.5 * ever <= copied(world) - before <= 5 * ever + COPY_RUN
-        world.migrations.traffic.set_rate(0)
+            assert 4.5 * ever <= copied(world) - before <= 5 * ever + COPY_SIZE
+        world.worker.traffic.set_rate(0)
         await trio.sleep(5)
         assert world.mapping.dirty_count == 0
-        assert world.volume.stats.promotions == 256
-        assert world.volume.stats.demotions == 256
+        assert world.volume.counters.promotions == 256
+        assert world.volume.counters.demotions == 256
 
 
 @virtual
 async def test_a_limit_keeps_nobody_waiting_but_copies() -> None:
     world = World()
     world.load(5, 2, dirty=True)
-    world.migrations.traffic.set_rate(1)
+    world.worker.traffic.set_rate(1)
     async with world.running():
         world.ask(Op.PROMOTE, 6, 3)
         world.ask(Op.WRITEBACK, 5, 2)
         await trio.sleep(10)
         await world.cache.write(5 * BLOCK, b"new!")
         await world.cache.write(6 * BLOCK, b"new!")
-        async with world.migrations.paused():  # as for another policy, or to unmount
+        async with world.worker.paused():  # as for another policy, or to unmount
             assert not world.policy.outstanding
         assert trio.current_time() == 10
         assert [success for _, _, success in world.policy.completed] == [False, False]
@@ -215,7 +215,7 @@ async def test_misses_wait_behind_one_write_at_most() -> None:
             for number in range(dirty):
                 world.policy.queue.append(Work(Op.WRITEBACK, 2 * number, number))
             for number in range(1000):
-                world.migrations.wake()
+                world.worker.wake()
                 began = trio.current_time()
                 await world.cache.read((2 * number + 1) * BLOCK, 4)
                 took.append(trio.current_time() - began)
@@ -223,11 +223,11 @@ async def test_misses_wait_behind_one_write_at_most() -> None:
             took.sort()
             longest[dirty] = took[-1]
             if dirty:
-                written = world.volume.stats.writebacks
+                written = world.volume.counters.writebacks
                 assert 10 <= written <= 40, "a busy origin is written to slowly, but is"
                 assert sum(seconds > 0.0051 for seconds in took) <= written + 5
             world.policy.queue.clear()
-            world.migrations.traffic.check()
+            world.worker.traffic.check()
             await trio.sleep(100)
     assert longest[0] == pytest.approx(0.005)
     assert longest[500] <= 0.0251  # those four that began when nobody was there, and one more

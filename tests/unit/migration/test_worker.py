@@ -8,10 +8,10 @@ from crc32c import crc32c
 
 from fusecache.block.locks import ALL_OUT, WRITERS_OUT
 from fusecache.block.mapping import DIRTY
-from fusecache.config import COPY_RUN, Mode
+from fusecache.config import COPY_SIZE, Mode
 from fusecache.errors import BusyError, MetadataError, StoreError
-from fusecache.metadata.record import Batch
-from fusecache.migration.batches import Order
+from fusecache.metadata.record import Transaction
+from fusecache.migration.batches import Batch
 from fusecache.migration.worker import LANES
 from policies import Op, Work
 from tests.unit.worlds import BLOCK, MemoryStore, World, settle, virtual
@@ -28,7 +28,7 @@ async def test_a_promotion_copies_then_maps_clean() -> None:
         assert world.cache_block(2) == b"5" * BLOCK
         assert not world.mapping.flags[2] & DIRTY
         assert world.policy.completed == [(Op.PROMOTE, 5, True)]
-        assert world.volume.stats.promotions == 1
+        assert world.volume.counters.promotions == 1
 
 
 @virtual
@@ -42,7 +42,7 @@ async def test_a_writeback_copies_and_the_block_stays_mapped_clean() -> None:
         assert world.origin_block(5) == b"c" * BLOCK
         assert world.mapping.dirty_count == 0
         assert world.policy.dirty == set()
-        assert world.volume.stats.writebacks == 1
+        assert world.volume.counters.writebacks == 1
 
 
 @virtual
@@ -54,7 +54,7 @@ async def test_a_writeback_of_a_clean_block_copies_nothing() -> None:
         await settle()
         assert world.origin_block(5) == b"o" * BLOCK
         assert world.policy.completed == [(Op.WRITEBACK, 5, True)]
-        assert world.volume.stats.writebacks == 0
+        assert world.volume.counters.writebacks == 0
 
 
 @pytest.mark.parametrize("dirty", [False, True])
@@ -62,13 +62,13 @@ async def test_a_writeback_of_a_clean_block_copies_nothing() -> None:
 async def test_a_demotion_unmaps_durably_and_saves_what_is_dirty(dirty: bool) -> None:
     world = World()
     world.load(5, 2, dirty=dirty)
-    order: list[str] = []
+    steps: list[str] = []
 
     async def origin(name: str) -> None:
-        order.append(f"origin {name}")
+        steps.append(f"origin {name}")
 
-    async def record(batch: Batch) -> None:
-        order.append("commit")
+    async def record(batch: Transaction) -> None:
+        steps.append("commit")
 
     world.origin.before, world.record.before = origin, record
     async with world.running():
@@ -77,9 +77,9 @@ async def test_a_demotion_unmaps_durably_and_saves_what_is_dirty(dirty: bool) ->
         assert world.mapping.find(5) == -1
         assert world.record.rows == {}
         assert world.policy.completed == [(Op.DEMOTE, 5, True)]
-        assert world.volume.stats.demotions == 1
+        assert world.volume.counters.demotions == 1
     assert world.origin_block(5) == (b"c" if dirty else b"o") * BLOCK
-    assert order == (["origin write", "origin flush", "commit"] if dirty else ["commit"])
+    assert steps == (["origin write", "origin flush", "commit"] if dirty else ["commit"])
 
 
 @virtual
@@ -87,7 +87,7 @@ async def test_a_demoted_cache_block_is_written_only_after_the_commit() -> None:
     world = World()
     world.load(5, 0)
 
-    async def slow(batch: Batch) -> None:
+    async def slow(batch: Transaction) -> None:
         await trio.sleep(10)
 
     world.record.before = slow
@@ -175,7 +175,7 @@ async def test_nobody_reads_a_cache_block_that_is_being_given_up() -> None:
     world = World()
     world.load(5, 2)
 
-    async def slow(batch: Batch) -> None:
+    async def slow(batch: Transaction) -> None:
         await trio.sleep(10)
 
     world.record.before = slow
@@ -219,7 +219,7 @@ async def test_a_migration_that_fails_leaves_the_old_state_and_is_given_back(
             assert world.policy.index == {5: 2}
         if operation != "flush":
             assert world.mapping.dirty_count == (op is not Op.PROMOTE)
-        stats = world.volume.stats
+        stats = world.volume.counters
         assert (stats.promotions, stats.demotions) == (0, 0)
         broken.errors.clear()
         await trio.sleep(60)
@@ -265,7 +265,7 @@ async def test_the_worker_pauses_longer_and_longer_while_stores_fail() -> None:
             while world.mapping.find(5) < 0:
                 if not world.policy.queue:
                     world.policy.queue.append(Work(Op.PROMOTE, 5, 2))
-                world.migrations.wake()
+                world.worker.wake()
                 await trio.sleep(0.25)
 
         nursery.start_soon(want)
@@ -312,7 +312,7 @@ async def test_a_bounded_number_runs_side_by_side() -> None:
     async with world.running():
         for number in range(20):
             world.policy.queue.append(Work(Op.PROMOTE, 2 * number, number))
-        world.migrations.wake()
+        world.worker.wake()
         await trio.sleep(60)
         assert most == LANES[Op.PROMOTE]
         assert world.mapping.mapped_count == 20
@@ -333,7 +333,7 @@ async def test_the_threshold_takes_part_in_what_is_idle() -> None:
         await trio.sleep(5)
         for number in range(3):
             world.policy.queue.append(Work(Op.PROMOTE, number, number))
-        world.migrations.wake()
+        world.worker.wake()
         await settle()
         assert world.policy.idle_asked == [True, True, False, False]
         hold.set()
@@ -345,13 +345,13 @@ async def test_users_at_the_origin_mean_it_is_not_idle() -> None:
     async with world.running():
         await trio.sleep(5)
         world.volume.activity.begin()
-        world.migrations.wake()
+        world.worker.wake()
         await settle()
         world.volume.activity.end(trio.current_time(), mark=True)
-        world.migrations.wake()
+        world.worker.wake()
         await settle()
         await trio.sleep(1.5)
-        world.migrations.wake()
+        world.worker.wake()
         await settle()
         assert world.policy.idle_asked == [False, False, True]
 
@@ -393,10 +393,10 @@ async def test_a_pause_begins_when_all_work_came_back_and_lets_none_out() -> Non
     async with world.running():
         world.ask(Op.PROMOTE, 5, 2)
         await trio.sleep(1)
-        async with world.migrations.paused():
+        async with world.worker.paused():
             assert trio.current_time() == 10
             assert not world.policy.outstanding
-            assert not world.migrations.accepting
+            assert not world.worker.accepting
             world.ask(Op.PROMOTE, 6, 3)
             await trio.sleep(20)
             assert world.mapping.find(6) == -1
@@ -408,11 +408,11 @@ async def test_a_pause_begins_when_all_work_came_back_and_lets_none_out() -> Non
 async def test_pauses_nest() -> None:
     world = World()
     async with world.running():
-        async with world.migrations.paused():
-            async with world.migrations.paused():
+        async with world.worker.paused():
+            async with world.worker.paused():
                 pass
-            assert not world.migrations.accepting
-        assert world.migrations.accepting
+            assert not world.worker.accepting
+        assert world.worker.accepting
 
 
 # Migrations that come with a request
@@ -462,11 +462,11 @@ async def test_invalidating_drops_the_mapping_durably() -> None:
     world = World()
     world.load(5, 2)
     async with world.running():
-        assert await world.migrations.invalidate(5)
+        assert await world.worker.invalidate(5)
         assert world.mapping.find(5) == -1
         assert world.policy.index == {}
         assert world.record.rows == {}
-        assert not await world.migrations.invalidate(5)
+        assert not await world.worker.invalidate(5)
 
 
 @virtual
@@ -475,7 +475,7 @@ async def test_invalidating_waits_for_readers_and_for_work_that_is_out() -> None
     world.load(5, 2)
     world.locks.try_read(5)
     async with world.running() as nursery:
-        nursery.start_soon(world.migrations.invalidate, 5)
+        nursery.start_soon(world.worker.invalidate, 5)
         await settle()
         assert world.mapping.find(5) == 2
         world.ask(Op.DEMOTE, 5, 2)
@@ -492,7 +492,7 @@ async def test_invalidating_saves_what_is_dirty() -> None:
     world = World()
     world.load(5, 2, dirty=True)
     async with world.running():
-        assert await world.migrations.invalidate(5)
+        assert await world.worker.invalidate(5)
         assert world.origin_block(5) == b"c" * BLOCK
         assert not world.origin.unflushed
         assert world.mapping.mapped_count == 0
@@ -506,7 +506,7 @@ async def test_invalidating_takes_back_work_that_nobody_would_take_in_this_mode(
     async with world.running():
         for oblock, cblock in [(6, 3), (5, 2)]:
             world.policy.queue.append(Work(Op.WRITEBACK, oblock, cblock))
-        assert await world.migrations.invalidate(5)
+        assert await world.worker.invalidate(5)
         assert world.policy.index == {6: 3}
         assert not world.policy.outstanding
         assert (Op.WRITEBACK, 5, False) in world.policy.completed
@@ -521,7 +521,7 @@ async def test_an_invalidation_that_cannot_be_recorded_leaves_the_block_mapped(d
     async with world.running():
         for _ in range(2):
             with pytest.raises(MetadataError, match="full"):
-                await world.migrations.invalidate(5)
+                await world.worker.invalidate(5)
             assert world.mapping.find(5) == 2
             assert world.policy.index == {5: 2}
             assert world.record.rows == {2: (5, dirty)}
@@ -535,21 +535,21 @@ async def test_cleaning_parks_until_the_block_is_free_and_needs_no_policy() -> N
     world.load(5, 2, dirty=True)
     async with world.running() as nursery:
         world.locks.try_exclusive(5, ALL_OUT)
-        nursery.start_soon(world.migrations.moves.clean, 5)
+        nursery.start_soon(world.worker.migrations.clean, 5)
         await settle()
         assert world.mapping.dirty_count == 1
         world.locks.end_exclusive(5)
         await settle()
         assert world.mapping.dirty_count == 0
         assert world.origin_block(5) == b"c" * BLOCK
-        await world.migrations.moves.clean(6)  # not cached
+        await world.worker.migrations.clean(6)  # not cached
         assert world.policy.completed == []
 
 
 @pytest.mark.parametrize("op", [Op.PROMOTE, Op.WRITEBACK, Op.DEMOTE])
 @virtual
 async def test_blocks_larger_than_a_run_are_copied_whole(op: Op) -> None:
-    size = 2 * COPY_RUN + 3 * BLOCK
+    size = 2 * COPY_SIZE + 3 * BLOCK
     world = World(cache_blocks=2, origin_blocks=3, block_size=size)
     content = (bytes(range(251)) * (size // 251 + 1))[:size]
     source, start, target, target_start = world.cached, size, world.origin, 2 * size
@@ -565,7 +565,7 @@ async def test_blocks_larger_than_a_run_are_copied_whole(op: Op) -> None:
         assert len(target.data) == target.size
         assert world.mapping.find(2) == (-1 if op is Op.DEMOTE else 1)
         assert op is Op.DEMOTE or world.mapping.sum_of(1) == crc32c(content)
-    assert max(length for _, _, length in world.origin.calls) == COPY_RUN
+    assert max(length for _, _, length in world.origin.calls) == COPY_SIZE
 
 
 @virtual
@@ -573,8 +573,8 @@ async def test_a_busy_block_is_refused_before_anything_is_touched() -> None:
     world = World()
     world.locks.try_exclusive(5, ALL_OUT)
     work = Work(Op.PROMOTE, 5, 2)
-    order = Order([work], None)
-    await world.migrations.moves.promote(order)
-    assert isinstance(order.errors[work], BusyError)
+    batch = Batch([work], None)
+    await world.worker.migrations.promote(batch)
+    assert isinstance(batch.errors[work], BusyError)
     assert not world.origin.calls
     assert not world.cached.calls

@@ -17,7 +17,7 @@ from fusecache.attach.inspection import inspect
 from fusecache.attach.stamp import DATA_START
 from fusecache.config import KIB, MountConfig
 from fusecache.metadata.database import Database
-from fusecache.metadata.record import Batch, Row
+from fusecache.metadata.record import Row, Transaction
 from fusecache.offline.opening import Files
 
 BLOCK = 4 * KIB
@@ -86,7 +86,7 @@ class Place:
                 file.write(data)
             rows.append((cblock, oblock, dirty, None if dirty else crc32c(data)))
         values = {"hints": "smq 2 4"} | (binding.end_values() if clean else {})
-        binding.database.apply(Batch(mapped=rows, opened=sorted(suspects), values=values))
+        binding.database.apply(Transaction(mapped=rows, opened=sorted(suspects), values=values))
 
     def hint(self, hints: dict[int, int]) -> None:
         """Note hints, by cblock."""

@@ -21,12 +21,12 @@ class Ran:
         self.code, self.out, self.err = code, out, err
 
 
-class Run(Protocol):
+class Extent(Protocol):
     def __call__(self, *words: str | Path) -> Ran: ...
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Extent:
     def run(*words: str | Path) -> Ran:
         monkeypatch.setattr(sys, "argv", ["fusecache", *map(str, words)])
         with pytest.raises(SystemExit) as caught:
@@ -41,7 +41,7 @@ def words(place: Place) -> list[str | Path]:
     return [place.origin, "--cache", place.cache, "--metadata", place.metadata]
 
 
-def test_a_life(place: Place, run: Run) -> None:
+def test_a_life(place: Place, run: Extent) -> None:
     place.fill(MIXED)
     xml = place.directory / "xml"
     checked = run("check", "--data", *words(place))
@@ -59,7 +59,7 @@ def test_a_life(place: Place, run: Run) -> None:
     assert run("check", "--metadata", place.directory / "new").code == 0
 
 
-def test_a_restore_without_an_origin_from_stdin(place: Place, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_restore_without_an_origin_from_stdin(place: Place, run: Extent, monkeypatch: pytest.MonkeyPatch) -> None:
     place.fill(MIXED)
     text = run("dump", "--metadata", place.metadata).out
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
@@ -67,7 +67,7 @@ def test_a_restore_without_an_origin_from_stdin(place: Place, run: Run, monkeypa
     assert place.mounts(place.directory / "new")
 
 
-def test_problems_are_exit_code_1_and_say_what_to_type(place: Place, run: Run) -> None:
+def test_problems_are_exit_code_1_and_say_what_to_type(place: Place, run: Extent) -> None:
     place.fill(MIXED)
     place.sql("UPDATE blocks SET oblock = 64 WHERE cblock = 4")
     checked = run("check", *words(place))
@@ -81,7 +81,7 @@ def test_problems_are_exit_code_1_and_say_what_to_type(place: Place, run: Run) -
     assert place.mounts(Path(f"{place.metadata}.repaired"))
 
 
-def test_needs_check_is_cleared(place: Place, run: Run) -> None:
+def test_needs_check_is_cleared(place: Place, run: Extent) -> None:
     place.fill(MIXED)
     place.sql("UPDATE meta SET value = '1' WHERE name = 'needs_check'")
     assert run("check", *words(place)).code == 1
@@ -90,7 +90,7 @@ def test_needs_check_is_cleared(place: Place, run: Run) -> None:
     assert run("check", *words(place)).code == 0
 
 
-def test_rot_is_healed(place: Place, run: Run) -> None:
+def test_rot_is_healed(place: Place, run: Extent) -> None:
     place.fill(MIXED)
     with place.cache.open("r+b") as file:
         file.seek(DATA_START + BLOCK)
@@ -101,7 +101,7 @@ def test_rot_is_healed(place: Place, run: Run) -> None:
     assert run("check", "--data", *words(place)).code == 0
 
 
-def test_a_stamp_is_written(place: Place, run: Run) -> None:
+def test_a_stamp_is_written(place: Place, run: Extent) -> None:
     place.fill(MIXED)
     with place.cache.open("r+b") as file:
         file.write(bytes(DATA_START))
@@ -111,7 +111,7 @@ def test_a_stamp_is_written(place: Place, run: Run) -> None:
 
 
 def test_default_paths_are_those_of_mount(
-    place: Place, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    place: Place, run: Extent, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -129,7 +129,7 @@ def test_default_paths_are_those_of_mount(
         ("--block-size 64KiB --cache-size 65537 -n", "4718752"),
     ],
 )
-def test_sizes(run: Run, words: str, size: str) -> None:
+def test_sizes(run: Extent, words: str, size: str) -> None:
     ran = run("metadata-size", *words.split())
     assert (ran.code, ran.out) == (0, f"{size}\n")
 
@@ -153,7 +153,7 @@ def test_sizes(run: Run, words: str, size: str) -> None:
         ("check o p", "unexpected extra argument"),
     ],
 )
-def test_bad_usage_is_exit_code_2(run: Run, words: str, complaint: str) -> None:
+def test_bad_usage_is_exit_code_2(run: Extent, words: str, complaint: str) -> None:
     ran = run(*words.split())
     assert ran.code == 2
     assert complaint in ran.err
@@ -170,7 +170,7 @@ def test_bad_usage_is_exit_code_2(run: Run, words: str, complaint: str) -> None:
     ],
 )
 def test_what_is_missing_is_exit_code_1(
-    run: Run, words: str, complaint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Extent, words: str, complaint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     ran = run(*words.split())

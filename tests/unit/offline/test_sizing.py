@@ -10,7 +10,7 @@ import trio
 
 from fusecache.metadata import region_blocks_for
 from fusecache.metadata.database import Database
-from fusecache.metadata.record import Batch
+from fusecache.metadata.record import Transaction
 from fusecache.offline.sizing import FIXED_BYTES, ROW_BYTES, metadata_size
 
 LARGEST = 2**32 - 1
@@ -23,16 +23,18 @@ async def use(database: Database, blocks: int, rng: random.Random) -> int:
     for start in range(0, blocks, 4096):
         cblocks = range(start, min(blocks, start + 4096))
         opened = sorted({cblock // region for cblock in cblocks})
-        await database.commit(Batch(mapped=[(cblock, 0, True, None) for cblock in cblocks], opened=opened))
+        await database.commit(Transaction(mapped=[(cblock, 0, True, None) for cblock in cblocks], opened=opened))
     for _ in range(12):
         some = rng.sample(range(blocks), blocks // 4)
         if rng.random() < 0.3:
-            await database.commit(Batch(unmapped=some))
+            await database.commit(Transaction(unmapped=some))
         else:
-            await database.commit(Batch(mapped=[(cblock, rng.getrandbits(45), False, LARGEST) for cblock in some]))
+            await database.commit(
+                Transaction(mapped=[(cblock, rng.getrandbits(45), False, LARGEST) for cblock in some])
+            )
         await database.save_hints((cblock, LARGEST) for cblock in range(blocks))
         peak = max(peak, database.size())
-    await database.commit(Batch(mapped=[(cblock, 2**45 + cblock, False, LARGEST) for cblock in range(blocks)]))
+    await database.commit(Transaction(mapped=[(cblock, 2**45 + cblock, False, LARGEST) for cblock in range(blocks)]))
     await database.save_hints((cblock, LARGEST) for cblock in range(blocks))
     return max(peak, database.size())
 

@@ -11,7 +11,7 @@ import trio
 from crc32c import crc32c
 from trio.testing import MockClock
 
-from fusecache.block.mapping import COVERED, Mapping
+from fusecache.block.mapping import WRITE_INTENT, Mapping
 from fusecache.errors import FusecacheError, MetadataError, RefusedError, StoreError
 from fusecache.metadata.database import Database
 from fusecache.offline import writing_back
@@ -140,7 +140,7 @@ class World:
 
     def __init__(self, states: States | None = None, seed: int = 0) -> None:
         self.rng = random.Random(seed)
-        cache, origin, record = states or self._fresh()
+        cache, origin, record = states or self._unflushed()
         latency = Latency(self.rng, 0.001)
         self.cache = SimStore(cache, name="cache", rng=self.rng, latency=latency)
         self.origin = SimStore(origin, name="origin", rng=self.rng, latency=latency)
@@ -150,7 +150,7 @@ class World:
         for row in self.record.rows():
             self.mapping.insert(row.oblock, row.cblock)
             if row.dirty or row.cblock // REGION_BLOCKS in regions:
-                self.mapping.flags[row.cblock] = COVERED
+                self.mapping.flags[row.cblock] = WRITE_INTENT
                 self.mapping.set_dirty(row.cblock)
         self.work = WriteBack(
             self.mapping,
@@ -165,7 +165,7 @@ class World:
         )
 
     @staticmethod
-    def _fresh() -> States:
+    def _unflushed() -> States:
         cache = bytearray(12 * BLOCK)
         for cblock, (oblock, _) in BLOCKS.items():
             cache[cblock * BLOCK : (cblock + 1) * BLOCK] = TRUTH[oblock]

@@ -19,7 +19,7 @@ from fusecache.stores.buffers import Buffers
 from fusecache.stores.direct import CHUNK, DirectStore, open_past_page_cache, unit_of
 from fusecache.stores.engine import ThreadEngine
 from fusecache.stores.file import PAGE, FileStore, open_for_store
-from fusecache.stores.turns import Turns
+from fusecache.stores.unit_locks import UnitLocks
 from tests.unit.worlds import settle, threaded, virtual
 
 START = 4096
@@ -313,12 +313,12 @@ def test_what_is_all_memory_is_there_once_as_it_is() -> None:
 
 @virtual
 async def test_turns_are_taken_in_order_and_only_where_units_are_shared() -> None:
-    turns, order = Turns(), []
+    unit_locks, order = UnitLocks(), []
 
     async def write(name: str, begin: int, end: int, *partial: int) -> None:
-        async with turns.turn(begin, end, partial):
+        async with unit_locks.locked(begin, end, partial):
             order.append(name)
-            turns.check()
+            unit_locks.check()
             await trio.sleep(1)
 
     async with trio.open_nursery() as nursery:
@@ -334,15 +334,15 @@ async def test_turns_are_taken_in_order_and_only_where_units_are_shared() -> Non
             await settle()
         assert order == ["a", "d", "f"]
     assert order == ["a", "d", "f", "b", "c", "e"]
-    turns.check()
+    unit_locks.check()
 
 
 @virtual
 async def test_who_gives_up_waiting_lets_the_next_one_on_but_not_past_others() -> None:
-    turns, order = Turns(), []
+    unit_locks, order = UnitLocks(), []
 
     async def write(name: str) -> None:
-        async with turns.turn(0, 1, (0,)):
+        async with unit_locks.locked(0, 1, (0,)):
             order.append(name)
             await trio.sleep(1)
 
@@ -356,7 +356,7 @@ async def test_who_gives_up_waiting_lets_the_next_one_on_but_not_past_others() -
                 inner.start_soon(write, "b")
                 await settle()
                 impatient.cancel()
-        turns.check()
+        unit_locks.check()
         assert order == ["a"]
     assert order == ["a", "c"]
 

@@ -7,42 +7,44 @@ import pytest
 
 from fusecache.config import Mode
 from fusecache.control.status import Status
-from fusecache.volume.counters import PERSISTENT, Stats
+from fusecache.volume.counters import PERSISTENT, Counters
 from tests.unit.control.statuses import make_status
 
 
 def test_counting_and_listing() -> None:
-    stats = Stats()
+    stats = Counters()
     stats.read_hits += 2
     stats.promotions += 1
     stats.check()
-    assert stats.as_dict() == {field.name: 0 for field in fields(Stats)} | {"read_hits": 2, "promotions": 1}
+    assert stats.as_dict() == {field.name: 0 for field in fields(Counters)} | {"read_hits": 2, "promotions": 1}
 
 
 def test_hits_and_misses_go_on_after_a_restart_and_nothing_else_does() -> None:
-    stats = Stats(*range(1, len(fields(Stats)) + 1))
+    stats = Counters(*range(1, len(fields(Counters)) + 1))
     stats.check()
-    after = Stats()
+    after = Counters()
     after.restore(stats.persistent())
     after.check()
-    assert after == Stats(read_hits=1, read_misses=2, write_hits=3, write_misses=4)
+    assert after == Counters(read_hits=1, read_misses=2, write_hits=3, write_misses=4)
 
 
 def test_restoring_takes_the_kept_ones_out_of_everything() -> None:
-    after = Stats(demotions=7)
+    after = Counters(demotions=7)
     after.restore({"read_hits": 5, "promotions": 9, "of_another_release": 1})
-    assert after == Stats(read_hits=5, demotions=7)
+    assert after == Counters(read_hits=5, demotions=7)
 
 
-@pytest.mark.parametrize("broken", [Stats(read_hits=-1), Stats(origin_read_bytes=1), Stats(origin_write_bytes=1)])
-def test_check_sees_impossible_counts(broken: Stats) -> None:
+@pytest.mark.parametrize(
+    "broken", [Counters(read_hits=-1), Counters(origin_read_bytes=1), Counters(origin_write_bytes=1)]
+)
+def test_check_sees_impossible_counts(broken: Counters) -> None:
     with pytest.raises(AssertionError):
         broken.check()
 
 
 def test_every_counter_is_in_the_status() -> None:
-    assert {field.name for field in fields(Stats)} <= {field.name for field in fields(Status)}
-    assert set(PERSISTENT) <= set(Stats().as_dict())
+    assert {field.name for field in fields(Counters)} <= {field.name for field in fields(Status)}
+    assert set(PERSISTENT) <= set(Counters().as_dict())
 
 
 def test_status_is_one_flat_line_of_json() -> None:

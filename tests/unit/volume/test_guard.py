@@ -125,12 +125,12 @@ async def test_items_that_cannot_be_cost_the_policy_not_the_mount(items: list[tu
         world.origin.data[oblock * BLOCK : (oblock + 1) * BLOCK] = bytes([oblock + 1]) * BLOCK
     async with world.running():
         world.policy.queue.extend(Work(*item) for item in items)
-        world.migrations.wake()
+        world.worker.wake()
         await trio.sleep(10)
         assert world.volume.health.policy_failed.startswith("toy: ValueError: Work(")
         for oblock, content in [(0, b"\1"), (1, b"\2"), (9, b"c")]:
             assert await world.cache.read(oblock * BLOCK, BLOCK) == content * BLOCK
-        async with world.migrations.paused():
+        async with world.worker.paused():
             pass  # everything that was begun has ended
 
 
@@ -140,7 +140,7 @@ async def test_an_item_that_is_kept_and_changed_is_not_what_is_carried_out() -> 
     async with world.running():
         work = Work(Op.PROMOTE, 0, 0)
         world.policy.queue.append(work)
-        world.migrations.wake()
+        world.worker.wake()
         released = world.origin.held[0] = trio.Event()
         await trio.sleep(1)
         work.oblock = work.cblock = 1

@@ -40,7 +40,7 @@ class _Write:
 
 
 @final
-class Turns:
+class UnitLocks:
     """The writes under way in one store."""
 
     __slots__ = ("_partial", "_writes")
@@ -51,7 +51,7 @@ class Turns:
         """Those that have units in part."""
 
     @asynccontextmanager
-    async def turn(self, begin: int, end: int, partial: tuple[int, ...]) -> AsyncIterator[None]:
+    async def locked(self, begin: int, end: int, partial: tuple[int, ...]) -> AsyncIterator[None]:
         """Wait for one's turn to write units ``begin`` to ``end`` (excluded), of which ``partial`` in part."""
         write = _Write(begin, end, partial)
         earlier = [other for other in (self._writes if partial else self._partial) if other.hinders(write)]
