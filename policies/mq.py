@@ -23,25 +23,15 @@ and when that has succeeded, a promotion of X into the same cache block.  Meanwh
 
 from __future__ import annotations
 
-from array import array
 from typing import ClassVar, Final
 
 from policies.base import MISS, MISS_QUEUED, Op, Policy, PolicyError, Work
+from policies.mq_queues import ALLOCATED, DIRTY, PENDING, SIMPLE_STATES, MqQueues
 from policies.sequential import SequentialDetector
 from policies.sizes import check_sizes
-from policies.structures.blockindex import BlockIndex
-from policies.structures.freelist import FreeList
-from policies.structures.hitcounts import LEVEL_BITS, NOTHING, HitCounts
-from policies.structures.rings import AgeingQueue, RingQueue
+from policies.structures.hitcounts import NOTHING
 from policies.structures.tracker import WorkTracker
 from policies.tunables import Tunables
-
-# The state of a cache block: these, and those of hitcounts.py.
-_DIRTY: Final = 16
-_ALLOCATED: Final = 32
-_PENDING: Final = 64
-_SIMPLE_STATES: Final = 64
-"""States below this one are those of blocks with no work outstanding and in no batch of hits."""
 
 _DIRTY_HANDICAP: Final = 128
 _CLEAN_TARGET_PERCENT: Final = 25
@@ -69,24 +59,12 @@ class MqPolicy(Policy):
         check_sizes(cache_blocks, origin_blocks, block_size)
         self._cache_blocks = cache_blocks
         self._origin_blocks = origin_blocks
-        entries = 2 * cache_blocks  # cache blocks first, then those of pre
-        self._index = BlockIndex(entries, origin_blocks)
-        self._hits = HitCounts(entries, cache_blocks)
-        self._state = self._hits.state
-        self._dirty_count = 0
-        self._older = array("I", (0,)) * entries
-        self._newer = array("I", (0,)) * entries
-        self._clean = RingQueue(self._older, self._newer, entries)
-        self._dirty = AgeingQueue(self._older, self._newer, entries)
-        self._pre = RingQueue(self._older, self._newer, entries)
-        # The ring in which a cache block stands, by its state if that is a simple one.
-        queues = {_ALLOCATED: self._clean, _ALLOCATED | _DIRTY: self._dirty}
-        self._rings = tuple(
-            queues[state & ~LEVEL_BITS].heads + (state & LEVEL_BITS) if state & _ALLOCATED else -1
-            for state in range(_SIMPLE_STATES)
-        )
-        self._free = self._make_free_list(range(cache_blocks - 1, -1, -1))
-        self._pre_free = self._make_free_list(range(cache_blocks, entries))
+        queues = self._queues = MqQueues(cache_blocks, origin_blocks)
+        # What serves hits is looked up without a detour.
+        self._index, self._hits, self._state, self._rings = queues.index, queues.hits, queues.state, queues.rings
+        self._older, self._newer = queues.older, queues.newer
+        self._clean, self._dirty, self._pre = queues.clean, queues.dirty, queues.pre
+        self._free, self._pre_free = queues.free, queues.pre_free
         self._tunables = Tunables(self.name, _DEFAULTS)
         self._detector = SequentialDetector(self._tunables["sequential_threshold"], self._tunables["random_threshold"])
         self._tracker = WorkTracker()
@@ -97,14 +75,6 @@ class MqPolicy(Policy):
         self._now_ms = now_ms
         self._writeback_due_ms = now_ms + _WRITEBACK_PERIOD_MS
         self._is_eventful = False  # whether the next bio finds more to do than the one before
-
-    def _make_free_list(self, entries: range) -> FreeList:
-        node = len(self._older)
-        self._older.append(node)
-        self._newer.append(node)
-        free = FreeList(self._older, self._newer, node)
-        free.fill(entries)
-        return free
 
     def observe_bio(self, offset: int, length: int, discarded: bool, now_ms: int) -> None:
         """See where the next bio lies, whether its block is discarded, and what time it is."""
@@ -131,8 +101,8 @@ class MqPolicy(Policy):
         older, newer = self._older, self._newer
         ahead, behind = older[entry], newer[entry]
         state = self._state[entry]
-        if state >= _SIMPLE_STATES:
-            if state & _PENDING:
+        if state >= SIMPLE_STATES:
+            if state & PENDING:
                 hits.newest = NOTHING
                 return entry
             hits.settle(entry)
@@ -159,23 +129,8 @@ class MqPolicy(Policy):
 
     def _push(self, cblock: int) -> None:
         """Queue a cached block, by its hits and its dirty flag, for another reason than a bio."""
-        self._hits.settle(cblock)
-        self._queue_of(cblock).push(cblock, self._state[cblock] & LEVEL_BITS)
-        self._hits.queue(cblock)
+        self._queues.push(cblock)
         self._is_eventful = True
-
-    def _remove(self, cblock: int) -> None:
-        self._queue_of(cblock).remove(cblock)
-        self._hits.forget(cblock)
-
-    def _push_pre(self, entry: int) -> None:
-        """Queue a block that is not cached, because of a bio."""
-        self._pre.push(entry, self._hits.level_of(entry))
-        self._hits.newest = entry
-
-    def _remove_pre(self, entry: int) -> None:
-        self._pre.remove(entry)
-        self._hits.forget_recent(entry)
 
     def _is_bypassed(self) -> bool:
         return self._detector.is_sequential and self._detector.sequential_threshold != 0
@@ -208,7 +163,7 @@ class MqPolicy(Policy):
         if wanted and not self._migrations_allowed:
             return MISS
         self._pre.remove(entry)
-        self._push_pre(entry)
+        self._queues.push_pre(entry)
         return MISS_QUEUED if wanted and self._plan(oblock, self._hits.counts[entry]) else MISS
 
     def _miss(self, oblock: int, write: bool) -> int:
@@ -222,11 +177,11 @@ class MqPolicy(Policy):
             entry = self._pre_free.take()
         else:
             entry = self._pre.peek()
-            self._remove_pre(entry)
+            self._queues.remove_pre(entry)
             self._index.remove(entry)
         self._index.insert(entry, oblock)
         self._hits.counts[entry] = 1
-        self._push_pre(entry)
+        self._queues.push_pre(entry)
         return MISS
 
     def _plan(self, oblock: int, hits: int) -> bool:
@@ -238,13 +193,13 @@ class MqPolicy(Policy):
             if not self._tracker.queue(Op.PROMOTE, oblock, cblock):
                 self._free.give_back_first(cblock)
                 return False
-            self._state[cblock] = _ALLOCATED | _PENDING
+            self._state[cblock] = ALLOCATED | PENDING
         else:
             cblock = self._clean.peek()
             if cblock < 0 or not self._tracker.queue(Op.DEMOTE, self._index.key_of(cblock), cblock):
                 return False
-            self._remove(cblock)
-            self._state[cblock] |= _PENDING
+            self._queues.remove(cblock)
+            self._state[cblock] |= PENDING
             self._successor[cblock] = oblock
         self._planned[oblock] = hits
         return True
@@ -264,14 +219,14 @@ class MqPolicy(Policy):
             return None
         work = self._tracker.issue_new(Op.WRITEBACK, self._index.key_of(cblock), cblock)
         if work is None:
-            self._remove(cblock)  # its last writeback is still under way: let others go first
+            self._queues.remove(cblock)  # its last writeback is still under way: let others go first
             self._push(cblock)
             return None
         self.clear_dirty(cblock)
         return work
 
     def _is_mostly_dirty(self) -> bool:
-        return self._cache_blocks - self._dirty_count < self._cache_blocks * _CLEAN_TARGET_PERCENT // 100
+        return self._cache_blocks - self._queues.dirty_count < self._cache_blocks * _CLEAN_TARGET_PERCENT // 100
 
     def complete_background_work(self, work: Work, success: bool) -> None:
         """Take back an item.
@@ -289,17 +244,17 @@ class MqPolicy(Policy):
     def _finish_promotion(self, work: Work, success: bool) -> None:
         hits = self._planned.pop(work.oblock)
         if not success:
-            self._release(work.cblock)
+            self._queues.release(work.cblock)
             return
         entry = self._index.find(work.oblock)
         if entry >= 0:
             hits = self._hits.counts[entry]
-            self._remove_pre(entry)
+            self._queues.remove_pre(entry)
             self._index.remove(entry)
             self._pre_free.give_back_first(entry)
         self._index.insert(work.cblock, work.oblock)
         self._hits.counts[work.cblock] = hits
-        self._state[work.cblock] = _ALLOCATED
+        self._state[work.cblock] = ALLOCATED
         self._push(work.cblock)
 
     def _finish_demotion(self, work: Work, success: bool) -> None:
@@ -307,48 +262,24 @@ class MqPolicy(Policy):
         successor = self._successor.pop(cblock)
         if not success:
             del self._planned[successor]
-            self._state[cblock] &= ~_PENDING
+            self._state[cblock] &= ~PENDING
             self._push(cblock)
             return
-        self._unmap(cblock)
-        self._state[cblock] = _ALLOCATED | _PENDING
+        self._queues.unmap(cblock)
+        self._state[cblock] = ALLOCATED | PENDING
         if not (self._migrations_allowed and self._tracker.queue(Op.PROMOTE, successor, cblock)):
             del self._planned[successor]
-            self._release(cblock)
-
-    def _unmap(self, cblock: int) -> None:
-        self._index.remove(cblock)
-        self._dirty_count -= bool(self._state[cblock] & _DIRTY)
-
-    def _release(self, cblock: int) -> None:
-        self._state[cblock] = 0
-        self._free.give_back_first(cblock)
-
-    def _queue_of(self, cblock: int) -> RingQueue:
-        return self._dirty if self._state[cblock] & _DIRTY else self._clean
+            self._queues.release(cblock)
 
     def set_dirty(self, cblock: int) -> None:
         """Learn that a block has become dirty; it is queued as the newest of its level."""
-        self._set_flag(cblock, _DIRTY)
+        if self._queues.set_flag(cblock, DIRTY):
+            self._is_eventful = True
 
     def clear_dirty(self, cblock: int) -> None:
         """Learn that a block has become clean; it is queued as the newest of its level."""
-        self._set_flag(cblock, 0)
-
-    def _set_flag(self, cblock: int, dirty: int) -> None:
-        state = self._state[cblock] if 0 <= cblock < self._cache_blocks else 0
-        if not state:
-            msg = f"nothing is mapped at cache block {cblock}"
-            raise PolicyError(msg)
-        if state & _DIRTY == dirty:
-            return
-        if state & _PENDING:
-            self._state[cblock] = state ^ _DIRTY
-        else:
-            self._remove(cblock)
-            self._state[cblock] ^= _DIRTY
-            self._push(cblock)
-        self._dirty_count += 1 if dirty else -1
+        if self._queues.set_flag(cblock, 0):
+            self._is_eventful = True
 
     def load_mapping(self, oblock: int, cblock: int, dirty: bool, hint: int | None) -> None:
         """Learn of a block that is cached already; the hint is its hit count.
@@ -363,8 +294,8 @@ class MqPolicy(Policy):
             raise PolicyError(msg)
         self._free.take_this(cblock)
         self._index.insert(cblock, oblock)
-        self._state[cblock] = _ALLOCATED | (_DIRTY if dirty else 0)
-        self._dirty_count += dirty
+        self._state[cblock] = ALLOCATED | (DIRTY if dirty else 0)
+        self._queues.dirty_count += dirty
         self._hits.counts[cblock] = hint or 1
         self._push(cblock)
 
@@ -376,17 +307,17 @@ class MqPolicy(Policy):
         state = self._state[cblock] if 0 <= cblock < self._cache_blocks else 0
         if not state:
             return False
-        if state & _PENDING or self._index.key_of(cblock) in self._tracker:
+        if state & PENDING or self._index.key_of(cblock) in self._tracker:
             msg = f"cache block {cblock} cannot be invalidated: work is outstanding for it"
             raise PolicyError(msg)
-        self._remove(cblock)
-        self._unmap(cblock)
-        self._release(cblock)
+        self._queues.remove(cblock)
+        self._queues.unmap(cblock)
+        self._queues.release(cblock)
         return True
 
     def get_hint(self, cblock: int) -> int:
         """Return the hit count of a block."""
-        is_mapped = self._state[cblock] and (not self._state[cblock] & _PENDING or cblock in self._successor)
+        is_mapped = self._state[cblock] and (not self._state[cblock] & PENDING or cblock in self._successor)
         return self._hits.of(cblock) if is_mapped else 0
 
     def residency(self) -> int:
@@ -418,34 +349,14 @@ class MqPolicy(Policy):
 
     def check(self) -> None:
         """Assert that each cache block is in exactly one state, and that all structures agree on it."""
-        mapping = self._index.check()
         outstanding = self._tracker.check()
-        free, pre_free = set(self._free.check()), set(self._pre_free.check())
-        clean, dirty, pre = (set(self._check_levels(queue)) for queue in (self._clean, self._dirty, self._pre))
-        assert all(cblock < self._cache_blocks for cblock in free | clean | dirty)
-        assert pre | pre_free == set(range(self._cache_blocks, 2 * self._cache_blocks))
-        assert not pre & pre_free
         pending = {work.cblock for work in outstanding.values() if work.op is not Op.WRITEBACK}
         reserved = {work.cblock for work in outstanding.values() if work.op is Op.PROMOTE}
-        assert set(mapping.values()) == clean | dirty | (pending - reserved) | pre
+        mapping = self._queues.check(pending, reserved)
         assert set(self._successor) == pending - reserved
         promoting = {oblock for oblock, work in outstanding.items() if work.op is Op.PROMOTE}
         assert set(self._planned) == promoting | set(self._successor.values())
         assert len(self._planned) == len(pending)
-        for cblock, state in enumerate(self._state):
-            flags = state & (_ALLOCATED | _DIRTY | _PENDING)
-            assert bool(state) == bool(flags & _ALLOCATED) == (cblock not in free)
-            assert bool(flags & _PENDING) == (cblock in pending)
-            assert (cblock in clean) == (flags == _ALLOCATED)
-            assert (cblock in dirty) == (flags == _ALLOCATED | _DIRTY)
-        assert self._dirty_count == sum(bool(state & _DIRTY) for state in self._state)
-        self._hits.check(clean | dirty | pre)
         for oblock, work in outstanding.items():
             assert work.op is Op.PROMOTE or mapping[oblock] == work.cblock
             assert work.op is not Op.PROMOTE or mapping.get(oblock, self._cache_blocks) >= self._cache_blocks
-
-    def _check_levels(self, queue: RingQueue) -> list[int]:
-        levels = queue.check()
-        for level, entries in enumerate(levels):
-            assert all(self._hits.level_of(entry) >= level for entry in entries)
-        return [entry for entries in levels for entry in entries]
