@@ -28,9 +28,9 @@ from fusecache.attach.claim import Claim, remove_claim, write_claim
 from fusecache.attach.stamp import DATA_START, read_stamp, write_stamp
 from fusecache.config import PageCache
 from fusecache.errors import BusyError, MetadataError, StoreError
-from fusecache.linux import sync_directory
+from fusecache.linux import size_of, sync_directory
 from fusecache.metadata import Database, region_blocks_for
-from fusecache.stores import FileStore, make_engine, open_past_page_cache, size_of
+from fusecache.stores import FileStore, make_engine, open_past_page_cache
 from fusecache.units import format_size
 
 if TYPE_CHECKING:

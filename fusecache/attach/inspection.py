@@ -32,9 +32,10 @@ from fusecache.attach.stamp import DATA_START, read_stamp
 from fusecache.block import Geometry
 from fusecache.config import DEFAULT_BLOCK_SIZE, MIB
 from fusecache.errors import MetadataError, RefusedError, StoreError, UsageError
+from fusecache.linux import size_of
 from fusecache.metadata import Database, region_blocks_for
 from fusecache.paths import DefaultPaths, defaults_for
-from fusecache.stores import open_for_store, size_of
+from fusecache.stores import open_for_store
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

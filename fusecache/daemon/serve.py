@@ -13,7 +13,6 @@ recovers as after a crash.
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import json
 import os
@@ -35,6 +34,7 @@ from fusecache.errors import BusyError, MetadataError, RefusedError
 from fusecache.frontends.fuse import KernelPages, Operations, raise_request_limit, serve_requests
 from fusecache.grammar import check_policy_name, parse_decimal
 from fusecache.jobs import Flusher
+from fusecache.linux import become_io_flusher
 from fusecache.metadata import Transaction
 from fusecache.migration import MigrationWorker
 from fusecache.units import SECTOR
@@ -53,7 +53,6 @@ log = structlog.get_logger(__name__)
 
 _TICK_SECONDS: Final = 1.0
 _TICKS_PER_CLOSING: Final = 5
-_PR_SET_IO_FLUSHER: Final = 57
 _THRESHOLD: Final = "migration_threshold"
 
 
@@ -63,7 +62,10 @@ def serve(config: MountConfig, on_ready: Callable[[list[str]], None]) -> None:
     :param on_ready: called once, with notes for the user, when the image can be used.
     :raises FusecacheError: why it could not be mounted, or did not end cleanly.
     """
-    _be_an_io_flusher()
+    try:
+        become_io_flusher()
+    except OSError as exc:
+        log.debug("no IO flusher", reason=exc.strerror)
     trio.run(_serve, config, on_ready)
 
 
@@ -283,13 +285,3 @@ def _threshold(config: MountConfig) -> int | None:
     """Return the migration threshold in bytes, if one was given."""
     given = [value for key, value in config.policy_values if key == _THRESHOLD]
     return parse_decimal(given[-1], _THRESHOLD) * SECTOR if given else None
-
-
-def _be_an_io_flusher() -> None:
-    """Tell the kernel that writes of this process help to free memory (prctl(2), Linux 5.6); needs a capability.
-
-    Without it, a loop device on the image can deadlock with us under memory pressure.
-    """
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_IO_FLUSHER, 1, 0, 0, 0):
-        log.debug("no IO flusher", reason=os.strerror(ctypes.get_errno()))

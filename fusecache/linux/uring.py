@@ -141,3 +141,9 @@ class Ring:
         self._rings.close()
         self._slots.close()
         os.close(self.fd)
+
+
+def pin(view: memoryview) -> tuple[object, int]:
+    """Return what keeps writable memory where it is, as long as it lives, and the address."""
+    memory = ctypes.c_char.from_buffer(view)
+    return memory, ctypes.addressof(memory)

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Final
 
 from fusecache.attach import DAMAGED, DATA_START, Identity, lock, read_claim, read_stamp, write_stamp
 from fusecache.errors import FusecacheError, MetadataError, RefusedError
+from fusecache.linux import size_of
 from fusecache.metadata import Database
 from fusecache.offline.facts import Block, Facts, contested, judge, raw_rows, read_regions, read_values, value_faults
 from fusecache.offline.opening import header_complaint, is_sqlite, open_locked, reading
-from fusecache.stores import open_for_store, size_of
+from fusecache.stores import open_for_store
 from fusecache.units import format_size
 
 if TYPE_CHECKING:

@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, Final
 
 from fusecache.attach import DAMAGED, DATA_START, NUMBERS, Identity, read_stamp
 from fusecache.errors import MetadataError, RefusedError
+from fusecache.linux import size_of
 from fusecache.metadata import FORMAT, region_blocks_for
 from fusecache.offline.drafting import Draft, drafted
 from fusecache.offline.dumping import KEPT
 from fusecache.offline.facts import FLAGS, IDENTITY, Facts, RawRow, as_dirty, contested, judge, value_faults
 from fusecache.offline.opening import copied, header_complaint, open_locked, sqlite_errors
 from fusecache.offline.salvaging import Salvage, salvaged
-from fusecache.stores import size_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -26,13 +26,13 @@ from typing import TYPE_CHECKING, BinaryIO
 from fusecache.attach import DAMAGED, DATA_START, Identity, hint_signature, read_stamp
 from fusecache.config import MIN_BLOCK_SIZE
 from fusecache.errors import MetadataError, RefusedError, UsageError
+from fusecache.linux import size_of
 from fusecache.metadata import region_blocks_for
 from fusecache.offline.drafting import Draft, drafted
 from fusecache.offline.dumping import CACHE_TIME, KEPT
 from fusecache.offline.facts import Block, Facts, contested
 from fusecache.offline.interchange import HintItem, MappingItem, Superblock, read_xml
 from fusecache.offline.opening import open_locked
-from fusecache.stores import size_of
 from policies import PolicyError, create_policy
 
 if TYPE_CHECKING:

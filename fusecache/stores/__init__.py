@@ -4,7 +4,7 @@ from fusecache.stores.base import Data, Store
 from fusecache.stores.choice import make_engine
 from fusecache.stores.direct import open_past_page_cache
 from fusecache.stores.engine import Engine, ThreadEngine
-from fusecache.stores.file import FileStore, open_for_store, size_of
+from fusecache.stores.file import FileStore, open_for_store
 
 __all__ = [
     "Data",
@@ -15,5 +15,4 @@ __all__ = [
     "make_engine",
     "open_for_store",
     "open_past_page_cache",
-    "size_of",
 ]

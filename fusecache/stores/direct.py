@@ -18,18 +18,15 @@ whichever way it was written), discarding, and those two pages.
 
 from __future__ import annotations
 
-import ctypes
 import errno
-import fcntl
 import os
-import stat
-import struct
 from typing import TYPE_CHECKING, Final, final
 
 from fusecache.errors import RefusedError
+from fusecache.linux import is_in_memory, unit_of
 from fusecache.stores.buffers import Buffers
 from fusecache.stores.engine import ThreadEngine
-from fusecache.stores.file import PAGE, FileStore, is_in_memory
+from fusecache.stores.file import PAGE, FileStore
 from fusecache.stores.unit_locks import UnitLocks
 
 if TYPE_CHECKING:
@@ -41,13 +38,6 @@ if TYPE_CHECKING:
 
 CHUNK: Final = 1024 * 1024
 """So much at a time goes through one buffer; as large as requests are."""
-_UNIT: Final = 4096
-"""Where the kernel cannot say; no disk has larger blocks and does not say so."""
-_BLKSSZGET: Final = 0x1268
-_AT_EMPTY_PATH: Final = 0x1000
-_STATX_DIOALIGN: Final = 0x2000
-_STATX_BYTES: Final = 256
-_STATX_OFFSET_ALIGN: Final = 156
 
 
 def open_past_page_cache(
@@ -76,25 +66,6 @@ def open_past_page_cache(
         msg = f"{name} cannot be used past the page cache ({exc.strerror}): mount it with --page-cache stores"
         raise RefusedError(msg) from exc
     return store
-
-
-def unit_of(fd: int) -> int:
-    """Return of what size and alignment I/O past the page cache has to be; raises OSError where there is none."""
-    status = os.fstat(fd)
-    if stat.S_ISBLK(status.st_mode):
-        (size,) = struct.unpack("I", fcntl.ioctl(fd, _BLKSSZGET, bytes(4)))
-        return int(size)
-    answer = ctypes.create_string_buffer(_STATX_BYTES)
-    statx = getattr(ctypes.CDLL(None, use_errno=True), "statx", None)
-    if statx is None or statx(fd, b"", _AT_EMPTY_PATH, _STATX_DIOALIGN, answer):
-        return _UNIT
-    (known,) = struct.unpack_from("I", answer.raw)
-    if not known & _STATX_DIOALIGN:  # before Linux 6.1, and of some file systems
-        return _UNIT
-    (align,) = struct.unpack_from("I", answer.raw, _STATX_OFFSET_ALIGN)
-    if not align:
-        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
-    return int(align)
 
 
 @final

@@ -9,20 +9,18 @@ belong to somebody else by then.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 from typing import TYPE_CHECKING, Final, Protocol, final
 
 import trio
 
+from fusecache.linux import punch_hole
+
 if TYPE_CHECKING:
     from fusecache.stores.base import Data
 
 _THREADS: Final = 64
-KEEP_SIZE: Final = 1
-PUNCH_HOLE: Final = 2
-"""Flags of fallocate(2)."""
 
 
 class Engine(Protocol):
@@ -73,7 +71,7 @@ class ThreadEngine:
 
     async def discard(self, fd: int, position: int, length: int) -> None:
         """See :class:`Engine`."""
-        await trio.to_thread.run_sync(_punch, fd, position, length, limiter=self._limiter)
+        await trio.to_thread.run_sync(_discard, fd, position, length, limiter=self._limiter)
 
     def close(self) -> None:
         """See :class:`Engine`; idle threads end by themselves."""
@@ -97,10 +95,9 @@ def _write_all(fd: int, data: Data, position: int) -> None:
         position += count
 
 
-def _punch(fd: int, position: int, length: int) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_long, ctypes.c_long)
-    if libc.fallocate(fd, KEEP_SIZE | PUNCH_HOLE, position, length):
-        code = ctypes.get_errno()
-        if code != errno.EOPNOTSUPP:
-            raise OSError(code, os.strerror(code))
+def _discard(fd: int, position: int, length: int) -> None:
+    try:
+        punch_hole(fd, position, length)
+    except OSError as exc:
+        if exc.errno != errno.EOPNOTSUPP:
+            raise

@@ -16,12 +16,9 @@ that the event loop loses a twentieth of its time at most.
 
 from __future__ import annotations
 
-import ctypes
 import errno
-import fcntl
 import os
 import stat
-import struct
 from contextlib import contextmanager, suppress
 from resource import RUSAGE_THREAD, getrusage
 from time import monotonic
@@ -30,6 +27,7 @@ from typing import TYPE_CHECKING, Final, NoReturn, final
 import trio
 
 from fusecache.errors import BusyError, StoreError
+from fusecache.linux import is_in_memory
 from fusecache.stores.engine import ThreadEngine
 
 if TYPE_CHECKING:
@@ -49,9 +47,6 @@ _LOOK: Final = 50
 """How many times what it took others are looked at."""
 _UNWANTED: Final = 1024
 """So many ranges at most wait for a flush before they are dropped."""
-_BLKGETSIZE64: Final = 0x80081272
-_MEMORY_FILE_SYSTEMS: Final = {0x01021994, 0x858458F6}  # tmpfs, ramfs
-_STATFS_WORDS: Final = 32  # more than struct statfs has
 
 
 def open_for_store(path: Path, access: int = os.O_RDWR) -> int:
@@ -75,23 +70,6 @@ def open_for_store(path: Path, access: int = os.O_RDWR) -> int:
             raise BusyError(msg) from exc
         msg = f"cannot open {path}: {exc.strerror}"
         raise StoreError(msg) from exc
-
-
-def size_of(fd: int) -> int:
-    """Return the size in bytes of an open file or block device."""
-    status = os.fstat(fd)
-    if stat.S_ISBLK(status.st_mode):
-        answer: bytes = fcntl.ioctl(fd, _BLKGETSIZE64, bytes(8))
-        (size,) = struct.unpack("Q", answer)
-        return int(size)
-    return status.st_size
-
-
-def is_in_memory(fd: int) -> bool:
-    """Tell whether a file lies on a file system that is all memory (statfs(2))."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    answer = (ctypes.c_long * _STATFS_WORDS)()  # f_type comes first
-    return libc.fstatfs(fd, answer) == 0 and answer[0] in _MEMORY_FILE_SYSTEMS
 
 
 def _drop(fd: int, ranges: list[tuple[int, int]]) -> None:

@@ -15,15 +15,13 @@ meanwhile.  So no task ends before its I/O, and no event loop before its tasks.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 from typing import TYPE_CHECKING, Final, final
 
 import trio
 
-from fusecache.linux import ASYNC, FALLOCATE, FDATASYNC, FSYNC, READ, WRITE, Ring
-from fusecache.stores.engine import KEEP_SIZE, PUNCH_HOLE
+from fusecache.linux import ASYNC, FALLOCATE, FDATASYNC, FSYNC, KEEP_SIZE, PUNCH_HOLE, READ, WRITE, Ring, pin
 
 if TYPE_CHECKING:
     from fusecache.stores.base import Data
@@ -78,8 +76,8 @@ class RingEngine:
         """See :class:`fusecache.stores.engine.Engine`."""
         view = memoryview(into)
         while view:
-            memory = ctypes.c_char.from_buffer(view)
-            count = await self._do(READ, fd, memory, ctypes.addressof(memory), len(view), position)
+            memory, address = pin(view)
+            count = await self._do(READ, fd, memory, address, len(view), position)
             if count == 0:
                 raise OSError(errno.EIO, f"the file ends at {position}, too early")
             view = view[count:]
@@ -92,8 +90,8 @@ class RingEngine:
             # There is no cheap way to learn its address, and copying it is cheap beside a write that waits.
             view = memoryview(bytearray(view))
         while view:
-            memory = ctypes.c_char.from_buffer(view)
-            count = await self._do(WRITE, fd, memory, ctypes.addressof(memory), len(view), position)
+            memory, address = pin(view)
+            count = await self._do(WRITE, fd, memory, address, len(view), position)
             view = view[count:]
             position += count
 

@@ -70,7 +70,7 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
     kernel = Kernel()
     for name in ("init", "main", "terminate", "close"):
         monkeypatch.setattr(pyfuse3, name, getattr(kernel, name))
-    monkeypatch.setattr(mount, "_be_an_io_flusher", lambda: None)
+    monkeypatch.setattr(mount, "become_io_flusher", lambda: None)
     return kernel
 
 

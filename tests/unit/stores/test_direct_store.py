@@ -13,10 +13,11 @@ import pytest
 import trio
 
 from fusecache.errors import RefusedError, StoreError
+from fusecache.linux import unit_of
 from fusecache.stores import direct
 from fusecache.stores.base import Data, Store
 from fusecache.stores.buffers import Buffers
-from fusecache.stores.direct import CHUNK, DirectStore, open_past_page_cache, unit_of
+from fusecache.stores.direct import CHUNK, DirectStore, open_past_page_cache
 from fusecache.stores.engine import ThreadEngine
 from fusecache.stores.file import PAGE, FileStore, open_for_store
 from fusecache.stores.unit_locks import UnitLocks

@@ -16,7 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fusecache.errors import StoreError
-from fusecache.stores.file import PAGE, FileStore, open_for_store, size_of
+from fusecache.linux import size_of
+from fusecache.stores.file import PAGE, FileStore, open_for_store
 from tests.unit.worlds import settle, threaded
 
 START = 4096

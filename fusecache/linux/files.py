@@ -1,0 +1,70 @@
+"""What the kernel says of open files and devices, and Python has no function for."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import stat
+import struct
+from typing import Final
+
+KEEP_SIZE: Final = 1
+PUNCH_HOLE: Final = 2
+"""Flags of fallocate(2)."""
+_UNIT: Final = 4096
+"""Where the kernel cannot say; no disk has larger blocks and does not say so."""
+_BLKGETSIZE64: Final = 0x80081272
+_BLKSSZGET: Final = 0x1268
+_AT_EMPTY_PATH: Final = 0x1000
+_STATX_DIOALIGN: Final = 0x2000
+_STATX_BYTES: Final = 256
+_STATX_OFFSET_ALIGN: Final = 156
+_MEMORY_FILE_SYSTEMS: Final = {0x01021994, 0x858458F6}  # tmpfs, ramfs
+_STATFS_WORDS: Final = 32  # more than struct statfs has
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_long, ctypes.c_long)
+
+
+def size_of(fd: int) -> int:
+    """Return the size in bytes of an open file or block device."""
+    status = os.fstat(fd)
+    if stat.S_ISBLK(status.st_mode):
+        answer: bytes = fcntl.ioctl(fd, _BLKGETSIZE64, bytes(8))
+        (size,) = struct.unpack("Q", answer)
+        return int(size)
+    return status.st_size
+
+
+def is_in_memory(fd: int) -> bool:
+    """Tell whether a file lies on a file system that is all memory (statfs(2))."""
+    answer = (ctypes.c_long * _STATFS_WORDS)()  # f_type comes first
+    return _libc.fstatfs(fd, answer) == 0 and answer[0] in _MEMORY_FILE_SYSTEMS
+
+
+def unit_of(fd: int) -> int:
+    """Return of what size and alignment I/O past the page cache has to be; raises OSError where there is none."""
+    status = os.fstat(fd)
+    if stat.S_ISBLK(status.st_mode):
+        (size,) = struct.unpack("I", fcntl.ioctl(fd, _BLKSSZGET, bytes(4)))
+        return int(size)
+    answer = ctypes.create_string_buffer(_STATX_BYTES)
+    statx = getattr(_libc, "statx", None)
+    if statx is None or statx(fd, b"", _AT_EMPTY_PATH, _STATX_DIOALIGN, answer):
+        return _UNIT
+    (known,) = struct.unpack_from("I", answer.raw)
+    if not known & _STATX_DIOALIGN:  # before Linux 6.1, and of some file systems
+        return _UNIT
+    (align,) = struct.unpack_from("I", answer.raw, _STATX_OFFSET_ALIGN)
+    if not align:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+    return int(align)
+
+
+def punch_hole(fd: int, position: int, length: int) -> None:
+    """Give the space of a range back, which reads as zeroes then; raises OSError."""
+    if _libc.fallocate(fd, KEEP_SIZE | PUNCH_HOLE, position, length):
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
