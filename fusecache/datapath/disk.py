@@ -2,14 +2,14 @@
 
 Theory of operation
 -------------------
-A request is cut at block boundaries into *bios*.  Each is referred to the policy once, which decides where it goes
-(:mod:`fusecache.datapath.reading`, :mod:`fusecache.datapath.writing`); neighbours that lie contiguously in one store
-become one I/O again.  Deciding never waits; then comes the I/O.
+The disk cuts a request at block boundaries into *bios*.  It asks the policy once about each of them and decides where
+the bio goes (:mod:`fusecache.datapath.reading`, :mod:`fusecache.datapath.writing`).  Neighbouring bios that lie
+contiguously in one store become one I/O again, an *extent*.  Deciding never waits; the I/O comes after it.
 
-What is in the page cache (read) or goes to a covered block (write) is served right then: no lock, no task switch, no
-memory to allocate.  Everything else takes its block shared first; between deciding and locking nothing else runs.  A
-block that a migration keeps locked parks the bio, *before* the policy is asked, and it starts again when the lock is
-gone (dm-cache 2.3).
+Two kinds of bios are served at once, without a lock, a task switch or new memory: a read whose bytes are in the page
+cache, and a write to a block with write intent.  Every other bio holds its block shared during its I/O.  Nothing else
+runs between deciding and taking the hold.  If a migration keeps a block locked, the bio parks *before* the policy is
+asked, and starts again when the lock is gone (dm-cache 2.3).
 
 ======================  ==============  =======================================  ======================
 mode                    read hit        write hit, clean                         write hit, dirty
@@ -19,8 +19,8 @@ writethrough            cache           origin and cache; stays clean           
 passthrough             origin          mapping dropped durably, then origin     cannot be
 ======================  ==============  =======================================  ======================
 
-A miss goes to the origin.  In writeback mode a write of a whole block may be promoted by its own data.  The tail of the
-image, less than a block, goes to the origin without being counted.
+A miss goes to the origin.  In writeback mode a write of a whole block may promote the block with its own data.  The
+tail of the image, which is less than a block, is served from the origin and not counted.
 """
 
 from __future__ import annotations

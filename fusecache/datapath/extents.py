@@ -19,11 +19,11 @@ class Extent:
         self.start = start
         self.length = length
         self.oblocks = oblocks
-        """The blocks whose shared locks this I/O holds."""
+        """The blocks that this I/O holds shared."""
 
 
 def append_bio(extents: list[Extent], store: Store, position: int, start: int, length: int, oblock: int | None) -> None:
-    """Add a bio to the last run if it continues it, in the request and in its store; else begin a new one."""
+    """Add a bio to the last extent if it continues that in the request and in its store; else begin a new extent."""
     extent = extents[-1] if extents else None
     if (
         extent is None

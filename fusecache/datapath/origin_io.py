@@ -1,4 +1,4 @@
-"""Requests that go to the origin: accounted, since what users do there decides when migrations may."""
+"""Users' I/O at the origin.  It is counted, because migrations give way to it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class OriginIO:
 
     @contextmanager
     def _under_way(self) -> Iterator[None]:
-        """Account one request, for idleness and ticks."""
+        """Count one request while it is under way, for idleness and ticks."""
         volume = self._volume
         mark = volume.activity.begin()
         try:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 _LARGEST_REQUEST: Final = 1 * MIB
-"""What FUSE asks for at once, unless the system's administrator raised it; larger ones are served as well."""
+"""The largest request that FUSE sends by default.  Larger ones are served as well, from memory of their own."""
 
 
 class Reader:
@@ -45,8 +45,8 @@ class Reader:
     async def read(self, offset: int, length: int) -> Data:
         """Return up to ``length`` bytes from ``offset``: fewer only at the end of the image.
 
-        What is returned is the caller's only until it waits for anything: hits are all served from one piece of
-        memory, which costs neither its allocation nor its clearing.
+        The caller may use the answer only until it waits for anything: all hits are served from one piece of memory,
+        so that none has to be allocated and cleared for each.
 
         :raises StoreError: neither cache nor origin has them.
         """
@@ -133,13 +133,13 @@ class Reader:
         await self._read_extent(Extent(store, position + within, 0, len(view), [oblock]), view)
 
     def _read_now(self, extent: Extent, view: memoryview) -> bool:
-        """Do one I/O, if it needs no waiting; returns whether it was done."""
+        """Read one extent if that needs no waiting; returns whether it was done."""
         return extent.store is self._volume.cache and extent.store.read_nowait(
             extent.position, view[extent.start : extent.start + extent.length]
         )
 
     async def _read_extent(self, extent: Extent, view: memoryview) -> None:
-        """Do one I/O, then give its blocks back."""
+        """Read one extent, then end the holds on its blocks."""
         volume = self._volume
         into = view[extent.start : extent.start + extent.length]
         try:
@@ -163,7 +163,7 @@ class Reader:
                 await self._reread(extent, into)
 
     async def _reread(self, extent: Extent, into: memoryview) -> None:
-        """Read block by block what the cache could not give; clean blocks from the origin, and drop them."""
+        """Read block by block what the cache could not give.  Clean blocks come from the origin and are dropped."""
         volume = self._volume
         done = 0
         for oblock in extent.oblocks:

@@ -32,18 +32,18 @@ class _Route(Enum):
     ORIGIN = auto()
     CACHE = auto()
     DIRTY = auto()
-    """To the cache; the block turns dirty by it, perhaps anew."""
+    """To the cache; the block is dirty afterwards, or dirty again while a writeback is in flight."""
     INTENT = auto()
-    """To the cache, once the record allows for the block's being dirty."""
+    """To the cache, once the write intent is durable."""
     BOTH = auto()
     DROP = auto()
-    """To the origin, once the cached copy is gone."""
+    """To the origin, once the cached copy is durably gone."""
     OVERWRITE = auto()
-    """To the cache as a promotion."""
+    """To the cache, as a promotion by the write itself."""
 
 
 _IN_PLACE: Final = (_Route.CACHE, _Route.DIRTY)
-"""To the cache, without any ado before."""
+"""To the cache, with nothing to do first."""
 
 
 class Writer:
@@ -93,7 +93,7 @@ class Writer:
     def _route(self, oblock: int, offset: int, length: int) -> tuple[_Route, int, Work | None]:
         """Refer a write to the policy and decide.
 
-        A block that is to be overwritten is locked for that, beside whatever lock the caller has.
+        For an overwrite the block is locked exclusively; a hold of the caller's stays.
         """
         volume = self._volume
         policy = volume.policy
@@ -135,7 +135,7 @@ class Writer:
         return _Route.DIRTY if flags & WRITE_INTENT else _Route.INTENT
 
     def _goes_to_both(self, oblock: int) -> bool:
-        """Tell whether a write may go to both stores, for which it has to be alone."""
+        """Tell whether a write may go to both stores: then no other may write to the block meanwhile."""
         volume = self._volume
         return volume.mode is Mode.WRITETHROUGH and volume.mapping.find(oblock) != UNMAPPED
 
@@ -188,7 +188,7 @@ class Writer:
     async def _write_piece(
         self, route: _Route, cblock: int, work: Work | None, oblock: int, within: int, data: memoryview
     ) -> None:
-        """Write inside one block, on which the caller has a write lock, or the lock of an overwrite; gives it back."""
+        """Write inside one block, which the caller holds for writing (exclusively for an overwrite); end that hold."""
         volume = self._volume
         if work is not None:
             await self._worker.overwrite(work, data)
@@ -219,9 +219,9 @@ class Writer:
             await self._drop_and_write(oblock, within, data)
 
     async def _write_cache(self, cblock: int, position: int, data: memoryview) -> bool:
-        """Write to a covered block, which turns dirty by it; returns whether that succeeded.
+        """Write to a block with write intent and mark it dirty; returns whether that succeeded.
 
-        Dirty only then: as long as nothing was written, the origin has everything, and can take this as well.
+        It is marked only after the write: until then the origin has everything, and can take this write as well.
         """
         volume = self._volume
         try:
@@ -237,7 +237,7 @@ class Writer:
         return True
 
     async def _drop_and_write(self, oblock: int, within: int, data: memoryview) -> None:
-        """Write to the origin a block that was cached, once it is so no longer."""
+        """Drop a block from the cache, then write to the origin."""
         volume = self._volume
         while True:
             dropped = await self._worker.invalidate(oblock)
@@ -271,7 +271,7 @@ class Writer:
         return True
 
     def _write_now(self, extent: Extent, data: memoryview) -> bool:
-        """Do one I/O, if it needs no waiting; returns whether it was done."""
+        """Write one extent to the cache if that needs no waiting; returns whether it was done."""
         volume = self._volume
         if extent.store is not volume.cache:
             return False
@@ -284,13 +284,13 @@ class Writer:
         return True
 
     def _wrote(self, extent: Extent) -> None:
-        """Note that the blocks of a run have been written in the cache."""
+        """Mark the blocks of an extent dirty: the cache has been written."""
         first = extent.position // self._block_size
         for cblock in range(first, first + len(extent.oblocks)):
             self._volume.set_dirty(cblock)
 
     async def _write_extent(self, extent: Extent, data: memoryview) -> None:
-        """Do one I/O, then give its blocks back."""
+        """Write one extent, then end the holds on its blocks."""
         volume = self._volume
         part = data[extent.start : extent.start + extent.length]
         if extent.store is volume.origin:
@@ -311,7 +311,7 @@ class Writer:
                 volume.locks.end_write(oblock)
 
     def _one_by_one(self, extent: Extent, data: memoryview) -> Iterator[Callable[[], Awaitable[None]]]:
-        """Cut a run into its blocks again."""
+        """Yield a write for each block of an extent."""
         position = extent.position
         for oblock in extent.oblocks:
             cblock, within = divmod(position, self._block_size)

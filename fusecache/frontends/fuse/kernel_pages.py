@@ -1,17 +1,17 @@
-"""What the kernel keeps of the image, and how it is told to forget that.
+"""Having the kernel forget what it keeps of the image.
 
 Theory of operation
 -------------------
-With ``--page-cache image`` the kernel answers reads from its own pages, in the belief that whatever changes the image
-is a write that it has seen.  There are exceptions: rot that was read, and is healed then; a block that is dropped since
-nobody knows what its copy holds; writes that a cache has lost.  Afterwards all of the image's pages are dropped.
+With ``--page-cache image`` the kernel answers reads from its own pages.  It believes that only writes which it has seen
+change the image.  Three things change it otherwise: rot that was read is healed; a block is dropped because nobody
+knows what its copy holds; a cache loses writes.  After any of them all pages of the image are dropped.
 
-Dropping waits for pages that are just being read, or written through ``mmap``, which needs the event loop.  So it is
-done in a thread, and neither by nor for anybody who holds a block.
+Dropping waits for pages that are just being read, or written through ``mmap``, and those need the event loop.  So a
+thread does it.  Nobody who holds a block does it or waits for it.
 
-*The mount does not end while it goes on* (:meth:`KernelPages.settle`).
-  What must hold: whoever has asked the kernel for that gets an answer.  A thread that waits there for a page which
-  nobody serves any more could not even be killed.
+*The mount does not end while pages are being dropped* (:meth:`KernelPages.settle`).
+  What must hold: the kernel answers the thread that has asked.  A thread that waits there for a page which nobody
+  serves any more could not even be killed.
   What it costs: the end waits for the slowest read that was under way.
 """
 

@@ -2,24 +2,24 @@
 
 Theory of operation
 -------------------
-pyfuse3's workers share one descriptor.  Each in turn locks it, waits until it is readable, unlocks it, receives one
-request and serves it.  Done by trio, the locking is a switch to the scheduler and the waiting is another, with three
-system calls that only ask whether there is a request; at any depth above one there nearly always is.  pyfuse3 looks
-the name ``trio`` up in its own namespace, so :func:`serve_requests` puts a :class:`_Front` there for as long as it
-runs.  The front is trio but for two things:
+pyfuse3's workers share one descriptor.  One after the other they lock it, wait until it is readable, unlock it, receive
+one request and serve it.  With trio the locking costs a switch to the scheduler and the waiting costs another, with
+three system calls that only ask whether there is a request; at any depth above one there nearly always is one.  pyfuse3
+looks the name ``trio`` up in its own namespace.  So :func:`serve_requests` puts a :class:`_Front` there for as long as
+it runs.  The front does what trio does, but for two things:
 
-*The lock may be taken again by whoever gave it back.*  A worker that answered without waiting goes on with the next
-request.  Another worker stands by at the lock all the time (without one, pyfuse3 would start a new worker for each
-request); it is woken, but gets its turn only when the first one waits for something, or when a turn ends.
+*A worker may take the lock again right after it gave it back.*  A worker that answered without waiting goes on with the
+next request.  Another worker stands by at the lock all the time (without one, pyfuse3 would start a new worker for each
+request).  It is woken, but it gets the lock only when the first worker waits for something, or when a *burst* ends.
 
-*The descriptor is polled first*, and for some 50 microseconds more if the last request took no longer than that:
-whoever had his answer is about to ask again, and a processor that went to sleep takes about as long to wake.  Where
-requests come slower the polling is left out, for longer each time that it was in vain, so an idle mount costs nothing,
-and a slow one next to nothing.
+*The descriptor is polled first*, and for some 50 microseconds more if the last request took no longer than that.  The
+client that just had its answer is about to ask again, and a processor that went to sleep takes about as long to wake.
+Where requests come more slowly the polling is left out, for longer each time that it found nothing.  So an idle mount
+costs nothing, and a slow one next to nothing.
 
-What must hold: between two passes of the scheduler, in each of which every other task that is ready runs (migrations,
-flushes, ticks), there are at most :data:`BURST_REQUESTS` requests, and no more once :data:`BURST_SECONDS` have passed.
-What it costs: one switch for that many requests, and one ``poll`` each.
+What must hold: in each pass of the scheduler every other task that is ready runs (migrations, flushes, ticks).  Between
+two passes there is one burst: at most :data:`BURST_REQUESTS` requests, and no more once :data:`BURST_SECONDS` have
+passed.  What it costs: one switch for each burst, and one ``poll`` for each request.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 BURST_REQUESTS: Final = 64
-"""Requests that are answered in one go before the other tasks get their turn."""
+"""Requests of one burst: they are answered before any other task runs."""
 BURST_SECONDS: Final = 0.001
-"""How long they may take, but for the last of them."""
+"""How long a burst may take; its last request may take longer."""
 SPIN_SECONDS: Final = 50e-6
 """How long the descriptor is polled for the next request of a client that just had its answer."""
 _MOST_SKIPPED: Final = 255
@@ -101,7 +101,7 @@ class _Lowlevel:
         return getattr(trio.lowlevel, name)
 
     async def __aenter__(self) -> None:
-        """Lock the descriptor, and give everybody else a turn if it is time for one."""
+        """Lock the descriptor; at the end of a burst let every other task run first."""
         now = perf_counter()
         was_quick = now - self._taken < SPIN_SECONDS
         while self._locked:
@@ -110,7 +110,7 @@ class _Lowlevel:
         self._locked = True
         self._was_quick = was_quick
         if self._requests >= BURST_REQUESTS or now - self._burst_began > BURST_SECONDS:
-            # Locked, or those who stand by would take turn after turn before anybody else.
+            # Locked meanwhile: otherwise those who stand by would serve burst after burst before anybody else runs.
             try:
                 await trio.lowlevel.checkpoint()
             except BaseException:
