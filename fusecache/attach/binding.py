@@ -29,7 +29,7 @@ from fusecache.attach.stamp import DATA_START, read_stamp, write_stamp
 from fusecache.config import PageCache
 from fusecache.errors import BusyError, MetadataError, StoreError
 from fusecache.linux import sync_directory
-from fusecache.metadata import Database, region_blocks_for
+from fusecache.metadata import Database, Identity, Superblock, packed, region_blocks_for
 from fusecache.stores import FileStore, make_engine, open_past_page_cache, size_of
 from fusecache.units import format_size
 
@@ -69,35 +69,16 @@ def _in_use(path: Path) -> BusyError:
     return BusyError(f"{path} is in use by another mount")
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """By which an origin is known again."""
-
-    path: str
-    inode: str
-    mtime_ns: str
-    size: str
-
-    @classmethod
-    def of(cls, path: Path, fd: int) -> Identity:
-        """Look at an open origin."""
-        status = os.fstat(fd)
-        is_device = stat.S_ISBLK(status.st_mode)
-        return cls(
-            path=str(path),
-            inode=f"device {status.st_rdev}" if is_device else f"{status.st_dev}:{status.st_ino}",
-            mtime_ns="0" if is_device else str(status.st_mtime_ns),
-            size=str(size_of(fd)),
-        )
-
-    def values(self) -> dict[str, str]:
-        """Return it as the metadata has it."""
-        return {
-            "origin_path": self.path,
-            "origin_inode": self.inode,
-            "origin_mtime_ns": self.mtime_ns,
-            "origin_bytes": self.size,
-        }
+def identify(path: Path, fd: int) -> Identity:
+    """Find out by what an open origin is known again."""
+    status = os.fstat(fd)
+    is_device = stat.S_ISBLK(status.st_mode)
+    return Identity(
+        path=str(path),
+        inode=f"device {status.st_rdev}" if is_device else f"{status.st_dev}:{status.st_ino}",
+        mtime_ns="0" if is_device else str(status.st_mtime_ns),
+        size=size_of(fd),
+    )
 
 
 @dataclass(slots=True)
@@ -127,12 +108,12 @@ class Binding:
     def begin(self) -> None:
         """Record, durably, that a mount has begun: until it ends cleanly, it counts as crashed.  New files stay."""
         self.database.set_values(
-            {
-                "clean_shutdown": "0",
-                "image_bytes": str(self.geometry.image_bytes),
-                "cache_bytes": str(size_of(self._cache_fd)),
-                **Identity.of(self.origin_path, self._origin_fd).values(),
-            }
+            packed(
+                clean_shutdown=False,
+                image_bytes=self.geometry.image_bytes,
+                cache_bytes=size_of(self._cache_fd),
+                origin=identify(self.origin_path, self._origin_fd),
+            )
         )
         write_claim(self._origin_fd, Claim(self.uuid, str(self.metadata_path)))
         self._created.pop_all()
@@ -144,7 +125,7 @@ class Binding:
         except OSError as exc:
             msg = f"flush of origin {self.origin_path} failed: {exc.strerror}"
             raise StoreError(msg) from exc
-        return {"clean_shutdown": "1", **Identity.of(self.origin_path, self._origin_fd).values()}
+        return packed(clean_shutdown=True, origin=identify(self.origin_path, self._origin_fd))
 
     def release_origin(self) -> None:
         """Note on the origin that no cache has newer data of it any more."""
@@ -233,9 +214,9 @@ class Plan:
             database = self.database if self.database is not None else self._create_metadata(undo)
             if self.resize is not None:
                 self.resize.carry_out(database, CacheSpace(cache_fd, self.cache_path, self.geometry.block_size))
-            values = database.values()
-            if read_stamp(cache_fd) != values["uuid"]:
-                write_stamp(cache_fd, values["uuid"])
+            superblock = database.superblock()
+            if read_stamp(cache_fd) != superblock.uuid:
+                write_stamp(cache_fd, superblock.uuid)
             created = self.resources.enter_context(undo.pop_all())
         return Binding(
             origin=origin,
@@ -243,9 +224,9 @@ class Plan:
             database=database,
             geometry=self.geometry,
             engine=engine.name,
-            region_blocks=int(values["region_blocks"]),
-            uuid=values["uuid"],
-            was_clean=values["clean_shutdown"] == "1",
+            region_blocks=superblock.region_blocks,
+            uuid=superblock.uuid,
+            was_clean=superblock.clean_shutdown,
             notes=self.notes,
             origin_path=self.origin_path,
             cache_path=self.cache_path,
@@ -305,19 +286,18 @@ class Plan:
     def _create_metadata(self, undo: ExitStack) -> Database:
         path = self.metadata_path
         blocks = self.geometry.cache_blocks
-        values = {
-            "uuid": self.uuid or str(uuid.uuid4()),
-            "block_size": str(self.geometry.block_size),
-            "cache_blocks": str(blocks),
-            "region_blocks": str(region_blocks_for(blocks)),
-            "clean_shutdown": "1",
-            "needs_check": "0",
-            "image_bytes": str(self.geometry.image_bytes),
-            **Identity.of(self.origin_path, self.origin_fd).values(),
-        }
+        superblock = Superblock(
+            uuid=self.uuid or str(uuid.uuid4()),
+            block_size=self.geometry.block_size,
+            cache_blocks=blocks,
+            region_blocks=region_blocks_for(blocks),
+            image_bytes=self.geometry.image_bytes,
+            origin=identify(self.origin_path, self.origin_fd),
+            clean_shutdown=True,
+        )
         try:
             self._make_own_directory()
-            database = Database.create(path, values, replace=self.replace_metadata)
+            database = Database.create(path, superblock.pack(), replace=self.replace_metadata)
         except FileExistsError as exc:
             raise _in_use(path) from exc  # it was not there a moment ago
         except OSError as exc:

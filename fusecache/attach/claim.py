@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 import os
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
 from fusecache.errors import MetadataError
-from fusecache.metadata import Database
+from fusecache.metadata import Database, Superblock
 
 _NAME: Final = "user.fusecache.claim"
 
@@ -32,17 +32,23 @@ class Claim:
         """Tell whether it is still true: the metadata is there, has dirty blocks, and fits the origin as it is now.
 
         :param origin_mtime_ns: after a clean end, another one than that recorded means that the origin was replaced.
+        :raises StoreError: that cannot be found out now.
         """
         if not Path(self.metadata).is_file():
             return False
         try:
-            with closing(Database.open(Path(self.metadata))) as database:
+            with Database.read_only(Path(self.metadata)) as database:
                 values = database.values()
-                newer = database.count(dirty_only=True) or database.regions()
+                has_newer = database.has_suspects()
         except MetadataError:
             return False
-        fits = values.get("clean_shutdown") != "1" or values.get("origin_mtime_ns") == origin_mtime_ns
-        return values.get("uuid") == self.uuid and bool(newer) and fits
+        if not has_newer or values.get("uuid") != self.uuid:
+            return False
+        try:
+            superblock = Superblock.unpack(values)
+        except MetadataError:
+            return True  # its newer blocks can be saved by a repair
+        return not superblock.clean_shutdown or superblock.origin.mtime_ns == origin_mtime_ns
 
 
 def read_claim(fd: int) -> Claim | None:

@@ -17,7 +17,6 @@ in :mod:`fusecache.attach.resizing`.
 from __future__ import annotations
 
 import os
-import re
 import stat
 from contextlib import ExitStack
 from itertools import combinations, islice
@@ -25,14 +24,14 @@ from typing import TYPE_CHECKING, Final
 
 from crc32c import crc32c
 
-from fusecache.attach.binding import CacheSpace, Identity, Plan, lock
+from fusecache.attach.binding import CacheSpace, Plan, identify, lock
 from fusecache.attach.claim import read_claim
 from fusecache.attach.resizing import Resize, plan_resize
 from fusecache.attach.stamp import DATA_START, read_stamp
 from fusecache.block import Geometry
 from fusecache.config import DEFAULT_BLOCK_SIZE, MIB
 from fusecache.errors import MetadataError, RefusedError, StoreError, UsageError
-from fusecache.metadata import Database, region_blocks_for
+from fusecache.metadata import Database, packed, region_blocks_for
 from fusecache.paths import DefaultPaths, defaults_for
 from fusecache.stores import open_for_store, size_of
 
@@ -41,16 +40,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from fusecache.config import MountConfig
+    from fusecache.metadata import Superblock
 
-NUMBER: Final = re.compile(r"[1-9][0-9]{0,18}")
-"""A size or a count in the metadata: positive, and short enough to be one."""
-NUMBERS: Final = ("block_size", "cache_blocks", "region_blocks", "image_bytes")
-_LAST_SIZES: Final = {"cache_bytes", "origin_bytes"}
-"""Of the files, at the last mount; metadata that never was mounted has none."""
-_REQUIRED: Final = {
-    *NUMBERS,
-    *("uuid", "clean_shutdown", "needs_check", "origin_path", "origin_inode", "origin_mtime_ns"),
-}
 _SAMPLE: Final = 16 * MIB
 """So much of an origin is read to see whether it is still the same."""
 _DEFAULT_SHARE: Final = 10
@@ -77,7 +68,7 @@ def inspect(config: MountConfig, *, environ: Mapping[str, str]) -> Plan:
         if database is None or cache_fd is None:
             geometry = _new_geometry(config, image_bytes, cache_path, cache_fd)
         else:
-            geometry = _known_geometry(config, database.values(), image_bytes, cache_path, cache_fd)
+            geometry = _known_geometry(config, database.superblock(), image_bytes, cache_path, cache_fd)
         plan = Plan(
             geometry=geometry,
             origin_path=origin_path,
@@ -164,10 +155,10 @@ def _image_bytes(config: MountConfig, path: Path, fd: int) -> int:
 def _verify_claim(config: MountConfig, plan: Plan) -> None:
     """Refuse an origin whose newest data is in another cache, unless told twice to give that up."""
     claim = read_claim(plan.origin_fd)
-    own_uuid = plan.database.values()["uuid"] if plan.database is not None else plan.uuid
+    own_uuid = plan.database.superblock().uuid if plan.database is not None else plan.uuid
     if claim is None or claim.uuid == own_uuid or config.format >= _TWICE:
         return
-    if claim.holds(Identity.of(plan.origin_path, plan.origin_fd).mtime_ns):
+    if claim.holds(identify(plan.origin_path, plan.origin_fd).mtime_ns):
         msg = (
             f"newer data of origin {plan.origin_path} is in the cache that metadata {claim.metadata} describes: "
             "mount it with that one, or give that data up with --format twice"
@@ -194,60 +185,53 @@ def _known_database(
         raise MetadataError(msg) from exc
     with ExitStack() as opened:
         opened.callback(database.close)
-        values = database.values()
         if config.format:
             _require_disposable(config, database, cache_path)
-            return None, values.get("uuid", "")
-        _require_healthy(database, values)
-        _verify_cache(database, values, cache_path, cache_fd)
+            return None, database.values().get("uuid", "")  # of metadata that is given up, damaged or not
+        superblock = database.superblock()
+        _require_healthy(database, superblock)
+        _verify_cache(database, superblock, cache_path, cache_fd)
         resources.push(opened.pop_all())
     return database, ""
 
 
 def _require_disposable(config: MountConfig, database: Database, cache_path: Path) -> None:
     """Refuse to reformat a cache that holds dirty data, or may hold some, unless told so twice."""
-    dirty = database.count(dirty_only=True)
-    if config.format < _TWICE and (dirty or database.regions()):
+    if config.format < _TWICE and database.has_suspects():
+        dirty = database.count(dirty_only=True)
         msg = f"cache {cache_path} holds dirty data ({dirty} blocks known): --format a second time to throw it away"
         raise RefusedError(msg)
 
 
-def _require_healthy(database: Database, values: Mapping[str, str]) -> None:
-    if missing := _REQUIRED - values.keys():
-        msg = f"metadata {database.path} is damaged: it does not say {', '.join(sorted(missing))}"
-        raise MetadataError(msg)
-    for name in (*NUMBERS, *(_LAST_SIZES & values.keys())):
-        if not NUMBER.fullmatch(values[name]):
-            msg = f"metadata {database.path} is damaged: {name} is {values[name][:40]!r}"
-            raise MetadataError(msg)
-    if values["needs_check"] != "0":
+def _require_healthy(database: Database, superblock: Superblock) -> None:
+    if superblock.needs_check:
         command = f"fusecache check --metadata {database.path} --clear-needs-check"
         msg = f"metadata {database.path} needs a check before it can be used: {command}"
         raise MetadataError(msg)
 
 
-def _verify_cache(database: Database, values: Mapping[str, str], cache_path: Path, cache_fd: int | None) -> None:
+def _verify_cache(database: Database, superblock: Superblock, cache_path: Path, cache_fd: int | None) -> None:
     blocks = database.count(dirty_only=False)
     if cache_fd is None:
         msg = f"cache {cache_path} is missing, and metadata {database.path} has {blocks} blocks in it"
         raise RefusedError(msg)
     stamp = read_stamp(cache_fd)
-    if stamp != values["uuid"] and (stamp or blocks or not _is_blank(cache_fd)):
+    if stamp != superblock.uuid and (stamp or blocks or not _is_blank(cache_fd)):
         msg = f"cache {cache_path} does not belong to metadata {database.path}"
         raise RefusedError(msg)
 
 
 def _is_stale(plan: Plan, database: Database) -> bool:
     """Refuse an origin that is not the one cached; tell whether others changed it since."""
-    values = database.values()
-    now = Identity.of(plan.origin_path, plan.origin_fd)
-    if values["origin_path"] != now.path and values["origin_inode"] != now.inode:
-        msg = f"cache {plan.cache_path} belongs to another origin, {values['origin_path']}"
+    superblock = database.superblock()
+    cached, now = superblock.origin, identify(plan.origin_path, plan.origin_fd)
+    if cached.path != now.path and cached.inode != now.inode:
+        msg = f"cache {plan.cache_path} belongs to another origin, {cached.path}"
         raise RefusedError(msg)
-    if values["clean_shutdown"] != "1" or values["origin_mtime_ns"] == now.mtime_ns:
+    if not superblock.clean_shutdown or cached.mtime_ns == now.mtime_ns:
         return False
     dirty = database.count(dirty_only=True)
-    is_longer = values["origin_inode"] == now.inode and int(now.size) > int(values.get("origin_bytes", now.size))
+    is_longer = cached.inode == now.inode and cached.size is not None and size_of(plan.origin_fd) > cached.size
     has_grown = is_longer and _is_as_cached(plan, database)
     if dirty and not has_grown:
         msg = (
@@ -276,23 +260,22 @@ def _is_as_cached(plan: Plan, database: Database) -> bool:
 
 def _resize(plan: Plan, database: Database, *, stale: bool) -> Resize | None:
     """Find out what has to change because of other sizes, or because clean blocks are stale; None if nothing has to."""
-    values = database.values()
+    superblock = database.superblock()
     new = plan.geometry
-    old = Geometry(int(values["image_bytes"]), new.block_size, int(values["cache_blocks"]))
+    old = Geometry(superblock.image_bytes, new.block_size, superblock.cache_blocks)
     assert plan.cache_fd is not None
     room = CacheSpace(plan.cache_fd, plan.cache_path, new.block_size).room()
     cache_stays = old.cache_blocks == new.cache_blocks <= room
     if cache_stays and old.image_bytes <= new.image_bytes and not stale:
         return None
     regions = database.regions()
-    region_blocks = int(values["region_blocks"])
     resize = plan_resize(
-        database.rows(), regions, region_blocks=region_blocks, old=old, new=new, room=room, stale=stale
+        database.rows(), regions, region_blocks=superblock.region_blocks, old=old, new=new, room=room, stale=stale
     )
     if not regions:  # those that are open are numbered by the old size
-        resize.transaction.values["region_blocks"] = str(region_blocks_for(new.cache_blocks))
+        resize.transaction.values |= packed(region_blocks=region_blocks_for(new.cache_blocks))
     size = DATA_START + new.cache_blocks * new.block_size
-    resize.transaction.values["cache_bytes"] = str(max(size_of(plan.cache_fd), size))
+    resize.transaction.values |= packed(cache_bytes=max(size_of(plan.cache_fd), size))
     if not cache_stays:
         dropped = len(resize.transaction.unmapped)
         had = min(old.cache_blocks, room)
@@ -328,9 +311,9 @@ def _is_blank(fd: int) -> bool:
 
 
 def _known_geometry(
-    config: MountConfig, values: Mapping[str, str], image_bytes: int, cache_path: Path, cache_fd: int
+    config: MountConfig, superblock: Superblock, image_bytes: int, cache_path: Path, cache_fd: int
 ) -> Geometry:
-    block_size, old_bytes = int(values["block_size"]), int(values["image_bytes"])
+    block_size, old_bytes = superblock.block_size, superblock.image_bytes
     if config.block_size not in {None, block_size}:
         msg = f"the cache has blocks of {block_size} bytes, not {config.block_size}: that cannot be changed"
         raise RefusedError(msg)
@@ -341,12 +324,12 @@ def _known_geometry(
         )
         raise RefusedError(msg)
     space = CacheSpace(cache_fd, cache_path, block_size)
-    return Geometry(image_bytes, block_size, _known_blocks(config, values, space))
+    return Geometry(image_bytes, block_size, _known_blocks(config, superblock, space))
 
 
-def _known_blocks(config: MountConfig, values: Mapping[str, str], space: CacheSpace) -> int:
+def _known_blocks(config: MountConfig, superblock: Superblock, space: CacheSpace) -> int:
     """Return how many blocks a known cache is to have."""
-    blocks, room, size = int(values["cache_blocks"]), space.room(), size_of(space.fd)
+    blocks, room, size = superblock.cache_blocks, space.room(), size_of(space.fd)
     if config.cache_size is not None:
         wanted = config.cache_size // space.block_size
         if wanted > room and stat.S_ISBLK(os.fstat(space.fd).st_mode):
@@ -355,7 +338,7 @@ def _known_blocks(config: MountConfig, values: Mapping[str, str], space: CacheSp
         return wanted
     if not size:  # an empty file: nothing is cached, and its space is taken anew
         return blocks
-    last_size = int(values.get("cache_bytes", size))
+    last_size = size if superblock.cache_bytes is None else superblock.cache_bytes
     filled = (last_size - DATA_START) // space.block_size == blocks
     return room if room < blocks or (filled and size > last_size) else blocks
 

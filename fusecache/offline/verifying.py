@@ -16,16 +16,16 @@ from crc32c import crc32c
 
 from fusecache.attach import DATA_START
 from fusecache.errors import RefusedError
-from fusecache.metadata import Database, Transaction
+from fusecache.metadata import Database, Superblock, Transaction, reading
 from fusecache.offline.checking import Problem
-from fusecache.offline.facts import Facts, read_values, sound_blocks
-from fusecache.offline.opening import open_locked, reading
+from fusecache.offline.facts import read_values, sound_rows
+from fusecache.offline.opening import open_locked
 
 if TYPE_CHECKING:
     import sqlite3
 
+    from fusecache.metadata import Row
     from fusecache.offline.checking import Report
-    from fusecache.offline.facts import Block
     from fusecache.offline.opening import Files
 
 _SHOWN: Final = 20
@@ -74,11 +74,11 @@ class _Verification:
 
     def run(self, connection: sqlite3.Connection) -> None:
         """Read all clean blocks."""
-        facts = Facts.of(read_values(connection))
-        self._size = facts.geometry.block_size
-        for block in sound_blocks(connection, facts):
-            if not block.dirty:
-                self._verify(block)
+        superblock = Superblock.unpack(read_values(connection))
+        self._size = superblock.block_size
+        for row in sound_rows(connection, superblock):
+            if not row.dirty:
+                self._verify(row)
 
     def tell(self, report: Report) -> None:
         """Add what was found to a report."""
@@ -90,7 +90,7 @@ class _Verification:
         if more := self.problems[_SHOWN:]:
             report.problems.append(Problem(f"{len(more)} more blocks are wrong", more[0].meaning, more[0].command))
 
-    def _verify(self, block: Block) -> None:
+    def _verify(self, block: Row) -> None:
         cached = _read(self._cache_fd, self._size, DATA_START + block.cblock * self._size)
         original = None if self._origin_fd is None else _read(self._origin_fd, self._size, block.oblock * self._size)
         cache_is_right = cached is not None and block.crc in {None, crc32c(cached)}
@@ -112,11 +112,11 @@ class _Verification:
         else:
             self._add(block, "both copies have changed or cannot be read", _BOTH_BAD, self._command())
 
-    def _forget(self, block: Block, what: str) -> None:
+    def _forget(self, block: Row, what: str) -> None:
         self.rotten.append(block.cblock)
         self._add(block, what, _CACHE_BAD, self._command("--heal"))
 
-    def _add(self, block: Block, what: str, meaning: str, command: str) -> None:
+    def _add(self, block: Row, what: str, meaning: str, command: str) -> None:
         start, cache_start = block.oblock * self._size, DATA_START + block.cblock * self._size
         where = (
             f"image bytes {start}-{start + self._size - 1} (cache bytes {cache_start}-{cache_start + self._size - 1})"
@@ -126,7 +126,7 @@ class _Verification:
     def _command(self, *options: str) -> str:
         return shlex.join(["fusecache", "check", "--data", *options, *self._files.words()])
 
-    def _copy_command(self, block: Block) -> str:
+    def _copy_command(self, block: Row) -> str:
         """Name the command that copies a block from the cache to the origin."""
         cache_start = DATA_START + block.cblock * self._size
         return (
