@@ -3,10 +3,10 @@
 Refused are: files that are missing, locked, too small for what is in them, or that do not belong together; metadata
 that is foreign or damaged; a cache file that holds something else.
 
-The origin is the one that is cached if its path or its inode is.  After a clean end its time of modification is known
-too: if it differs, others changed the origin, and what is cached of it is stale.  Clean blocks are then dropped; with
-dirty blocks in the cache the mount is refused, unless it is the same file grown, as a sample of it shows: that explains
-the change, and what is newer than the origin counts as before.
+An origin is known again by its :class:`fusecache.metadata.Identity`.  If others changed it since a clean end, what is
+cached of it is stale.  Clean blocks are then dropped; with dirty blocks in the cache the mount is refused, unless it is
+the same file grown, as a sample of it shows: that explains the change, and what is newer than the origin counts as
+before.
 
 The cache has the size that is asked for, else the one that it had.  One that filled its file or device follows it: if
 others have extended that, the cache grows, if they have cut it, it shrinks.  The image is as long as the origin, or as
@@ -17,28 +17,31 @@ in :mod:`fusecache.attach.resizing`.
 from __future__ import annotations
 
 import os
-import stat
 from contextlib import ExitStack
-from itertools import combinations, islice
+from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from crc32c import crc32c
 
-from fusecache.attach.binding import CacheSpace, Plan, identify, lock
-from fusecache.attach.claim import read_claim
+from fusecache.attach.cache_file import CacheSpace, is_blank, is_device
+from fusecache.attach.choice import locate
+from fusecache.attach.lease import lock
+from fusecache.attach.plan import Plan
 from fusecache.attach.resizing import Resize, plan_resize
 from fusecache.attach.stamp import DATA_START, read_stamp
 from fusecache.block import Geometry
 from fusecache.config import DEFAULT_BLOCK_SIZE, MIB
-from fusecache.errors import MetadataError, RefusedError, StoreError, UsageError
+from fusecache.errors import MetadataError, RefusedError, UsageError
 from fusecache.metadata import Database, packed, region_blocks_for
-from fusecache.paths import DefaultPaths, defaults_for
+from fusecache.paths import defaults_for
 from fusecache.stores import open_for_store, size_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from fusecache.attach.origin import Location, Origin
     from fusecache.config import MountConfig
     from fusecache.metadata import Superblock
 
@@ -55,8 +58,9 @@ def inspect(config: MountConfig, *, environ: Mapping[str, str]) -> Plan:
     :raises FusecacheError: why not, in one line.
     """
     with ExitStack() as resources:
-        origin_path, cache_path, metadata_path = _three_paths(config, environ)
-        origin_fd = _open(origin_path, resources)
+        places = _find(config, environ)
+        cache_path, metadata_path = places.cache, places.metadata
+        origin = places.origin.open(resources)
         cache_fd = _open(cache_path, resources) if cache_path.exists() else None
         has_metadata = _lock_metadata(metadata_path, resources)
         database, own_uuid = None, ""
@@ -64,22 +68,21 @@ def inspect(config: MountConfig, *, environ: Mapping[str, str]) -> Plan:
             database, own_uuid = _known_database(config, metadata_path, cache_path, cache_fd, resources)
         if database is None and cache_fd is not None:
             own_uuid = _require_unused(config, cache_path, cache_fd, own_uuid)
-        image_bytes = _image_bytes(config, origin_path, origin_fd)
+        image_bytes = _image_bytes(config, origin)
         if database is None or cache_fd is None:
             geometry = _new_geometry(config, image_bytes, cache_path, cache_fd)
         else:
             geometry = _known_geometry(config, database.superblock(), image_bytes, cache_path, cache_fd)
         plan = Plan(
             geometry=geometry,
-            origin_path=origin_path,
+            origin=origin,
             cache_path=cache_path,
             metadata_path=metadata_path,
             resources=resources,
-            origin_fd=origin_fd,
             cache_fd=cache_fd,
             database=database,
             replace_metadata=has_metadata,
-            own_directory=_own_directory(config, environ),
+            own_directory=places.own_directory,
             uuid=own_uuid,
         )
         _verify_claim(config, plan)
@@ -89,33 +92,43 @@ def inspect(config: MountConfig, *, environ: Mapping[str, str]) -> Plan:
     return plan
 
 
-def _three_paths(config: MountConfig, environ: Mapping[str, str]) -> tuple[Path, Path, Path]:
-    """Find out where origin, cache and metadata are, or are to be; refuse one file in two roles, whatever its names."""
+@dataclass(frozen=True, slots=True)
+class _Places:
+    """Where the three parts are, or are to be."""
+
+    origin: Location
+    cache: Path
+    metadata: Path
+    own_directory: Path | None
+    """The default directory, if anything is to go there."""
+
+
+def _find(config: MountConfig, environ: Mapping[str, str]) -> _Places:
+    """Find out where the parts are; refuse one file in two roles, whatever its names."""
     try:
-        origin, cache, metadata = config.origin.resolve(), config.cache, config.metadata
+        origin, cache, metadata, own_directory = locate(config.origin), config.cache, config.metadata, None
         if cache is None or metadata is None:
-            defaults = _defaults(config, environ)
+            defaults = defaults_for(origin.address, environ=environ, is_root=os.geteuid() == 0)
             cache, metadata = cache or defaults.cache, metadata or defaults.metadata
-        paths = {"origin": origin, "cache": cache.resolve(), "metadata": metadata.resolve()}
-        for (one, path), (other, other_path) in combinations(paths.items(), 2):
-            if path == other_path or (path.exists() and other_path.exists() and path.samefile(other_path)):
-                msg = f"{one} and {other} are the same: {path}"
-                raise UsageError(msg)
+            own_directory = defaults.cache.parent
+        places = _Places(origin, cache.resolve(), metadata.resolve(), own_directory)
+        _require_three(places)
     except (OSError, RuntimeError) as exc:  # RuntimeError: a symbolic link to itself
         msg = f"cannot look at what is to be mounted: {exc}"
         raise RefusedError(msg) from exc
-    return paths["origin"], paths["cache"], paths["metadata"]
+    return places
 
 
-def _defaults(config: MountConfig, environ: Mapping[str, str]) -> DefaultPaths:
-    return defaults_for(config.origin.resolve(), environ=environ, is_root=os.geteuid() == 0)
-
-
-def _own_directory(config: MountConfig, environ: Mapping[str, str]) -> Path | None:
-    """Return the default directory if anything is to go there."""
-    if config.cache is not None and config.metadata is not None:
-        return None
-    return _defaults(config, environ).cache.parent
+def _require_three(places: _Places) -> None:
+    """Raise UsageError if two of the parts are one file, OSError if that cannot be told."""
+    origin, cache, metadata = places.origin, places.cache, places.metadata
+    for name, path in (("cache", cache), ("metadata", metadata)):
+        if origin.is_at(path):
+            msg = f"origin and {name} are the same: {origin.address}"
+            raise UsageError(msg)
+    if cache == metadata or (cache.exists() and metadata.exists() and cache.samefile(metadata)):
+        msg = f"cache and metadata are the same: {cache}"
+        raise UsageError(msg)
 
 
 def _open(path: Path, resources: ExitStack) -> int:
@@ -142,25 +155,25 @@ def _lock_metadata(path: Path, resources: ExitStack) -> bool:
     return True
 
 
-def _image_bytes(config: MountConfig, path: Path, fd: int) -> int:
-    size = size_of(fd)
+def _image_bytes(config: MountConfig, origin: Origin) -> int:
+    size = origin.size
     if config.image_size is None:
         return size
     if config.image_size > size:
-        msg = f"origin {path} has {size} bytes, fewer than the {config.image_size} of the table"
+        msg = f"origin {origin.address} has {size} bytes, fewer than the {config.image_size} of the table"
         raise RefusedError(msg)
     return config.image_size
 
 
 def _verify_claim(config: MountConfig, plan: Plan) -> None:
     """Refuse an origin whose newest data is in another cache, unless told twice to give that up."""
-    claim = read_claim(plan.origin_fd)
+    claim = plan.origin.claim()
     own_uuid = plan.database.superblock().uuid if plan.database is not None else plan.uuid
     if claim is None or claim.uuid == own_uuid or config.format >= _TWICE:
         return
-    if claim.holds(identify(plan.origin_path, plan.origin_fd).mtime_ns):
+    if claim.holds(plan.origin.identity()):
         msg = (
-            f"newer data of origin {plan.origin_path} is in the cache that metadata {claim.metadata} describes: "
+            f"newer data of origin {plan.origin.address} is in the cache that metadata {claim.metadata} describes: "
             "mount it with that one, or give that data up with --format twice"
         )
         raise RefusedError(msg)
@@ -216,7 +229,7 @@ def _verify_cache(database: Database, superblock: Superblock, cache_path: Path, 
         msg = f"cache {cache_path} is missing, and metadata {database.path} has {blocks} blocks in it"
         raise RefusedError(msg)
     stamp = read_stamp(cache_fd)
-    if stamp != superblock.uuid and (stamp or blocks or not _is_blank(cache_fd)):
+    if stamp != superblock.uuid and (stamp or blocks or not is_blank(cache_fd)):
         msg = f"cache {cache_path} does not belong to metadata {database.path}"
         raise RefusedError(msg)
 
@@ -224,18 +237,17 @@ def _verify_cache(database: Database, superblock: Superblock, cache_path: Path, 
 def _is_stale(plan: Plan, database: Database) -> bool:
     """Refuse an origin that is not the one cached; tell whether others changed it since."""
     superblock = database.superblock()
-    cached, now = superblock.origin, identify(plan.origin_path, plan.origin_fd)
-    if cached.path != now.path and cached.inode != now.inode:
-        msg = f"cache {plan.cache_path} belongs to another origin, {cached.path}"
+    cached, now = superblock.origin, plan.origin.identity()
+    if not now.is_same_origin(cached):
+        msg = f"cache {plan.cache_path} belongs to another origin, {cached.address}"
         raise RefusedError(msg)
-    if not superblock.clean_shutdown or cached.mtime_ns == now.mtime_ns:
+    if not superblock.clean_shutdown or not now.has_changed_since(cached):
         return False
     dirty = database.count(dirty_only=True)
-    is_longer = cached.inode == now.inode and cached.size is not None and size_of(plan.origin_fd) > cached.size
-    has_grown = is_longer and _is_as_cached(plan, database)
+    has_grown = now.has_grown_since(cached) and _is_as_cached(plan, database)
     if dirty and not has_grown:
         msg = (
-            f"origin {plan.origin_path} was changed by others while {dirty} newer blocks of it are in the cache; "
+            f"origin {plan.origin.address} was changed by others while {dirty} newer blocks of it are in the cache; "
             "--format twice throws those away"
         )
         raise RefusedError(msg)
@@ -251,11 +263,7 @@ def _is_as_cached(plan: Plan, database: Database) -> bool:
     clean = (row for row in database.rows() if not row.dirty and 0 <= row.oblock < geometry.origin_blocks)
     summed = ((row.oblock * geometry.block_size, row.crc) for row in clean if row.crc is not None)
     sample = islice(summed, max(1, _SAMPLE // geometry.block_size))
-    try:
-        return all(crc32c(os.pread(plan.origin_fd, geometry.block_size, start)) == crc for start, crc in sample)
-    except OSError as exc:
-        msg = f"cannot read origin {plan.origin_path}: {exc.strerror}"
-        raise StoreError(msg) from exc
+    return all(crc32c(plan.origin.read_now(start, geometry.block_size)) == crc for start, crc in sample)
 
 
 def _resize(plan: Plan, database: Database, *, stale: bool) -> Resize | None:
@@ -296,15 +304,10 @@ def _require_unused(config: MountConfig, cache_path: Path, cache_fd: int, own_uu
     if config.format < _TWICE and stamp:
         msg = f"cache {cache_path} belongs to metadata that is not here; --format twice throws away what it holds"
         raise RefusedError(msg)
-    if not config.format and not _is_blank(cache_fd):
+    if not config.format and not is_blank(cache_fd):
         msg = f"{cache_path} holds data that is not a fusecache cache; --format to overwrite it"
         raise RefusedError(msg)
     return ""
-
-
-def _is_blank(fd: int) -> bool:
-    """Tell whether both ends, where file systems, RAIDs and partition tables have what they are known by, are zero."""
-    return not any(os.pread(fd, MIB, start).strip(b"\0") for start in (0, max(0, size_of(fd) - MIB)))
 
 
 # Sizes
@@ -332,7 +335,7 @@ def _known_blocks(config: MountConfig, superblock: Superblock, space: CacheSpace
     blocks, room, size = superblock.cache_blocks, space.room(), size_of(space.fd)
     if config.cache_size is not None:
         wanted = config.cache_size // space.block_size
-        if wanted > room and stat.S_ISBLK(os.fstat(space.fd).st_mode):
+        if wanted > room and is_device(space.fd):
             msg = f"{space.path} has room for {room * space.block_size} bytes of cache, not {config.cache_size}"
             raise RefusedError(msg)
         return wanted
@@ -346,9 +349,9 @@ def _known_blocks(config: MountConfig, superblock: Superblock, space: CacheSpace
 def _new_geometry(config: MountConfig, image_bytes: int, cache_path: Path, cache_fd: int | None) -> Geometry:
     block_size = config.block_size or DEFAULT_BLOCK_SIZE
     size = config.cache_size
-    if cache_fd is not None and (size_of(cache_fd) or stat.S_ISBLK(os.fstat(cache_fd).st_mode)):
+    if cache_fd is not None and (size_of(cache_fd) or is_device(cache_fd)):
         available = size_of(cache_fd) - DATA_START
-        grows = stat.S_ISREG(os.fstat(cache_fd).st_mode)  # perhaps a mount was killed while it made the file
+        grows = not is_device(cache_fd)  # perhaps a mount was killed while it made the file
         if size is not None and size > available and not grows:
             msg = f"{cache_path} has room for {max(0, available)} bytes of cache, not {size}"
             raise RefusedError(msg)

@@ -222,7 +222,7 @@ async def _end_cleanly(volume: Volume, binding: Binding) -> None:
 def _mounted(operations: Operations, config: MountConfig) -> Iterator[None]:
     """Have FUSE mounted within this block."""
     options = set(pyfuse3.default_options)
-    origin = str(config.origin).replace("\\", "\\\\").replace(",", "\\,")
+    origin = config.origin.replace("\\", "\\\\").replace(",", "\\,")
     options |= {f"fsname={origin}", "subtype=fusecache", *config.fuse_options}
     try:
         pyfuse3.init(operations, str(config.mountpoint), options)

@@ -44,14 +44,32 @@ _REGIONS_PER_CACHE: Final = 1024
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """By which an origin is known again."""
+    """By which an origin is known again; the text in it is compared, and nothing else."""
 
-    path: str
-    inode: str
-    mtime_ns: str
-    """As text: it is compared and nothing else."""
+    address: str
+    """What the user knows it by, written in one way only: of a file, its absolute path without links."""
+    key: str
+    """What it is, whatever its address: of a file, file system and inode; of a device, its number."""
+    version: str
+    """Another one after each change: of a file, its time of modification; ``0`` where changes do not show."""
     size: int | None
     """In bytes; None where the metadata does not say."""
+
+    def is_same_origin(self, recorded: Identity) -> bool:
+        """Tell whether this is the origin that was recorded, perhaps with other content: one sign is enough."""
+        return self.address == recorded.address or self.key == recorded.key
+
+    def has_changed_since(self, recorded: Identity) -> bool:
+        """Tell whether others have changed it since a clean end at which that was recorded.
+
+        After any other end it tells nothing: the last writes may have been ours.
+        """
+        return self.version != recorded.version
+
+    def has_grown_since(self, recorded: Identity) -> bool:
+        """Tell whether it is the same thing, and longer."""
+        is_longer = self.size is not None and recorded.size is not None and self.size > recorded.size
+        return self.key == recorded.key and is_longer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,9 +115,9 @@ class Superblock:
             region_blocks=number["region_blocks"],
             image_bytes=number["image_bytes"],
             origin=Identity(
-                path=values["origin_path"],
-                inode=values["origin_inode"],
-                mtime_ns=values["origin_mtime_ns"],
+                address=values["origin_path"],
+                key=values["origin_inode"],
+                version=values["origin_mtime_ns"],
                 size=number.get("origin_bytes"),
             ),
             clean_shutdown=values["clean_shutdown"] == "1",
@@ -135,7 +153,7 @@ def _packed(changes: Mapping[str, object]) -> dict[str, str]:
     values: dict[str, str] = {}
     for name, value in changes.items():
         if isinstance(value, Identity):
-            values |= {"origin_path": value.path, "origin_inode": value.inode, "origin_mtime_ns": value.mtime_ns}
+            values |= {"origin_path": value.address, "origin_inode": value.key, "origin_mtime_ns": value.version}
             values |= {} if value.size is None else {"origin_bytes": str(value.size)}
         elif isinstance(value, bool):
             values[name] = str(int(value))

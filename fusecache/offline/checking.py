@@ -13,11 +13,11 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from fusecache.attach import DAMAGED, DATA_START, identify, lock, read_claim, read_stamp, write_stamp
+from fusecache.attach import DAMAGED, DATA_START, Origin, locate, lock, read_stamp, write_stamp
 from fusecache.errors import FusecacheError, MetadataError, RefusedError
 from fusecache.metadata import Database, Superblock, Suspects, faults, header_complaint, is_sqlite, packed, reading
 from fusecache.offline.facts import contested, geometry_of, judge, raw_rows, read_regions, read_values
-from fusecache.offline.opening import open_locked
+from fusecache.offline.opening import open_locked, open_origin
 from fusecache.stores import open_for_store, size_of
 from fusecache.units import format_size
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from fusecache.metadata import Identity
     from fusecache.offline.opening import Files
 
 _SHOWN: Final = 10
@@ -256,42 +255,41 @@ class _Check:
     # Origin
 
     def _look_at_origin(self, superblock: Superblock) -> None:
-        path = self._files.origin
-        if path is None:
+        if self._files.origin is None:
             return
-        fd = open_locked(path, self._resources)
-        cached, now = superblock.origin, identify(path, fd)
+        origin = open_origin(locate(self._files.origin), self._resources)
+        cached, now = superblock.origin, origin.identity()
         mine = _command("check", *type(self._files)(self._files.metadata, self._files.cache, None).words())
-        if size_of(fd) < superblock.image_bytes:
+        if origin.size < superblock.image_bytes:
             self._problem(
-                f"origin {path} has {size_of(fd)} bytes, fewer than the image's {superblock.image_bytes}",
+                f"origin {now.address} has {origin.size} bytes, fewer than the image's {superblock.image_bytes}",
                 "what lay behind its end is lost, but for what is in the cache; the command makes it as long as it was",
-                f"truncate --size={superblock.image_bytes} {shlex.quote(str(path))}",
+                f"truncate --size={superblock.image_bytes} {shlex.quote(now.address)}",
             )
-        if cached.path != now.path and cached.inode != now.inode:
+        if not now.is_same_origin(cached):
             self._problem(
-                f"the cache belongs to another origin, {cached.path}",
+                f"the cache belongs to another origin, {cached.address}",
                 "put in front of this one it would show the blocks of that one",
                 mine,
             )
-        elif superblock.clean_shutdown and cached.mtime_ns != now.mtime_ns:
-            self._complain_of_change(path)
-        self._look_at_claim(fd, superblock, now)
+        elif superblock.clean_shutdown and now.has_changed_since(cached):
+            self._complain_of_change(now.address)
+        self._look_at_claim(origin, superblock)
 
-    def _complain_of_change(self, path: Path) -> None:
+    def _complain_of_change(self, address: str) -> None:
         if not self._report.dirty:
             self._report.facts.append("the origin was changed outside fusecache: the next mount drops what is cached")
             return
         self._problem(
-            f"origin {path} was changed by others after the last mount",
+            f"origin {address} was changed by others after the last mount",
             f"{self._report.dirty} blocks of the cache are newer than what the origin had then: one of the two has "
             "to give way; the command writes these blocks to the origin, `mount --format --format` throws them away",
             _command("writeback", "--force", *self._files.words()),
         )
 
-    def _look_at_claim(self, fd: int, superblock: Superblock, now: Identity) -> None:
-        claim = read_claim(fd)
-        if claim is not None and claim.uuid != superblock.uuid and claim.holds(now.mtime_ns):
+    def _look_at_claim(self, origin: Origin, superblock: Superblock) -> None:
+        claim = origin.claim()
+        if claim is not None and claim.uuid != superblock.uuid and claim.holds(origin.identity()):
             self._problem(
                 "newer data of the origin is in another cache",
                 f"that cache has to be mounted or written back first: its metadata is {claim.metadata}",

@@ -10,7 +10,7 @@ import os
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
-from fusecache.attach import identify
+from fusecache.attach import changed_at
 from fusecache.errors import FusecacheError, MetadataError, RefusedError
 from fusecache.metadata import NAMES, Superblock, reading, require_metadata
 from fusecache.offline.facts import read_values, sound_rows
@@ -44,7 +44,7 @@ def dump(files: Files, output: TextIO) -> None:
         open_locked(files.metadata, resources)
         extras = {}
         if files.cache is not None and files.cache.exists():
-            extras[CACHE_TIME] = identify(files.cache, open_locked(files.cache, resources)).mtime_ns
+            extras[CACHE_TIME] = changed_at(open_locked(files.cache, resources))
         require_metadata(files.metadata)
         connection = resources.enter_context(reading(files.metadata))
         try:

@@ -1,6 +1,6 @@
 """Finding and locking the files of a cache that is not mounted.
 
-A mount holds ``flock`` on origin, cache and metadata (:mod:`fusecache.attach.binding`), and so does every offline tool:
+A mount holds origin, cache and metadata for itself (:mod:`fusecache.attach.lease`), and so does every offline tool:
 whoever comes second is refused.
 """
 
@@ -10,7 +10,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fusecache.attach import lock
+from fusecache.attach import Location, Origin, locate, lock
 from fusecache.errors import BusyError, UsageError
 from fusecache.paths import defaults_for
 from fusecache.stores import open_for_store
@@ -27,18 +27,19 @@ class Files:
 
     metadata: Path
     cache: Path | None
-    origin: Path | None
+    origin: str | None
+    """Its address."""
 
     def words(self) -> list[str]:
         """Return them as arguments of an offline command."""
-        words = [] if self.origin is None else [str(self.origin)]
+        words = [] if self.origin is None else [self.origin]
         if self.cache is not None:
             words += ["--cache", str(self.cache)]
         return [*words, "--metadata", str(self.metadata)]
 
 
 def find_files(
-    origin: Path | None, *, cache: Path | None = None, metadata: Path | None = None, environ: Mapping[str, str]
+    origin: str | None, *, cache: Path | None = None, metadata: Path | None = None, environ: Mapping[str, str]
 ) -> Files:
     """Name the files as ``fusecache mount ORIGIN`` would; without an origin, those that are named.
 
@@ -49,7 +50,7 @@ def find_files(
             msg = "name the cache: by its ORIGIN, or by --metadata FILE"
             raise UsageError(msg)
         return Files(metadata.resolve(), cache and cache.resolve(), None)
-    origin = origin.resolve()
+    origin = locate(origin).address
     if cache is None or metadata is None:
         defaults = defaults_for(origin, environ=environ, is_root=os.geteuid() == 0)
         cache, metadata = cache or defaults.cache, metadata or defaults.metadata
@@ -67,6 +68,21 @@ def open_locked(path: Path, resources: ExitStack) -> int:
         resources.callback(os.close, fd)
         lock(fd, path)
     except BusyError as exc:
-        msg = f"{path} is in use: unmount it first (or wait for the other command)"
-        raise BusyError(msg) from exc
+        raise _in_use(str(path)) from exc
     return fd
+
+
+def open_origin(location: Location, resources: ExitStack) -> Origin:
+    """Open an origin for reading, and keep others from it until ``resources`` are closed.
+
+    :raises BusyError: a mount or another command has it.
+    :raises StoreError: it is missing, not permitted, or cannot be an origin.
+    """
+    try:
+        return location.open(resources, writable=False)
+    except BusyError as exc:
+        raise _in_use(location.address) from exc
+
+
+def _in_use(name: str) -> BusyError:
+    return BusyError(f"{name} is in use: unmount it first (or wait for the other command)")

@@ -18,7 +18,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
-from fusecache.attach import DAMAGED, DATA_START, identify, read_stamp
+from fusecache.attach import DAMAGED, DATA_START, locate, read_stamp
 from fusecache.errors import MetadataError, RefusedError
 from fusecache.metadata import (
     FORMAT,
@@ -35,7 +35,7 @@ from fusecache.metadata import (
 )
 from fusecache.offline.drafting import Draft, drafted
 from fusecache.offline.facts import RawRow, contested, geometry_of, judge
-from fusecache.offline.opening import open_locked
+from fusecache.offline.opening import open_locked, open_origin
 from fusecache.offline.salvaging import Salvage, salvaged
 from fusecache.stores import size_of
 
@@ -108,9 +108,9 @@ def _superblock(
         known = packed(block_size=block_size) | known
     if files.cache is not None and files.cache.exists():
         _learn_from_cache(open_locked(files.cache, resources), known)
-    if files.origin is not None and files.origin.exists():
-        fd = open_locked(files.origin, resources)
-        known = packed(image_bytes=size_of(fd), origin=identify(files.origin, fd)) | known
+    if files.origin is not None and (location := locate(files.origin)).exists():
+        origin = open_origin(location, resources)
+        known = packed(image_bytes=origin.size, origin=origin.identity()) | known
     if "cache_blocks" in known:
         known = packed(region_blocks=region_blocks_for(int(known["cache_blocks"]))) | known
     known = packed(clean_shutdown=False) | known | packed(needs_check=False)

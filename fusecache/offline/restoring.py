@@ -23,7 +23,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, BinaryIO
 
-from fusecache.attach import DAMAGED, DATA_START, hint_signature, identify, read_stamp
+from fusecache.attach import DAMAGED, DATA_START, changed_at, hint_signature, locate, read_stamp
 from fusecache.config import MIN_BLOCK_SIZE
 from fusecache.errors import MetadataError, RefusedError, UsageError
 from fusecache.metadata import Row, Superblock, packed, region_blocks_for
@@ -31,14 +31,14 @@ from fusecache.offline.drafting import Draft, drafted
 from fusecache.offline.dumping import CACHE_TIME, KEPT
 from fusecache.offline.facts import contested, geometry_of
 from fusecache.offline.interchange import Head, HintItem, MappingItem, read_xml
-from fusecache.offline.opening import open_locked
+from fusecache.offline.opening import open_locked, open_origin
 from fusecache.stores import size_of
 from policies import PolicyError, create_policy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from fusecache.metadata import Identity
+    from fusecache.attach import Origin
     from fusecache.offline.interchange import Item
     from fusecache.offline.opening import Files
 
@@ -70,14 +70,13 @@ def restore(source: BinaryIO, name: str, files: Files, *, replace: bool = False,
     :raises FusecacheError: why not; then nothing was changed.
     """
     with ExitStack() as resources:
-        origin_fd = None if files.origin is None else open_locked(files.origin, resources)
-        origin = None if origin_fd is None or files.origin is None else identify(files.origin, origin_fd)
+        origin = None if files.origin is None else open_origin(locate(files.origin), resources)
         cache = _look_at_cache(files, resources)
         items = read_xml(source, name)
         head = _head(items, name)
         restored = Restored()
         _require_current(head, cache, files, force=force)
-        superblock = _superblock(_values(head, files, origin, origin_fd, cache, restored), name)
+        superblock = _superblock(_values(head, files, origin, cache, restored), name)
         with drafted(files.metadata, replace=replace) as draft:
             draft.set_values(superblock.pack())
             _fill(draft, items, superblock, name, restored)
@@ -88,7 +87,7 @@ def _look_at_cache(files: Files, resources: ExitStack) -> _Cache:
     if files.cache is None or not files.cache.exists():
         return _Cache()
     fd = open_locked(files.cache, resources)
-    return _Cache(read_stamp(fd), size_of(fd), identify(files.cache, fd).mtime_ns)
+    return _Cache(read_stamp(fd), size_of(fd), changed_at(fd))
 
 
 def _head(items: Iterator[Item], name: str) -> Head:
@@ -121,22 +120,21 @@ def _require_current(head: Head, cache: _Cache, files: Files, *, force: bool) ->
 def _values(
     head: Head,
     files: Files,
-    origin: Identity | None,
-    origin_fd: int | None,
+    origin: Origin | None,
     cache: _Cache,
     restored: Restored,
 ) -> dict[str, str]:
     kept = {name: head.extras[name] for name in KEPT if name in head.extras}
-    if origin is None or origin_fd is None:
+    if origin is None:
         if "image_bytes" not in kept:
             msg = "the XML does not say whose blocks it describes: name the ORIGIN"
             raise UsageError(msg)
         bound = {}
     else:
-        bound = {name: packed(origin=origin)[name] for name in ("origin_path", "origin_inode")}
+        bound = {name: packed(origin=origin.identity())[name] for name in ("origin_path", "origin_inode")}
         if "image_bytes" not in kept:
-            bound = packed(origin=origin, image_bytes=size_of(origin_fd))
-            restored.notes.append(f"taken to belong to {origin.path} as it is now: that cannot be verified")
+            bound = packed(origin=origin.identity(), image_bytes=origin.size)
+            restored.notes.append(f"taken to belong to {origin.address} as it is now: that cannot be verified")
     return {
         **packed(
             uuid=_uuid(head, files, cache, restored),

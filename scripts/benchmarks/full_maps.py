@@ -7,11 +7,12 @@ import random
 import uuid
 from array import array
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from fusecache.attach import DATA_START, identify, write_stamp
+from fusecache.attach import DATA_START, locate, write_stamp
 from fusecache.metadata import Database, Superblock, Transaction, region_blocks_for
 
 _AT_ONCE: Final = 100_000
@@ -72,7 +73,8 @@ def make_place(directory: Path, cache: Path, layout: Layout) -> tuple[Place, arr
         os.fsync(origin.fileno())
         data.truncate(cache_bytes)
         write_stamp(data.fileno(), identity)
-        origin_is = identify(place.origin.resolve(), origin.fileno())
+    with ExitStack() as resources:
+        origin_is = locate(str(place.origin)).open(resources).identity()
     superblock = Superblock(
         uuid=identity,
         block_size=layout.block_size,
