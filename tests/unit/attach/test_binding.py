@@ -506,7 +506,8 @@ def test_directories_that_may_not_be_entered(place: Place, role: str) -> None:
     for parent in [place.directory, *place.directory.parents][:3]:
         parent.chmod(0o777)
     place.origin.chmod(0o666)
-    changes: dict[str, Any] = {role: private / "file"}
+    file = private / "file"
+    changes: dict[str, Any] = {role: str(file) if role == "origin" else file}
     os.seteuid(65534)
     try:
         with (
