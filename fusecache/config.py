@@ -71,7 +71,8 @@ def check_block_size(size: int) -> int:
 class MountConfig:
     """Everything that ``fusecache mount`` was told; sizes in bytes, None where nothing was said."""
 
-    origin: Path
+    origin: str
+    """Its address: a path, or a URL."""
     mountpoint: Path
     cache: Path | None = None
     cache_size: int | None = None

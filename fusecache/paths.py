@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 ROOT_DIRECTORY: Final = Path("/var/cache/fusecache")
 
+SCHEMES: Final[frozenset[str]] = frozenset()
+"""Of the origins that are no files; what does not begin with one of them is a path."""
 _MAX_STEM: Final = 200
 """Bytes of the origin's name that are kept, so that no file name comes near the usual limit of 255."""
 
@@ -31,7 +33,18 @@ class DefaultPaths:
     log: Path
 
 
-def defaults_for(origin: Path, *, environ: Mapping[str, str], is_root: bool) -> DefaultPaths:
+def scheme_of(address: str) -> str:
+    """Return the scheme of an origin's address that is a URL; an empty string for a path."""
+    scheme, colon, _ = address.partition("://")
+    return scheme if colon and scheme in SCHEMES else ""
+
+
+def absolute_address(address: str) -> str:
+    """Return an origin's address that means the same in any directory."""
+    return address if scheme_of(address) else str(Path(address).absolute())
+
+
+def defaults_for(origin: str, *, environ: Mapping[str, str], is_root: bool) -> DefaultPaths:
     """Name the files for ``origin``: the same ones whatever link or relative path it is reached by.
 
     Root's are in one place whatever its environment says: a cache that holds dirty data must be found again.
@@ -39,7 +52,7 @@ def defaults_for(origin: Path, *, environ: Mapping[str, str], is_root: bool) -> 
     :raises UsageError: there is no home to put them in.
     """
     directory = ROOT_DIRECTORY if is_root else _user_directory(environ)
-    real = os.path.realpath(origin)
+    real = origin if scheme_of(origin) else os.path.realpath(origin)
     stem = os.fsdecode(os.fsencode(Path(real).name)[:_MAX_STEM])
     digest = hashlib.sha256(os.fsencode(real)).hexdigest()[:8]
     cache, metadata, log = (directory / f"{stem}-{digest}.{kind}" for kind in ("cache", "metadata", "log"))

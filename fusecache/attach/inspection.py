@@ -3,59 +3,47 @@
 Refused are: files that are missing, locked, too small for what is in them, or that do not belong together; metadata
 that is foreign or damaged; a cache file that holds something else.
 
-The origin is the one that is cached if its path or its inode is.  After a clean end its time of modification is known
-too: if it differs, others changed the origin, and what is cached of it is stale.  Clean blocks are then dropped; with
-dirty blocks in the cache the mount is refused, unless it is the same file grown, as a sample of it shows: that explains
-the change, and what is newer than the origin counts as before.
-
-The cache has the size that is asked for, else the one that it had.  One that filled its file or device follows it: if
-others have extended that, the cache grows, if they have cut it, it shrinks.  The image is as long as the origin, or as
-the table says; an origin that has shrunk is taken only if a table says so.  What a new size means for what is cached is
-in :mod:`fusecache.attach.resizing`.
+An origin is known again by its :class:`fusecache.metadata.Identity`.  If others changed it since a clean end, what is
+cached of it is stale.  Clean blocks are then dropped; with dirty blocks in the cache the mount is refused, unless it is
+the same file grown, as a sample of it shows: that explains the change, and what is newer than the origin counts as
+before.
 """
 
 from __future__ import annotations
 
 import os
-import re
-import stat
 from contextlib import ExitStack
-from itertools import combinations, islice
+from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from crc32c import crc32c
 
-from fusecache.attach.binding import CacheSpace, Identity, Plan, lock
-from fusecache.attach.claim import read_claim
+from fusecache.attach.cache_file import CacheSpace, is_blank
+from fusecache.attach.choice import locate
+from fusecache.attach.lease import lock
+from fusecache.attach.plan import Plan
 from fusecache.attach.resizing import Resize, plan_resize
+from fusecache.attach.sizes import image_size, known_geometry, new_geometry
 from fusecache.attach.stamp import DATA_START, read_stamp
 from fusecache.block import Geometry
-from fusecache.config import DEFAULT_BLOCK_SIZE, MIB
-from fusecache.errors import MetadataError, RefusedError, StoreError, UsageError
+from fusecache.config import MIB
+from fusecache.errors import MetadataError, RefusedError, UsageError
 from fusecache.linux import size_of
-from fusecache.metadata import Database, region_blocks_for
-from fusecache.paths import DefaultPaths, defaults_for
+from fusecache.metadata import Database, packed, region_blocks_for
+from fusecache.paths import defaults_for
 from fusecache.stores import open_for_store
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from fusecache.attach.origin import Location
     from fusecache.config import MountConfig
+    from fusecache.metadata import Superblock
 
-NUMBER: Final = re.compile(r"[1-9][0-9]{0,18}")
-"""A size or a count in the metadata: positive, and short enough to be one."""
-NUMBERS: Final = ("block_size", "cache_blocks", "region_blocks", "image_bytes")
-_LAST_SIZES: Final = {"cache_bytes", "origin_bytes"}
-"""Of the files, at the last mount; metadata that never was mounted has none."""
-_REQUIRED: Final = {
-    *NUMBERS,
-    *("uuid", "clean_shutdown", "needs_check", "origin_path", "origin_inode", "origin_mtime_ns"),
-}
 _SAMPLE: Final = 16 * MIB
 """So much of an origin is read to see whether it is still the same."""
-_DEFAULT_SHARE: Final = 10
-"""A cache of no stated size takes a tenth of the image."""
 _TWICE: Final = 2
 
 
@@ -65,8 +53,9 @@ def inspect(config: MountConfig, *, environ: Mapping[str, str]) -> Plan:
     :raises FusecacheError: why not, in one line.
     """
     with ExitStack() as resources:
-        origin_path, cache_path, metadata_path = _three_paths(config, environ)
-        origin_fd = _open(origin_path, resources)
+        places = _find(config, environ)
+        cache_path, metadata_path = places.cache, places.metadata
+        origin = places.origin.open(resources)
         cache_fd = _open(cache_path, resources) if cache_path.exists() else None
         has_metadata = _lock_metadata(metadata_path, resources)
         database, own_uuid = None, ""
@@ -74,22 +63,21 @@ def inspect(config: MountConfig, *, environ: Mapping[str, str]) -> Plan:
             database, own_uuid = _known_database(config, metadata_path, cache_path, cache_fd, resources)
         if database is None and cache_fd is not None:
             own_uuid = _require_unused(config, cache_path, cache_fd, own_uuid)
-        image_bytes = _image_bytes(config, origin_path, origin_fd)
+        image_bytes = image_size(config, origin)
         if database is None or cache_fd is None:
-            geometry = _new_geometry(config, image_bytes, cache_path, cache_fd)
+            geometry = new_geometry(config, image_bytes, cache_path, cache_fd)
         else:
-            geometry = _known_geometry(config, database.values(), image_bytes, cache_path, cache_fd)
+            geometry = known_geometry(config, database.superblock(), image_bytes, cache_path, cache_fd)
         plan = Plan(
             geometry=geometry,
-            origin_path=origin_path,
+            origin=origin,
             cache_path=cache_path,
             metadata_path=metadata_path,
             resources=resources,
-            origin_fd=origin_fd,
             cache_fd=cache_fd,
             database=database,
             replace_metadata=has_metadata,
-            own_directory=_own_directory(config, environ),
+            own_directory=places.own_directory,
             uuid=own_uuid,
         )
         _verify_claim(config, plan)
@@ -99,33 +87,43 @@ def inspect(config: MountConfig, *, environ: Mapping[str, str]) -> Plan:
     return plan
 
 
-def _three_paths(config: MountConfig, environ: Mapping[str, str]) -> tuple[Path, Path, Path]:
-    """Find out where origin, cache and metadata are, or are to be; refuse one file in two roles, whatever its names."""
+@dataclass(frozen=True, slots=True)
+class _Places:
+    """Where the three parts are, or are to be."""
+
+    origin: Location
+    cache: Path
+    metadata: Path
+    own_directory: Path | None
+    """The default directory, if anything is to go there."""
+
+
+def _find(config: MountConfig, environ: Mapping[str, str]) -> _Places:
+    """Find out where the parts are; refuse one file in two roles, whatever its names."""
     try:
-        origin, cache, metadata = config.origin.resolve(), config.cache, config.metadata
+        origin, cache, metadata, own_directory = locate(config.origin), config.cache, config.metadata, None
         if cache is None or metadata is None:
-            defaults = _defaults(config, environ)
+            defaults = defaults_for(origin.address, environ=environ, is_root=os.geteuid() == 0)
             cache, metadata = cache or defaults.cache, metadata or defaults.metadata
-        paths = {"origin": origin, "cache": cache.resolve(), "metadata": metadata.resolve()}
-        for (one, path), (other, other_path) in combinations(paths.items(), 2):
-            if path == other_path or (path.exists() and other_path.exists() and path.samefile(other_path)):
-                msg = f"{one} and {other} are the same: {path}"
-                raise UsageError(msg)
+            own_directory = defaults.cache.parent
+        places = _Places(origin, cache.resolve(), metadata.resolve(), own_directory)
+        _require_three(places)
     except (OSError, RuntimeError) as exc:  # RuntimeError: a symbolic link to itself
         msg = f"cannot look at what is to be mounted: {exc}"
         raise RefusedError(msg) from exc
-    return paths["origin"], paths["cache"], paths["metadata"]
+    return places
 
 
-def _defaults(config: MountConfig, environ: Mapping[str, str]) -> DefaultPaths:
-    return defaults_for(config.origin.resolve(), environ=environ, is_root=os.geteuid() == 0)
-
-
-def _own_directory(config: MountConfig, environ: Mapping[str, str]) -> Path | None:
-    """Return the default directory if anything is to go there."""
-    if config.cache is not None and config.metadata is not None:
-        return None
-    return _defaults(config, environ).cache.parent
+def _require_three(places: _Places) -> None:
+    """Raise UsageError if two of the parts are one file, OSError if that cannot be told."""
+    origin, cache, metadata = places.origin, places.cache, places.metadata
+    for name, path in (("cache", cache), ("metadata", metadata)):
+        if origin.is_at(path):
+            msg = f"origin and {name} are the same: {origin.address}"
+            raise UsageError(msg)
+    if cache == metadata or (cache.exists() and metadata.exists() and cache.samefile(metadata)):
+        msg = f"cache and metadata are the same: {cache}"
+        raise UsageError(msg)
 
 
 def _open(path: Path, resources: ExitStack) -> int:
@@ -152,25 +150,15 @@ def _lock_metadata(path: Path, resources: ExitStack) -> bool:
     return True
 
 
-def _image_bytes(config: MountConfig, path: Path, fd: int) -> int:
-    size = size_of(fd)
-    if config.image_size is None:
-        return size
-    if config.image_size > size:
-        msg = f"origin {path} has {size} bytes, fewer than the {config.image_size} of the table"
-        raise RefusedError(msg)
-    return config.image_size
-
-
 def _verify_claim(config: MountConfig, plan: Plan) -> None:
     """Refuse an origin whose newest data is in another cache, unless told twice to give that up."""
-    claim = read_claim(plan.origin_fd)
-    own_uuid = plan.database.values()["uuid"] if plan.database is not None else plan.uuid
+    claim = plan.origin.claim()
+    own_uuid = plan.database.superblock().uuid if plan.database is not None else plan.uuid
     if claim is None or claim.uuid == own_uuid or config.format >= _TWICE:
         return
-    if claim.holds(Identity.of(plan.origin_path, plan.origin_fd).mtime_ns):
+    if claim.holds(plan.origin.identity()):
         msg = (
-            f"newer data of origin {plan.origin_path} is in the cache that metadata {claim.metadata} describes: "
+            f"newer data of origin {plan.origin.address} is in the cache that metadata {claim.metadata} describes: "
             "mount it with that one, or give that data up with --format twice"
         )
         raise RefusedError(msg)
@@ -195,64 +183,56 @@ def _known_database(
         raise MetadataError(msg) from exc
     with ExitStack() as opened:
         opened.callback(database.close)
-        values = database.values()
         if config.format:
             _require_disposable(config, database, cache_path)
-            return None, values.get("uuid", "")
-        _require_healthy(database, values)
-        _verify_cache(database, values, cache_path, cache_fd)
+            return None, database.values().get("uuid", "")  # of metadata that is given up, damaged or not
+        superblock = database.superblock()
+        _require_healthy(database, superblock)
+        _verify_cache(database, superblock, cache_path, cache_fd)
         resources.push(opened.pop_all())
     return database, ""
 
 
 def _require_disposable(config: MountConfig, database: Database, cache_path: Path) -> None:
     """Refuse to reformat a cache that holds dirty data, or may hold some, unless told so twice."""
-    dirty = database.count(dirty_only=True)
-    if config.format < _TWICE and (dirty or database.regions()):
+    if config.format < _TWICE and database.has_suspects():
+        dirty = database.count(dirty_only=True)
         msg = f"cache {cache_path} holds dirty data ({dirty} blocks known): --format a second time to throw it away"
         raise RefusedError(msg)
 
 
-def _require_healthy(database: Database, values: Mapping[str, str]) -> None:
-    if missing := _REQUIRED - values.keys():
-        msg = f"metadata {database.path} is damaged: it does not say {', '.join(sorted(missing))}"
-        raise MetadataError(msg)
-    for name in (*NUMBERS, *(_LAST_SIZES & values.keys())):
-        if not NUMBER.fullmatch(values[name]):
-            msg = f"metadata {database.path} is damaged: {name} is {values[name][:40]!r}"
-            raise MetadataError(msg)
-    if values["needs_check"] != "0":
+def _require_healthy(database: Database, superblock: Superblock) -> None:
+    if superblock.needs_check:
         command = f"fusecache check --metadata {database.path} --clear-needs-check"
         msg = f"metadata {database.path} needs a check before it can be used: {command}"
         raise MetadataError(msg)
 
 
-def _verify_cache(database: Database, values: Mapping[str, str], cache_path: Path, cache_fd: int | None) -> None:
+def _verify_cache(database: Database, superblock: Superblock, cache_path: Path, cache_fd: int | None) -> None:
     blocks = database.count(dirty_only=False)
     if cache_fd is None:
         msg = f"cache {cache_path} is missing, and metadata {database.path} has {blocks} blocks in it"
         raise RefusedError(msg)
     stamp = read_stamp(cache_fd)
-    if stamp != values["uuid"] and (stamp or blocks or not _is_blank(cache_fd)):
+    if stamp != superblock.uuid and (stamp or blocks or not is_blank(cache_fd)):
         msg = f"cache {cache_path} does not belong to metadata {database.path}"
         raise RefusedError(msg)
 
 
 def _is_stale(plan: Plan, database: Database) -> bool:
     """Refuse an origin that is not the one cached; tell whether others changed it since."""
-    values = database.values()
-    now = Identity.of(plan.origin_path, plan.origin_fd)
-    if values["origin_path"] != now.path and values["origin_inode"] != now.inode:
-        msg = f"cache {plan.cache_path} belongs to another origin, {values['origin_path']}"
+    superblock = database.superblock()
+    cached, now = superblock.origin, plan.origin.identity()
+    if not now.is_same_origin(cached):
+        msg = f"cache {plan.cache_path} belongs to another origin, {cached.address}"
         raise RefusedError(msg)
-    if values["clean_shutdown"] != "1" or values["origin_mtime_ns"] == now.mtime_ns:
+    if not superblock.clean_shutdown or not now.has_changed_since(cached):
         return False
     dirty = database.count(dirty_only=True)
-    is_longer = values["origin_inode"] == now.inode and int(now.size) > int(values.get("origin_bytes", now.size))
-    has_grown = is_longer and _is_as_cached(plan, database)
+    has_grown = now.has_grown_since(cached) and _is_as_cached(plan, database)
     if dirty and not has_grown:
         msg = (
-            f"origin {plan.origin_path} was changed by others while {dirty} newer blocks of it are in the cache; "
+            f"origin {plan.origin.address} was changed by others while {dirty} newer blocks of it are in the cache; "
             "--format twice throws those away"
         )
         raise RefusedError(msg)
@@ -268,32 +248,27 @@ def _is_as_cached(plan: Plan, database: Database) -> bool:
     clean = (row for row in database.rows() if not row.dirty and 0 <= row.oblock < geometry.origin_blocks)
     summed = ((row.oblock * geometry.block_size, row.crc) for row in clean if row.crc is not None)
     sample = islice(summed, max(1, _SAMPLE // geometry.block_size))
-    try:
-        return all(crc32c(os.pread(plan.origin_fd, geometry.block_size, start)) == crc for start, crc in sample)
-    except OSError as exc:
-        msg = f"cannot read origin {plan.origin_path}: {exc.strerror}"
-        raise StoreError(msg) from exc
+    return all(crc32c(plan.origin.read_now(start, geometry.block_size)) == crc for start, crc in sample)
 
 
 def _resize(plan: Plan, database: Database, *, stale: bool) -> Resize | None:
     """Find out what has to change because of other sizes, or because clean blocks are stale; None if nothing has to."""
-    values = database.values()
+    superblock = database.superblock()
     new = plan.geometry
-    old = Geometry(int(values["image_bytes"]), new.block_size, int(values["cache_blocks"]))
+    old = Geometry(superblock.image_bytes, new.block_size, superblock.cache_blocks)
     assert plan.cache_fd is not None
     room = CacheSpace(plan.cache_fd, plan.cache_path, new.block_size).room()
     cache_stays = old.cache_blocks == new.cache_blocks <= room
     if cache_stays and old.image_bytes <= new.image_bytes and not stale:
         return None
     regions = database.regions()
-    region_blocks = int(values["region_blocks"])
     resize = plan_resize(
-        database.rows(), regions, region_blocks=region_blocks, old=old, new=new, room=room, stale=stale
+        database.rows(), regions, region_blocks=superblock.region_blocks, old=old, new=new, room=room, stale=stale
     )
     if not regions:  # those that are open are numbered by the old size
-        resize.transaction.values["region_blocks"] = str(region_blocks_for(new.cache_blocks))
+        resize.transaction.values |= packed(region_blocks=region_blocks_for(new.cache_blocks))
     size = DATA_START + new.cache_blocks * new.block_size
-    resize.transaction.values["cache_bytes"] = str(max(size_of(plan.cache_fd), size))
+    resize.transaction.values |= packed(cache_bytes=max(size_of(plan.cache_fd), size))
     if not cache_stays:
         dropped = len(resize.transaction.unmapped)
         had = min(old.cache_blocks, room)
@@ -314,70 +289,7 @@ def _require_unused(config: MountConfig, cache_path: Path, cache_fd: int, own_uu
     if config.format < _TWICE and stamp:
         msg = f"cache {cache_path} belongs to metadata that is not here; --format twice throws away what it holds"
         raise RefusedError(msg)
-    if not config.format and not _is_blank(cache_fd):
+    if not config.format and not is_blank(cache_fd):
         msg = f"{cache_path} holds data that is not a fusecache cache; --format to overwrite it"
         raise RefusedError(msg)
     return ""
-
-
-def _is_blank(fd: int) -> bool:
-    """Tell whether both ends, where file systems, RAIDs and partition tables have what they are known by, are zero."""
-    return not any(os.pread(fd, MIB, start).strip(b"\0") for start in (0, max(0, size_of(fd) - MIB)))
-
-
-# Sizes
-
-
-def _known_geometry(
-    config: MountConfig, values: Mapping[str, str], image_bytes: int, cache_path: Path, cache_fd: int
-) -> Geometry:
-    block_size, old_bytes = int(values["block_size"]), int(values["image_bytes"])
-    if config.block_size not in {None, block_size}:
-        msg = f"the cache has blocks of {block_size} bytes, not {config.block_size}: that cannot be changed"
-        raise RefusedError(msg)
-    if image_bytes < old_bytes and config.image_size is None:
-        msg = (
-            f"the origin has shrunk from {old_bytes} to {image_bytes} bytes: mount it with a table of that length if "
-            "that is meant"
-        )
-        raise RefusedError(msg)
-    space = CacheSpace(cache_fd, cache_path, block_size)
-    return Geometry(image_bytes, block_size, _known_blocks(config, values, space))
-
-
-def _known_blocks(config: MountConfig, values: Mapping[str, str], space: CacheSpace) -> int:
-    """Return how many blocks a known cache is to have."""
-    blocks, room, size = int(values["cache_blocks"]), space.room(), size_of(space.fd)
-    if config.cache_size is not None:
-        wanted = config.cache_size // space.block_size
-        if wanted > room and stat.S_ISBLK(os.fstat(space.fd).st_mode):
-            msg = f"{space.path} has room for {room * space.block_size} bytes of cache, not {config.cache_size}"
-            raise RefusedError(msg)
-        return wanted
-    if not size:  # an empty file: nothing is cached, and its space is taken anew
-        return blocks
-    last_size = int(values.get("cache_bytes", size))
-    filled = (last_size - DATA_START) // space.block_size == blocks
-    return room if room < blocks or (filled and size > last_size) else blocks
-
-
-def _new_geometry(config: MountConfig, image_bytes: int, cache_path: Path, cache_fd: int | None) -> Geometry:
-    block_size = config.block_size or DEFAULT_BLOCK_SIZE
-    size = config.cache_size
-    if cache_fd is not None and (size_of(cache_fd) or stat.S_ISBLK(os.fstat(cache_fd).st_mode)):
-        available = size_of(cache_fd) - DATA_START
-        grows = stat.S_ISREG(os.fstat(cache_fd).st_mode)  # perhaps a mount was killed while it made the file
-        if size is not None and size > available and not grows:
-            msg = f"{cache_path} has room for {max(0, available)} bytes of cache, not {size}"
-            raise RefusedError(msg)
-        size = available if size is None else size
-    elif size is None:
-        size = _default_cache_size(image_bytes, block_size, cache_path)
-    return Geometry(image_bytes, block_size, max(0, size) // block_size)
-
-
-def _default_cache_size(image_bytes: int, block_size: int, cache_path: Path) -> int:
-    """Take a tenth of the image, but at least a block and at most half of what is free."""
-    directory = next(parent for parent in cache_path.parents if parent.exists())
-    status = os.statvfs(directory)
-    return max(block_size, min(image_bytes // _DEFAULT_SHARE, status.f_bavail * status.f_frsize // 2))

@@ -1,8 +1,8 @@
 """From the durable record to a running mapping and policy.
 
-After a clean end the rows are exact.  After a crash the *suspects*, blocks whose row says dirty or whose region was
-open, are taken for dirty (dm-cache takes every block): their cache copies have all flushed data, perhaps newer data,
-and will be written back.  Hints count only after a clean end under a policy of the same name, major version and hint
+After a clean end the rows are exact.  After a crash the *suspects* (:mod:`fusecache.metadata.suspects`) are taken for
+dirty (dm-cache takes every block): their cache copies have all flushed data, perhaps newer data, and will be written
+back.  Hints count only after a clean end under a policy of the same name, major version and hint
 size (dm-cache 2.11).
 """
 
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from fusecache.block import RECORDED, WRITE_INTENT, Mapping
 from fusecache.errors import MetadataError
+from fusecache.metadata import Suspects
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -60,10 +61,11 @@ def recover(
     :raises DamagedRowError: rows that contradict each other or the sizes; nothing was written anywhere.
     """
     recovered = Recovered(Mapping(geometry.cache_blocks), set(regions))
+    suspects = Suspects(recovered.open_regions, region_blocks)
     use_hints = hints_valid and bool(policy.hint_size)
     unread = iter(rows)
     while some := list(islice(unread, _AT_ONCE)):
-        cblocks, oblocks, _, hints, _ = zip(*some, strict=True)
+        cblocks, oblocks, recorded, hints, _ = zip(*some, strict=True)
         if max(oblocks) >= geometry.origin_blocks:
             msg = _beyond_the_end(some, geometry.origin_blocks)
             raise DamagedRowError(msg)
@@ -71,7 +73,8 @@ def recover(
             recovered.mapping.insert_all(zip(oblocks, cblocks, strict=True))
         except ValueError as exc:
             raise DamagedRowError(str(exc)) from exc
-        dirty = [_believe(row, recovered, region_blocks) for row in some]
+        dirty = suspects.all_that_count(cblocks, recorded)
+        recovered.suspects += _note(recovered.mapping, some, dirty)
         told = hints if use_hints else [None] * len(some)
         policy.load_mappings(zip(oblocks, cblocks, dirty, told, strict=True))
     return recovered
@@ -82,15 +85,15 @@ def _beyond_the_end(rows: list[Row], origin_blocks: int) -> str:
     return f"cblock {row.cblock} holds oblock {row.oblock}, beyond the end of the image"
 
 
-def _believe(row: Row, recovered: Recovered, region_blocks: int) -> bool:
-    """Note what is known of a mapped block; returns whether it counts as dirty."""
-    mapping = recovered.mapping
-    cblock, _, dirty, _, crc = row
-    suspect = cblock // region_blocks in recovered.open_regions
-    if dirty or suspect:
-        mapping.flags[cblock] = WRITE_INTENT | (RECORDED if dirty else 0)
-        mapping.set_dirty(cblock)
-        recovered.suspects += not dirty
-    elif crc is not None:
-        mapping.set_sum(cblock, crc)
-    return dirty or suspect
+def _note(mapping: Mapping, some: list[Row], dirty: list[bool]) -> int:
+    """Note what is known of mapped blocks; returns how many count as dirty without a row that says so."""
+    suspects = 0
+    set_sum = mapping.set_sum
+    for (cblock, _, recorded, _, crc), is_dirty in zip(some, dirty, strict=True):
+        if is_dirty:
+            mapping.flags[cblock] = WRITE_INTENT | (RECORDED if recorded else 0)
+            mapping.set_dirty(cblock)
+            suspects += not recorded
+        elif crc is not None:
+            set_sum(cblock, crc)
+    return suspects

@@ -25,7 +25,7 @@ from typing import Protocol
 
 from fusecache.block import Geometry
 from fusecache.errors import RefusedError
-from fusecache.metadata import Row, Transaction
+from fusecache.metadata import Row, Suspects, Transaction, packed
 
 
 class Space(Protocol):
@@ -89,8 +89,9 @@ def plan_resize(
     kept = min(old.cache_blocks, new.cache_blocks, room)
     dropped = []
     lost, beyond_cache, beyond_image = _Newer(), _Newer(), _Newer()
+    suspects = Suspects(regions, region_blocks)
     for row in rows:
-        is_newer = row.dirty or row.cblock // region_blocks in regions
+        is_newer = suspects.count_as_dirty(row)
         if row.cblock < kept and row.oblock < new.origin_blocks and (is_newer or not stale):
             continue
         dropped.append(row.cblock)
@@ -114,7 +115,7 @@ def plan_resize(
             f"{beyond_image}: first run: fusecache writeback ORIGIN (or mount it as long as it was, and flush)"
         )
         raise RefusedError(msg)
-    values = {"cache_blocks": str(new.cache_blocks), "image_bytes": str(new.image_bytes)}
+    values = packed(cache_blocks=new.cache_blocks, image_bytes=new.image_bytes)
     closed = sorted(region for region in regions if region * region_blocks >= kept)
     return Resize(Transaction(unmapped=dropped, closed=closed, values=values), old.cache_blocks, new.cache_blocks)
 

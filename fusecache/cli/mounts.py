@@ -25,12 +25,11 @@ _WORDS_AS_THEY_ARE = {"ignore_unknown_options": True}
 @app.command(help="Mount ORIGIN as MOUNTPOINT/image; return when it can be used.")
 def mount(
     paths: Annotated[
-        list[Path],
+        list[str],
         typer.Argument(
             metavar="ORIGIN MOUNTPOINT",
             help="The image to cache, and an empty directory.",
             show_default=False,
-            readable=False,
         ),
     ],
     cache: Annotated[Path | None, typer.Option(metavar="FILE", readable=False, help="The fast file or device.")] = None,
@@ -90,13 +89,13 @@ def mount(
                 msg = f"{name} and --table do not go together: the table says it all"
                 raise UsageError(msg)
         (mountpoint,) = _exactly(paths, "MOUNTPOINT")
-        config = parse_table(table, mountpoint, fuse_options=options, foreground=foreground, format=format)
+        config = parse_table(table, Path(mountpoint), fuse_options=options, foreground=foreground, format=format)
     else:
         origin, mountpoint = _exactly(paths, "ORIGIN", "MOUNTPOINT")
         policy_name, policy_values = parse_policy("smq" if policy is None else policy)
         config = MountConfig(
             origin=origin,
-            mountpoint=mountpoint,
+            mountpoint=Path(mountpoint),
             cache=cache,
             cache_size=None if cache_size is None else parse_size(cache_size),
             metadata=metadata,
@@ -174,7 +173,7 @@ def decommission(mountpoint: Mountpoint) -> None:
     Client(mountpoint).decommission()
 
 
-def _exactly(paths: list[Path], *names: str) -> list[Path]:
+def _exactly(paths: list[str], *names: str) -> list[str]:
     """Return ``paths`` if there is one for each name; raises UsageError."""
     if len(paths) != len(names):
         msg = f"mount takes {' and '.join(names)}, not {len(paths)} arguments (see fusecache mount --help)"

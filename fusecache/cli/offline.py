@@ -12,6 +12,7 @@ import typer
 
 from fusecache.config import MountConfig, check_block_size
 from fusecache.errors import FusecacheError, UsageError
+from fusecache.paths import absolute_address
 from fusecache.units import format_size, parse_size
 
 if TYPE_CHECKING:
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 Origin = Annotated[
-    Path | None,
-    typer.Argument(metavar="ORIGIN", readable=False, help="The image whose cache it is.", show_default=False),
+    str | None,
+    typer.Argument(metavar="ORIGIN", help="The image whose cache it is.", show_default=False),
 ]
 Cache = Annotated[Path | None, typer.Option("--cache", metavar="FILE", readable=False, help="As told to mount.")]
 Metadata = Annotated[Path | None, typer.Option("--metadata", metavar="FILE", readable=False, help="As told to mount.")]
@@ -146,9 +147,7 @@ def repair(
 
 @app.command(help="Write what is dirty to the origin, so that it is complete without the cache.")
 def writeback(
-    origin: Annotated[
-        Path, typer.Argument(metavar="ORIGIN", readable=False, help="The image whose cache it is.", show_default=False)
-    ],
+    origin: Annotated[str, typer.Argument(metavar="ORIGIN", help="The image whose cache it is.", show_default=False)],
     cache: Cache = None,
     metadata: Metadata = None,
     retry_count: Annotated[int, typer.Option(min=0, max=1000, help="How often to try a block again.")] = 2,
@@ -160,7 +159,7 @@ def writeback(
     from fusecache import offline  # noqa: PLC0415 - see the package's docstring
 
     config = MountConfig(
-        origin=origin.absolute(),
+        origin=absolute_address(origin),
         mountpoint=Path(),
         cache=cache and cache.absolute(),
         metadata=metadata and metadata.absolute(),
@@ -196,7 +195,7 @@ def metadata_size(
     typer.echo(str(size) if numeric_only else f"{size} bytes ({format_size(size)}) for {nr_blocks} blocks")
 
 
-def _files(origin: Path | None, cache: Path | None, metadata: Path | None) -> Files:
+def _files(origin: str | None, cache: Path | None, metadata: Path | None) -> Files:
     from fusecache import offline  # noqa: PLC0415 - see the package's docstring
 
     return offline.find_files(origin, cache=cache, metadata=metadata, environ=os.environ)

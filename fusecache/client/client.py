@@ -21,7 +21,7 @@ import select
 import subprocess
 import sys
 import time
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, TextIO
 
@@ -340,15 +340,10 @@ def _detach(mountpoint: Path) -> None:
 
 def _dirty_after_clean_end(metadata: Path) -> int | None:
     """Count the dirty blocks that a daemon left behind; None if it did not end cleanly."""
-    import sqlite3  # noqa: PLC0415 - see above
+    from fusecache.metadata import Database  # noqa: PLC0415 - see above
 
-    # Without a write-ahead log nothing is to be recovered, and "immutable" keeps SQLite from leaving one behind.
-    is_closed = not Path(f"{metadata}-wal").exists()
-    uri = f"{metadata.as_uri()}?{'immutable=1' if is_closed else 'mode=ro'}"
     try:
-        with closing(sqlite3.connect(uri, uri=True)) as connection:
-            ended = connection.execute("SELECT value FROM meta WHERE name = 'clean_shutdown'").fetchone()
-            dirty: int = connection.execute("SELECT count(*) FROM blocks WHERE dirty").fetchone()[0]
-    except sqlite3.Error:
+        with Database.read_only(metadata) as database:
+            return database.count(dirty_only=True) if database.superblock().clean_shutdown else None
+    except FusecacheError:
         return None
-    return dirty if ended == ("1",) else None

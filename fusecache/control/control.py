@@ -184,7 +184,7 @@ class Control:
             decommissioned=self._decommissioned,
             metadata_used_bytes=self._binding.database.used_size(),
             metadata_total_bytes=self._binding.database.size(),
-            origin=str(self._binding.origin_path),
+            origin=self._binding.origin_address,
             cache=str(self._binding.cache_path),
             metadata=str(self._binding.metadata_path),
             mountpoint=str(self._config.mountpoint),
@@ -198,7 +198,7 @@ class Control:
         binding = self._binding
         named = replace(
             self._config,
-            origin=binding.origin_path,
+            origin=binding.origin_address,
             cache=binding.cache_path,
             metadata=binding.metadata_path,
             block_size=self._volume.geometry.block_size,

@@ -84,7 +84,7 @@ class Status:
     metadata_total_bytes: int
     """Size of the metadata."""
     origin: str
-    """Absolute path of the origin."""
+    """Address of the origin: an absolute path, or a URL."""
     cache: str
     """Absolute path of the cache."""
     metadata: str

@@ -14,7 +14,6 @@ recovers as after a crash.
 from __future__ import annotations
 
 import gc
-import json
 import os
 import signal
 from contextlib import contextmanager
@@ -35,7 +34,7 @@ from fusecache.frontends.fuse import KernelPages, Operations, raise_request_limi
 from fusecache.grammar import check_policy_name, parse_decimal
 from fusecache.jobs import Flusher
 from fusecache.linux import become_io_flusher
-from fusecache.metadata import Transaction
+from fusecache.metadata import Transaction, packed
 from fusecache.migration import MigrationWorker
 from fusecache.units import SECTOR
 from fusecache.volume import Volume
@@ -78,7 +77,7 @@ async def _serve(config: MountConfig, on_ready: Callable[[list[str]], None]) -> 
         _refuse_dirty_passthrough(plan, config.mode)
         binding = plan.carry_out(config.page_cache)
         policy = new_policy(plan.geometry, config.policy, _tunables(config))
-        values = binding.database.values()
+        superblock = binding.database.superblock()
         try:
             recovered = recover(
                 binding.database.rows(),
@@ -86,14 +85,16 @@ async def _serve(config: MountConfig, on_ready: Callable[[list[str]], None]) -> 
                 geometry=binding.geometry,
                 region_blocks=binding.region_blocks,
                 policy=policy,
-                hints_valid=binding.was_clean and values.get("hints") == hint_signature(policy),
+                hints_valid=binding.was_clean and superblock.hints == hint_signature(policy),
             )
         except DamagedRowError as exc:
             msg = f"metadata {binding.metadata_path} is damaged: {exc}"
             raise MetadataError(msg) from exc
         policy.allow_migrations(config.mode is not Mode.PASSTHROUGH)
         volume = _make_volume(binding, policy, recovered.mapping, recovered.open_regions, config.mode)
-        volume.counters.restore(_kept_counters(values.get("stats", "{}")))
+        if superblock.stats is None:
+            log.warning("the counters of earlier mounts cannot be read and begin at 0 again")
+        volume.counters.restore(superblock.stats or {})
         if threshold is not None:
             volume.migration_threshold = threshold
         if not binding.was_clean:
@@ -213,8 +214,8 @@ async def _end_cleanly(volume: Volume, binding: Binding) -> None:
         # One at a time: a list of them would take more memory than the map.
         hints = ((cblock, policy.get_hint(cblock)) for cblock, _ in volume.mapping.mapped())
         await binding.database.save_hints(hints)
-    values = {"hints": hint_signature(policy), "stats": json.dumps(volume.counters.persistent())}
-    await binding.database.commit(Transaction(values={**values, **binding.end_values()}))
+    values = packed(hints=hint_signature(policy), stats=volume.counters.persistent()) | binding.end_values()
+    await binding.database.commit(Transaction(values=values))
     if not volume.mapping.dirty_count:
         binding.release_origin()
 
@@ -223,7 +224,7 @@ async def _end_cleanly(volume: Volume, binding: Binding) -> None:
 def _mounted(operations: Operations, config: MountConfig) -> Iterator[None]:
     """Have FUSE mounted within this block."""
     options = set(pyfuse3.default_options)
-    origin = str(config.origin).replace("\\", "\\\\").replace(",", "\\,")
+    origin = config.origin.replace("\\", "\\\\").replace(",", "\\,")
     options |= {f"fsname={origin}", "subtype=fusecache", *config.fuse_options}
     try:
         pyfuse3.init(operations, str(config.mountpoint), options)
@@ -259,21 +260,10 @@ def _refuse_dirty_passthrough(plan: Plan, mode: Mode) -> None:
     """Refuse passthrough over a cache that has, or after a crash may have, something that the origin does not have."""
     if mode is not Mode.PASSTHROUGH or plan.database is None:
         return
-    dirty = plan.database.count(dirty_only=True)
-    if dirty or plan.database.regions():
-        count = dirty or "some"
+    if plan.database.has_suspects():
+        count = plan.database.count(dirty_only=True) or "some"
         msg = f"passthrough needs a clean cache, and {count} blocks are dirty: mount writethrough and flush first"
         raise RefusedError(msg)
-
-
-def _kept_counters(text: str) -> dict[str, int]:
-    """Read the counters of earlier mounts; damaged ones are no reason to refuse this one."""
-    try:
-        kept = json.loads(text)
-        return {name: count for name, count in kept.items() if type(count) is int and count >= 0}
-    except (ValueError, AttributeError):
-        log.warning("the counters of earlier mounts cannot be read and begin at 0 again")
-        return {}
 
 
 def _tunables(config: MountConfig) -> list[tuple[str, str]]:

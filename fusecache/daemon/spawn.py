@@ -27,7 +27,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NoReturn
 
 from fusecache.errors import FusecacheError, UsageError
-from fusecache.paths import log_for
+from fusecache.paths import absolute_address, log_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -80,7 +80,7 @@ def absolute(config: MountConfig) -> MountConfig:
     """Return ``config`` with paths that mean the same in any directory."""
     return replace(
         config,
-        origin=config.origin.absolute(),
+        origin=absolute_address(config.origin),
         mountpoint=config.mountpoint.absolute(),
         cache=config.cache and config.cache.absolute(),
         metadata=config.metadata and config.metadata.absolute(),

@@ -9,7 +9,7 @@ import structlog
 import trio
 
 from fusecache.errors import MetadataError
-from fusecache.metadata import Transaction
+from fusecache.metadata import Transaction, packed
 
 if TYPE_CHECKING:
     from fusecache.block import Health
@@ -54,4 +54,4 @@ class RecordWriter:
     async def write_needs_check(self) -> None:
         """Record that a check is needed, if that can be done."""
         with suppress(MetadataError):
-            await self._record.commit(Transaction(values={"needs_check": "1"}))
+            await self._record.commit(Transaction(values=packed(needs_check=True)))

@@ -57,7 +57,8 @@ def parse_table(
     if target != "cache":
         msg = f"table: the target must be 'cache', not {target!r}"
         raise UsageError(msg)
-    metadata, cache, origin = (Path(reader.word(name)) for name in ("metadata", "cache", "origin"))
+    metadata, cache = (Path(reader.word(name)) for name in ("metadata", "cache"))
+    origin = reader.word("origin")
     least = MIN_BLOCK_SIZE // SECTOR
     block = reader.number("block size", least, MAX_BLOCK_SIZE // SECTOR)
     if block % least:
@@ -109,7 +110,7 @@ def table_line(config: MountConfig) -> str:
     else:
         values = [word for pair in config.policy_values for word in pair]
         made_by = [str(config.block_size // SECTOR), "1", config.mode.value, config.policy, str(len(values)), *values]
-    return join_words([str(config.metadata), str(config.cache), str(config.origin), *made_by])
+    return join_words([str(config.metadata), str(config.cache), config.origin, *made_by])
 
 
 class _Reader:

@@ -1,15 +1,55 @@
 """The durable record: which block lies where in the cache, and what is known of it after a crash."""
 
-from fusecache.metadata.database import APPLICATION_ID, FORMAT, Database
+from fusecache.metadata.database import Database
+from fusecache.metadata.readonly import (
+    SQLITE_ERRORS,
+    connect,
+    copied,
+    header_complaint,
+    reading,
+    require_metadata,
+    side_files,
+    sqlite_errors,
+)
 from fusecache.metadata.record import Record, Row, Transaction
-from fusecache.metadata.superblock import region_blocks_for
+from fusecache.metadata.superblock import (
+    FORMAT,
+    IDENTITY,
+    NAMES,
+    REQUIRED,
+    SIZES,
+    Identity,
+    Superblock,
+    faults,
+    is_sqlite,
+    packed,
+    region_blocks_for,
+)
+from fusecache.metadata.suspects import Suspects
 
 __all__ = [
-    "APPLICATION_ID",
     "FORMAT",
+    "IDENTITY",
+    "NAMES",
+    "REQUIRED",
+    "SIZES",
+    "SQLITE_ERRORS",
     "Database",
+    "Identity",
     "Record",
     "Row",
+    "Superblock",
+    "Suspects",
     "Transaction",
+    "connect",
+    "copied",
+    "faults",
+    "header_complaint",
+    "is_sqlite",
+    "packed",
+    "reading",
     "region_blocks_for",
+    "require_metadata",
+    "side_files",
+    "sqlite_errors",
 ]

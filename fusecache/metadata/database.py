@@ -12,7 +12,7 @@ whole after any crash.  Three tables, readable with any SQLite tool:
     the write-intent record: a row per *region* (a run of ``region_blocks`` cblocks) in which clean blocks may be
     written before their rows say dirty.  After a crash every block in such a region counts as dirty.
 ``meta``
-    names and values as text: format, identity, sizes, ``clean_shutdown``, ``needs_check``, counters.
+    names and values as text: see :mod:`fusecache.metadata.superblock`.
 
 ``application_id`` and ``user_version`` tell our files from others' before anything is read.  All access while
 mounted goes through one thread at a time.
@@ -33,7 +33,9 @@ import trio
 
 from fusecache.errors import MetadataError
 from fusecache.linux import sync_directory
+from fusecache.metadata.readonly import connect, log_size, reading, require_metadata, side_files, sqlite_errors
 from fusecache.metadata.record import Row
+from fusecache.metadata.superblock import APPLICATION_ID, FORMAT, Superblock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -42,12 +44,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-APPLICATION_ID: Final = 0x46554341  # "FUCA"
-FORMAT: Final = 2
 _PAUSES: Final = (0.1, 0.3, 1.0, 3.0, 10.0)
 """Seconds to wait where the system gives no thread."""
-_HEADER: Final = 100
-"""Bytes of SQLite's file header."""
 _SCHEMA: Final = """
     CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
     CREATE TABLE blocks (
@@ -91,7 +89,7 @@ class Database:
         os.close(fd)
         draft = Path(name)
         try:
-            with _errors(path), closing(sqlite3.connect(draft, isolation_level=None)) as connection:
+            with sqlite_errors(path), closing(connect(draft)) as connection:
                 connection.execute("PRAGMA synchronous = FULL")
                 connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
                 connection.execute(f"PRAGMA user_version = {FORMAT}")
@@ -113,25 +111,49 @@ class Database:
     @classmethod
     def open(cls, path: Path) -> Database:
         """Open an existing metadata file; one that is not ours, damaged or of another version is refused."""
-        _require_ours(path)
-        database = cls(path, _connect(path))
-        try:
-            with _errors(path):
-                tables = {name for (name,) in database._connection.execute("SELECT name FROM sqlite_master")}
-                database.values()
+        require_metadata(path)
+        with ExitStack() as opened:
+            database = cls(path, _connect(path))
+            opened.callback(database.close)
+            database._require_tables()
+            with sqlite_errors(path):
                 database._measure()
-        except BaseException:
-            database.close()
-            raise
-        if not {"meta", "blocks", "regions"} <= tables:
-            database.close()
-            msg = f"metadata {path} is damaged: tables are missing"
-            raise MetadataError(msg)
+            opened.pop_all()
         return database
+
+    @classmethod
+    @contextmanager
+    def read_only(cls, path: Path) -> Iterator[Database]:
+        """Open a metadata file that nobody writes to, without a change of anything; see :func:`open`.
+
+        :raises StoreError: it has a write-ahead log, and there is no room for a copy of both.
+        """
+        require_metadata(path)
+        with reading(path) as connection:
+            database = cls(path, connection)
+            database._require_tables()
+            yield database
+
+    def _require_tables(self) -> None:
+        with sqlite_errors(self.path):
+            tables = {name for (name,) in self._connection.execute("SELECT name FROM sqlite_master")}
+        self.values()
+        if not {"meta", "blocks", "regions"} <= tables:
+            msg = f"metadata {self.path} is damaged: tables are missing"
+            raise MetadataError(msg)
+
+    def superblock(self) -> Superblock:
+        """Read what it says of the cache as a whole."""
+        values = self.values()
+        try:
+            return Superblock.unpack(values)
+        except MetadataError as exc:
+            msg = f"metadata {self.path} is damaged: {exc}"
+            raise MetadataError(msg) from exc
 
     def values(self) -> dict[str, str]:
         """Read all names and values of ``meta``."""
-        with _errors(self.path):
+        with sqlite_errors(self.path):
             values = dict(self._connection.execute("SELECT name, value FROM meta"))
         for name, value in values.items():
             if not (isinstance(name, str) and isinstance(value, str)):
@@ -141,12 +163,12 @@ class Database:
 
     def set_values(self, values: Mapping[str, str]) -> None:
         """Write names and values, durable when this returns."""
-        with _errors(self.path), _transaction(self._connection) as connection:
+        with sqlite_errors(self.path), _transaction(self._connection) as connection:
             connection.executemany("REPLACE INTO meta VALUES (?, ?)", values.items())
 
     def rows(self) -> Iterator[Row]:
         """Read all cached blocks in cblock order; one that cannot be is named before any is given."""
-        with _errors(self.path):
+        with sqlite_errors(self.path):
             damaged = self._connection.execute(_DAMAGED_ROW).fetchone()
             if damaged is not None:
                 cblock, *found = damaged
@@ -159,24 +181,27 @@ class Database:
 
     def count(self, *, dirty_only: bool) -> int:
         """Count the recorded blocks, or the dirty ones among them."""
-        with _errors(self.path):
+        with sqlite_errors(self.path):
             query = self._connection.execute("SELECT COUNT(*) FROM blocks WHERE dirty >= ?", (int(dirty_only),))
             (count,) = query.fetchone()
             return int(count)
 
     def regions(self) -> set[int]:
         """Read the regions that may have been written."""
-        with _errors(self.path):
+        with sqlite_errors(self.path):
             regions = {region for (region,) in self._connection.execute("SELECT region FROM regions")}
         if not all(isinstance(region, int) for region in regions):
             msg = f"metadata {self.path} is damaged: it names regions that can be none"
             raise MetadataError(msg)
         return regions
 
+    def has_suspects(self) -> bool:
+        """Tell whether any block counts as dirty; see :mod:`fusecache.metadata.suspects`."""
+        return bool(self.count(dirty_only=True) or self.regions())
+
     def size(self) -> int:
         """Return how many bytes the metadata takes on disk, the write-ahead log included."""
-        wal = self.path.with_name(self.path.name + "-wal")
-        return self.path.stat().st_size + (wal.stat().st_size if wal.exists() else 0)
+        return self.path.stat().st_size + log_size(self.path)
 
     def used_size(self) -> int:
         """Return how many of those bytes held something at the last commit; waits for nothing."""
@@ -208,7 +233,7 @@ class Database:
 
     def apply(self, transaction: Transaction) -> None:
         """Make the changes durable together, at once: for the time when nothing runs yet."""
-        with _errors(self.path), _transaction(self._connection) as connection:
+        with sqlite_errors(self.path), _transaction(self._connection) as connection:
             connection.executemany(
                 "DELETE FROM blocks WHERE cblock = ?", ((cblock,) for cblock in transaction.unmapped)
             )
@@ -225,20 +250,9 @@ class Database:
         self._free = int(free) * int(page)
 
     def _save_hints(self, hints: Iterable[tuple[int, int]]) -> None:
-        with _errors(self.path), _transaction(self._connection) as connection:
+        with sqlite_errors(self.path), _transaction(self._connection) as connection:
             # What stays as it is need not be written.
             connection.executemany("UPDATE blocks SET hint = ?2 WHERE cblock = ?1 AND hint IS NOT ?2", hints)
-
-
-@contextmanager
-def _errors(path: Path) -> Iterator[None]:
-    """Turn SQLite's errors into MetadataError, with the file named."""
-    try:
-        yield
-    except (sqlite3.Error, UnicodeDecodeError, OverflowError, MemoryError) as exc:
-        # SQLite quotes what it cannot read, in several lines, and asks for the memory that damaged sizes name.
-        msg = f"metadata {path}: {' '.join(str(exc).split()) or 'it asks for too much memory'}"
-        raise MetadataError(msg) from exc
 
 
 @contextmanager
@@ -258,52 +272,25 @@ def _end_log(path: Path) -> None:
     """Have all of a metadata file in that file, so that nothing is lost if a crash leaves it without its log."""
     with suppress(sqlite3.Error), closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    for name in _log_names(path):
+    for name in side_files(path):
         name.unlink(missing_ok=True)
     sync_directory(path.parent)
 
 
 def _put_log_aside(path: Path) -> None:
     """Keep the log of a metadata file that is gone from being taken for that of the next one; raises OSError."""
-    for name in _log_names(path):
+    for name in side_files(path):
         if name.exists():
             name.replace(name.with_name(f"{name.name}.old"))
     sync_directory(path.parent)
 
 
-def _log_names(path: Path) -> list[Path]:
-    return [path.with_name(path.name + ending) for ending in ("-wal", "-shm")]
-
-
 def _connect(path: Path) -> sqlite3.Connection:
-    with _errors(path):
+    with sqlite_errors(path), ExitStack() as opened:
         # One thread at a time uses it, but not always the same one.
-        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        with ExitStack() as opened:
-            opened.callback(connection.close)
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = FULL")
-            connection.execute("PRAGMA cell_size_check = ON")
-            opened.pop_all()
+        connection = connect(path, in_one_thread=False)
+        opened.callback(connection.close)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        opened.pop_all()
         return connection
-
-
-def _require_ours(path: Path) -> None:
-    """Refuse a file that is not our metadata in our format, without writing to it."""
-    try:
-        with path.open("rb") as file:
-            header = file.read(_HEADER)
-    except OSError as exc:
-        msg = f"cannot open metadata {path}: {exc.strerror}"
-        raise MetadataError(msg) from exc
-    if header[:16] != b"SQLite format 3\0" or len(header) < _HEADER:
-        msg = f"{path} is not fusecache metadata"
-        raise MetadataError(msg)
-    application = int.from_bytes(header[68:72], "big")
-    version = int.from_bytes(header[60:64], "big")
-    if application != APPLICATION_ID:
-        msg = f"{path} is not fusecache metadata (an SQLite file of something else)"
-        raise MetadataError(msg)
-    if version != FORMAT:
-        msg = f"metadata {path} has format {version}; this version of fusecache reads format {FORMAT}"
-        raise MetadataError(msg)

@@ -1,11 +1,210 @@
-"""What the metadata says of the cache as a whole."""
+"""What the metadata says of the cache as a whole: the one place that knows its names, and how their values are written.
+
+The ``meta`` table holds text.  :meth:`Superblock.unpack` makes typed values of it or says what is wrong,
+:meth:`Superblock.pack` makes text of them, and :func:`packed` makes text of some, for a transaction that changes only
+those.  Names that this version does not know are left alone.
+"""
 
 from __future__ import annotations
 
-from typing import Final
+import json
+import re
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Final, TypedDict, Unpack
 
+from fusecache.config import check_block_size
+from fusecache.errors import MetadataError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+APPLICATION_ID: Final = 0x46554341  # "FUCA"
+FORMAT: Final = 2
+HEADER_BYTES: Final = 100
+"""Of SQLite's file header."""
+_MAGIC: Final = b"SQLite format 3\0"
+
+SIZES: Final = ("block_size", "cache_blocks", "region_blocks", "image_bytes")
+_FLAGS: Final = ("clean_shutdown", "needs_check")
+IDENTITY: Final = ("uuid", "origin_path", "origin_inode", "origin_mtime_ns")
+REQUIRED: Final = (*SIZES, *_FLAGS, *IDENTITY)
+_LAST_SIZES: Final = ("cache_bytes", "origin_bytes")
+"""Of the files, at the last mount; metadata that never was mounted has none."""
+NAMES: Final = (*REQUIRED, *_LAST_SIZES, "hints", "stats")
+
+_NUMBER: Final = re.compile(r"[1-9][0-9]{0,18}")
+"""A size or a count: positive, and short enough to be one."""
+_SHOWN: Final = 40
+"""Characters of a wrong value that a message repeats."""
+_MAX_CACHE_BLOCKS: Final = 2**32 - 1
+"""dm-cache counts them in 32 bits."""
 _MAX_REGION_BLOCKS: Final = 64
 _REGIONS_PER_CACHE: Final = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """By which an origin is known again; the text in it is compared, and nothing else."""
+
+    address: str
+    """What the user knows it by, written in one way only: of a file, its absolute path without links."""
+    key: str
+    """What it is, whatever its address: of a file, file system and inode; of a device, its number."""
+    version: str
+    """Another one after each change: of a file, its time of modification; ``0`` where changes do not show."""
+    size: int | None
+    """In bytes; None where the metadata does not say."""
+
+    def is_same_origin(self, recorded: Identity) -> bool:
+        """Tell whether this is the origin that was recorded, perhaps with other content: one sign is enough."""
+        return self.address == recorded.address or self.key == recorded.key
+
+    def has_changed_since(self, recorded: Identity) -> bool:
+        """Tell whether others have changed it since a clean end at which that was recorded.
+
+        After any other end it tells nothing: the last writes may have been ours.
+        """
+        return self.version != recorded.version
+
+    def has_grown_since(self, recorded: Identity) -> bool:
+        """Tell whether it is the same thing, and longer."""
+        is_longer = self.size is not None and recorded.size is not None and self.size > recorded.size
+        return self.key == recorded.key and is_longer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Superblock:
+    """The cache as a whole, as the metadata has it."""
+
+    uuid: str
+    """By which metadata and cache know each other."""
+    block_size: int
+    cache_blocks: int
+    region_blocks: int
+    """Cache blocks that share a region of the write-intent record."""
+    image_bytes: int
+    origin: Identity
+    clean_shutdown: bool
+    """Whether the last mount ended cleanly; true if there was none."""
+    needs_check: bool = False
+    """Whether a mount found something wrong; then the next one is refused."""
+    cache_bytes: int | None = None
+    """How long the cache was at the last mount."""
+    hints: str | None = None
+    """Which policy's hints the rows have; see :func:`fusecache.attach.hint_signature`."""
+    stats: Mapping[str, int] | None = None
+    """The counters that go on over mounts; None if they cannot be read, which is no reason to refuse a mount."""
+
+    def pack(self) -> dict[str, str]:
+        """Return everything that is known, as text."""
+        return _packed({field.name: getattr(self, field.name) for field in fields(self)})
+
+    @classmethod
+    def unpack(cls, values: Mapping[str, str]) -> Superblock:
+        """Read what :meth:`pack` wrote; raises MetadataError with what is missing or cannot be."""
+        if missing := sorted(name for name in REQUIRED if name not in values):
+            msg = f"it does not say {', '.join(missing)}"
+            raise MetadataError(msg)
+        for fault in faults(values).values():
+            raise MetadataError(fault)
+        number = {name: int(values[name]) for name in (*SIZES, *_LAST_SIZES) if name in values}
+        return cls(
+            uuid=values["uuid"],
+            block_size=number["block_size"],
+            cache_blocks=number["cache_blocks"],
+            region_blocks=number["region_blocks"],
+            image_bytes=number["image_bytes"],
+            origin=Identity(
+                address=values["origin_path"],
+                key=values["origin_inode"],
+                version=values["origin_mtime_ns"],
+                size=number.get("origin_bytes"),
+            ),
+            clean_shutdown=values["clean_shutdown"] == "1",
+            needs_check=values["needs_check"] == "1",
+            cache_bytes=number.get("cache_bytes"),
+            hints=values.get("hints"),
+            stats=_counters(values.get("stats", "{}")),
+        )
+
+
+class Changes(TypedDict, total=False):
+    """Some fields of a :class:`Superblock`."""
+
+    uuid: str
+    block_size: int
+    cache_blocks: int
+    region_blocks: int
+    image_bytes: int
+    origin: Identity
+    clean_shutdown: bool
+    needs_check: bool
+    cache_bytes: int
+    hints: str
+    stats: Mapping[str, int]
+
+
+def packed(**changes: Unpack[Changes]) -> dict[str, str]:
+    """Return some values as text, for a change of those alone."""
+    return _packed(changes)
+
+
+def _packed(changes: Mapping[str, object]) -> dict[str, str]:
+    values: dict[str, str] = {}
+    for name, value in changes.items():
+        if isinstance(value, Identity):
+            values |= {"origin_path": value.address, "origin_inode": value.key, "origin_mtime_ns": value.version}
+            values |= {} if value.size is None else {"origin_bytes": str(value.size)}
+        elif isinstance(value, bool):
+            values[name] = str(int(value))
+        elif isinstance(value, dict):
+            values |= {name: json.dumps(value)} if value else {}
+        elif value is not None:
+            values[name] = str(value)
+    return values
+
+
+def faults(values: Mapping[str, str]) -> dict[str, str]:
+    """Say, by name, what is missing among the values that every mount needs, and what cannot be."""
+    found = {name: f"it does not say {name}" for name in REQUIRED if name not in values}
+    for name in (*SIZES, *_LAST_SIZES):
+        if name in values and not _NUMBER.fullmatch(values[name]):
+            found[name] = f"{name} is {values[name][:_SHOWN]!r}, which is no number that can be"
+    for name in _FLAGS:
+        if name in values and values[name] not in {"0", "1"}:
+            found[name] = f"{name} is {values[name][:_SHOWN]!r}, not 0 or 1"
+    if "block_size" not in found:
+        try:
+            check_block_size(int(values["block_size"]))
+        except UsageError as exc:
+            found["block_size"] = str(exc)
+    if "cache_blocks" not in found and int(values["cache_blocks"]) > _MAX_CACHE_BLOCKS:
+        found["cache_blocks"] = f"cache_blocks is {values['cache_blocks']}, more than there can be"
+    return found
+
+
+def _counters(text: str) -> dict[str, int] | None:
+    try:
+        kept = json.loads(text)
+        return {name: count for name, count in kept.items() if type(count) is int and count >= 0}
+    except (ValueError, AttributeError, RecursionError):
+        return None
+
+
+def header_fault(header: bytes) -> str:
+    """Say what is wrong with the first bytes of metadata, as words that follow its name; nothing if they are right."""
+    if not is_sqlite(header):
+        return "is not fusecache metadata, or its first page is damaged"
+    if int.from_bytes(header[68:72], "big") != APPLICATION_ID:
+        return "is not fusecache metadata (an SQLite file of something else)"
+    if (version := int.from_bytes(header[60:64], "big")) != FORMAT:
+        return f"has format {version}; this version of fusecache reads format {FORMAT}"
+    return ""
+
+
+def is_sqlite(header: bytes) -> bool:
+    """Tell whether a file that begins so says that it is SQLite's."""
+    return len(header) >= HEADER_BYTES and header.startswith(_MAGIC)
 
 
 def region_blocks_for(cache_blocks: int) -> int:

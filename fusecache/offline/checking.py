@@ -13,12 +13,12 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from fusecache.attach import DAMAGED, DATA_START, Identity, lock, read_claim, read_stamp, write_stamp
+from fusecache.attach import DAMAGED, DATA_START, Origin, locate, lock, read_stamp, write_stamp
 from fusecache.errors import FusecacheError, MetadataError, RefusedError
 from fusecache.linux import size_of
-from fusecache.metadata import Database
-from fusecache.offline.facts import Block, Facts, contested, judge, raw_rows, read_regions, read_values, value_faults
-from fusecache.offline.opening import header_complaint, is_sqlite, open_locked, reading
+from fusecache.metadata import Database, Superblock, Suspects, faults, header_complaint, is_sqlite, packed, reading
+from fusecache.offline.facts import contested, geometry_of, judge, raw_rows, read_regions, read_values
+from fusecache.offline.opening import open_locked, open_origin
 from fusecache.stores import open_for_store
 from fusecache.units import format_size
 
@@ -81,7 +81,7 @@ def clear_needs_check(files: Files, report: Report) -> None:
     with ExitStack() as resources:
         open_locked(files.metadata, resources)
         with closing(Database.open(files.metadata)) as database:
-            database.set_values({"needs_check": "0"})
+            database.set_values(packed(needs_check=False))
 
 
 def put_stamp(files: Files, report: Report) -> None:
@@ -115,10 +115,10 @@ class _Check:
 
     def run(self) -> Report:
         """Look at the metadata, then at what it says of the others."""
-        facts = self._look_at_metadata()
-        if facts is not None:
-            self._look_at_cache(facts)
-            self._look_at_origin(facts)
+        superblock = self._look_at_metadata()
+        if superblock is not None:
+            self._look_at_cache(superblock)
+            self._look_at_origin(superblock)
         return self._report
 
     def _problem(self, what: str, meaning: str = _DAMAGE, command: str = "") -> None:
@@ -126,7 +126,7 @@ class _Check:
 
     # Metadata
 
-    def _look_at_metadata(self) -> Facts | None:
+    def _look_at_metadata(self) -> Superblock | None:
         path = self._files.metadata
         if complaint := header_complaint(path):
             self._complain_of_header(complaint)
@@ -151,7 +151,7 @@ class _Check:
             meaning, command = "if it is the right file, it is damaged: what can be read can be saved", ""
         self._problem(complaint, meaning, command)
 
-    def _read(self, connection: sqlite3.Connection) -> Facts | None:
+    def _read(self, connection: sqlite3.Connection) -> Superblock | None:
         lines = [str(line) for (line,) in connection.execute(f"PRAGMA integrity_check({_SHOWN})")]
         for line in lines:
             if line != "ok":
@@ -161,38 +161,36 @@ class _Check:
             self._problem(f"tables are missing: {', '.join(missing)}")
             return None
         values = read_values(connection)
-        faults = value_faults(values)
-        for fault in faults:
-            self._problem(fault)
-        if faults:
+        if wrong := faults(values):
+            for fault in wrong.values():
+                self._problem(fault)
             return None
-        facts = Facts.of(values)
-        self._report.uuid = facts.uuid
-        self._report.needs_check = facts.needs_check
-        self._tell_sizes(facts)
-        self._read_blocks(connection, facts)
-        return facts
+        superblock = Superblock.unpack(values)
+        self._report.uuid = superblock.uuid
+        self._report.needs_check = superblock.needs_check
+        self._tell_sizes(superblock)
+        self._read_blocks(connection, superblock)
+        return superblock
 
-    def _tell_sizes(self, facts: Facts) -> None:
-        geometry = facts.geometry
-        size = format_size(geometry.cache_blocks * geometry.block_size)
-        blocks = f"{geometry.cache_blocks} blocks of {format_size(geometry.block_size)}"
+    def _tell_sizes(self, superblock: Superblock) -> None:
+        size = format_size(superblock.cache_blocks * superblock.block_size)
+        blocks = f"{superblock.cache_blocks} blocks of {format_size(superblock.block_size)}"
         self._report.facts += [
-            f"cache of {blocks} ({size}), image of {format_size(geometry.image_bytes)}, uuid {facts.uuid}",
+            f"cache of {blocks} ({size}), image of {format_size(superblock.image_bytes)}, uuid {superblock.uuid}",
             "the last mount ended cleanly"
-            if facts.was_clean
+            if superblock.clean_shutdown
             else "the last mount did not end cleanly: the next one will recover",
         ]
 
-    def _read_blocks(self, connection: sqlite3.Connection, facts: Facts) -> None:
+    def _read_blocks(self, connection: sqlite3.Connection, superblock: Superblock) -> None:
         try:
             regions = read_regions(connection)
         except MetadataError as exc:
             self._problem(str(exc), "which blocks may have been written at the end is not known: all count as dirty")
             regions = set()
-        if beyond := [region for region in regions if region * facts.region_blocks >= facts.geometry.cache_blocks]:
+        if beyond := [region for region in regions if region * superblock.region_blocks >= superblock.cache_blocks]:
             self._problem(f"region {beyond[0]} lies outside the cache")
-        complaints = self._judged(connection, facts, regions)
+        complaints = self._judged(connection, superblock, regions)
         complaints += [
             f"block {row.oblock} of the image is in the cache more than once, in cache block {row.cblock} too"
             for row in contested(connection)
@@ -201,31 +199,30 @@ class _Check:
             self._problem(complaint)
         if len(complaints) > _SHOWN:
             self._problem(f"{len(complaints) - _SHOWN} more rows are wrong")
-        report, size = self._report, facts.geometry.block_size
+        report, size = self._report, superblock.block_size
         report.facts.append(
             f"{report.blocks} blocks are cached, {report.dirty} of them dirty "
             f"({format_size(report.dirty * size)} that the origin lacks)"
             + (f", {report.suspects} of these because they may have been written at the end" if report.suspects else "")
         )
 
-    def _judged(self, connection: sqlite3.Connection, facts: Facts, regions: set[int]) -> list[str]:
+    def _judged(self, connection: sqlite3.Connection, superblock: Superblock, regions: set[int]) -> list[str]:
         complaints = []
-        for row in raw_rows(connection):
-            block, complaint = judge(row, facts.geometry)
+        suspects, geometry = Suspects(regions, superblock.region_blocks), geometry_of(superblock)
+        for raw in raw_rows(connection):
+            row, complaint = judge(raw, geometry)
             if complaint:
                 complaints.append(complaint)
-            if block is not None:
-                self._count(block, block.cblock // facts.region_blocks in regions)
+            if row is not None:
+                counts = suspects.count_as_dirty(row)
+                self._report.blocks += 1
+                self._report.dirty += counts
+                self._report.suspects += counts and not row.dirty
         return complaints
-
-    def _count(self, block: Block, suspect: bool) -> None:
-        self._report.blocks += 1
-        self._report.dirty += block.dirty or suspect
-        self._report.suspects += suspect and not block.dirty
 
     # Cache
 
-    def _look_at_cache(self, facts: Facts) -> None:
+    def _look_at_cache(self, superblock: Superblock) -> None:
         path = self._files.cache
         if path is None:
             return
@@ -236,7 +233,7 @@ class _Check:
                 self._problem(f"cache {path} is missing", at_stake, elsewhere)
             return
         fd = open_locked(path, self._resources)
-        needed = DATA_START + facts.geometry.cache_blocks * facts.geometry.block_size
+        needed = DATA_START + superblock.cache_blocks * superblock.block_size
         size, stamp = size_of(fd), read_stamp(fd)
         if size < needed:
             self._problem(
@@ -244,7 +241,7 @@ class _Check:
                 f"what lay behind the end is lost; {at_stake}",
                 elsewhere,
             )
-        if stamp not in {facts.uuid, "", DAMAGED}:
+        if stamp not in {superblock.uuid, "", DAMAGED}:
             self._problem(
                 f"cache {path} belongs to other metadata (uuid {stamp})",
                 "with this metadata its blocks would be taken for others, so no mount uses the two together",
@@ -258,43 +255,42 @@ class _Check:
 
     # Origin
 
-    def _look_at_origin(self, facts: Facts) -> None:
-        path = self._files.origin
-        if path is None:
+    def _look_at_origin(self, superblock: Superblock) -> None:
+        if self._files.origin is None:
             return
-        fd = open_locked(path, self._resources)
-        values, now = facts.values, Identity.of(path, fd)
+        origin = open_origin(locate(self._files.origin), self._resources)
+        cached, now = superblock.origin, origin.identity()
         mine = _command("check", *type(self._files)(self._files.metadata, self._files.cache, None).words())
-        if size_of(fd) < facts.geometry.image_bytes:
+        if origin.size < superblock.image_bytes:
             self._problem(
-                f"origin {path} has {size_of(fd)} bytes, fewer than the image's {facts.geometry.image_bytes}",
+                f"origin {now.address} has {origin.size} bytes, fewer than the image's {superblock.image_bytes}",
                 "what lay behind its end is lost, but for what is in the cache; the command makes it as long as it was",
-                f"truncate --size={facts.geometry.image_bytes} {shlex.quote(str(path))}",
+                f"truncate --size={superblock.image_bytes} {shlex.quote(now.address)}",
             )
-        if values["origin_path"] != now.path and values["origin_inode"] != now.inode:
+        if not now.is_same_origin(cached):
             self._problem(
-                f"the cache belongs to another origin, {values['origin_path']}",
+                f"the cache belongs to another origin, {cached.address}",
                 "put in front of this one it would show the blocks of that one",
                 mine,
             )
-        elif facts.was_clean and values["origin_mtime_ns"] != now.mtime_ns:
-            self._complain_of_change(path)
-        self._look_at_claim(fd, facts, now)
+        elif superblock.clean_shutdown and now.has_changed_since(cached):
+            self._complain_of_change(now.address)
+        self._look_at_claim(origin, superblock)
 
-    def _complain_of_change(self, path: Path) -> None:
+    def _complain_of_change(self, address: str) -> None:
         if not self._report.dirty:
             self._report.facts.append("the origin was changed outside fusecache: the next mount drops what is cached")
             return
         self._problem(
-            f"origin {path} was changed by others after the last mount",
+            f"origin {address} was changed by others after the last mount",
             f"{self._report.dirty} blocks of the cache are newer than what the origin had then: one of the two has "
             "to give way; the command writes these blocks to the origin, `mount --format --format` throws them away",
             _command("writeback", "--force", *self._files.words()),
         )
 
-    def _look_at_claim(self, fd: int, facts: Facts, now: Identity) -> None:
-        claim = read_claim(fd)
-        if claim is not None and claim.uuid != facts.uuid and claim.holds(now.mtime_ns):
+    def _look_at_claim(self, origin: Origin, superblock: Superblock) -> None:
+        claim = origin.claim()
+        if claim is not None and claim.uuid != superblock.uuid and claim.holds(origin.identity()):
             self._problem(
                 "newer data of the origin is in another cache",
                 f"that cache has to be mounted or written back first: its metadata is {claim.metadata}",

@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING
 
 from fusecache.attach import lock
 from fusecache.errors import MetadataError, RefusedError
-from fusecache.metadata import Database
-from fusecache.offline.opening import SIDE_FILES, open_locked, sqlite_errors
+from fusecache.metadata import Database, side_files, sqlite_errors
+from fusecache.offline.opening import open_locked
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
-    from fusecache.offline.facts import Block
+    from fusecache.metadata import Row
 
 
 class Draft:
@@ -39,7 +39,7 @@ class Draft:
         """Where it will be."""
         self.connection = connection
 
-    def add(self, block: Block) -> None:
+    def add(self, block: Row) -> None:
         """Add a block; raises MetadataError if its cache block is taken."""
         try:
             self.connection.execute(
@@ -125,10 +125,9 @@ def _sync(path: Path, flags: int) -> None:
 
 def _put_aside(path: Path) -> None:
     """Move what is at ``path`` out of the way; a log goes too, even if its file went already when this was killed."""
-    moves = [
-        (path.with_name(path.name + suffix), path.with_name(f"{path.name}.old{suffix}")) for suffix in ("", *SIDE_FILES)
-    ]
-    moves = [(source, target) for source, target in moves if source.exists()]
+    old = path.with_name(f"{path.name}.old")
+    places = zip([path, *side_files(path)], [old, *side_files(old)], strict=True)
+    moves = [(source, target) for source, target in places if source.exists()]
     for _, target in moves:
         if target.exists():
             msg = f"{target} is in the way, and nothing was changed: move it elsewhere"

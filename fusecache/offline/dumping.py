@@ -10,11 +10,12 @@ import os
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
-from fusecache.attach import Identity
+from fusecache.attach import changed_at
 from fusecache.errors import FusecacheError, MetadataError, RefusedError
-from fusecache.offline.facts import Facts, read_values, sound_blocks
-from fusecache.offline.interchange import HintItem, MappingItem, Superblock, write_xml
-from fusecache.offline.opening import open_locked, reading, require_metadata
+from fusecache.metadata import NAMES, Superblock, reading, require_metadata
+from fusecache.offline.facts import read_values, sound_rows
+from fusecache.offline.interchange import Head, HintItem, MappingItem, write_xml
+from fusecache.offline.opening import open_locked
 
 if TYPE_CHECKING:
     import sqlite3
@@ -24,16 +25,8 @@ if TYPE_CHECKING:
 
     from fusecache.offline.opening import Files
 
-KEPT: Final = (
-    "image_bytes",
-    "cache_bytes",
-    "origin_bytes",
-    "origin_path",
-    "origin_inode",
-    "origin_mtime_ns",
-    "clean_shutdown",
-    "hints",
-    "stats",
+KEPT: Final = tuple(
+    name for name in NAMES if name not in {"uuid", "block_size", "cache_blocks", "region_blocks", "needs_check"}
 )
 """Values that have no place in dm-cache's format, and are kept in a comment."""
 CACHE_TIME: Final = "cache_mtime_ns"
@@ -51,7 +44,7 @@ def dump(files: Files, output: TextIO) -> None:
         open_locked(files.metadata, resources)
         extras = {}
         if files.cache is not None and files.cache.exists():
-            extras[CACHE_TIME] = Identity.of(files.cache, open_locked(files.cache, resources)).mtime_ns
+            extras[CACHE_TIME] = changed_at(open_locked(files.cache, resources))
         require_metadata(files.metadata)
         connection = resources.enter_context(reading(files.metadata))
         try:
@@ -92,20 +85,18 @@ def _exists(path: Path) -> RefusedError:
 
 def _lines(files: Files, connection: sqlite3.Connection, extras: dict[str, str]) -> Iterator[str]:
     try:
-        values = read_values(connection)
-        facts = Facts.of(values)
-        superblock = Superblock(
-            uuid=facts.uuid,
-            block_size=facts.geometry.block_size,
-            cache_blocks=facts.geometry.cache_blocks,
-            policy=values.get("hints", _DEFAULT_POLICY).partition(" ")[0] or _DEFAULT_POLICY,
+        superblock = Superblock.unpack(read_values(connection))
+        values = superblock.pack()
+        head = Head(
+            uuid=superblock.uuid,
+            block_size=superblock.block_size,
+            cache_blocks=superblock.cache_blocks,
+            policy=(superblock.hints or "").partition(" ")[0] or _DEFAULT_POLICY,
             extras=extras | {name: values[name] for name in KEPT if name in values},
         )
-        mappings = (MappingItem(block.cblock, block.oblock, block.dirty) for block in sound_blocks(connection, facts))
-        hints = (
-            HintItem(block.cblock, block.hint) for block in sound_blocks(connection, facts) if block.hint is not None
-        )
-        yield from write_xml(superblock, mappings, hints)
+        mappings = (MappingItem(row.cblock, row.oblock, row.dirty) for row in sound_rows(connection, superblock))
+        hints = (HintItem(row.cblock, row.hint) for row in sound_rows(connection, superblock) if row.hint is not None)
+        yield from write_xml(head, mappings, hints)
     except MetadataError as exc:
         msg = f"metadata {files.metadata} is damaged: {exc}; `fusecache check` says what can be done"
         raise MetadataError(msg) from exc

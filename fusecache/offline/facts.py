@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from fusecache.attach import NUMBER, NUMBERS
 from fusecache.block import Geometry
-from fusecache.config import check_block_size
-from fusecache.errors import MetadataError, UsageError
+from fusecache.errors import MetadataError
+from fusecache.metadata import Row, Suspects
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
-FLAGS: Final = ("clean_shutdown", "needs_check")
-IDENTITY: Final = ("uuid", "origin_path", "origin_inode", "origin_mtime_ns")
-_MAX_CACHE_BLOCKS: Final = 2**32 - 1
-"""dm-cache counts them in 32 bits."""
+    from fusecache.metadata import Superblock
+
 _MAX_WORD: Final = 2**32 - 1
 SELECT: Final = "SELECT cblock, oblock, dirty, hint, crc FROM blocks"
 
@@ -32,76 +28,15 @@ class RawRow(NamedTuple):
     crc: object
 
 
-class Block(NamedTuple):
-    """A cached block."""
-
-    cblock: int
-    oblock: int
-    dirty: bool
-    hint: int | None
-    crc: int | None
-    """Of the content of a clean block, where it is known."""
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """The values of sound metadata."""
-
-    values: Mapping[str, str]
-    geometry: Geometry
-    region_blocks: int
-
-    @property
-    def was_clean(self) -> bool:
-        """Whether the last mount ended cleanly."""
-        return self.values["clean_shutdown"] == "1"
-
-    @property
-    def needs_check(self) -> bool:
-        """Whether a mount found that something was wrong."""
-        return self.values["needs_check"] == "1"
-
-    @property
-    def uuid(self) -> str:
-        """By which metadata and cache know each other."""
-        return self.values["uuid"]
-
-    @classmethod
-    def of(cls, values: Mapping[str, str]) -> Facts:
-        """Take the values for sound; raises MetadataError with the first thing that is wrong."""
-        if faults := value_faults(values):
-            raise MetadataError(faults[0])
-        image_bytes, block_size, cache_blocks = (
-            int(values[name]) for name in ("image_bytes", "block_size", "cache_blocks")
-        )
-        return cls(values, Geometry(image_bytes, block_size, cache_blocks), int(values["region_blocks"]))
-
-
 def read_values(connection: sqlite3.Connection) -> dict[str, str]:
     """Read names and values; raises sqlite3.Error."""
     pairs = connection.execute("SELECT name, value FROM meta")
     return {str(name): value if isinstance(value, str) else repr(value) for name, value in pairs}
 
 
-def value_faults(values: Mapping[str, str]) -> list[str]:
-    """Say what is missing among the values that every mount needs, or cannot be."""
-    faults = [f"it does not say {name}" for name in (*NUMBERS, *FLAGS, *IDENTITY) if name not in values]
-    faults += [
-        f"{name} is {values[name]!r}, which is no number that can be"
-        for name in NUMBERS
-        if name in values and not NUMBER.fullmatch(values[name])
-    ]
-    faults += [
-        f"{name} is {values[name]!r}, not 0 or 1" for name in FLAGS if name in values and values[name] not in {"0", "1"}
-    ]
-    if not faults:
-        try:
-            check_block_size(int(values["block_size"]))
-        except UsageError as exc:
-            faults.append(str(exc))
-        if int(values["cache_blocks"]) > _MAX_CACHE_BLOCKS:
-            faults.append(f"cache_blocks is {values['cache_blocks']}, more than there can be")
-    return faults
+def geometry_of(superblock: Superblock) -> Geometry:
+    """Return the sizes that rows are held against."""
+    return Geometry(superblock.image_bytes, superblock.block_size, superblock.cache_blocks)
 
 
 def raw_rows(connection: sqlite3.Connection) -> Iterator[RawRow]:
@@ -121,7 +56,7 @@ def read_regions(connection: sqlite3.Connection) -> set[int]:
     return regions
 
 
-def judge(row: RawRow, geometry: Geometry) -> tuple[Block | None, str]:
+def judge(row: RawRow, geometry: Geometry) -> tuple[Row | None, str]:
     """Hold one row against the sizes.
 
     Returns the block and no complaint; or the block as far as it is certain, and what is wrong with it; or None, if
@@ -136,8 +71,8 @@ def judge(row: RawRow, geometry: Geometry) -> tuple[Block | None, str]:
         return None, f"cache block {cblock} holds block {oblock}, outside the image's {geometry.origin_blocks} blocks"
     hint, crc = _word(row.hint), _word(row.crc)
     if row.dirty not in {0, 1} or not isinstance(row.dirty, int):
-        return Block(cblock, oblock, True, hint, None), f"whether cache block {cblock} is dirty is {row.dirty!r}"
-    block = Block(cblock, oblock, bool(row.dirty), hint, None if row.dirty else crc)
+        return Row(cblock, oblock, True, hint, None), f"whether cache block {cblock} is dirty is {row.dirty!r}"
+    block = Row(cblock, oblock, bool(row.dirty), hint, None if row.dirty else crc)
     if hint != row.hint or crc != row.crc:
         return block, f"hint and sum of cache block {cblock} are {row.hint!r} and {row.crc!r}"
     return block, ""
@@ -154,24 +89,19 @@ def contested(connection: sqlite3.Connection) -> Iterator[RawRow]:
         yield RawRow(*row)
 
 
-def sound_blocks(connection: sqlite3.Connection, facts: Facts) -> Iterator[Block]:
-    """Read all blocks of metadata that must be sound; suspects count as dirty (see :mod:`fusecache.attach.recovery`).
+def sound_rows(connection: sqlite3.Connection, superblock: Superblock) -> Iterator[Row]:
+    """Read all rows of metadata that must be sound; those of suspects say dirty.
 
     :raises MetadataError: it is not; callers say what to do then.
     :raises sqlite3.Error: SQLite says that it is not.
     """
-    for row in contested(connection):
-        msg = f"block {row.oblock!r} of the image is in the cache more than once"
+    for twice in contested(connection):
+        msg = f"block {twice.oblock!r} of the image is in the cache more than once"
         raise MetadataError(msg)
-    regions = read_regions(connection)
-    for row in raw_rows(connection):
-        block, complaint = judge(row, facts.geometry)
-        if block is None or complaint:
+    suspects = Suspects(read_regions(connection), superblock.region_blocks)
+    geometry = geometry_of(superblock)
+    for raw in raw_rows(connection):
+        row, complaint = judge(raw, geometry)
+        if row is None or complaint:
             raise MetadataError(complaint)
-        suspect = block.cblock // facts.region_blocks in regions
-        yield as_dirty(block) if suspect else block
-
-
-def as_dirty(block: Block) -> Block:
-    """Let a block count as dirty, which no sum goes with."""
-    return block._replace(dirty=True, crc=None)
+        yield suspects.marked(row)

@@ -57,7 +57,7 @@ _BOOLEANS: Final = {"true": True, "false": False}
 
 
 @dataclass(frozen=True, slots=True)
-class Superblock:
+class Head:
     """What the XML says of the cache as a whole."""
 
     uuid: str
@@ -84,10 +84,10 @@ class HintItem(NamedTuple):
     hint: int
 
 
-Item = Superblock | MappingItem | HintItem
+Item = Head | MappingItem | HintItem
 
 
-def write_xml(superblock: Superblock, mappings: Iterable[MappingItem], hints: Iterable[HintItem]) -> Iterator[str]:
+def write_xml(superblock: Head, mappings: Iterable[MappingItem], hints: Iterable[HintItem]) -> Iterator[str]:
     """Yield the lines of a document."""
     if superblock.extras:
         # A comment must not hold two hyphens.
@@ -141,7 +141,7 @@ class _Reader:
     def __init__(self) -> None:
         self._items: list[Item] = []
         self._path = [""]
-        self._superblock: Superblock | None = None
+        self._superblock: Head | None = None
         self._hint_bytes = HINT_BYTES
         self._extras: dict[str, str] = {}
         parser = expat.ParserCreate()
@@ -218,7 +218,7 @@ class _Reader:
         if not blocks:
             msg = "nr_cache_blocks is 0"
             raise _DocumentError(msg)
-        self._superblock = Superblock(uuid, size, blocks, policy, self._extras)
+        self._superblock = Head(uuid, size, blocks, policy, self._extras)
         self._items.append(self._superblock)
 
     def _add_hint(self, attributes: dict[str, str]) -> None:

@@ -15,17 +15,28 @@ The damaged file is only read.  The same damage gives the same result, however o
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
-from fusecache.attach import DAMAGED, DATA_START, NUMBERS, Identity, read_stamp
+from fusecache.attach import DAMAGED, DATA_START, locate, read_stamp
 from fusecache.errors import MetadataError, RefusedError
 from fusecache.linux import size_of
-from fusecache.metadata import FORMAT, region_blocks_for
+from fusecache.metadata import (
+    FORMAT,
+    IDENTITY,
+    SIZES,
+    Superblock,
+    Suspects,
+    copied,
+    faults,
+    header_complaint,
+    packed,
+    region_blocks_for,
+    sqlite_errors,
+)
 from fusecache.offline.drafting import Draft, drafted
-from fusecache.offline.dumping import KEPT
-from fusecache.offline.facts import FLAGS, IDENTITY, Facts, RawRow, as_dirty, contested, judge, value_faults
-from fusecache.offline.opening import copied, header_complaint, open_locked, sqlite_errors
+from fusecache.offline.facts import RawRow, contested, geometry_of, judge
+from fusecache.offline.opening import open_locked, open_origin
 from fusecache.offline.salvaging import Salvage, salvaged
 
 if TYPE_CHECKING:
@@ -35,7 +46,7 @@ if TYPE_CHECKING:
     from fusecache.block import Geometry
     from fusecache.offline.opening import Files
 
-_NAMES: Final = (*NUMBERS, *FLAGS, *IDENTITY, *(name for name in KEPT if name not in {*NUMBERS, *FLAGS, *IDENTITY}))
+_NEEDED: Final = (*SIZES, *IDENTITY)
 
 
 @dataclass(slots=True)
@@ -68,14 +79,14 @@ def repair(files: Files, output: Path, *, block_size: int | None = None) -> Repa
         _require_not_foreign(files.metadata)
         copy = resources.enter_context(copied(files.metadata))
         try:
-            salvage = resources.enter_context(salvaged(copy, _NAMES))
+            salvage = resources.enter_context(salvaged(copy))
         except MetadataError as exc:
             msg = f"metadata {files.metadata} cannot be repaired: {exc}"
             raise MetadataError(msg) from exc
         report = Repaired(damage=list(salvage.damage))
-        facts = _facts(files, salvage, block_size, report, resources)
+        superblock = _superblock(files, salvage, block_size, report, resources)
         with drafted(output) as draft:
-            _Repair(facts, salvage, draft, report).run()
+            _Repair(superblock, salvage, draft, report).run()
     return report
 
 
@@ -86,31 +97,30 @@ def _require_not_foreign(path: Path) -> None:
         raise MetadataError(complaint)
 
 
-def _facts(files: Files, salvage: Salvage, block_size: int | None, report: Repaired, resources: ExitStack) -> Facts:
+def _superblock(
+    files: Files, salvage: Salvage, block_size: int | None, report: Repaired, resources: ExitStack
+) -> Superblock:
     """Take the values that can be read, and complete them from cache and origin."""
-    values = dict(salvage.values)
-    for name in (*NUMBERS, *FLAGS):
-        if any(fault.startswith((f"{name} is ", f"it does not say {name}")) for fault in value_faults(values)):
-            values.pop(name, None)
+    wrong = faults(salvage.values)
+    values = {name: value for name, value in salvage.values.items() if name not in wrong}
     known = values.copy()
     if block_size is not None:
-        known.setdefault("block_size", str(block_size))
+        known = packed(block_size=block_size) | known
     if files.cache is not None and files.cache.exists():
         _learn_from_cache(open_locked(files.cache, resources), known)
-    if files.origin is not None and files.origin.exists():
-        fd = open_locked(files.origin, resources)
-        for name, value in {"image_bytes": str(size_of(fd)), **Identity.of(files.origin, fd).values()}.items():
-            known.setdefault(name, value)
+    if files.origin is not None and (location := locate(files.origin)).exists():
+        origin = open_origin(location, resources)
+        known = packed(image_bytes=origin.size, origin=origin.identity()) | known
     if "cache_blocks" in known:
-        known.setdefault("region_blocks", str(region_blocks_for(int(known["cache_blocks"]))))
-    known = {"clean_shutdown": "0", **known, "needs_check": "0"}
-    if missing := [name for name in (*NUMBERS, *IDENTITY) if name not in known]:
+        known = packed(region_blocks=region_blocks_for(int(known["cache_blocks"]))) | known
+    known = packed(clean_shutdown=False) | known | packed(needs_check=False)
+    if missing := [name for name in _NEEDED if name not in known]:
         hints = {"block_size": "--block-size", "uuid": "--cache", "cache_blocks": "--cache"}
         options = sorted({hints.get(name, "ORIGIN") for name in missing})
         msg = f"metadata {files.metadata} does not say {', '.join(missing)} any more: give {' and '.join(options)}"
         raise MetadataError(msg)
-    report.damage += [f"it does not say {name}" for name in (*NUMBERS, *IDENTITY) if name not in values]
-    return Facts.of(known)
+    report.damage += [f"it does not say {name}" for name in _NEEDED if name not in values]
+    return Superblock.unpack(known)
 
 
 def _learn_from_cache(fd: int, known: dict[str, str]) -> None:
@@ -125,9 +135,10 @@ def _learn_from_cache(fd: int, known: dict[str, str]) -> None:
 class _Repair:
     """One repair."""
 
-    def __init__(self, facts: Facts, salvage: Salvage, draft: Draft, report: Repaired) -> None:
-        self._facts = facts
-        self._geometry = facts.geometry
+    def __init__(self, superblock: Superblock, salvage: Salvage, draft: Draft, report: Repaired) -> None:
+        self._superblock = superblock
+        self._geometry = geometry_of(superblock)
+        self._suspects = Suspects(salvage.regions or (), superblock.region_blocks)
         self._salvage = salvage
         self._draft = draft
         self._report = report
@@ -150,12 +161,10 @@ class _Repair:
                 ]
             self._drop_contested()
             if self._salvage.regions and not self._doubtful:
-                last = (self._geometry.cache_blocks - 1) // self._facts.region_blocks
+                last = (self._geometry.cache_blocks - 1) // self._superblock.region_blocks
                 self._draft.open_regions(region for region in sorted(self._salvage.regions) if region <= last)
-            values = dict(self._facts.values)
-            if self._doubtful:
-                values["clean_shutdown"] = "0"
-            self._draft.set_values(values)
+            was_clean = self._superblock.clean_shutdown and not self._doubtful
+            self._draft.set_values(replace(self._superblock, clean_shutdown=was_clean).pack())
             self._count()
 
     def _take(self, row: RawRow) -> None:
@@ -168,7 +177,7 @@ class _Repair:
         if block.cblock in self._twice:
             return
         try:
-            self._draft.add(as_dirty(block) if self._doubtful else block)
+            self._draft.add(block._replace(dirty=True, crc=None) if self._doubtful else block)
         except MetadataError:
             self._twice.add(block.cblock)
             self._draft.connection.execute("DELETE FROM blocks WHERE cblock = ?", (block.cblock,))
@@ -205,8 +214,7 @@ class _Repair:
             self._report.dropped.append(text)
 
     def _may_be_dirty(self, row: RawRow) -> bool:
-        regions = self._salvage.regions or ()
-        in_region = isinstance(row.cblock, int) and row.cblock // self._facts.region_blocks in regions
+        in_region = isinstance(row.cblock, int) and self._suspects.in_open_region(row.cblock)
         return self._doubtful or row.dirty != 0 or in_region
 
     def _where(self, row: RawRow) -> str:
@@ -221,7 +229,7 @@ class _Repair:
 
     def _count(self) -> None:
         query = "SELECT COUNT(*), TOTAL(dirty OR cblock / ? IN (SELECT region FROM regions)) FROM blocks"
-        blocks, dirty = self._draft.connection.execute(query, (self._facts.region_blocks,)).fetchone()
+        blocks, dirty = self._draft.connection.execute(query, (self._superblock.region_blocks,)).fetchone()
         self._report.blocks, self._report.dirty = int(blocks), int(dirty)
 
 

@@ -23,21 +23,22 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, BinaryIO
 
-from fusecache.attach import DAMAGED, DATA_START, Identity, hint_signature, read_stamp
+from fusecache.attach import DAMAGED, DATA_START, changed_at, hint_signature, locate, read_stamp
 from fusecache.config import MIN_BLOCK_SIZE
 from fusecache.errors import MetadataError, RefusedError, UsageError
 from fusecache.linux import size_of
-from fusecache.metadata import region_blocks_for
+from fusecache.metadata import Row, Superblock, packed, region_blocks_for
 from fusecache.offline.drafting import Draft, drafted
 from fusecache.offline.dumping import CACHE_TIME, KEPT
-from fusecache.offline.facts import Block, Facts, contested
-from fusecache.offline.interchange import HintItem, MappingItem, Superblock, read_xml
-from fusecache.offline.opening import open_locked
+from fusecache.offline.facts import contested, geometry_of
+from fusecache.offline.interchange import Head, HintItem, MappingItem, read_xml
+from fusecache.offline.opening import open_locked, open_origin
 from policies import PolicyError, create_policy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from fusecache.attach import Origin
     from fusecache.offline.interchange import Item
     from fusecache.offline.opening import Files
 
@@ -69,18 +70,16 @@ def restore(source: BinaryIO, name: str, files: Files, *, replace: bool = False,
     :raises FusecacheError: why not; then nothing was changed.
     """
     with ExitStack() as resources:
-        origin_fd = None if files.origin is None else open_locked(files.origin, resources)
-        origin = None if origin_fd is None or files.origin is None else Identity.of(files.origin, origin_fd)
+        origin = None if files.origin is None else open_origin(locate(files.origin), resources)
         cache = _look_at_cache(files, resources)
         items = read_xml(source, name)
-        superblock = _superblock(items, name)
+        head = _head(items, name)
         restored = Restored()
-        _require_current(superblock, cache, files, force=force)
-        values = _values(superblock, files, origin, origin_fd, cache, restored)
-        facts = _facts(values, name)
+        _require_current(head, cache, files, force=force)
+        superblock = _superblock(_values(head, files, origin, cache, restored), name)
         with drafted(files.metadata, replace=replace) as draft:
-            draft.set_values(values)
-            _fill(draft, items, facts, name, restored)
+            draft.set_values(superblock.pack())
+            _fill(draft, items, superblock, name, restored)
     return restored
 
 
@@ -88,29 +87,29 @@ def _look_at_cache(files: Files, resources: ExitStack) -> _Cache:
     if files.cache is None or not files.cache.exists():
         return _Cache()
     fd = open_locked(files.cache, resources)
-    return _Cache(read_stamp(fd), size_of(fd), Identity.of(files.cache, fd).mtime_ns)
+    return _Cache(read_stamp(fd), size_of(fd), changed_at(fd))
 
 
-def _superblock(items: Iterator[Item], name: str) -> Superblock:
-    superblock = next(items, None)
-    if not isinstance(superblock, Superblock):
+def _head(items: Iterator[Item], name: str) -> Head:
+    head = next(items, None)
+    if not isinstance(head, Head):
         msg = f"{name} is no dump of a cache: it has no superblock"
         raise MetadataError(msg)
-    return superblock
+    return head
 
 
-def _require_current(superblock: Superblock, cache: _Cache, files: Files, *, force: bool) -> None:
+def _require_current(head: Head, cache: _Cache, files: Files, *, force: bool) -> None:
     """Refuse a dump that is older than the cache, or of another cache, or of a larger one."""
     if cache.size is None:
         return
-    if cache.stamp not in {"", DAMAGED, superblock.uuid} and superblock.uuid:
-        msg = f"cache {files.cache} belongs to other metadata, not to what was dumped (uuid {superblock.uuid})"
+    if cache.stamp not in {"", DAMAGED, head.uuid} and head.uuid:
+        msg = f"cache {files.cache} belongs to other metadata, not to what was dumped (uuid {head.uuid})"
         raise RefusedError(msg)
-    needed = DATA_START + superblock.cache_blocks * superblock.block_size
+    needed = DATA_START + head.cache_blocks * head.block_size
     if cache.size and cache.size < needed:
         msg = f"cache {files.cache} has {cache.size} bytes, fewer than the {needed} that were dumped"
         raise RefusedError(msg)
-    if superblock.extras.get(CACHE_TIME, cache.mtime_ns) != cache.mtime_ns and not force:
+    if head.extras.get(CACHE_TIME, cache.mtime_ns) != cache.mtime_ns and not force:
         msg = (
             f"cache {files.cache} has been written since the dump was made, which no longer says what lies where; "
             "if it was only copied, use --force"
@@ -119,32 +118,33 @@ def _require_current(superblock: Superblock, cache: _Cache, files: Files, *, for
 
 
 def _values(
-    superblock: Superblock,
+    head: Head,
     files: Files,
-    origin: Identity | None,
-    origin_fd: int | None,
+    origin: Origin | None,
     cache: _Cache,
     restored: Restored,
 ) -> dict[str, str]:
-    kept = {name: superblock.extras[name] for name in KEPT if name in superblock.extras}
-    if origin is None or origin_fd is None:
+    kept = {name: head.extras[name] for name in KEPT if name in head.extras}
+    if origin is None:
         if "image_bytes" not in kept:
             msg = "the XML does not say whose blocks it describes: name the ORIGIN"
             raise UsageError(msg)
         bound = {}
     else:
-        bound = {"origin_path": origin.path, "origin_inode": origin.inode}
+        bound = {name: packed(origin=origin.identity())[name] for name in ("origin_path", "origin_inode")}
         if "image_bytes" not in kept:
-            bound |= {"image_bytes": str(size_of(origin_fd)), "origin_mtime_ns": origin.mtime_ns}
-            restored.notes.append(f"taken to belong to {origin.path} as it is now: that cannot be verified")
+            bound = packed(origin=origin.identity(), image_bytes=origin.size)
+            restored.notes.append(f"taken to belong to {origin.address} as it is now: that cannot be verified")
     return {
-        "uuid": _uuid(superblock, files, cache, restored),
-        "block_size": str(superblock.block_size),
-        "cache_blocks": str(superblock.cache_blocks),
-        "region_blocks": str(region_blocks_for(superblock.cache_blocks)),
-        "clean_shutdown": "1",
-        "needs_check": "0",
-        **({} if "image_bytes" in kept else {"hints": _hints(superblock.policy)}),
+        **packed(
+            uuid=_uuid(head, files, cache, restored),
+            block_size=head.block_size,
+            cache_blocks=head.cache_blocks,
+            region_blocks=region_blocks_for(head.cache_blocks),
+            clean_shutdown=True,
+            needs_check=False,
+        ),
+        **({} if "image_bytes" in kept else packed(hints=_hints(head.policy))),
         **kept,
         **bound,
     }
@@ -158,27 +158,27 @@ def _hints(policy: str) -> str:
         return ""
 
 
-def _uuid(superblock: Superblock, files: Files, cache: _Cache, restored: Restored) -> str:
+def _uuid(head: Head, files: Files, cache: _Cache, restored: Restored) -> str:
     if cache.stamp in {"", DAMAGED} and cache.size is not None:
         restored.notes.append(
             f"cache {files.cache} has no stamp: if its blocks begin at byte {DATA_START}, "
             "put one there with `fusecache check --write-stamp`"
         )
     stamp = "" if cache.stamp == DAMAGED else cache.stamp
-    return superblock.uuid or stamp or str(uuid.uuid4())
+    return head.uuid or stamp or str(uuid.uuid4())
 
 
-def _facts(values: dict[str, str], name: str) -> Facts:
+def _superblock(values: dict[str, str], name: str) -> Superblock:
     try:
-        return Facts.of(values)
+        return Superblock.unpack(values)
     except MetadataError as exc:
         msg = f"{name} is no dump of a cache: {exc}"
         raise MetadataError(msg) from exc
 
 
-def _fill(draft: Draft, items: Iterator[Item], facts: Facts, name: str, restored: Restored) -> None:
+def _fill(draft: Draft, items: Iterator[Item], superblock: Superblock, name: str, restored: Restored) -> None:
     """Put blocks and hints into a draft."""
-    geometry = facts.geometry
+    geometry = geometry_of(superblock)
     for item in items:
         complaint = ""
         if isinstance(item, MappingItem):
@@ -187,7 +187,7 @@ def _fill(draft: Draft, items: Iterator[Item], facts: Facts, name: str, restored
             elif item.oblock >= geometry.origin_blocks:
                 complaint = f"block {item.oblock} lies outside the image's {geometry.origin_blocks} blocks"
             else:
-                draft.add(Block(*item, hint=None, crc=None))
+                draft.add(Row(*item, hint=None, crc=None))
                 restored.blocks += 1
                 restored.dirty += item.dirty
         elif isinstance(item, HintItem) and not draft.set_hint(item.cblock, item.hint):

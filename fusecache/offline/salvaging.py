@@ -19,12 +19,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from fusecache.errors import MetadataError
-from fusecache.metadata import Database
+from fusecache.metadata import NAMES, SQLITE_ERRORS, Database, connect, is_sqlite
 from fusecache.offline.facts import SELECT, RawRow, read_regions
-from fusecache.offline.opening import SQLITE_ERRORS, is_sqlite, open_copy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
 _PAGE: Final = 4096
@@ -113,10 +112,9 @@ class Salvage:
 
 
 @contextmanager
-def salvaged(copy: Path, names: Iterable[str]) -> Iterator[Salvage]:
+def salvaged(copy: Path) -> Iterator[Salvage]:
     """Open a copy of damaged metadata, which may be changed.
 
-    :param names: the values that are wanted.
     :raises MetadataError: it is somebody else's, or nothing in it is to be recognised.
     """
     damage: list[str] = []
@@ -135,7 +133,7 @@ def salvaged(copy: Path, names: Iterable[str]) -> Iterator[Salvage]:
         has_orphans = len(complaints) >= _COMPLAINTS or any(_ORPHAN in complaint for complaint in complaints)
         pages = copy.stat().st_size // _PAGE + 1
         yield Salvage(
-            values=_values(connection, names),
+            values=_values(connection),
             regions=_regions(connection),
             damage=damage + complaints,
             is_complete=not has_orphans and not _complaints(connection, "blocks"),
@@ -148,7 +146,7 @@ def _open(copy: Path) -> sqlite3.Connection | None:
     """Open a copy if SQLite finds our tables in it."""
     if not is_sqlite(copy.read_bytes()[:_PAGE]):
         return None
-    connection = open_copy(copy)
+    connection = connect(copy)
     try:
         found = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if found >= _TABLES:
@@ -182,9 +180,9 @@ def _complaints(connection: sqlite3.Connection, what: int | str) -> list[str]:
     return [line for text in found for line in text.splitlines() if line != "ok" and not line.startswith("***")]
 
 
-def _values(connection: sqlite3.Connection, names: Iterable[str]) -> dict[str, str]:
+def _values(connection: sqlite3.Connection) -> dict[str, str]:
     values = {}
-    for name in names:
+    for name in NAMES:
         try:
             row = connection.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
         except SQLITE_ERRORS:

@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING, Final
 
 from crc32c import crc32c
 
-from fusecache.attach import DATA_START
-from fusecache.errors import RefusedError
-from fusecache.metadata import Database, Transaction
+from fusecache.attach import DATA_START, Origin, locate
+from fusecache.errors import RefusedError, StoreError
+from fusecache.metadata import Database, Superblock, Transaction, reading
 from fusecache.offline.checking import Problem
-from fusecache.offline.facts import Facts, read_values, sound_blocks
-from fusecache.offline.opening import open_locked, reading
+from fusecache.offline.facts import read_values, sound_rows
+from fusecache.offline.opening import open_locked, open_origin
 
 if TYPE_CHECKING:
     import sqlite3
 
+    from fusecache.metadata import Row
     from fusecache.offline.checking import Report
-    from fusecache.offline.facts import Block
     from fusecache.offline.opening import Files
 
 _SHOWN: Final = 20
@@ -46,8 +46,8 @@ def verify(files: Files, report: Report, *, heal: bool = False) -> None:
     with ExitStack() as resources:
         open_locked(files.metadata, resources)
         cache_fd = open_locked(files.cache, resources)
-        origin_fd = None if files.origin is None else open_locked(files.origin, resources)
-        verification = _Verification(files, cache_fd, origin_fd)
+        origin = None if files.origin is None else open_origin(locate(files.origin), resources)
+        verification = _Verification(files, cache_fd, origin)
         with reading(files.metadata) as connection:
             verification.run(connection)
         if heal and verification.rotten:
@@ -61,10 +61,10 @@ def verify(files: Files, report: Report, *, heal: bool = False) -> None:
 class _Verification:
     """One pass over the clean blocks."""
 
-    def __init__(self, files: Files, cache_fd: int, origin_fd: int | None) -> None:
+    def __init__(self, files: Files, cache_fd: int, origin: Origin | None) -> None:
         self._files = files
         self._cache_fd = cache_fd
-        self._origin_fd = origin_fd
+        self._origin = origin
         self._size = 0
         self._right = 0
         self._unknown = 0
@@ -74,11 +74,11 @@ class _Verification:
 
     def run(self, connection: sqlite3.Connection) -> None:
         """Read all clean blocks."""
-        facts = Facts.of(read_values(connection))
-        self._size = facts.geometry.block_size
-        for block in sound_blocks(connection, facts):
-            if not block.dirty:
-                self._verify(block)
+        superblock = Superblock.unpack(read_values(connection))
+        self._size = superblock.block_size
+        for row in sound_rows(connection, superblock):
+            if not row.dirty:
+                self._verify(row)
 
     def tell(self, report: Report) -> None:
         """Add what was found to a report."""
@@ -90,11 +90,11 @@ class _Verification:
         if more := self.problems[_SHOWN:]:
             report.problems.append(Problem(f"{len(more)} more blocks are wrong", more[0].meaning, more[0].command))
 
-    def _verify(self, block: Block) -> None:
+    def _verify(self, block: Row) -> None:
         cached = _read(self._cache_fd, self._size, DATA_START + block.cblock * self._size)
-        original = None if self._origin_fd is None else _read(self._origin_fd, self._size, block.oblock * self._size)
+        original = None if self._origin is None else _read_origin(self._origin, self._size, block.oblock * self._size)
         cache_is_right = cached is not None and block.crc in {None, crc32c(cached)}
-        if self._origin_fd is None:
+        if self._origin is None:
             if not cache_is_right:
                 self._forget(block, "the cached copy has changed" if cached is not None else "cannot be read")
             elif block.crc is None:
@@ -112,11 +112,11 @@ class _Verification:
         else:
             self._add(block, "both copies have changed or cannot be read", _BOTH_BAD, self._command())
 
-    def _forget(self, block: Block, what: str) -> None:
+    def _forget(self, block: Row, what: str) -> None:
         self.rotten.append(block.cblock)
         self._add(block, what, _CACHE_BAD, self._command("--heal"))
 
-    def _add(self, block: Block, what: str, meaning: str, command: str) -> None:
+    def _add(self, block: Row, what: str, meaning: str, command: str) -> None:
         start, cache_start = block.oblock * self._size, DATA_START + block.cblock * self._size
         where = (
             f"image bytes {start}-{start + self._size - 1} (cache bytes {cache_start}-{cache_start + self._size - 1})"
@@ -126,11 +126,12 @@ class _Verification:
     def _command(self, *options: str) -> str:
         return shlex.join(["fusecache", "check", "--data", *options, *self._files.words()])
 
-    def _copy_command(self, block: Block) -> str:
+    def _copy_command(self, block: Row) -> str:
         """Name the command that copies a block from the cache to the origin."""
         cache_start = DATA_START + block.cblock * self._size
+        cache, origin = (shlex.quote(str(name)) for name in (self._files.cache, self._files.origin))
         return (
-            f"dd if={shlex.quote(str(self._files.cache))} of={shlex.quote(str(self._files.origin))} conv=notrunc "
+            f"dd if={cache} of={origin} conv=notrunc "
             f"bs=4096 skip={cache_start // 4096} seek={block.oblock * self._size // 4096} count={self._size // 4096}"
         )
 
@@ -149,3 +150,12 @@ def _read(fd: int, size: int, start: int) -> bytes | None:
     except OSError:
         return None
     return b"".join(parts)
+
+
+def _read_origin(origin: Origin, size: int, start: int) -> bytes | None:
+    """Read a whole block, or nothing."""
+    try:
+        block = origin.read_now(start, size)
+    except StoreError:
+        return None
+    return block if len(block) == size else None

@@ -16,17 +16,17 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 import trio
 from crc32c import crc32c
 
-from fusecache.attach import DamagedRowError, Identity, inspect, recover
+from fusecache.attach import DamagedRowError, inspect, locate, recover
 from fusecache.block import DIRTY
 from fusecache.errors import FusecacheError, MetadataError, RefusedError, StoreError
-from fusecache.metadata import Database, Transaction
-from fusecache.offline.opening import find_files, open_locked
+from fusecache.metadata import Database, Transaction, packed
+from fusecache.offline.opening import find_files, open_locked, open_origin
 from fusecache.tasks import for_each
 from policies import create_policy
 
@@ -95,12 +95,13 @@ def _forget_stale(config: MountConfig, environ: Mapping[str, str]) -> None:
     files = find_files(config.origin, cache=config.cache, metadata=config.metadata, environ=environ)
     with ExitStack() as resources:
         open_locked(files.metadata, resources)
-        now = Identity.of(config.origin.resolve(), open_locked(config.origin, resources))
+        now = open_origin(locate(config.origin), resources).identity()
         database = resources.enter_context(closing(Database.open(files.metadata)))
-        values = database.values()
-        if values.get("clean_shutdown") == "1" and values.get("origin_mtime_ns") != now.mtime_ns:
+        superblock = database.superblock()
+        if superblock.clean_shutdown and now.has_changed_since(superblock.origin):
             clean = [row.cblock for row in database.rows() if not row.dirty]
-            database.apply(Transaction(unmapped=clean, values={"origin_mtime_ns": now.mtime_ns}))
+            known = replace(superblock.origin, version=now.version)  # still that origin, whatever this one is
+            database.apply(Transaction(unmapped=clean, values=packed(origin=known)))
 
 
 async def _write_back(binding: Binding, progress: Progress, retries: int) -> Outcome:

@@ -1,8 +1,7 @@
 """Where bytes live: one small asynchronous interface, and the stores behind it."""
 
 from fusecache.stores.base import Data, Store
-from fusecache.stores.choice import make_engine
-from fusecache.stores.direct import open_past_page_cache
+from fusecache.stores.choice import make_engine, open_file_store
 from fusecache.stores.engine import Engine, ThreadEngine
 from fusecache.stores.file import FileStore, open_for_store
 
@@ -13,6 +12,6 @@ __all__ = [
     "Store",
     "ThreadEngine",
     "make_engine",
+    "open_file_store",
     "open_for_store",
-    "open_past_page_cache",
 ]

@@ -1,4 +1,4 @@
-"""Which engine is the right one for a file: see *Storage engines* in docs/performance.rst for the measurements.
+"""Which store and engine are the right ones for a file: see *Storage engines* in docs/performance.rst.
 
 io_uring, wherever there is one.  Files on a FUSE file system (sshfs, rclone) need more: of asynchronous I/O FUSE has 12
 requests under way and no more, unless its owner allows it; of synchronous writes to one file, one.  Synchronous reads
@@ -13,11 +13,16 @@ from typing import TYPE_CHECKING, Final, final
 
 import structlog
 
+from fusecache.config import PageCache
+from fusecache.stores.direct import open_past_page_cache
 from fusecache.stores.engine import ThreadEngine
+from fusecache.stores.file import FileStore
 from fusecache.stores.ring import RingEngine
 
 if TYPE_CHECKING:
-    from fusecache.stores.base import Data
+    from contextlib import ExitStack
+
+    from fusecache.stores.base import Data, Store
     from fusecache.stores.engine import Engine
 
 log = structlog.get_logger(__name__)
@@ -25,6 +30,24 @@ log = structlog.get_logger(__name__)
 MOUNTS: Final = Path("/proc/self/mountinfo")
 ASYNCHRONOUS: Final = 12
 """Requests that the kernel has under way in the background of a FUSE mount (max_background)."""
+
+
+def open_file_store(
+    fd: int, *, name: str, size: int, start: int = 0, page_cache: PageCache, resources: ExitStack
+) -> tuple[Store, Engine]:
+    """Make a store over an open file or device, with an engine of its own; returns both.
+
+    :param fd: stays the caller's.
+    :param page_cache: what the host's page cache is to hold; the store goes past it if that is not the stores' content.
+    :param resources: closes what is opened here.
+    :raises RefusedError: its file system cannot do without the page cache.
+    """
+    engine = make_engine(fd)
+    resources.callback(engine.close)
+    if page_cache is PageCache.STORES:
+        return FileStore(fd, name=name, size=size, start=start, engine=engine), engine
+    store = open_past_page_cache(fd, name=name, size=size, start=start, resources=resources, engine=engine)
+    return store, engine
 
 
 def make_engine(fd: int) -> Engine:
@@ -56,13 +79,15 @@ def is_on_fuse(fd: int) -> bool:
 class EngineOverFuse:
     """Another engine, asynchronous, as long as that is not too much for FUSE; then threads, for reads."""
 
-    __slots__ = ("_asynchronous", "_engine", "_threads", "name")
+    __slots__ = ("_asynchronous", "_engine", "_threads", "name", "parallelism")
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._threads = ThreadEngine()
         self._asynchronous = 0
         self.name = engine.name
+        self.parallelism = ASYNCHRONOUS + self._threads.parallelism
+        """Of reads; writes to one file FUSE takes one after the other, or 12 at a time."""
 
     async def read(self, fd: int, into: bytearray | memoryview, position: int) -> None:
         """See :class:`fusecache.stores.engine.Engine`."""

@@ -30,6 +30,10 @@ class Engine(Protocol):
     def name(self) -> str:
         """What the user knows it as."""
 
+    @property
+    def parallelism(self) -> int:
+        """How many operations it has under way at a time; more of them wait."""
+
     async def read(self, fd: int, into: bytearray | memoryview, position: int) -> None:
         """Fill ``into`` from ``position`` (bytes); an end of the file before that is EIO."""
 
@@ -53,6 +57,7 @@ class ThreadEngine:
     __slots__ = ("_limiter",)
 
     name = "threads"
+    parallelism = _THREADS
 
     def __init__(self) -> None:
         self._limiter = trio.CapacityLimiter(_THREADS)

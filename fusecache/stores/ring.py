@@ -64,6 +64,7 @@ class RingEngine:
     __slots__ = ("_flights", "_number", "_reaper", "_ring", "_room")
 
     name = "io_uring"
+    parallelism = _ENTRIES
 
     def __init__(self) -> None:
         self._ring = Ring(_ENTRIES)

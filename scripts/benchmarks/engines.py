@@ -44,6 +44,7 @@ class Inline:
     """Whatever it is, the event loop does it."""
 
     name = "inline"
+    parallelism = 1
 
     async def read(self, fd: int, into: bytearray | memoryview, position: int) -> None:
         """Read, and let others run."""
@@ -71,6 +72,7 @@ class Nowait(Inline):
     """Likewise, but it asks the page cache first."""
 
     name = "nowait"
+    parallelism = 1
 
     async def read(self, fd: int, into: bytearray | memoryview, position: int) -> None:
         """Read, and let others run."""

@@ -7,12 +7,13 @@ import random
 import uuid
 from array import array
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from fusecache.attach import DATA_START, Identity, write_stamp
-from fusecache.metadata import Database, Transaction, region_blocks_for
+from fusecache.attach import DATA_START, locate, write_stamp
+from fusecache.metadata import Database, Superblock, Transaction, region_blocks_for
 
 _AT_ONCE: Final = 100_000
 _SPREAD: Final = 0x9E3779B1
@@ -72,20 +73,20 @@ def make_place(directory: Path, cache: Path, layout: Layout) -> tuple[Place, arr
         os.fsync(origin.fileno())
         data.truncate(cache_bytes)
         write_stamp(data.fileno(), identity)
-        origin_is = Identity.of(place.origin.resolve(), origin.fileno())
-    values = {
-        "uuid": identity,
-        "block_size": str(layout.block_size),
-        "cache_blocks": str(layout.blocks),
-        "cache_bytes": str(cache_bytes),
-        "region_blocks": str(region_blocks_for(layout.blocks)),
-        "clean_shutdown": "1",
-        "needs_check": "0",
-        "image_bytes": str(layout.image_bytes),
-        **origin_is.values(),
-    }
+    with ExitStack() as resources:
+        origin_is = locate(str(place.origin)).open(resources).identity()
+    superblock = Superblock(
+        uuid=identity,
+        block_size=layout.block_size,
+        cache_blocks=layout.blocks,
+        cache_bytes=cache_bytes,
+        region_blocks=region_blocks_for(layout.blocks),
+        image_bytes=layout.image_bytes,
+        origin=origin_is,
+        clean_shutdown=True,
+    )
     oblocks = array("q", random.Random(1).sample(range(layout.image_bytes // layout.block_size), layout.used))
-    database = Database.create(place.metadata, values)
+    database = Database.create(place.metadata, superblock.pack())
     try:
         for start in range(0, layout.used, _AT_ONCE):
             database.apply(

@@ -200,7 +200,7 @@ class SimBinding:
     geometry: Geometry
     region_blocks: int
     was_clean: bool
-    origin_path: Path = Path("/origin")
+    origin_address: str = "/origin"
     cache_path: Path = Path("/cache")
     metadata_path: Path = Path("/metadata")
     engine: str = "simulated"
@@ -254,7 +254,7 @@ class Rig:
         self.worker = MigrationWorker(self.volume)
         self.flusher = Flusher(self.volume, self.worker)
         self.cache = Disk(self.volume, self.worker)
-        config = MountConfig(origin=Path("/origin"), mountpoint=Path("/mnt"), mode=mode, policy=policy)
+        config = MountConfig(origin="/origin", mountpoint=Path("/mnt"), mode=mode, policy=policy)
         self.control = Control(
             self.volume, self.worker, self.flusher, config=config, binding=binding, suspects=recovered.suspects
         )

@@ -30,6 +30,7 @@ class SlowEngine:
     """Does everything at once, but only after as many turns of the event loop as it is told."""
 
     name = "slow"
+    parallelism = 1
 
     def __init__(self, delays: list[int]) -> None:
         self._delays = delays

@@ -40,7 +40,7 @@ class Place:
         self.metadata = directory / "metadata"
         self.origin.write_bytes(b"o" * IMAGE)
         self.config = MountConfig(
-            origin=self.origin,
+            origin=str(self.origin),
             mountpoint=directory / "mnt",
             cache=self.cache,
             metadata=self.metadata,

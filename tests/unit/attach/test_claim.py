@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fusecache.attach.claim import Claim, read_claim, remove_claim, write_claim
+from fusecache.attach.claim import Claim
+from fusecache.attach.file_origin import FileOrigin
 from fusecache.errors import RefusedError
 from tests.unit.places import CLEAN, DIRTY, Place
 
@@ -31,12 +34,18 @@ def other_cache(place: Place) -> dict[str, Any]:
     return {"cache": place.directory / "cache 2", "metadata": place.directory / "metadata 2"}
 
 
-def claim_on(path: Path) -> Claim | None:
+@contextmanager
+def opened(path: Path) -> Iterator[FileOrigin]:
+    """Open an origin, even one that is mounted."""
     fd = os.open(path, os.O_RDWR)
-    try:
-        return read_claim(fd)
-    finally:
-        os.close(fd)
+    with ExitStack() as resources:
+        resources.callback(os.close, fd)
+        yield FileOrigin(path, fd, resources)
+
+
+def claim_on(path: Path) -> Claim | None:
+    with opened(path) as origin:
+        return origin.claim()
 
 
 @pytest.mark.parametrize("clean", [True, False])
@@ -80,11 +89,12 @@ def test_metadata_that_is_gone_claims_nothing(place: Place) -> None:
 
 def test_metadata_that_is_damaged_or_another_one_claims_nothing(place: Place) -> None:
     binding = place.mount(rows=DIRTY)
-    mtime_ns = str(place.origin.stat().st_mtime_ns)
-    assert Claim(binding.uuid, str(place.metadata)).holds(mtime_ns)
-    assert not Claim("another", str(place.metadata)).holds(mtime_ns)
+    with opened(place.origin) as origin:
+        now = origin.identity()
+    assert Claim(binding.uuid, str(place.metadata)).holds(now)
+    assert not Claim("another", str(place.metadata)).holds(now)
     place.metadata.write_bytes(b"no database")
-    assert not Claim(binding.uuid, str(place.metadata)).holds(mtime_ns)
+    assert not Claim(binding.uuid, str(place.metadata)).holds(now)
 
 
 def test_an_origin_that_was_written_anew_since_is_free(place: Place) -> None:
@@ -104,14 +114,11 @@ def test_the_note_is_not_in_the_data(place: Place) -> None:
 def test_what_is_no_claim_is_none(tmp_path: Path) -> None:
     path = tmp_path / "origin"
     path.write_bytes(b"o")
-    fd = os.open(path, os.O_RDWR)
-    try:
-        assert read_claim(fd) is None
-        remove_claim(fd)
+    with opened(path) as origin:
+        assert origin.claim() is None
+        origin.remove_claim()
         for text in (b"", b"[1]", b'{"uuid": "u"}', b"\xff"):
-            os.setxattr(fd, "user.fusecache.claim", text)
-            assert read_claim(fd) is None
-        write_claim(fd, Claim("u", "/m"))
-        assert read_claim(fd) == Claim("u", "/m")
-    finally:
-        os.close(fd)
+            os.setxattr(path, "user.fusecache.claim", text)
+            assert origin.claim() is None
+        origin.write_claim(Claim("u", "/m"))
+        assert origin.claim() == Claim("u", "/m")

@@ -13,7 +13,7 @@ from crc32c import crc32c
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusecache.attach.binding import CacheSpace
+from fusecache.attach.cache_file import CacheSpace
 from fusecache.attach.resizing import Resize, plan_resize
 from fusecache.attach.stamp import DATA_START
 from fusecache.block.geometry import Geometry

@@ -19,6 +19,7 @@ from fusecache.client import client
 from fusecache.client.client import Client
 from fusecache.config import Mode
 from fusecache.errors import BusyError, FusecacheError, RefusedError
+from fusecache.metadata import Database, Identity, Superblock, Transaction
 from tests.unit.control.statuses import make_status
 
 if TYPE_CHECKING:
@@ -300,13 +301,18 @@ class Daemon:
             program.write_text(f"#!/bin/sh\n{script}\n")
             program.chmod(0o755)
 
-    def leaves(self, clean: str, *, dirty: int = 0) -> None:
-        with closing(sqlite3.connect(self.metadata)) as connection, connection:
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL)")
-            connection.execute("CREATE TABLE blocks (cblock INTEGER PRIMARY KEY, oblock, dirty, hint)")
-            connection.execute("INSERT INTO meta VALUES ('clean_shutdown', ?)", (clean,))
-            connection.executemany("INSERT INTO blocks VALUES (?, 0, ?, 0)", [(n, n < dirty) for n in range(10)])
+    def leaves(self, *, clean: bool = True, dirty: int = 0) -> None:
+        superblock = Superblock(
+            uuid="u",
+            block_size=4096,
+            cache_blocks=16,
+            region_blocks=1,
+            image_bytes=1 << 20,
+            origin=Identity("/origin", "1:2", "3", 1 << 20),
+            clean_shutdown=clean,
+        )
+        with closing(Database.create(self.metadata, superblock.pack())) as database:
+            database.apply(Transaction(mapped=[(n, n, n < dirty, None) for n in range(10)]))
 
 
 @pytest.fixture
@@ -319,7 +325,7 @@ def daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Daemon]:
 
 
 def test_unmount_is_quiet_when_the_origin_is_complete(daemon: Daemon, capfd: pytest.CaptureFixture[str]) -> None:
-    daemon.leaves("1")
+    daemon.leaves()
     daemon.client.unmount()
     assert daemon.process.poll() is not None
     assert capfd.readouterr() == ("", "")
@@ -327,35 +333,34 @@ def test_unmount_is_quiet_when_the_origin_is_complete(daemon: Daemon, capfd: pyt
 
 
 def test_unmount_says_what_the_origin_lacks(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
-    daemon.leaves("1", dirty=3)
+    daemon.leaves(dirty=3)
     daemon.client.unmount()
     expected = "/data/disk.img lacks 3 dirty blocks (192KiB), which are safe in /fast/disk.cache\n"
     assert capsys.readouterr().out == expected
 
 
 def test_unmount_waits_for_the_daemon(daemon: Daemon) -> None:
-    daemon.leaves("0")
+    daemon.leaves(clean=False)
     daemon.unmounts_by(
         f"(sleep 0.3; mv '{daemon.metadata}.new' '{daemon.metadata}'; kill {daemon.process.pid}) >&- 2>&- &"
     )
     shutil.move(daemon.metadata, f"{daemon.metadata}.old")
-    daemon.leaves("1")
+    daemon.leaves()
     shutil.move(daemon.metadata, f"{daemon.metadata}.new")
     daemon.client.unmount()
 
 
-@pytest.mark.parametrize("clean", ["0", ""])
-def test_an_unclean_end_is_no_success(daemon: Daemon, clean: str) -> None:
-    daemon.leaves(clean)
+def test_an_unclean_end_is_no_success(daemon: Daemon) -> None:
+    daemon.leaves(clean=False)
     with pytest.raises(FusecacheError, match="did not end cleanly"):
         daemon.client.unmount()
 
 
 def test_what_only_the_write_ahead_log_knows_counts(daemon: Daemon) -> None:
-    daemon.leaves("1")
+    daemon.leaves()
     with closing(sqlite3.connect(daemon.metadata)) as writer:
         with writer:
-            writer.execute("UPDATE meta SET value = '0'")
+            writer.execute("UPDATE meta SET value = '0' WHERE name = 'clean_shutdown'")
         with pytest.raises(FusecacheError, match="did not end cleanly"):
             daemon.client.unmount()
 
@@ -390,7 +395,7 @@ def test_unmounting_without_the_program(daemon: Daemon, monkeypatch: pytest.Monk
 
 
 def test_users_and_root_unmount_differently(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
-    daemon.leaves("1")
+    daemon.leaves()
     daemon.unmounts_by(f'echo "$(basename $0) $*" > "{daemon.programs}/called"; kill {daemon.process.pid}')
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     daemon.client.unmount()

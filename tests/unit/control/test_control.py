@@ -28,7 +28,7 @@ def control_of(world: World, *, suspects: int = 0) -> Control:
     binding = SimpleNamespace(
         database=database,
         engine="threads",
-        origin_path=Path("/the/origin"),
+        origin_address="/the/origin",
         cache_path=Path("/c"),
         metadata_path=Path("/m"),
     )
@@ -36,7 +36,7 @@ def control_of(world: World, *, suspects: int = 0) -> Control:
         world.volume,
         world.worker,
         world.flusher,
-        config=MountConfig(origin=Path("origin"), mountpoint=Path("/mnt")),
+        config=MountConfig(origin="origin", mountpoint=Path("/mnt")),
         binding=cast("Binding", binding),
         suspects=suspects,
     )

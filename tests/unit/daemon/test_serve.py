@@ -79,7 +79,7 @@ def config(tmp_path: Path) -> MountConfig:
     (tmp_path / "origin").write_bytes(b"o" * IMAGE)
     (tmp_path / "mnt").mkdir()
     return MountConfig(
-        origin=tmp_path / "origin",
+        origin=str(tmp_path / "origin"),
         mountpoint=tmp_path / "mnt",
         cache=tmp_path / "cache",
         metadata=tmp_path / "metadata",
@@ -98,7 +98,7 @@ def serve(config: MountConfig, kernel: Kernel, session: Session | None) -> list[
 
 
 def contents(config: MountConfig) -> dict[str, bytes]:
-    directory = config.origin.parent
+    directory = Path(config.origin).parent
     return {str(path): path.read_bytes() if path.is_file() else b"" for path in sorted(directory.rglob("*"))}
 
 
@@ -139,7 +139,7 @@ def test_a_mount_from_beginning_to_end(config: MountConfig, kernel: Kernel) -> N
     assert kernel.events == ["init", "main", "close"]
     assert values(config)["clean_shutdown"] == "1"
     assert serve(config, kernel, nothing) == []
-    assert config.origin.read_bytes() == b"o" * IMAGE
+    assert Path(config.origin).read_bytes() == b"o" * IMAGE
 
 
 def test_what_was_written_is_there_after_a_remount_and_dirty_blocks_are_recorded(
@@ -231,7 +231,7 @@ def test_an_end_that_fails_is_not_marked_clean(
         mount.serve(config, lambda _: None)
     monkeypatch.undo()
     assert values(config)["clean_shutdown"] == "0"
-    with closing(Database.open(config.origin.parent / "metadata")) as database:
+    with closing(Database.open(Path(config.origin).parent / "metadata")) as database:
         assert database.count(dirty_only=True) or database.regions() or not database.count(dirty_only=False)
 
 
@@ -241,7 +241,7 @@ def test_every_mode_and_policy(config: MountConfig, kernel: Kernel, policy: str,
     serve(replace(config, policy=policy, mode=mode), kernel, write_blocks)
     if mode is not Mode.WRITEBACK:
         assert not any(dirty for _, dirty, _ in rows(config))
-        assert config.origin.read_bytes()[:BLOCK] == b"A" * BLOCK
+        assert Path(config.origin).read_bytes()[:BLOCK] == b"A" * BLOCK
     serve(config, kernel, check_blocks)
 
 
@@ -252,8 +252,8 @@ def test_options_reach_the_kernel(config: MountConfig, kernel: Kernel) -> None:
 
 @pytest.mark.parametrize("name", ["a,allow_other", "back\\slash", "a b"])
 def test_an_origins_name_is_no_option(config: MountConfig, kernel: Kernel, name: str) -> None:
-    origin = config.origin.rename(config.origin.with_name(name))
-    serve(replace(config, origin=origin), kernel, nothing)
+    origin = Path(config.origin).rename(Path(config.origin).with_name(name))
+    serve(replace(config, origin=str(origin)), kernel, nothing)
     (told,) = [option for option in kernel.options if option.startswith("fsname=")]
     assert told.endswith(name.replace("\\", "\\\\").replace(",", "\\,"))
 
@@ -284,9 +284,9 @@ def refused(config: MountConfig, kernel: Kernel, kind: type[FusecacheError], wor
 
 
 def test_mountpoints_that_will_not_do(config: MountConfig, kernel: Kernel) -> None:
-    refused(replace(config, mountpoint=config.origin), kernel, RefusedError, "not a directory")
-    refused(replace(config, mountpoint=config.origin.parent / "none"), kernel, RefusedError, "does not exist")
-    refused(replace(config, mountpoint=config.origin.parent), kernel, RefusedError, "not empty")
+    refused(replace(config, mountpoint=Path(config.origin)), kernel, RefusedError, "not a directory")
+    refused(replace(config, mountpoint=Path(config.origin).parent / "none"), kernel, RefusedError, "does not exist")
+    refused(replace(config, mountpoint=Path(config.origin).parent), kernel, RefusedError, "not empty")
     refused(replace(config, mountpoint=Path("/proc")), kernel, BusyError, "busy")
     assert not kernel.events
 
@@ -338,7 +338,7 @@ def test_damage_that_shows_late_is_refused_all_the_same(config: MountConfig, ker
 @pytest.mark.parametrize("text", ["not json", "[1]", "7", '{"read_hits": "many"}', '{"read_hits": null}'])
 def test_counters_that_make_no_sense_begin_anew(config: MountConfig, kernel: Kernel, text: str) -> None:
     serve(config, kernel, write_blocks)
-    with closing(Database.open(config.origin.parent / "metadata")) as database:
+    with closing(Database.open(Path(config.origin).parent / "metadata")) as database:
         database.set_values({"stats": text})
     serve(config, kernel, check_blocks)
     told = json.loads(values(config)["stats"])

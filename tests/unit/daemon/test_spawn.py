@@ -55,7 +55,7 @@ def children(monkeypatch: pytest.MonkeyPatch) -> Iterator[Children]:
 
 @pytest.fixture
 def config(tmp_path: Path) -> MountConfig:
-    return MountConfig(origin=Path("disk.img"), mountpoint=Path("mnt"), metadata=tmp_path / "meta")
+    return MountConfig(origin="disk.img", mountpoint=Path("mnt"), metadata=tmp_path / "meta")
 
 
 def log_of(config: MountConfig) -> str:
@@ -69,9 +69,9 @@ def test_foreground_serves_in_this_process(capsys: pytest.CaptureFixture[str]) -
         served.append(config)
         on_ready(["made the cache", "made the metadata"])
 
-    daemon.start(MountConfig(origin=Path("o"), mountpoint=Path("/m"), foreground=True), lambda: serve)
+    daemon.start(MountConfig(origin="o", mountpoint=Path("/m"), foreground=True), lambda: serve)
     assert capsys.readouterr().out == "made the cache\nmade the metadata\n"
-    assert [config.origin for config in served] == [Path.cwd() / "o"]
+    assert [config.origin for config in served] == [str(Path.cwd() / "o")]
 
 
 def test_background_returns_when_ready_and_the_child_serves_on(
@@ -104,7 +104,7 @@ def test_background_returns_when_ready_and_the_child_serves_on(
 
 def test_the_child_sees_absolute_paths(config: MountConfig, capsys: pytest.CaptureFixture[str]) -> None:
     def serve(config: MountConfig, on_ready: Callable[[list[str]], None]) -> None:
-        on_ready([str(config.origin), str(config.mountpoint), str(config.cache)])
+        on_ready([config.origin, str(config.mountpoint), str(config.cache)])
 
     daemon.start(config, lambda: serve)
     assert capsys.readouterr().out.splitlines() == [str(Path.cwd() / "disk.img"), str(Path.cwd() / "mnt"), "None"]
@@ -187,7 +187,7 @@ def test_the_log_is_appended_to_and_has_log_events(config: MountConfig, children
 
 
 def test_a_log_that_cannot_be_opened(tmp_path: Path) -> None:
-    config = MountConfig(origin=Path("o"), mountpoint=Path("m"), metadata=tmp_path / "nowhere" / "meta")
+    config = MountConfig(origin="o", mountpoint=Path("m"), metadata=tmp_path / "nowhere" / "meta")
     with pytest.raises(FusecacheError, match="cannot open the log"):
         daemon.start(config)
 
@@ -199,7 +199,7 @@ def test_the_default_directory_is_made(tmp_path: Path, monkeypatch: pytest.Monke
     def serve(config: MountConfig, on_ready: Callable[[list[str]], None]) -> None:
         on_ready([])
 
-    daemon.start(MountConfig(origin=Path("o"), mountpoint=Path("m")), lambda: serve)
+    daemon.start(MountConfig(origin="o", mountpoint=Path("m")), lambda: serve)
     children.reap()
     assert [path.suffix for path in (tmp_path / "a" / "fusecache").iterdir()] == [".log"]
 
@@ -239,7 +239,7 @@ def serve(config, on_ready):
     on_ready([])
     time.sleep(0.3)
     Path({str(alive)!r}).write_text("served on")
-config = MountConfig(origin=Path("o"), mountpoint=Path("m"), metadata=Path({str(tmp_path / "meta")!r}))
+config = MountConfig(origin="o", mountpoint=Path("m"), metadata=Path({str(tmp_path / "meta")!r}))
 daemon.start(config, lambda: serve)
 """
     controller, terminal = os.openpty()

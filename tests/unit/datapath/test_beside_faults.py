@@ -239,6 +239,6 @@ def test_an_origin_that_fails_at_the_very_end_is_one_line(tmp_path: Path, monkey
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     with place.bound() as binding:
-        monkeypatch.setattr("fusecache.attach.binding.os.fsync", fail)
+        monkeypatch.setattr("fusecache.attach.file_origin.os.fsync", fail)
         with pytest.raises(StoreError, match=r"flush of origin .* failed: Input/output error"):
             binding.end_values()

@@ -57,9 +57,9 @@ def with_a_dirty_block_that_has_no_row() -> World:
 def control_of(world: World) -> Control:
     database = SimpleNamespace(size=lambda: 4096, used_size=lambda: 4096)
     binding = SimpleNamespace(
-        database=database, origin_path=Path("/o"), cache_path=Path("/c"), metadata_path=Path("/m"), engine="threads"
+        database=database, origin_address="/o", cache_path=Path("/c"), metadata_path=Path("/m"), engine="threads"
     )
-    config = MountConfig(origin=Path("/o"), mountpoint=Path("/mnt"))
+    config = MountConfig(origin="/o", mountpoint=Path("/mnt"))
     return Control(
         world.volume, world.worker, world.flusher, config=config, binding=cast("Binding", binding), suspects=0
     )

@@ -32,7 +32,7 @@ WORDS = st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0"), 
 def test_the_least_table() -> None:
     words = "0 2048 cache /m /c /o 512 0 smq 0"
     assert parse_table(words, MNT) == MountConfig(
-        origin=Path("/o"),
+        origin="/o",
         mountpoint=MNT,
         cache=Path("/c"),
         metadata=Path("/m"),
@@ -141,13 +141,13 @@ def test_status_line_counts_its_words(features: set[str], values: dict[str, str]
 
 def test_table_line_repeats_the_words_from_the_block_size_on() -> None:
     config = parse_table("0 64 cache m c o 8 1 WriteBack mq 2 Random_Threshold 4", MNT)
-    config = replace(config, metadata=Path("/d/m"), cache=Path("/d/c"), origin=Path("/o"))
+    config = replace(config, metadata=Path("/d/m"), cache=Path("/d/c"), origin="/o")
     assert table_line(config) == "/d/m /d/c /o 8 1 WriteBack mq 2 Random_Threshold 4"
 
 
 def test_table_line_of_options_makes_the_same_mount_again() -> None:
     config = MountConfig(
-        origin=Path("/my disk.img"),
+        origin="/my disk.img",
         mountpoint=MNT,
         cache=Path("/c"),
         metadata=Path("/back\\slash"),

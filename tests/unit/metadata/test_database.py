@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fusecache.errors import MetadataError
-from fusecache.metadata.database import FORMAT, Database
+from fusecache.metadata import FORMAT
+from fusecache.metadata.database import Database
 from fusecache.metadata.record import Row, Transaction
 from tests.unit.worlds import threaded, virtual
 

@@ -44,7 +44,7 @@ class Place:
         """What a reader of the image sees, by oblock."""
         self.origin.write_bytes(b"".join(self.content.values()) + b"t" * TAIL)
         self.config = MountConfig(
-            origin=self.origin,
+            origin=str(self.origin),
             mountpoint=directory / "mnt",
             cache=self.cache,
             metadata=self.metadata,
@@ -54,7 +54,7 @@ class Place:
 
     @property
     def files(self) -> Files:
-        return Files(self.metadata, self.cache, self.origin)
+        return Files(self.metadata, self.cache, str(self.origin))
 
     @contextmanager
     def bound(self) -> Iterator[Binding]:

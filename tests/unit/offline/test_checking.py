@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fusecache.attach.binding import lock
+from fusecache.attach.lease import lock
 from fusecache.attach.stamp import write_stamp
 from fusecache.errors import BusyError, FusecacheError, RefusedError, StoreError
 from fusecache.offline.checking import (
@@ -234,7 +234,7 @@ def test_another_origin(place: Place, tmp_path: Path) -> None:
     place.fill(MIXED)
     other = tmp_path / "other"
     other.write_bytes(place.origin.read_bytes())
-    problems = check(replace(place.files, origin=other)).problems
+    problems = check(replace(place.files, origin=str(other))).problems
     assert problems[0].what == f"the cache belongs to another origin, {place.origin}"
 
 
@@ -260,7 +260,7 @@ def test_newer_data_in_another_cache(place: Place, tmp_path: Path) -> None:
     other = Place(tmp_path / "other")
     other.fill(MIXED)
     place.fill({1: (1, False)})
-    other.config = replace(other.config, origin=place.origin, format=2)
+    other.config = replace(other.config, origin=str(place.origin), format=2)
     other.fill(MIXED, clean=False)
     if not os.listxattr(place.origin):
         pytest.skip("this file system has no extended attributes")

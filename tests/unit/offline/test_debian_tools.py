@@ -12,7 +12,7 @@ import pytest
 
 from fusecache.errors import BusyError
 from fusecache.offline.dumping import dump, dump_to_file
-from fusecache.offline.interchange import HintItem, MappingItem, Superblock, read_xml, write_xml
+from fusecache.offline.interchange import Head, HintItem, MappingItem, read_xml, write_xml
 from fusecache.offline.restoring import restore
 from tests.unit.offline.places import Blocks, Place
 
@@ -101,7 +101,7 @@ def test_a_cache_of_a_hundred_thousand_blocks(tmp_path: Path) -> None:
     oblocks = random.Random(1).sample(range(10**9), count)
     mappings = [MappingItem(cblock, oblock, dirty=oblock % 3 == 0) for cblock, oblock in enumerate(oblocks)]
     hints = [HintItem(cblock, oblock) for cblock, oblock in enumerate(oblocks)]
-    superblock = Superblock("", 262144, count, "smq")
+    superblock = Head("", 262144, count, "smq")
     xml = tmp_path / "xml"
     with xml.open("w") as file:
         file.writelines(write_xml(superblock, mappings, hints))

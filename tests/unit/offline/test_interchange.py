@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusecache.errors import MetadataError
-from fusecache.offline.interchange import HintItem, Item, MappingItem, Superblock, read_xml, write_xml
+from fusecache.offline.interchange import Head, HintItem, Item, MappingItem, read_xml, write_xml
 
 SUPERBLOCK = '<superblock uuid="" block_size="128" nr_cache_blocks="8" policy="smq" hint_width="4">'
 DEBIAN = f"""{SUPERBLOCK}
@@ -22,7 +22,7 @@ DEBIAN = f"""{SUPERBLOCK}
 </superblock>
 """
 ITEMS: list[Item] = [
-    Superblock("", 65536, 8, "smq"),
+    Head("", 65536, 8, "smq"),
     MappingItem(0, 5, dirty=True),
     MappingItem(3, 7, dirty=False),
     HintItem(0, 0x80000001),
@@ -40,7 +40,7 @@ def test_what_cache_dump_writes_is_read() -> None:
 
 def test_what_is_written_is_what_cache_dump_would_write() -> None:
     superblock, *rest = ITEMS
-    assert isinstance(superblock, Superblock)
+    assert isinstance(superblock, Head)
     mappings = [item for item in rest if isinstance(item, MappingItem)]
     hints = [item for item in rest if isinstance(item, HintItem)]
     assert "".join(write_xml(superblock, mappings, hints)) == DEBIAN
@@ -51,7 +51,7 @@ TEXTS = st.text(st.characters(codec="utf-8", categories=("L", "N", "P", "S", "Zs
 
 @given(
     superblock=st.builds(
-        Superblock,
+        Head,
         uuid=TEXTS,
         block_size=st.integers(1, 2**18).map(lambda pages: pages * 4096),
         cache_blocks=st.integers(1, 2**32 - 1),
@@ -62,7 +62,7 @@ TEXTS = st.text(st.characters(codec="utf-8", categories=("L", "N", "P", "S", "Zs
     hints=st.lists(st.builds(HintItem, st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1))),
 )
 def test_whatever_is_written_is_read_again(
-    superblock: Superblock, mappings: list[MappingItem], hints: list[HintItem]
+    superblock: Head, mappings: list[MappingItem], hints: list[HintItem]
 ) -> None:
     assert read("".join(write_xml(superblock, mappings, hints))) == [superblock, *mappings, *hints]
 

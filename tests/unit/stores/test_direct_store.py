@@ -33,6 +33,7 @@ class Spy:
     """An engine that remembers what it was asked for, and waits where it is told to."""
 
     name = "spy"
+    parallelism = 1
 
     def __init__(self) -> None:
         self._real = ThreadEngine()

@@ -1,0 +1,172 @@
+"""An origin in a regular file or a block device.
+
+It is known by its path, by file system and inode (a device by its number), by its time of modification and its size.
+The lease is a lock (``flock``), the claim an extended attribute, where the file system has such.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, final
+
+from fusecache.attach.claim import Claim
+from fusecache.attach.lease import lock
+from fusecache.attach.origin import OpenStore, Strengths
+from fusecache.config import PageCache
+from fusecache.errors import StoreError
+from fusecache.linux import size_of
+from fusecache.metadata import Identity
+from fusecache.stores import Engine, open_file_store, open_for_store
+
+_CLAIM: Final = "user.fusecache.claim"
+DEVICES: Final = Path("/sys/dev/block")
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class FileLocation:
+    """See :class:`fusecache.attach.origin.Location`."""
+
+    path: Path
+    """Absolute, without links."""
+
+    @classmethod
+    def of(cls, address: str) -> FileLocation:
+        """Take any path for an address; raises OSError or RuntimeError for links that lead nowhere."""
+        return cls(Path(address).resolve())
+
+    @property
+    def address(self) -> str:
+        """See :class:`fusecache.attach.origin.Location`."""
+        return str(self.path)
+
+    def exists(self) -> bool:
+        """See :class:`fusecache.attach.origin.Location`."""
+        return self.path.exists()
+
+    def is_at(self, path: Path) -> bool:
+        """See :class:`fusecache.attach.origin.Location`."""
+        return self.path == path or (self.path.exists() and path.exists() and self.path.samefile(path))
+
+    def open(self, resources: ExitStack, *, writable: bool = True) -> FileOrigin:
+        """See :class:`fusecache.attach.origin.Location`."""
+        fd = open_for_store(self.path, os.O_RDWR if writable else os.O_RDONLY)
+        resources.callback(os.close, fd)
+        lock(fd, self.path)
+        return FileOrigin(self.path, fd, resources)
+
+
+@final
+class FileOrigin:
+    """See :class:`fusecache.attach.origin.Origin`."""
+
+    __slots__ = ("_fd", "_path", "_resources")
+
+    def __init__(self, path: Path, fd: int, resources: ExitStack) -> None:
+        self._path = path
+        self._fd = fd
+        self._resources = resources
+
+    @property
+    def address(self) -> str:
+        """See :class:`fusecache.attach.origin.Origin`."""
+        return str(self._path)
+
+    @property
+    def size(self) -> int:
+        """See :class:`fusecache.attach.origin.Origin`."""
+        return size_of(self._fd)
+
+    def identity(self) -> Identity:
+        """See :class:`fusecache.attach.origin.Origin`; changes of a device do not show."""
+        status = os.fstat(self._fd)
+        is_device = stat.S_ISBLK(status.st_mode)
+        return Identity(
+            address=self.address,
+            key=f"device {status.st_rdev}" if is_device else f"{status.st_dev}:{status.st_ino}",
+            version="0" if is_device else str(status.st_mtime_ns),
+            size=self.size,
+        )
+
+    def read_now(self, offset: int, length: int) -> bytes:
+        """See :class:`fusecache.attach.origin.Origin`."""
+        parts = []
+        try:
+            while length and (part := os.pread(self._fd, length, offset)):
+                parts.append(part)
+                offset += len(part)
+                length -= len(part)
+        except OSError as exc:
+            msg = f"cannot read origin {self._path}: {exc.strerror}"
+            raise StoreError(msg) from exc
+        return b"".join(parts)
+
+    def claim(self) -> Claim | None:
+        """See :class:`fusecache.attach.origin.Origin`."""
+        try:
+            return Claim.unpack(os.getxattr(self._fd, _CLAIM))
+        except OSError:
+            return None
+
+    def write_claim(self, claim: Claim) -> None:
+        """See :class:`fusecache.attach.origin.Origin`."""
+        with suppress(OSError):
+            os.setxattr(self._fd, _CLAIM, claim.pack())
+
+    def remove_claim(self) -> None:
+        """See :class:`fusecache.attach.origin.Origin`."""
+        with suppress(OSError):
+            os.removexattr(self._fd, _CLAIM)
+
+    def open_store(self, size: int, page_cache: PageCache) -> OpenStore:
+        """See :class:`fusecache.attach.origin.Origin`."""
+        store, engine = open_file_store(
+            self._fd, name=f"origin {self._path}", size=size, page_cache=page_cache, resources=self._resources
+        )
+        return OpenStore(store, engine.name, strengths_of(self._fd, engine))
+
+    def make_identity_durable(self) -> None:
+        """See :class:`fusecache.attach.origin.Origin`."""
+        try:
+            os.fsync(self._fd)  # its time of modification: fdatasync leaves that out
+        except OSError as exc:
+            msg = f"flush of origin {self._path} failed: {exc.strerror}"
+            raise StoreError(msg) from exc
+
+
+def strengths_of(fd: int, engine: Engine) -> Strengths:
+    """Find out what an open file or device is good at: of a file its file system tells, of a device its queue."""
+    status = os.fstat(fd)
+    if not stat.S_ISBLK(status.st_mode):
+        return Strengths(status.st_blksize, engine.parallelism, can_discard=True)
+    queue = _Queue.of(status.st_rdev)
+    return Strengths(
+        request_bytes=queue.limit("optimal_io_size") or queue.limit("minimum_io_size") or status.st_blksize,
+        parallelism=min(engine.parallelism, queue.limit("nr_requests") or engine.parallelism),
+        can_discard=queue.limit("write_zeroes_max_bytes") > 0,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Queue:
+    """What sysfs tells of a block device's queue."""
+
+    directory: Path
+
+    @classmethod
+    def of(cls, device: int) -> _Queue:
+        """Find that of a device, or of the disk that a partition is on."""
+        entry = (DEVICES / f"{os.major(device)}:{os.minor(device)}").resolve()
+        own = entry / "queue"
+        return cls(own if own.is_dir() else entry.parent / "queue")
+
+    def limit(self, name: str) -> int:
+        """Read a limit; 0 where the kernel does not tell."""
+        try:
+            return int((self.directory / name).read_text(encoding="ascii"))
+        except (OSError, ValueError):
+            return 0

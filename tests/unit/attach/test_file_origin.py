@@ -1,0 +1,143 @@
+"""An origin in a file or a device."""
+
+from __future__ import annotations
+
+import os
+import stat
+from contextlib import ExitStack
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import trio
+
+from fusecache.attach import file_origin, locate
+from fusecache.attach.file_origin import strengths_of
+from fusecache.attach.origin import OpenStore, Origin, Strengths
+from fusecache.config import PageCache
+from fusecache.errors import BusyError, StoreError
+from fusecache.stores import ThreadEngine, make_engine
+from tests.unit.worlds import threaded
+
+SIZE = 10_000
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "origin"
+    path.write_bytes(bytes(range(100)) * 100)
+    return path
+
+
+def opened(path: Path, resources: ExitStack) -> Origin:
+    return locate(str(path)).open(resources)
+
+
+def test_what_it_is_known_by(path: Path) -> None:
+    with ExitStack() as resources:
+        origin = opened(path, resources)
+        before = origin.identity()
+        assert (before.address, before.size, origin.size) == (str(path), SIZE, SIZE)
+        assert before.version == str(path.stat().st_mtime_ns)
+        os.truncate(path, SIZE + 1)
+        os.utime(path, ns=(1, 1))
+        now = origin.identity()
+    assert now.is_same_origin(before)
+    assert now.has_changed_since(before)
+    assert now.has_grown_since(before)
+    assert not before.has_grown_since(now)
+
+
+def test_nobody_else_has_it_meanwhile(path: Path) -> None:
+    with ExitStack() as resources:
+        opened(path, resources)
+        with pytest.raises(BusyError, match="in use by another mount"), ExitStack() as others:
+            opened(path, others)
+    with ExitStack() as resources:
+        opened(path, resources)
+
+
+def test_reading_ends_where_it_ends(path: Path) -> None:
+    with ExitStack() as resources:
+        origin = opened(path, resources)
+        assert origin.read_now(50, 100) == path.read_bytes()[50:150]
+        assert origin.read_now(SIZE - 1, 100) == b"\x63"
+        assert not origin.read_now(SIZE, 1)
+
+
+def test_a_read_that_fails_is_one_line(path: Path) -> None:
+    with ExitStack() as resources:
+        origin = locate(str(path)).open(resources)
+        os.close(origin._fd)  # type: ignore[attr-defined]
+        with pytest.raises(StoreError, match=f"cannot read origin {path}: Bad file descriptor"):
+            origin.read_now(0, 1)
+        os.dup2(os.open(path, os.O_RDONLY | os.O_CLOEXEC), origin._fd)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("page_cache", [PageCache.STORES, PageCache.IMAGE])
+def test_served_it_says_what_it_is_good_at(path: Path, page_cache: PageCache) -> None:
+    async def serve() -> OpenStore:
+        return opened(path, resources).open_store(SIZE - 1, page_cache)
+
+    with ExitStack() as resources:
+        found = trio.run(serve)
+    assert found.store.size == SIZE - 1
+    parallelism = {"io_uring": 256, "threads": 64}[found.engine]
+    assert found.strengths == Strengths(path.stat().st_blksize, parallelism, can_discard=True)
+
+
+class Device:
+    """A block device as sysfs shows it."""
+
+    def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.disk = directory / "devices" / "sdx"
+        (self.disk / "queue").mkdir(parents=True)
+        (self.disk / "sdx1").mkdir()
+        (directory / "8:16").symlink_to(self.disk)
+        (directory / "8:17").symlink_to(self.disk / "sdx1")
+        self.number = os.makedev(8, 16)
+        monkeypatch.setattr(file_origin, "DEVICES", directory)
+        monkeypatch.setattr(file_origin, "os", SimpleNamespace(fstat=self.fstat, major=os.major, minor=os.minor))
+
+    def fstat(self, fd: int) -> SimpleNamespace:
+        return SimpleNamespace(st_mode=stat.S_IFBLK, st_rdev=self.number, st_blksize=4096)
+
+    def has(self, **limits: int) -> None:
+        for name, limit in limits.items():
+            (self.disk / "queue" / name).write_text(f"{limit}\n")
+
+
+@pytest.fixture
+def device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Device:
+    return Device(tmp_path, monkeypatch)
+
+
+@threaded
+async def test_of_a_device_its_queue_tells(device: Device) -> None:
+    device.has(minimum_io_size=512, optimal_io_size=0, nr_requests=32, write_zeroes_max_bytes=0)
+    assert strengths_of(0, ThreadEngine()) == Strengths(512, 32, can_discard=False)
+    device.has(optimal_io_size=1 << 20, nr_requests=1024, write_zeroes_max_bytes=1 << 30)
+    assert strengths_of(0, ThreadEngine()) == Strengths(1 << 20, 64, can_discard=True)
+
+
+@threaded
+async def test_of_a_partition_that_of_its_disk(device: Device) -> None:
+    device.number = os.makedev(8, 17)
+    device.has(minimum_io_size=4096, optimal_io_size=65536, nr_requests=8, write_zeroes_max_bytes=0)
+    assert strengths_of(0, ThreadEngine()) == Strengths(65536, 8, can_discard=False)
+
+
+@threaded
+async def test_where_nothing_is_told_nothing_is_made_up(device: Device) -> None:
+    device.number = os.makedev(9, 9)
+    assert strengths_of(0, ThreadEngine()) == Strengths(4096, 64, can_discard=False)
+
+
+@threaded
+async def test_engines_tell_how_much_they_do_at_a_time(path: Path) -> None:
+    with path.open("rb") as file:
+        engine = make_engine(file.fileno())
+        try:
+            assert engine.parallelism in {64, 256}
+        finally:
+            engine.close()
