@@ -284,7 +284,7 @@ class Migrations:
                 await volume.cache.write(cblock * size, right)
                 volume.content_changed()
             volume.mapping.set_sum(cblock, crc32c(right))
-            volume.durability.summed(cblock)
+            volume.durability.rows.summed(cblock)
         return rotten
 
     async def name_lost(self, oblock: int, cblock: int) -> None:
@@ -326,16 +326,16 @@ class Migrations:
     async def unmap(self, cblock: int) -> None:
         """Switch: from here on a clean block is not in the cache, durably; on failure everything is as it was."""
         mapping, durability = self._volume.mapping, self._volume.durability
-        durability.removing(cblock)
+        durability.rows.removing(cblock)
         flags = mapping.flags[cblock]
-        divergent = durability.is_divergent(cblock)
+        divergent = durability.rows.is_divergent(cblock)
         oblock = mapping.remove(cblock)
         try:
             await durability.commit()
         except BaseException:
             mapping.insert(oblock, cblock)
             mapping.flags[cblock] = flags
-            durability.kept(cblock)
+            durability.rows.kept(cblock)
             if divergent and not durability.flushes.has_lost_writes(cblock):
                 self._volume.set_dirty(cblock)  # one of its two copies has to be the right one
             raise
@@ -364,7 +364,7 @@ class Migrations:
         """Switch: from here on the block is in the cache."""
         volume = self._volume
         volume.mapping.insert(work.oblock, work.cblock)
-        volume.durability.promoted(work.cblock)
+        volume.durability.rows.promoted(work.cblock)
         volume.counters.promotions += 1
         batch.done(work)
 

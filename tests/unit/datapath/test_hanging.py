@@ -134,7 +134,7 @@ async def test_a_hanging_commit_stops_no_reads_and_no_writes_to_covered_blocks()
     async with world.running() as nursery:
         await world.durability.record_intent(1)
         world.record.before = stuck.before_commit
-        world.durability.promoted(3)
+        world.durability.rows.promoted(3)
         await world.cache.write(3 * BLOCK, b"without a row")
         nursery.start_soon(world.cache.flush)
         await trio.sleep(5)

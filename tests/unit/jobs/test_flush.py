@@ -192,7 +192,7 @@ async def test_a_block_that_is_demoted_meanwhile_is_done() -> None:
         nursery.start_soon(world.flusher.flush)
         await settle()
         world.volume.set_clean(0, 0)
-        world.durability.removing(0)
+        world.durability.rows.removing(0)
         world.mapping.remove(0)
         world.volume.forget(0)
         world.locks.end_exclusive(3)
