@@ -2,8 +2,8 @@
 
 Theory of operation
 -------------------
-Three things survive a crash: the cache, the origin, and the record of what the cache holds.  Each loses, at a crash, any
-part of what was written to it since its last flush.  These rules hold all the time:
+Three things survive a crash: the cache, the origin, and the record of what the cache holds.  Each loses, at a crash,
+any part of what was written to it since its last flush.  These rules hold all the time:
 
 1. A row is committed only after the data that it names is durable in the cache.
 2. A cache block is written for another origin block only after the commit that unmaps the old one
@@ -11,28 +11,28 @@ part of what was written to it since its last flush.  These rules hold all the t
 3. A row that says *clean* is committed only after the origin has durably what the cache has.
 4. Cache and origin differ in a block only if the durable record calls that block *suspect*.
 
-*Commits* come in rounds (:mod:`fusecache.durability.group_commit`).  A round takes a snapshot of the rows that are out of
-date (:mod:`fusecache.durability.rows`), flushes the stores on which the snapshot depends, and commits the snapshot.
+*Commits* come in rounds (:mod:`fusecache.durability.group_commit`).  A round takes a snapshot of the rows that are out
+of date (:mod:`fusecache.durability.rows`), flushes the stores on which the snapshot depends, and commits the snapshot.
 
 An *fsync* waits for less, and has rounds of its own.  A user's write that has returned is either in the origin, which
-then has to be flushed; or in the cache, and then a flush of the cache makes it safe if the block has a row, for by rule 4
-recovery will find it.  A block has no row from its promotion to the end of the next round.  So an fsync flushes the
-cache; it flushes the origin if a user has written there; and it has rows committed of the dirty blocks that have none.
-As a rule that is one flush of one store, and no commit.  An fsync need not flush what writebacks wrote to the origin,
-since their blocks stay suspect until a round has flushed it.  A block without a row is the exception: when it is written
-back, the next fsync flushes the origin.
+then has to be flushed; or in the cache, and then a flush of the cache makes it safe if the block has a row, for by
+rule 4 recovery will find it.  A block has no row from its promotion to the end of the next round.  So an fsync flushes
+the cache; it flushes the origin if a user has written there; and it has rows committed of the dirty blocks that have
+none.  As a rule that is one flush of one store, and no commit.  An fsync need not flush what writebacks wrote to the
+origin, since their blocks stay suspect until a round has flushed it.  A block without a row is the exception: when it
+is written back, the next fsync flushes the origin.
 
 *Rule 4 and the mapping's flags.*  A block is suspect after a crash if its row says dirty (flag RECORDED), or if its
-*region*, a range of cache blocks, is recorded as open.  WRITE_INTENT says: if the block has a durable row at a crash, it
-is suspect.  So a write to such a block needs no commit.  The flag is
+*region*, a range of cache blocks, is recorded as open.  WRITE_INTENT says: if the block has a durable row at a crash,
+it is suspect.  So a write to such a block needs no commit.  The flag is
 
-* set when a block is promoted, since it has no row yet, and its first row will tell its state at that round's snapshot;
+* set when a block is promoted: it has no row yet, and its first row will say what it is at that round's snapshot;
 * set by :meth:`Durability.record_intent`, which opens the block's region durably;
 * cleared in one place only: when a snapshot takes the block as clean and its region is not open.
 
 A region that saw no new use for a while is *closed* (:mod:`fusecache.durability.regions`): the same transaction makes
-the rows of its blocks exact.  A snapshot never takes a block as clean while somebody writes to it, and such a block keeps
-its region open.
+the rows of its blocks exact.  A snapshot never takes a block as clean while somebody writes to it, and such a block
+keeps its region open.
 
 A row that says *clean* may have the sum of the block's content.  The same rules protect it: the content cannot change
 before the block is suspect, and when a sum changes, the row is out of date.

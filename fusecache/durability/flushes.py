@@ -2,15 +2,15 @@
 
 Theory of operation
 -------------------
-The origin is *unflushed* from the moment at which it has taken something that the next fsync has to make durable, until
-a flush that began later has ended.  What writebacks copy there does not count, since their blocks stay suspect until a
-round of commits has flushed the origin.
+The origin is *unflushed* from the moment at which it has taken something that the next fsync has to make durable,
+until a flush that began later has ended.  What writebacks copy there does not count, since their blocks stay suspect
+until a round of commits has flushed the origin.
 
-A flush of the cache that fails may have lost whatever the cache took since the last one: the kernel forgets what it could
-not write (fsync(2)), and sooner or later reads what was there before.  If that is an older content of the same block, it
-is one that was durable.  But the first content of a promoted block may not be durable yet, and then its place would show
-what another block has left there.  The writes to such a block are *lost*, and the origin has what was there before them.
-So the cache is given up, and these blocks count as clean.
+A flush of the cache that fails may have lost whatever the cache took since the last one: the kernel forgets what it
+could not write (fsync(2)), and sooner or later reads what was there before.  If that is an older content of the same
+block, it is one that was durable.  But the first content of a promoted block may not be durable yet, and then its
+place would show what another block has left there.  The writes to such a block are *lost*, and the origin has what was
+there before them.  So the cache is given up, and these blocks count as clean.
 """
 
 from __future__ import annotations

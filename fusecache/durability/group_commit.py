@@ -2,21 +2,22 @@
 
 Theory of operation
 -------------------
-The work is done in *rounds*, one at a time.  Whoever asks while no round runs is the *leader* of the next one, and does
-it in its own task.  Whoever asks meanwhile is a *follower*, and waits.  A round begins when its leader says so
-(``begin``): what its followers want by then is merged with what the leader wants, and the round serves all of them.  When
-it has ended, the first of those who have asked since then leads the next one.
+The work is done in *rounds*, one at a time.  Whoever asks while no round runs is the *leader* of the next one, and
+does it in its own task.  Whoever asks meanwhile is a *follower*, and waits.  A round begins when its leader says so
+(``begin``): what its followers want by then is merged with what the leader wants, and the round serves all of them.
+When it has ended, the first of those who have asked since then leads the next one.
 
 What must hold:
 
 * Whoever asks is served by a round that begins after the call.
-* An error reaches everybody whose wish it concerns, and nobody else: if a part of the work failed (:class:`PartError`),
-  those who did not want that part get another round.
+* An error reaches everybody whose wish it concerns, and nobody else: if a part of the work failed
+  (:class:`PartError`), those who did not want that part get another round.
 * A leader or a follower may be cancelled at any moment, and nobody waits for ever because of that.  A round that loses
   its leader counts for nothing; the next leader does it again.  So work that must not end half way shields itself.
 
-What it costs: whoever asks alone pays for two calls, since no task stands between the asker and the work.  A leader that
-waits for something before it begins (a lock, or the others who are about to run) shares its round with more followers.
+What it costs: whoever asks alone pays for two calls, since no task stands between the asker and the work.  A leader
+that waits for something before it begins (a lock, or the others who are about to run) shares its round with more
+followers.
 """
 
 from __future__ import annotations

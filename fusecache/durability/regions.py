@@ -3,12 +3,12 @@
 Theory of operation
 -------------------
 A *region* is a range of cache blocks.  Before the first write to a clean block its region is opened, durably: after a
-crash every block in it counts as dirty.  A write never waits for the record but for this, and writes that come together
-share one commit (:mod:`fusecache.durability.group_commit`).
+crash every block in it counts as dirty.  A write never waits for the record but for this, and writes that come
+together share one commit (:mod:`fusecache.durability.group_commit`).
 
 A round of :mod:`fusecache.durability.durability` closes a region that saw no new use for a while, and makes its rows
-exact.  It is new use when a block of the region gets its write intent, or turns dirty.  So a region in which blocks are
-written, and written back, all the time stays open, and writing there costs no commits.
+exact.  It is new use when a block of the region gets its write intent, or turns dirty.  So a region in which blocks
+are written, and written back, all the time stays open, and writing there costs no commits.
 """
 
 from __future__ import annotations

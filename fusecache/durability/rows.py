@@ -14,10 +14,9 @@ from fusecache.metadata import Transaction
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from fusecache.block import BlockLocks, Mapping
+    from fusecache.block import BlockLocks, Health, Mapping
     from fusecache.durability.flushes import Flushes
     from fusecache.durability.regions import Regions
-    from fusecache.block import Health
 
 
 class Rows:
@@ -25,8 +24,8 @@ class Rows:
 
     :ivar changed: cache blocks whose rows are out of date.
     :ivar leaving: cache blocks that were unmapped, and still have a durable row.
-    :ivar origin_needed: whether a block was unmapped whose row may say dirty: the origin has to be flushed before the row
-        goes.
+    :ivar origin_needed: whether a block was unmapped whose row may say dirty: the origin has to be flushed before the
+        row goes.
     """
 
     __slots__ = (

@@ -34,8 +34,8 @@ class RecordWriter:
     async def write(self, transaction: Transaction) -> None:
         """Commit, while the caller holds the lock; an empty transaction is no commit.
 
-        After a failure nothing more is written than that a check is needed.  A commit that has begun goes on to its end
-        even if the caller is cancelled: nobody would know whether it was made.
+        After a failure nothing more is written than that a check is needed.  A commit that has begun goes on to its
+        end even if the caller is cancelled: nobody would know whether it was made.
 
         :raises MetadataError: it cannot be written, now or since an earlier failure.
         """

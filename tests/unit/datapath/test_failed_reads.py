@@ -124,7 +124,7 @@ async def test_a_migration_finds_out_which_pages_are_lost_and_forgets_it_when_th
 
 
 @virtual
-async def test_a_distrusted_block_that_cannot_be_dropped_yet_goes_on_being_served() -> None:
+async def test_an_unreadable_block_that_cannot_be_dropped_yet_goes_on_being_served() -> None:
     world = World()
     world.load(5, 2)
     world.cached.dead = {2 * BLOCK}

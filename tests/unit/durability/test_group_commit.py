@@ -149,11 +149,10 @@ async def test_whoever_asks_before_the_leader_has_begun_is_served_by_its_round()
             await trio.sleep(1)
 
     group = GroupCommit(work)
-    async with trio.open_nursery() as nursery:
-        async with lock:
-            for number in range(5):
-                nursery.start_soon(group.join, frozenset({number}))
-            await trio.sleep(1)
+    async with trio.open_nursery() as nursery, lock:
+        for number in range(5):
+            nursery.start_soon(group.join, frozenset({number}))
+        await trio.sleep(1)
     assert served == [frozenset(range(5))]
 
 
