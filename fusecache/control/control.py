@@ -97,7 +97,7 @@ class Control:
         self._decommissioned = False
         self._last_error = ""
         self._scrub = Scrub(volume, worker, config.scrub)
-        worker.traffic.set_rate(config.copy_rate)
+        worker.copy_rate.set_rate(config.copy_rate)
         self._attributes = {
             "policy": _Attribute(lambda: volume.policy.name, self._set_policy),
             "mode": _Attribute(lambda: volume.mode.value, self._set_mode),
@@ -108,7 +108,7 @@ class Control:
             "message": _Attribute(None, self._message),
             "error": _Attribute(lambda: self._last_error),
             "lost": _Attribute(lambda: " ".join(f"{begin}-{end}" for begin, end in volume.health.lost)),
-            "copy_rate": _Attribute(lambda: str(worker.traffic.rate), self._set_copy_rate),
+            "copy_rate": _Attribute(lambda: str(worker.copy_rate.rate), self._set_copy_rate),
             "scrub": _Attribute(lambda: str(self._scrub.rate), self._set_scrub),
         }
 
@@ -177,7 +177,7 @@ class Control:
             state=health.state,
             health=str(health),
             lost_bytes=len(health.lost),
-            copy_rate=self._worker.traffic.rate,
+            copy_rate=self._worker.copy_rate.rate,
             scrub_rate=self._scrub.rate,
             flush_pending=self._flusher.pending,
             flush_failed=self._flusher.failed,
@@ -249,7 +249,7 @@ class Control:
         self._worker.wake()
 
     async def _set_copy_rate(self, text: str) -> None:
-        self._worker.traffic.set_rate(parse_size(text.strip()))
+        self._worker.copy_rate.set_rate(parse_size(text.strip()))
 
     async def _set_scrub(self, text: str) -> None:
         self._scrub.set_rate(parse_size(text.strip()))

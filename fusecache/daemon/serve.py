@@ -201,7 +201,7 @@ async def _end_on_signal(
             log.info("asked to end", signal=signal.Signals(number).name)
             # A change of mode may wait for a flush that takes hours; what is dirty may stay so.
             flusher.stop("the mount is ending")
-            worker.traffic.set_rate(0)
+            worker.copy_rate.set_rate(0)
             await pages.settle()
             pyfuse3.terminate()
 

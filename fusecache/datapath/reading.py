@@ -184,4 +184,4 @@ class Reader:
                     msg = f"bytes {offset} to {offset + len(part)} of the image cannot be read: {exc}"
                     raise StoreError(msg) from exc
                 await self._origin.read(offset, part)
-                self._worker.distrust(oblock)
+                self._worker.drop_unreadable(oblock)

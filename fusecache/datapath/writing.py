@@ -206,12 +206,12 @@ class Writer:
             if route is _Route.BOTH or route is _Route.INTENT:
                 await volume.durability.record_intent(cblock)
             if route is _Route.BOTH:
-                volume.durability.rewriting(cblock)
+                volume.durability.rows.rewriting(cblock)
                 failed = not await self._write_both(position, cache_position, data)
             else:
                 failed = not await self._write_cache(cblock, cache_position, data)
             if failed and not volume.is_dirty(cblock):
-                volume.durability.mark_divergent(cblock)
+                volume.durability.rows.mark_divergent(cblock)
         finally:
             volume.locks.end_write(oblock)
         if failed:

@@ -1,14 +1,16 @@
-"""Flushing the two stores: what fsyncs are owed, and what a flush that fails takes with it.
+"""Flushing the two stores: which flushes an fsync needs, and what is lost when one fails.
 
 Theory of operation
 -------------------
-The origin *owes* a flush from the moment at which it has taken something that the next fsync has to make durable, until
-a flush that began later has ended.  What migrations write there is not owed: their rows see to that.
+The origin is *unflushed* from the moment at which it has taken something that the next fsync has to make durable,
+until a flush that began later has ended.  What writebacks copy there does not count, since their blocks stay suspect
+until a round of commits has flushed the origin.
 
-A flush of the cache that fails may have lost whatever the cache took since the last one: what the kernel could not
-write it forgets (fsync(2)), and sooner or later reads what was there before.  Where that is an older content of the
-same block, it is one that was durable; but a block that no flush has made durable since its promotion, a *fresh* one,
-would show what another block has left there.  Such blocks are *forsaken*: the origin has what was there before.
+A flush of the cache that fails may have lost whatever the cache took since the last one: the kernel forgets what it
+could not write (fsync(2)), and sooner or later reads what was there before.  If that is an older content of the same
+block, it is one that was durable.  But the first content of a promoted block may not be durable yet, and then its
+place would show what another block has left there.  The writes to such a block are *lost*, and the origin has what was
+there before them.  So the cache is given up, and these blocks count as clean.
 """
 
 from __future__ import annotations
@@ -30,8 +32,8 @@ if TYPE_CHECKING:
 class Flushes:
     """The flushes of one volume's stores.  Flushes of one store that come side by side wait for each other there.
 
-    :ivar given_up: set when the cache is given up, since it could not be flushed.
-    :ivar forsake: called then for every fresh block.
+    :ivar cache_failed: set when the cache is given up because it could not be flushed.
+    :ivar on_lost_write: called then with every cache block whose writes are lost.
     """
 
     __slots__ = (
@@ -53,6 +55,7 @@ class Flushes:
         self._origin_writes = 1  # what a killed process left, if any
         self._origin_flushed = 0
         self._unflushed: dict[int, int] = {}
+        """Cache blocks that no flush has made durable since their promotion, with the number of that promotion."""
         self._promotions = 0
         self.on_lost_write: Callable[[int], None] = lambda _: None
         self.cache_failed = trio.Event()
@@ -77,7 +80,7 @@ class Flushes:
             self._unflushed.pop(cblock, None)
 
     def has_lost_writes(self, cblock: int) -> bool:
-        """Tell whether nothing counts that the cache has of a block."""
+        """Tell whether what the cache has of a block may be what another block has left there."""
         return bool(self._health.cache_lost) and cblock in self._unflushed
 
     async def flush(self, *, cache: bool, origin: bool) -> None:

@@ -1,14 +1,14 @@
-"""The write-intent record: in which runs of cache blocks clean blocks may be written before their rows say dirty.
+"""The write-intent record: in which ranges of cache blocks a clean block may be written before its row says dirty.
 
 Theory of operation
 -------------------
-A *region* is a run of cache blocks.  Before the first write to a clean block its region is opened, durably: after a
-crash everything in it counts as dirty.  That is the only wait for the record that a write ever pays, and those that
-come together share it.
+A *region* is a range of cache blocks.  Before the first write to a clean block its region is opened, durably: after a
+crash every block in it counts as dirty.  A write never waits for the record but for this, and writes that come
+together share one commit (:mod:`fusecache.durability.group_commit`).
 
-A region that saw no new use for a while is closed again, by a round of :mod:`fusecache.durability.durability`, which
-makes its rows exact.  New use is that a block of it was covered, or turned dirty: a region in which blocks are written,
-and written back, all the time stays open, and writing there costs no commits.
+A round of :mod:`fusecache.durability.durability` closes a region that saw no new use for a while, and makes its rows
+exact.  It is new use when a block of the region gets its write intent, or turns dirty.  So a region in which blocks
+are written, and written back, all the time stays open, and writing there costs no commits.
 """
 
 from __future__ import annotations
@@ -16,10 +16,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import structlog
-import trio
 
 from fusecache.block import WRITE_INTENT
-from fusecache.durability.rounds import Outcome
+from fusecache.durability.group_commit import GroupCommit
 from fusecache.errors import FusecacheError, ReadOnlyError
 from fusecache.metadata import Transaction
 
@@ -36,11 +35,11 @@ class Regions:
     """The regions of one mounted cache.
 
     :param blocks_each: cache blocks per region.
-    :ivar open: those that the durable record has open, but for those that are just being closed.
+    :ivar open: those that the durable record has open, but for those that a round is closing just now.
     :ivar touched: those that saw new use since the last closing.
     """
 
-    __slots__ = ("_asked", "_blocks_each", "_health", "_mapping", "_outcome", "_wanted", "_writer", "open", "touched")
+    __slots__ = ("_blocks_each", "_health", "_mapping", "_openings", "_writer", "open", "touched")
 
     def __init__(
         self, mapping: Mapping, writer: RecordWriter, health: Health, *, blocks_each: int, open_regions: set[int]
@@ -49,9 +48,7 @@ class Regions:
         self._writer = writer
         self._health = health
         self._blocks_each = blocks_each
-        self._wanted: set[int] = set()
-        self._asked = trio.Event()
-        self._outcome = Outcome()
+        self._openings = GroupCommit(self._do_openings)
         self.open = open_regions
         self.touched = set(open_regions)
 
@@ -81,30 +78,26 @@ class Regions:
             if self.is_open(cblock):
                 flags[cblock] |= WRITE_INTENT
             else:
-                self._wanted.add(cblock // self._blocks_each)
-                self._asked.set()
-                await self._outcome.wait()
+                await self._openings.join(frozenset((cblock // self._blocks_each,)))
 
-    async def run(self) -> None:
-        """Open wanted regions until cancelled, all that came together in one transaction."""
-        while True:
-            await self._asked.wait()
-            async with self._writer.lock:
-                self._asked = trio.Event()
-                wanted, self._wanted = self._wanted, set()
-                outcome, self._outcome = self._outcome, Outcome()
-                error: FusecacheError | None = None
-                try:
-                    await self._writer.write(Transaction(opened=sorted(wanted)))
-                    self.open |= wanted
-                except FusecacheError as exc:
-                    error = exc
-                    log.error("opening regions failed", error=str(exc))
-            outcome.finish(error)
+    async def _do_openings(self, begin: Callable[[], frozenset[int]]) -> None:
+        """Open what is wanted by the time when nobody else commits, in one transaction."""
+        async with self._writer.lock:
+            wanted = begin()
+            try:
+                await self._writer.write(Transaction(opened=sorted(wanted)))
+            except FusecacheError as exc:
+                log.error("opening regions failed", error=str(exc))
+                raise
+            self.open |= wanted
 
     def take_idle(self, is_unsettled: Callable[[int], bool]) -> set[int]:
-        """Pick the regions to close: without new use, and without a block that may differ; they are no longer open."""
+        """Pick the regions to close: those without new use and without an unsettled block; they are no longer open."""
         touched, self.touched = self.touched, set()
         idle = {region for region in self.open - touched if not any(map(is_unsettled, self.blocks_of(region)))}
         self.open -= idle
         return idle
+
+    def check(self) -> None:
+        """Assert that nobody waits in vain."""
+        self._openings.check()

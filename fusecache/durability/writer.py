@@ -1,4 +1,4 @@
-"""The durable record as those see it who change it: one commit at a time, and none after one that failed."""
+"""Commits to the durable record: one at a time, and none after one that failed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ log = structlog.get_logger(__name__)
 class RecordWriter:
     """Commits to the record of one mount.
 
-    :ivar lock: to be held around what belongs to a commit.
+    :ivar lock: hold it while you decide what to commit, and until it is committed.
     """
 
     __slots__ = ("_health", "_record", "lock")
@@ -32,9 +32,10 @@ class RecordWriter:
         self.lock = trio.Lock()
 
     async def write(self, transaction: Transaction) -> None:
-        """Commit, for who holds the lock; an empty batch is no commit.
+        """Commit, while the caller holds the lock; an empty transaction is no commit.
 
-        After a failure nothing more is written than that a check is needed.
+        After a failure nothing more is written than that a check is needed.  A commit that has begun goes on to its
+        end even if the caller is cancelled: nobody would know whether it was made.
 
         :raises MetadataError: it cannot be written, now or since an earlier failure.
         """
@@ -44,7 +45,8 @@ class RecordWriter:
         if health.read_only:
             raise MetadataError(health.read_only)
         try:
-            await self._record.commit(transaction)
+            with trio.CancelScope(shield=True):
+                await self._record.commit(transaction)
         except MetadataError as exc:
             health.read_only = str(exc)
             log.error("the metadata cannot be written: read-only from here on", error=str(exc))

@@ -17,7 +17,6 @@ import trio
 
 from fusecache.config import COPY_SIZE
 from fusecache.errors import FusecacheError
-from fusecache.migration import ASKED_FOR, Batch
 from fusecache.tasks import for_each
 from policies import Op, Work
 
@@ -148,10 +147,8 @@ class Flusher:
             self._writing -= 1
 
     async def _write_together(self, works: list[Work]) -> None:
-        await self._worker.traffic.allowed(len(works) * self._volume.geometry.block_size)
-        batch = Batch(works, None, patience=ASKED_FOR)
-        await self._worker.migrations.write_back(batch)
-        for work, error in batch.errors.items():
+        errors = await self._worker.write_back(works)
+        for work, error in errors.items():
             log.warning("writeback failed", oblock=work.oblock, error=str(error))
 
     async def _clean(self, oblock: int) -> bool:
@@ -159,7 +156,7 @@ class Flusher:
             if self._dirty_cblock(oblock) < 0:
                 return True
             try:
-                await self._worker.migrations.clean(oblock)
+                await self._worker.steps.clean(oblock)
             except FusecacheError as exc:
                 log.warning("writeback failed", oblock=oblock, attempt=attempt, error=str(exc))
                 await trio.sleep(_RETRY_SECONDS)

@@ -94,21 +94,21 @@ class Scrub:
             if volume.mapping.oblock_of[cblock] != oblock:
                 return
             if volume.is_dirty(cblock):
-                await self._worker.migrations.name_lost(oblock, cblock)
+                await self._worker.steps.name_lost(oblock, cblock)
             else:
-                self._worker.distrust(oblock)
+                self._worker.drop_unreadable(oblock)
             raise
         volume.counters.scrubbed += 1
         unchanged = volume.mapping.oblock_of[cblock] == oblock and not volume.is_dirty(cblock)
         if not unchanged or (before is not None and before == found):
             return
         try:
-            if await self._worker.migrations.heal(oblock, cblock):
+            if await self._worker.steps.heal(oblock, cblock):
                 log.error("rot healed from the origin", oblock=oblock, cblock=cblock)
         except BusyError:
             pass  # it is being migrated; the next round will see it
         except StoreError:
-            self._worker.distrust(oblock)
+            self._worker.drop_unreadable(oblock)
             raise
 
     async def _sum(self, cblock: int) -> int:

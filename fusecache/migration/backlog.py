@@ -1,4 +1,4 @@
-"""Work that the policy has handed out and that nobody does yet: sorted, so that neighbours can be moved together."""
+"""Work that the policy has ordered and that nobody does yet, sorted so that neighbours can be migrated together."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 class Backlog:
-    """Items of work, by what they ask for and by origin block.
+    """Items of work, by kind and by origin block.
 
     Items of one kind are taken in the order of the origin, from where the last one ended, and at the end from the
-    beginning again (C-LOOK); kinds take turns as their oldest items came.
+    beginning again (C-LOOK).  The kind of the oldest item comes first.
 
-    :param most: neighbours that can be moved together, at least 1.
+    :param most: how many neighbours can be migrated together, at least 1.
     """
 
     __slots__ = ("_by_age", "_ends", "_most", "_sorted")
@@ -42,9 +42,9 @@ class Backlog:
         self._by_age[work] = None
 
     def next_neighbours(self, ops: Container[Op]) -> list[Work]:
-        """Tell what to do next of these kinds: items of neighbouring blocks, in order, or none; they stay here.
+        """Return the items of these kinds to do next: neighbours, in order, or none; they stay here.
 
-        Demotions share nothing but their commit, and come one by one.
+        Demotions share nothing but their commit, so they come one by one.
         """
         op = next((work.op for work in self._by_age if work.op in ops), None)
         if op is None:
@@ -62,7 +62,7 @@ class Backlog:
         return [items[first + number] for number in range(count)]
 
     def take(self, neighbours: list[Work]) -> list[Work]:
-        """Take items out that are about to be done; returns those that were still here."""
+        """Take out items that are about to be done; returns those that were still here."""
         present = [work for work in neighbours if work in self._by_age]
         for work in present:
             self.remove(work)

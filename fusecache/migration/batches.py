@@ -1,11 +1,11 @@
-"""What is moved together, and the blocks that are held for it."""
+"""What is migrated together, and the blocks that are locked for it."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Self
 
 from fusecache.errors import BusyError, FusecacheError
-from fusecache.migration.traffic import PATIENCE
+from fusecache.migration.origin_slots import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 
 
 class Batch:
-    """Items of one kind, in the order of the origin, that are carried out together; neighbours as one.
+    """Items of work of one kind, in the order of the origin, that are carried out together.
 
-    :param policy: who gets them back, each exactly once; None for nobody.
-    :param paid: whether their bytes have been waited for (:meth:`fusecache.migration.traffic.Traffic.allowed`).
+    :param policy: gets each item back exactly once; None if no policy has ordered them.
+    :param rate_applied: whether the batch has waited for the copy rate.
+    :param patience: seconds for which a write to the origin lets users go first.
     :ivar errors: what went wrong, by item.
     """
 
@@ -42,18 +43,18 @@ class Batch:
             self._policy.complete_background_work(work, success)
 
     def failed(self, work: Work, error: FusecacheError) -> None:
-        """Give an item back that could not be done."""
+        """Give an item back that could not be done, and note why."""
         self.errors[work] = error
         self.done(work, False)
 
     def close(self) -> None:
-        """Give back, as not done, whatever was not given back."""
+        """Give back as not done whatever was not given back yet."""
         for work in list(self._open):
             self.done(work, False)
 
 
 class Held:
-    """Blocks that one coroutine has exclusively, until it gives them back, at the latest at the end of the block."""
+    """The blocks that one coroutine has exclusively; it releases them one by one, or at the end of the with block."""
 
     __slots__ = ("_locks", "_oblocks")
 
@@ -69,7 +70,7 @@ class Held:
             self._locks.end_exclusive(oblock)
 
     async def take(self, oblock: int, level: Level) -> None:
-        """Take a block, and wait until those have left whom we keep out; raises BusyError if somebody migrates it."""
+        """Take a block, and wait until those whom we keep out have left; raises BusyError if somebody migrates it."""
         if not self._locks.try_exclusive(oblock, level):
             msg = f"oblock {oblock} is being migrated"
             raise BusyError(msg)
@@ -77,14 +78,14 @@ class Held:
         await self._locks.drained(oblock)
 
     async def take_when_free(self, oblock: int, level: Level) -> None:
-        """Take a block as soon as nobody migrates it any more; not for those who hold another one."""
+        """Take a block as soon as nobody migrates it any more; the caller holds no other one."""
         assert not self._oblocks
         await self._locks.take_exclusive(oblock, level)
         self._oblocks.add(oblock)
         await self._locks.drained(oblock)
 
     def release(self, oblock: int) -> None:
-        """Give a block back, if it was taken."""
+        """Release a block, if it was taken."""
         if oblock in self._oblocks:
             self._oblocks.remove(oblock)
             self._locks.end_exclusive(oblock)

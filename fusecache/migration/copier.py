@@ -1,16 +1,16 @@
-"""Getting a block's bytes out of the cache and into it, without holding up anybody who hits.
+"""Reading a block's bytes from the cache and writing them to it, without making hits wait.
 
 Theory of operation
 -------------------
-The cache's side of a copy is memory being copied in the event loop, where the hits are served.  So it is done in
-*slices*, and one slice at a time, whoever's it is: between two of them the loop serves what has come in meanwhile.  A
-slice that has to wait for the cache's disk waits as anybody else does.  The sum of a block is taken slice by slice as
-well, while the bytes are in the processor's own memory.
+At the cache, a copy moves memory in the event loop, which also serves the hits.  So it is done in *slices*, and only
+one slice of all copies at a time: between two of them the loop serves what has come in meanwhile.  A slice that has to
+wait for the cache's disk waits as any request does.  The sum of a block is taken slice by slice as well, while the
+bytes are in the processor's cache.
 
-The origin's side is one I/O for a whole run, which takes its time elsewhere.
+At the origin, a copy is one I/O for a whole stretch of neighbours, which does not occupy the loop.
 
-Buffers are kept and used again: fresh memory has to be cleared by the kernel, page by page, and is paid for in the
-loop.  They begin at a page, which unbuffered stores are glad of.
+Buffers are kept and used again, since the kernel has to clear fresh memory page by page, and the loop would pay for
+that.  They begin at a page, as unbuffered stores need it.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ if TYPE_CHECKING:
 
 _SLICE: Final = 64 * KIB
 _KEPT: Final = 4
-"""Buffers that are kept when nobody needs them."""
+"""Buffers that are kept while nobody needs them."""
 _LEAST_READ: Final = 4 * KIB
-"""Bytes in which what is lost of an unreadable block is told."""
+"""Bytes of the pieces in which an unreadable block is looked through."""
 _HOLD_GIL: Final = 0
-"""A slice's sum takes less time than getting the interpreter back would."""
+"""The sum of a slice takes less time than to get the interpreter's lock back would."""
 
 
 class CacheReadError(StoreError):
-    """The cache could not give what it holds."""
+    """The cache cannot be read."""
 
 
 class Copier:
@@ -55,7 +55,7 @@ class Copier:
 
     @contextmanager
     def buffer(self) -> Iterator[memoryview]:
-        """Have :data:`fusecache.config.COPY_SIZE` bytes within this block; what is in them at first is anything."""
+        """Lend :data:`fusecache.config.COPY_SIZE` bytes of memory within this block; they may contain anything."""
         buffer = self._buffers.pop() if self._buffers else memoryview(mmap(-1, COPY_SIZE))
         try:
             yield buffer
@@ -64,7 +64,7 @@ class Copier:
                 self._buffers.append(buffer)
 
     async def load(self, position: int, into: memoryview, crc: int = 0) -> int:
-        """Read from the cache; returns the CRC-32C of what ``crc`` is of, and of that.
+        """Read from the cache; returns the CRC-32C of these bytes, continued from ``crc``.
 
         :raises CacheReadError: the cache cannot be read.
         """

@@ -1,26 +1,28 @@
-"""Who has blocks moved: a worker that asks the policy, and requests that move a block themselves.
+"""The worker that carries out what the policy orders, and what requests and jobs ask of migrations.
 
 Theory of operation
 -------------------
-The worker asks the policy for work whenever something may have changed (a lookup queued some, a migration ended, a
-second passed), and *collects* what it is given, up to a bound, in a backlog (:mod:`fusecache.migration.backlog`).  From
-there runs of neighbours are started, in the order of the origin, so many of each kind side by side: writebacks that let
-users go first keep no promotion waiting.  What they do is in :mod:`fusecache.migration.migrations`; what they may use
-of the origin, in
-:mod:`fusecache.migration.traffic`.
+The worker asks the policy for work whenever something may have changed: a lookup queued an item, a migration ended, a
+second passed.  It puts the items into a backlog (:mod:`fusecache.migration.backlog`), up to a bound.  From there it
+starts batches of neighbours, in the order of the origin.  Each kind of migration may have so many batches under way,
+so writebacks that let users go first do not keep promotions waiting.  :mod:`fusecache.migration.migrations` says what
+a batch does, :mod:`fusecache.migration.origin_slots` when it may write to the origin,
+:mod:`fusecache.migration.copy_rate` how fast it may copy.
 
-The policy's decisions are asked for in its own order, and handed out is handed out: what is in the backlog counts
-with what is under way where dm-cache counts migrations (2.9), so that ``migration_threshold`` bounds both.  Work that
-is there only because the origin is idle comes in batches, up to the threshold, and then not again before all
-of it is done: one at a time would have no neighbours.  While users write a lot to what is cached, a batch begins once
-a second at most: what is written back then is soon dirty again.
+dm-cache counts migrations under way (2.9).  Here items in the backlog count as well, since the policy has ordered them
+in its own order; so ``migration_threshold`` bounds both together.
 
-*A limited rate.*  Bytes are waited for before a run leaves the backlog.  What must hold: a pause (unmounting, a change
-of policy) does not last as long as the limit makes copies last.  So the backlog goes back to the policy, undone, and
-whoever waits for bytes stops waiting.  What it costs: the policy has to want those items again.
+*Work for an idle origin.*  Some work is there only because the origin is idle.  It comes in *waves*: items are taken
+up to the threshold, and no more before all of them are done.  Taken one at a time, they would have no neighbours.
+While users write a lot to what is cached, a wave begins once a second at most, since what is written back then is soon
+dirty again.
 
-An item that fails goes back to the policy as failed, and the worker pauses for longer and longer while stores go on
-failing.
+*A limited rate.*  A batch waits for its bytes before its items leave the backlog.  What must hold: a pause
+(unmounting, a change of policy) does not last as long as the limit makes copies last.  So a pause returns the backlog
+to the policy, undone, and ends the wait for bytes.  What it costs: the policy has to order these items again.
+
+An item that fails goes back to the policy as failed.  While stores go on failing, the worker pauses for longer and
+longer.
 """
 
 from __future__ import annotations
@@ -36,23 +38,26 @@ from fusecache.config import COPY_SIZE, Mode
 from fusecache.errors import BusyError, FusecacheError
 from fusecache.migration.backlog import Backlog
 from fusecache.migration.batches import Batch, Held
+from fusecache.migration.copier import Copier
+from fusecache.migration.copy_rate import CopyRate
 from fusecache.migration.migrations import Migrations
-from fusecache.migration.traffic import Traffic
+from fusecache.migration.origin_slots import SHORT_PATIENCE, OriginSlots
+from fusecache.migration.steps import Steps
 from policies import Op, PolicyError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 
     from fusecache.volume import Volume
     from policies import Work
 
 log = structlog.get_logger(__name__)
 
-LANES: Final = {Op.PROMOTE: 8, Op.DEMOTE: 8, Op.WRITEBACK: 4}
-"""Runs side by side; a run of copies holds :data:`fusecache.config.COPY_SIZE` bytes in memory."""
-_LEAST_COLLECTED: Final = 16
+SIDE_BY_SIDE: Final = {Op.PROMOTE: 8, Op.DEMOTE: 8, Op.WRITEBACK: 4}
+"""Batches under way at most, by kind; one that copies holds :data:`fusecache.config.COPY_SIZE` bytes in memory."""
+_LEAST_ORDERS: Final = 16
 _ASKED_AT_ONCE: Final = 16
-"""Items that are asked for before others in the loop have their turn."""
+"""Items for which the policy is asked before other tasks may run."""
 _MANY_WRITES: Final = 32
 """Write hits a second."""
 _FIRST_BACKOFF: Final = 0.5
@@ -60,54 +65,68 @@ _LAST_BACKOFF: Final = 30.0
 
 
 class MigrationWorker:
-    """The migrations of one volume; :meth:`run` carries out what the policy asks for.
+    """The migrations of one volume; :meth:`run` carries out what the policy orders.
 
-    :ivar moves: how a block is moved.
-    :ivar traffic: when copies may go to the origin.
+    :ivar copy_rate: how many bytes a second may be copied.
+    :ivar origin_slots: when writebacks may write to the origin.
+    :ivar steps: what can be asked for one block, beside the policy.
     """
 
     __slots__ = (
-        "_asking",
         "_backlog",
         "_backoff",
-        "_distrusted",
+        "_batches",
         "_ended",
-        "_filling",
-        "_lanes",
-        "_most",
+        "_in_flight",
+        "_migrations",
+        "_most_orders",
         "_pauses",
+        "_policy_may_have_work",
         "_resume_at",
-        "_running",
         "_second_began",
-        "_untrusted",
+        "_unreadable",
+        "_unreadable_reported",
         "_volume",
         "_waiting_for_rate",
-        "_was_busy",
+        "_wave_open",
         "_woken",
-        "_writes",
-        "migrations",
-        "traffic",
+        "_write_hits",
+        "_wrote_much",
+        "copy_rate",
+        "origin_slots",
+        "steps",
     )
 
     def __init__(self, volume: Volume) -> None:
         self._volume = volume
-        self.traffic = Traffic(volume.activity, burst=max(COPY_SIZE, volume.geometry.block_size))
-        self.migrations = Migrations(volume, self.traffic)
-        neighbours = max(1, COPY_SIZE // volume.geometry.block_size)
-        self._backlog = Backlog(neighbours)
-        self._most = max(_LEAST_COLLECTED, 2 * neighbours)
-        self._lanes = dict.fromkeys(Op, 0)
-        self._asking = False
-        self._woken = trio.Event()
+        self.copy_rate = CopyRate(burst=max(COPY_SIZE, volume.geometry.block_size))
+        self.origin_slots = OriginSlots(volume.activity)
+        copier = Copier(volume)
+        self.steps = Steps(volume, copier, self.copy_rate, self.origin_slots)
+        self._migrations = Migrations(volume, self.steps, copier, self.origin_slots)
+        most_neighbours = max(1, COPY_SIZE // volume.geometry.block_size)
+        self._backlog = Backlog(most_neighbours)
+        self._most_orders = max(_LEAST_ORDERS, 2 * most_neighbours)
+        """Items that may be in the backlog or in flight before the policy is asked for another."""
+        self._batches = dict.fromkeys(Op, 0)
+        """Batches under way, by kind."""
+        self._in_flight = 0
+        """Items and requests for which a pause has to wait."""
         self._ended = trio.Event()
-        self._distrusted: set[int] = set()
-        self._untrusted = trio.Event()
+        """Set, and replaced, when one of them or a pause ends."""
+        self._woken = trio.Event()
+        self._policy_may_have_work = False
+        self._unreadable: set[int] = set()
+        """Blocks of the origin whose copies in the cache are to be dropped."""
+        self._unreadable_reported = trio.Event()
         self._waiting_for_rate = trio.CancelScope()
-        self._filling = True
+        self._wave_open = True
+        """Whether the present wave of work for an idle origin takes more items."""
         self._second_began = -1.0
-        self._writes = 0
-        self._was_busy = False
-        self._running = 0
+        self._write_hits = 0
+        """How many there had been when that second began."""
+        self._wrote_much = False
+        """Whether users wrote a lot in the second before it."""
         self._pauses = 0
         self._backoff = 0.0
         self._resume_at = 0.0
@@ -116,7 +135,7 @@ class MigrationWorker:
 
     def wake(self) -> None:
         """Say that the policy may have work."""
-        self._asking = True
+        self._policy_may_have_work = True
         self._woken.set()
 
     @property
@@ -125,85 +144,86 @@ class MigrationWorker:
         return not (self._pauses or self._volume.health.cache_lost)
 
     async def run(self) -> None:
-        """Carry out the policy's work until cancelled."""
+        """Carry out what the policy orders until cancelled."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._run_drops)
+            nursery.start_soon(self._drop_all_unreadable)
             while True:
                 await self._woken.wait()
                 self._woken = trio.Event()
-                while run := await self._next_neighbours():
-                    await self._start(run, nursery)
+                while neighbours := await self._next_neighbours():
+                    await self._start(neighbours, nursery)
                     await trio.lowlevel.checkpoint()  # hits come between two of them
 
     async def _next_neighbours(self) -> list[Work]:
         """Choose what to do next, or nothing."""
-        if self._asking:
-            self._asking = False
-            await self._collect()
-        if not self._may_work():
-            self._give_back()
-        return self._backlog.next_neighbours([op for op, lanes in LANES.items() if self._lanes[op] < lanes])
+        if self._policy_may_have_work:
+            self._policy_may_have_work = False
+            await self._fill_backlog()
+        if not self._may_migrate():
+            self._return_backlog()
+        return self._backlog.next_neighbours([op for op, most in SIDE_BY_SIDE.items() if self._batches[op] < most])
 
-    def _may_work(self) -> bool:
+    def _may_migrate(self) -> bool:
         volume = self._volume
         broken = volume.health.read_only or volume.health.cache_lost
         return not (broken or self._pauses or volume.mode is Mode.PASSTHROUGH)
 
-    async def _collect(self) -> None:
+    async def _fill_backlog(self) -> None:
         """Take from the policy what it has, up to the bound."""
         asked = 0
-        while (work := self._next_work()) is not None:
+        while (work := self._ask_policy()) is not None:
             self._backlog.add(work)
             asked += 1
             if asked % _ASKED_AT_ONCE == 0:
                 await trio.lowlevel.checkpoint()
 
-    def _next_work(self) -> Work | None:
+    def _ask_policy(self) -> Work | None:
+        """Ask the policy for an item, if we could take one now."""
         volume = self._volume
         now = trio.current_time()
-        in_flight = len(self._backlog) + self._running
-        if not self._may_work() or in_flight >= self._most or now < self._resume_at:
+        orders = len(self._backlog) + self._in_flight
+        if not self._may_migrate() or orders >= self._most_orders or now < self._resume_at:
             return None
-        fits = (in_flight + 1) * volume.geometry.block_size <= volume.migration_threshold
-        self._filling = fits and (self._filling if in_flight else self._may_begin_batch(now))
-        return volume.policy.get_background_work(self._filling and volume.activity.is_quiet(now))
+        fits = (orders + 1) * volume.geometry.block_size <= volume.migration_threshold
+        self._wave_open = fits and (self._wave_open if orders else self._may_open_wave(now))
+        return volume.policy.get_background_work(self._wave_open and volume.activity.is_quiet(now))
 
-    def _may_begin_batch(self, now: float) -> bool:
-        """Tell whether to begin with work that is there only because the origin is idle."""
-        writes = self._volume.counters.write_hits
-        many = writes - self._writes > _MANY_WRITES
+    def _may_open_wave(self, now: float) -> bool:
+        """Tell whether a new wave of work for an idle origin may begin."""
+        write_hits = self._volume.counters.write_hits
+        many = write_hits - self._write_hits > _MANY_WRITES
         if now < self._second_began + 1:
-            return not (many or self._was_busy)
-        self._second_began, self._writes, self._was_busy = now, writes, many
+            return not (many or self._wrote_much)
+        self._second_began, self._write_hits, self._wrote_much = now, write_hits, many
         return True
 
-    async def _start(self, run: list[Work], nursery: trio.Nursery) -> None:
-        """Wait until a run may be copied, then have that done; not those items that were called back meanwhile."""
-        op = run[0].op
-        copies = op is not Op.DEMOTE or self._volume.is_dirty(run[0].cblock)
+    async def _start(self, neighbours: list[Work], nursery: trio.Nursery) -> None:
+        """Wait until neighbours may be copied, then start their batch, without those that were recalled meanwhile."""
+        op = neighbours[0].op
+        copies = op is not Op.DEMOTE or self._volume.is_dirty(neighbours[0].cblock)
         self._waiting_for_rate = trio.CancelScope()
         with self._waiting_for_rate:
-            await self.traffic.allowed(len(run) * self._volume.geometry.block_size if copies else 0)
-        if works := self._backlog.take(run):
-            self._lanes[op] += 1
-            self._running += len(works)
+            await self.copy_rate.wait_for(len(neighbours) * self._volume.geometry.block_size if copies else 0)
+        if works := self._backlog.take(neighbours):
+            self._batches[op] += 1
+            self._in_flight += len(works)
             nursery.start_soon(self._carry_out, op, Batch(works, self._volume.policy, rate_applied=copies))
 
     async def _carry_out(self, op: Op, batch: Batch) -> None:
-        steps = {
-            Op.PROMOTE: self.migrations.promote,
-            Op.DEMOTE: self.migrations.demote,
-            Op.WRITEBACK: self.migrations.write_back,
+        migrate = {
+            Op.PROMOTE: self._migrations.promote,
+            Op.DEMOTE: self._migrations.demote,
+            Op.WRITEBACK: self._migrations.write_back,
         }[op]
-        count = len(batch.works)
         try:
-            await steps(batch)
+            await migrate(batch)
         finally:
             batch.close()
-            self._lanes[op] -= 1
+            self._batches[op] -= 1
             self._note_errors(batch)
             busy = any(isinstance(error, BusyError) for error in batch.errors.values())
-            self._finished(count, ask=not busy)  # somebody else migrates the block: asked at once, it would come again
+            # If somebody else migrates a block, the policy would order it again at once.
+            self._end(len(batch.works), ask_policy=not busy)
 
     def _note_errors(self, batch: Batch) -> None:
         errors = {work: error for work, error in batch.errors.items() if not isinstance(error, BusyError)}
@@ -221,15 +241,16 @@ class MigrationWorker:
             self._backoff = min(max(2 * self._backoff, _FIRST_BACKOFF), _LAST_BACKOFF)
             self._resume_at = now + self._backoff
 
-    def _give_back(self) -> None:
-        """Let the policy have back what nobody does yet."""
+    def _return_backlog(self) -> None:
+        """Give the policy back what nobody does yet."""
         for work in self._backlog.clear():
             self._volume.policy.complete_background_work(work, False)
 
-    def _finished(self, count: int = 1, *, ask: bool = True) -> None:
-        self._running -= count
+    def _end(self, count: int = 1, *, ask_policy: bool = True) -> None:
+        """Note that so many items or requests are in flight no longer."""
+        self._in_flight -= count
         self._announce_end()
-        self._asking = self._asking or ask
+        self._policy_may_have_work = self._policy_may_have_work or ask_policy
         self._woken.set()
 
     def _announce_end(self) -> None:
@@ -239,18 +260,18 @@ class MigrationWorker:
 
     # Blocks that cannot be read
 
-    def distrust(self, oblock: int) -> None:
-        """Have a block dropped, because its copy in the cache cannot be read."""
-        self._distrusted.add(oblock)
-        self._untrusted.set()
+    def drop_unreadable(self, oblock: int) -> None:
+        """Have :meth:`run` drop a block whose copy in the cache cannot be read; returns at once."""
+        self._unreadable.add(oblock)
+        self._unreadable_reported.set()
 
-    async def _run_drops(self) -> None:
+    async def _drop_all_unreadable(self) -> None:
         async with trio.open_nursery() as nursery:
             while True:
-                await self._untrusted.wait()
-                self._untrusted = trio.Event()
-                while self._distrusted:
-                    nursery.start_soon(self._drop, self._distrusted.pop())
+                await self._unreadable_reported.wait()
+                self._unreadable_reported = trio.Event()
+                while self._unreadable:
+                    nursery.start_soon(self._drop, self._unreadable.pop())
 
     async def _drop(self, oblock: int) -> None:
         try:
@@ -263,12 +284,12 @@ class MigrationWorker:
 
     @asynccontextmanager
     async def paused(self) -> AsyncIterator[None]:
-        """Take no new work within this block; it begins when all that was handed out has come back."""
+        """Take no new work within this block; it begins when everything in flight has ended."""
         self._pauses += 1
         try:
-            self._give_back()
+            self._return_backlog()
             self._waiting_for_rate.cancel()
-            while self._running:
+            while self._in_flight:
                 await self._ended.wait()
             yield
         finally:
@@ -278,23 +299,23 @@ class MigrationWorker:
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
-        """Be one of those for whom :meth:`paused` waits."""
-        self._running += 1
+        """Make :meth:`paused` wait for the end of this block."""
+        self._in_flight += 1
         try:
             yield
         finally:
-            self._finished()
+            self._end()
 
-    # Migrations that come with a request
+    # What requests and jobs ask for
 
     def begin_overwrite(self, work: Work) -> None:
-        """Take charge of a promotion that the policy handed out to a request, and of its block, at once.
+        """Take over a promotion that the policy has ordered from a request, and lock its block, at once.
 
-        The block is one that nobody has exclusively.
+        Nobody may have the block exclusively.
         """
         took = self._volume.locks.try_exclusive(work.oblock, ALL_OUT)
         assert took, f"oblock {work.oblock} is locked"
-        self._running += 1
+        self._in_flight += 1
 
     async def overwrite(self, work: Work, data: memoryview) -> None:
         """Promote a block by the write that covers all of it; follows :meth:`begin_overwrite`.
@@ -303,14 +324,25 @@ class MigrationWorker:
         """
         batch = Batch([work], self._volume.policy)
         try:
-            await self.migrations.overwrite(batch, data)
+            await self.steps.overwrite(batch, data)
         finally:
             batch.close()
             self._volume.locks.end_exclusive(work.oblock)
-            self._finished()
+            self._end()
+
+    async def write_back(self, works: Sequence[Work]) -> Mapping[Work, FusecacheError]:
+        """Write neighbours back that no policy has ordered; returns what went wrong, by item.
+
+        A user waits for this, so users at the origin go first for a short while only.  What is written to meanwhile
+        stays dirty.
+        """
+        await self.copy_rate.wait_for(len(works) * self._volume.geometry.block_size)
+        batch = Batch(works, None, patience=SHORT_PATIENCE)
+        await self._migrations.write_back(batch)
+        return batch.errors
 
     async def invalidate(self, oblock: int) -> bool:
-        """Drop a block's cached copy; returns whether there was one, durably gone now.
+        """Drop a block's cached copy; returns whether there was one, which is durably gone now.
 
         What only the cache has is written back first.
         """
@@ -322,22 +354,22 @@ class MigrationWorker:
             cblock = volume.mapping.find(oblock)
             if cblock == UNMAPPED:
                 return False
-            await self.migrations.copy_back(oblock, cblock)
-            await self.migrations.unmap(cblock)
+            await self.steps.copy_back(oblock, cblock)
+            await self.steps.unmap(cblock)
             while True:
                 try:
                     volume.forget(cblock)
                 except PolicyError:
-                    # An item for it is outstanding.  One under way cannot get our lock, and comes back as failed.
+                    # An item for it is outstanding.  If it is under way, it cannot get our lock, and will fail.
                     if not self._recall(cblock):
                         await self._ended.wait()
                 else:
                     return True
 
     def _recall(self, cblock: int) -> bool:
-        """Give the policy back the item for a block that nobody does yet; returns whether there was one.
+        """Give the policy back the item for a block, if nobody does it yet; returns whether there was one.
 
-        Items that the policy has queued before it are given up as well; it will want them again.
+        Items that the policy has queued before it are taken and given back as well; the policy will order them again.
         """
         policy = self._volume.policy
         if (work := self._backlog.find(cblock)) is not None:
@@ -354,8 +386,9 @@ class MigrationWorker:
         return work is not None
 
     def check(self) -> None:
-        """Assert that nothing runs more than once at a time, and that the policy's items are somewhere."""
+        """Assert that what is in flight is counted, and that every part is sound."""
         self._backlog.check()
-        self.traffic.check()
-        assert self._running >= sum(self._lanes.values()) >= 0
+        self.copy_rate.check()
+        self.origin_slots.check()
+        assert self._in_flight >= sum(self._batches.values()) >= 0
         assert self._pauses >= 0

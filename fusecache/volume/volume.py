@@ -116,7 +116,7 @@ class Volume:
         if self.mapping.clear_dirty(cblock):
             self.mapping.set_sum(cblock, crc)
             self._tell_clean(cblock)
-            self.durability.cleaned(cblock)
+            self.durability.rows.cleaned(cblock)
 
     def on_lost_write(self, cblock: int) -> None:
         """Take a block for clean although what was written to it is lost: the origin has what was there before."""

@@ -22,10 +22,11 @@ from fusecache.datapath.disk import Disk
 from fusecache.datapath.writing import Writer
 from fusecache.durability.durability import Durability
 from fusecache.durability.flushes import Flushes
-from fusecache.durability.rounds import Rounds, _Joiner
+from fusecache.durability.group_commit import GroupCommit
+from fusecache.durability.rows import Rows
 from fusecache.errors import StoreError
 from fusecache.metadata.record import Row, Transaction
-from fusecache.migration.migrations import Migrations
+from fusecache.migration.steps import Steps
 from tests.crash import rig
 from tests.crash.hunter import HuntError, hunt
 
@@ -35,7 +36,7 @@ Patch = pytest.MonkeyPatch
 
 
 def _commit_before_flush(patch: Patch, store: str) -> None:
-    """Rounds of commits flush the store named only when the commit has been made."""
+    """A round of commits flushes the store named only when the commit has been made."""
     make_round, commit, flush = Durability._round, Durability._commit, Flushes.flush
     late: dict[trio.lowlevel.Task, bool] = {}
 
@@ -69,15 +70,15 @@ def rule_1_commit_before_the_cache_is_flushed(patch: Patch) -> None:
 def rule_2_reuse_before_the_unmapping_is_committed(patch: Patch) -> None:
     """The unmapping is only asked for, and nobody who takes the cache block looks whether it is done."""
 
-    async def unmap(self: Migrations, cblock: int) -> None:
-        self._volume.durability.removing(cblock)
+    async def unmap(self: Steps, cblock: int) -> None:
+        self._volume.durability.rows.removing(cblock)
         self._volume.mapping.remove(cblock)
 
     async def wait_reusable(self: Durability, cblock: int) -> None:
         pass
 
-    patch.setattr(Migrations, "unmap", unmap)
-    patch.setattr(Durability, "vacate", wait_reusable)
+    patch.setattr(Steps, "unmap", unmap)
+    patch.setattr(Durability, "wait_reusable", wait_reusable)
 
 
 def rule_3_recorded_clean_before_the_origin_is_flushed(patch: Patch) -> None:
@@ -85,28 +86,28 @@ def rule_3_recorded_clean_before_the_origin_is_flushed(patch: Patch) -> None:
 
 
 def rule_3_unmapped_without_flushing_the_origin(patch: Patch) -> None:
-    def removing(self: Durability, cblock: int) -> None:
+    def removing(self: Rows, cblock: int) -> None:
         self._rowless.discard(cblock)
         self.changed.add(cblock)
-        self._leaving.add(cblock)
+        self.leaving.add(cblock)
 
-    patch.setattr(Durability, "removing", removing)
+    patch.setattr(Rows, "removing", removing)
 
 
-def rule_4_covered_without_a_commit(patch: Patch) -> None:
+def rule_4_write_intent_without_a_commit(patch: Patch) -> None:
     async def record_intent(self: Durability, cblock: int) -> None:
         self._mapping.flags[cblock] |= WRITE_INTENT
         self.regions.open.add(cblock // self.regions._blocks_each)
         self.regions.touch(cblock)
 
-    patch.setattr(Durability, "cover", record_intent)
+    patch.setattr(Durability, "record_intent", record_intent)
 
 
 def rule_4_region_closed_while_its_rows_are_not_exact(patch: Patch) -> None:
-    def snapshot_region(self: Durability, region: int, transaction: Transaction) -> None:
+    def snapshot_region(self: Rows, region: int, transaction: Transaction) -> None:
         pass
 
-    patch.setattr(Durability, "_snapshot_region", snapshot_region)
+    patch.setattr(Rows, "_snapshot_region", snapshot_region)
 
 
 def rule_4_region_closed_though_opened_again_meanwhile(patch: Patch) -> None:
@@ -125,12 +126,12 @@ def rule_4_blocks_under_write_taken_as_clean(patch: Patch) -> None:
     patch.setattr(BlockLocks, "is_writing", is_writing)
 
 
-def rule_4_covered_for_ever(patch: Patch) -> None:
-    """Once covered, always covered: a snapshot takes a block as clean and leaves the flag."""
-    snapshot, snapshot_region = Durability._snapshot, Durability._snapshot_region
+def rule_4_write_intent_for_ever(patch: Patch) -> None:
+    """A snapshot takes a block as clean and leaves the flag."""
+    snapshot_block, snapshot_region = Rows._snapshot_block, Rows._snapshot_region
 
     def keep(function: Callable[..., None]) -> Callable[..., None]:
-        def keeping(self: Durability, *args: Any) -> None:
+        def keeping(self: Rows, *args: Any) -> None:
             flags = self._mapping.flags
             before = bytes(flags)
             function(self, *args)
@@ -139,49 +140,54 @@ def rule_4_covered_for_ever(patch: Patch) -> None:
 
         return keeping
 
-    patch.setattr(Durability, "_snapshot", keep(snapshot))
-    patch.setattr(Durability, "_snapshot_region", keep(snapshot_region))
+    patch.setattr(Rows, "_snapshot_block", keep(snapshot_block))
+    patch.setattr(Rows, "_snapshot_region", keep(snapshot_region))
 
 
 def fsync_does_not_flush_the_origin_for_writes_that_missed(patch: Patch) -> None:
     def origin_written(self: Flushes) -> None:
         pass
 
-    patch.setattr(Flushes, "owe", origin_written)
+    patch.setattr(Flushes, "origin_written", origin_written)
 
 
 def fsync_does_not_see_to_rows_of_blocks_that_have_none(patch: Patch) -> None:
-    def lacking(self: Durability) -> set[int]:
+    def lacking(self: Rows) -> set[int]:
         return set()
 
-    patch.setattr(Durability, "_lacking", lacking)
+    patch.setattr(Rows, "lacking", lacking)
 
 
 def fsync_trusts_writebacks_of_blocks_that_have_no_row(patch: Patch) -> None:
-    cleaned = Durability.cleaned
+    cleaned = Rows.cleaned
 
-    def clean_freely(self: Durability, cblock: int) -> None:
-        origin_unflushed = self.flushes._origin_writes
+    def clean_freely(self: Rows, cblock: int) -> None:
+        origin_writes = self._flushes._origin_writes
         cleaned(self, cblock)
-        self.flushes._origin_writes = origin_unflushed
+        self._flushes._origin_writes = origin_writes
 
-    patch.setattr(Durability, "cleaned", clean_freely)
+    patch.setattr(Rows, "cleaned", clean_freely)
+
+
+def _join_a_round_that_has_begun(patch: Patch, work: str) -> None:
+    """A round serves those as well who asked while it ran."""
+    wake_leader = GroupCommit._wake_leader
+
+    def wake_all(self: GroupCommit[Any]) -> None:
+        if getattr(self._work, "__name__", "") == work:
+            while self._followers:
+                self._followers.pop().woken.set()
+        wake_leader(self)
+
+    patch.setattr(GroupCommit, "_wake_leader", wake_all)
 
 
 def fsyncs_join_a_round_that_has_begun(patch: Patch) -> None:
-    async def join(self: Rounds) -> None:
-        if self._running:
-            self._waiting.append(turn := _Joiner())
-            await turn.wait()
-            return
-        self._running = True
-        await self._work()
-        self._running = False
-        served, self._waiting = self._waiting, []
-        for turn in served:
-            turn.finish(None)
+    _join_a_round_that_has_begun(patch, Durability._do_fsyncs.__name__)
 
-    patch.setattr(Rounds, "join", join)
+
+def commits_join_a_round_that_has_begun(patch: Patch) -> None:
+    _join_a_round_that_has_begun(patch, Durability._do_commits.__name__)
 
 
 def a_flush_that_failed_counts_as_done(patch: Patch) -> None:
@@ -281,16 +287,16 @@ def a_write_during_a_writeback_is_not_noticed(patch: Patch) -> None:
         self.flags[cblock] &= ~WRITEBACK_IN_FLIGHT
         return True
 
-    patch.setattr(Mapping, "end_saving", end_writeback)
+    patch.setattr(Mapping, "end_writeback", end_writeback)
 
 
-def a_run_counts_as_written_when_its_first_block_is(patch: Patch) -> None:
-    write_origin = Migrations._write_origin
+def neighbours_count_as_written_when_the_first_one_is(patch: Patch) -> None:
+    write_origin = Steps.write_origin
 
-    async def write_first(self: Migrations, position: int, content: memoryview, patience: float) -> None:
+    async def write_first(self: Steps, position: int, content: memoryview, patience: float) -> None:
         await write_origin(self, position, content[: rig.BLOCK], patience)
 
-    patch.setattr(Migrations, "_write_origin", write_first)
+    patch.setattr(Steps, "write_origin", write_first)
 
 
 _SOUND = [
@@ -298,20 +304,21 @@ _SOUND = [
     rule_2_reuse_before_the_unmapping_is_committed,
     rule_3_recorded_clean_before_the_origin_is_flushed,
     rule_3_unmapped_without_flushing_the_origin,
-    rule_4_covered_without_a_commit,
+    rule_4_write_intent_without_a_commit,
     rule_4_region_closed_while_its_rows_are_not_exact,
     rule_4_region_closed_though_opened_again_meanwhile,
     rule_4_blocks_under_write_taken_as_clean,
-    rule_4_covered_for_ever,
+    rule_4_write_intent_for_ever,
     fsync_acknowledged_without_flushing,
     fsync_does_not_flush_the_origin_for_writes_that_missed,
     fsync_does_not_see_to_rows_of_blocks_that_have_none,
     fsync_trusts_writebacks_of_blocks_that_have_no_row,
     fsyncs_join_a_round_that_has_begun,
+    commits_join_a_round_that_has_begun,
     recovery_serves_what_is_not_durable,
     writeback_lets_writers_in,
     a_write_during_a_writeback_is_not_noticed,
-    a_run_counts_as_written_when_its_first_block_is,
+    neighbours_count_as_written_when_the_first_one_is,
     resizing_commits_sizes_and_rows_one_after_the_other,
     resizing_extends_the_cache_before_the_rows_of_what_was_cut_are_gone,
     resizing_drops_what_is_dirty,

@@ -97,7 +97,7 @@ async def test_a_cache_that_is_dead_altogether_costs_no_write_to_a_clean_block()
     world.load(1, 1)
     world.mapping.flags[0] |= WRITE_INTENT
     world.durability.regions.open.add(0)
-    world.durability.promoted(1)
+    world.durability.rows.promoted(1)
     async with world.running():
         for kind in ("read", "write", "flush"):
             world.cached.errors[kind] = StoreError(f"{kind} of cache failed: dead")
@@ -110,7 +110,7 @@ async def lose_the_cache_unseen(world: World) -> None:
     """Have a flush fail that nobody asked for, and the cache forget what was written."""
     world.cached.errors["flush"] = StoreError("flush of cache failed: dead")
     world.cached.data[: world.cached.size] = b"c" * world.cached.size
-    world.durability.promoted(1)
+    world.durability.rows.promoted(1)
     world.durability.commit_later()
     await trio.sleep(5)
     assert not world.mapping.mapped_count

@@ -124,12 +124,12 @@ async def test_a_migration_finds_out_which_pages_are_lost_and_forgets_it_when_th
 
 
 @virtual
-async def test_a_distrusted_block_that_cannot_be_dropped_yet_goes_on_being_served() -> None:
+async def test_an_unreadable_block_that_cannot_be_dropped_yet_goes_on_being_served() -> None:
     world = World()
     world.load(5, 2)
     world.cached.dead = {2 * BLOCK}
     world.origin.errors["flush"] = StoreError("dead")
-    world.volume.durability.removing(3)  # something else waits for the origin in the same round
+    world.volume.durability.rows.removing(3)  # something else waits for the origin in the same round
     async with world.running():
         assert await world.cache.read(5 * BLOCK, 10) == b"o" * 10
         await settle()

@@ -101,7 +101,7 @@ async def test_a_hanging_read_of_one_cache_block_stops_nobody_else() -> None:
         assert await world.cache.read(0, 4) == b"cccc"  # of the same block, too
         await world.cache.write(3 * BLOCK, b"n" * BLOCK)
         await world.cache.flush()
-        await world.worker.migrations.clean(2)
+        await world.worker.steps.clean(2)
         assert await world.cache.read(9 * BLOCK, 1) == b"o"
         assert not got
         stuck.released.set()
@@ -134,7 +134,7 @@ async def test_a_hanging_commit_stops_no_reads_and_no_writes_to_covered_blocks()
     async with world.running() as nursery:
         await world.durability.record_intent(1)
         world.record.before = stuck.before_commit
-        world.durability.promoted(3)
+        world.durability.rows.promoted(3)
         await world.cache.write(3 * BLOCK, b"without a row")
         nursery.start_soon(world.cache.flush)
         await trio.sleep(5)

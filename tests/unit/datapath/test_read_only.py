@@ -30,7 +30,7 @@ async def read_only(world: World) -> AsyncIterator[trio.Nursery]:
     """Run a world whose metadata has failed; it would not fail again, but is not to be asked."""
     async with world.running() as nursery:
         world.record.error = MetadataError("disk is full")
-        world.durability.summed(1)
+        world.durability.rows.summed(1)
         with pytest.raises(MetadataError, match="full"):
             await world.durability.commit()
         world.record.error = None
@@ -49,7 +49,7 @@ def cached_world(mode: Mode = Mode.WRITEBACK) -> World:
 def with_a_dirty_block_that_has_no_row() -> World:
     world = cached_world()
     world.load(9, 3)
-    world.durability.promoted(3)
+    world.durability.rows.promoted(3)
     world.volume.set_dirty(3)
     return world
 

@@ -21,7 +21,7 @@ def promote(world: World, oblock: int, cblock: int, *, dirty: bool = False) -> N
     """Map a block as a promotion does."""
     world.mapping.insert(oblock, cblock)
     world.policy.load_mapping(oblock, cblock, dirty, None)
-    world.durability.promoted(cblock)
+    world.durability.rows.promoted(cblock)
     if dirty:
         world.volume.set_dirty(cblock)
 
@@ -433,7 +433,7 @@ async def test_a_cache_block_is_vacant_only_when_its_unmapping_is_durable() -> N
     async with world.running():
         await world.durability.wait_reusable(1)  # never mapped
         assert trio.current_time() == 0
-        world.durability.removing(0)
+        world.durability.rows.removing(0)
         world.mapping.remove(0)
         world.volume.forget(0)
         await world.durability.wait_reusable(0)
@@ -454,7 +454,7 @@ async def test_vacating_waits_for_a_commit_that_began_after_the_unmapping() -> N
     async with world.running() as nursery:
         nursery.start_soon(world.durability.commit)
         await trio.sleep(1)
-        world.durability.removing(0)
+        world.durability.rows.removing(0)
         world.mapping.remove(0)
         world.volume.forget(0)
         await world.durability.wait_reusable(0)
@@ -468,7 +468,7 @@ async def test_a_block_that_was_dirty_leaves_only_when_the_origin_is_durable() -
     world.load(5, 0, dirty=True)
     async with world.running():
         world.volume.set_clean(0, 0)
-        world.durability.removing(0)
+        world.durability.rows.removing(0)
         world.mapping.remove(0)
         world.volume.forget(0)
         world.origin.errors["flush"] = StoreError("dead")
@@ -538,7 +538,7 @@ async def test_a_block_that_was_spoiled_and_then_turned_dirty_keeps_its_region_o
     world.load(0, 0)
     async with world.running():
         await world.durability.record_intent(0)
-        world.durability.mark_divergent(0)  # a write to the cache failed, and so did the way out;
+        world.durability.rows.mark_divergent(0)  # a write to the cache failed, and so did the way out;
         world.volume.set_dirty(0)  # another write to the block succeeded
         await world.durability.commit()
         if written_back:
@@ -567,8 +567,8 @@ def test_check_sees_dirty_blocks_that_nothing_covers() -> None:
     world.load(0, 0)
     world.durability.check()
     world.mapping.flags[0] = DIRTY
-    with pytest.raises(AssertionError, match="not covered"):
+    with pytest.raises(AssertionError, match="no write intent"):
         world.durability.check()
     world.mapping.flags[0] = WRITE_INTENT
-    with pytest.raises(AssertionError, match="covered by nothing"):
+    with pytest.raises(AssertionError, match="nothing says so"):
         world.durability.check()

@@ -7,8 +7,7 @@ import trio
 
 from fusecache.block.mapping import DIRTY
 from fusecache.config import Mode
-from fusecache.durability.rounds import Rounds
-from fusecache.errors import FusecacheError, StoreError
+from fusecache.errors import StoreError
 from fusecache.metadata.record import Transaction
 from policies import Op
 from tests.unit.worlds import BLOCK, World, settle, virtual
@@ -156,7 +155,7 @@ async def test_a_block_without_a_row_may_be_written_back_while_an_fsync_waits_fo
     async with world.running() as nursery:
         await begin_counting(world)
         world.record.before = stuck
-        world.durability.promoted(1)
+        world.durability.rows.promoted(1)
         world.load(9, 1)
         nursery.start_soon(world.durability.commit)  # a round that knows nothing of the write
         await settle()
@@ -250,7 +249,7 @@ async def test_an_fsync_does_not_wait_for_a_commit_that_others_need() -> None:
         world.record.before, world.origin.before = slow, slow_flush
         await world.cache.write(5 * BLOCK, b"new")
         world.ask(Op.DEMOTE, 5, 2)
-        world.durability.summed(1)
+        world.durability.rows.summed(1)
         nursery.start_soon(world.durability.commit)
         await settle()
         await world.cache.flush()
@@ -306,109 +305,3 @@ async def test_a_region_in_which_blocks_are_written_and_written_back_stays_open(
             world.durability.commit_later(close_regions=True)
             await settle()
         assert not world.record.regions
-
-
-# Rounds
-
-
-class Work:
-    """What a round does: a second's work, and then perhaps an error."""
-
-    def __init__(self) -> None:
-        self.began: list[float] = []
-        self.error: FusecacheError | None = None
-
-    async def __call__(self) -> None:
-        self.began.append(trio.current_time())
-        await trio.sleep(1)
-        if self.error is not None:
-            raise self.error
-
-
-@virtual
-async def test_a_round_begins_when_the_one_before_has_ended_and_serves_all_who_asked_meanwhile() -> None:
-    work = Work()
-    rounds = Rounds(work)
-    ended: list[float] = []
-
-    async def ask(at: float) -> None:
-        await trio.sleep(at)
-        await rounds.join()
-        ended.append(trio.current_time())
-
-    async with trio.open_nursery() as nursery:
-        for at in (0, 0.25, 0.5, 0.75, 1.5, 5):
-            nursery.start_soon(ask, at)
-    assert work.began == [0, 1, 2, 5]
-    assert ended == [1, 2, 2, 2, 3, 6]
-
-
-@virtual
-async def test_an_error_reaches_those_of_its_round_only() -> None:
-    work = Work()
-    rounds = Rounds(work)
-    errors: list[str] = []
-
-    async def ask() -> None:
-        try:
-            await rounds.join()
-        except FusecacheError as exc:
-            errors.append(str(exc))
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(ask)
-        await trio.sleep(0.5)
-        for _ in range(3):
-            nursery.start_soon(ask)
-        await trio.sleep(1)
-        work.error = StoreError("dead")
-    assert errors == ["dead"] * 3
-    work.error = None
-    await rounds.join()
-    assert len(work.began) == 3
-
-
-@virtual
-async def test_whoever_leaves_leaves_nobody_waiting() -> None:
-    work = Work()
-    rounds = Rounds(work)
-    served: list[int] = []
-
-    async def ask(number: int, patience: float) -> None:
-        with trio.move_on_after(patience):
-            await rounds.join()
-            served.append(number)
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(ask, 0, 0.5)  # leaves in the middle of its round
-        await settle()
-        nursery.start_soon(ask, 1, 0.25)  # leaves while it waits
-        nursery.start_soon(ask, 2, 1)  # leads the next round, and leaves in the middle of it
-        await settle()
-        nursery.start_soon(ask, 3, 100)
-        nursery.start_soon(ask, 4, 100)
-    assert sorted(served) == [3, 4]
-    assert work.began == [0, 0.5, 1]
-    await rounds.join()
-    assert work.began == [0, 0.5, 1, 2]
-
-
-@virtual
-async def test_whoever_is_being_served_may_leave_and_so_may_the_one_who_serves() -> None:
-    rounds = Rounds(Work())
-    served: list[str] = []
-
-    async def ask(name: str, patience: float) -> None:
-        with trio.move_on_after(patience):
-            await rounds.join()
-            served.append(name)
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(ask, "first", 100)
-        await settle()
-        nursery.start_soon(ask, "serves, and leaves", 1.75)
-        await settle()
-        nursery.start_soon(ask, "is served, and leaves", 1.5)
-        nursery.start_soon(ask, "is served after all", 100)
-    assert served == ["first", "is served after all"]
-    await rounds.join()

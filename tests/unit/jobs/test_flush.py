@@ -192,7 +192,7 @@ async def test_a_block_that_is_demoted_meanwhile_is_done() -> None:
         nursery.start_soon(world.flusher.flush)
         await settle()
         world.volume.set_clean(0, 0)
-        world.durability.removing(0)
+        world.durability.rows.removing(0)
         world.mapping.remove(0)
         world.volume.forget(0)
         world.locks.end_exclusive(3)
@@ -203,7 +203,7 @@ async def test_a_block_that_is_demoted_meanwhile_is_done() -> None:
 @virtual
 async def test_a_flush_that_is_stopped_ends_early_and_says_why() -> None:
     world = dirty_world(*((2 * number, number) for number in range(8)))
-    world.worker.traffic.set_rate(1)
+    world.worker.copy_rate.set_rate(1)
     heard: list[str] = []
 
     async def flush() -> None:
@@ -218,7 +218,7 @@ async def test_a_flush_that_is_stopped_ends_early_and_says_why() -> None:
         dirty = world.mapping.dirty_count
         assert dirty > 4, "some wait for their bytes"
         world.flusher.stop("the mount is ending")
-        world.worker.traffic.set_rate(0)
+        world.worker.copy_rate.set_rate(0)
         await settle()
         assert heard == ["flush"]
         assert world.mapping.dirty_count >= dirty - 4, "those under way at most"

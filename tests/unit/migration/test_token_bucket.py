@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusecache.migration.bucket import TokenBucket
+from fusecache.migration.token_bucket import TokenBucket
 
 
 def test_without_a_rate_everything_goes() -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 
 class TokenBucket:
-    """What may go through is what has flowed in; times are seconds of any clock that never goes back.
+    """Bytes flow in at a rate, and are taken out; times are seconds of any clock that never goes back.
 
-    Whatever the window, what is granted in it is at most ``rate * window + burst``, as long as the rate stays.
+    In every window, at most ``rate * window + burst`` bytes are granted, as long as the rate stays.
 
     :ivar rate: bytes a second; 0 for no limit.
     :ivar burst: bytes that may be granted at once, after a while without any; nobody can ask for more at a time.
@@ -21,7 +21,7 @@ class TokenBucket:
         self._at = 0.0
 
     def take(self, amount: int, now: float) -> float:
-        """Take ``amount`` bytes if they are there; returns 0, or for how many seconds it is no use to ask again."""
+        """Take ``amount`` bytes if they are there; returns 0, or how many seconds to wait before asking again."""
         assert 0 <= amount <= self.burst
         if not self.rate:
             return 0.0
@@ -29,11 +29,11 @@ class TokenBucket:
         if self._level >= amount:
             self._level -= amount
             return 0.0
-        # A float may come out a little short of what it should be; never so short that asking again would spin.
+        # Rounding must not make the pause so short that asking again would spin.
         return max((amount - self._level) / self.rate, 1e-6)
 
     def set_rate(self, rate: int, now: float) -> None:
-        """Let another rate hold from now on; where there was no limit, it begins with an empty bucket."""
+        """Change the rate from now on; if there was no limit before, the bucket is empty at first."""
         self._fill(now)
         if not self.rate:
             self._level = 0.0
