@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
-from fusecache.block import RECORDED, WRITE_INTENT, Mapping
+from fusecache.block import Mapping
 from fusecache.errors import MetadataError
 from fusecache.metadata import Suspects
 
@@ -88,12 +88,11 @@ def _beyond_the_end(rows: list[Row], origin_blocks: int) -> str:
 def _note(mapping: Mapping, some: list[Row], dirty: list[bool]) -> int:
     """Note what is known of mapped blocks; returns how many count as dirty without a row that says so."""
     suspects = 0
-    set_sum = mapping.set_sum
+    sum_known = mapping.sum_known
     for (cblock, _, recorded, _, crc), is_dirty in zip(some, dirty, strict=True):
         if is_dirty:
-            mapping.flags[cblock] = WRITE_INTENT | (RECORDED if recorded else 0)
-            mapping.set_dirty(cblock)
+            (mapping.recovered_dirty if recorded else mapping.recovered_suspect)(cblock)
             suspects += not recorded
         elif crc is not None:
-            set_sum(cblock, crc)
+            sum_known(cblock, crc)
     return suspects

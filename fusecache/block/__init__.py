@@ -3,16 +3,8 @@
 from fusecache.block.geometry import Geometry
 from fusecache.block.health import Health
 from fusecache.block.locks import ALL_OUT, WRITERS_OUT, BlockLocks, Level
-from fusecache.block.mapping import (
-    DIRTY,
-    RECORDED,
-    SUMMED,
-    UNMAPPED,
-    WRITABLE,
-    WRITE_INTENT,
-    WRITEBACK_IN_FLIGHT,
-    Mapping,
-)
+from fusecache.block.mapping import UNMAPPED, Mapping
+from fusecache.block.states import DIRTY, RECORDED, SUMMED, WRITABLE, WRITE_INTENT, WRITEBACK_IN_FLIGHT
 
 __all__ = [
     "ALL_OUT",

@@ -7,8 +7,9 @@ addressing, linear probing, at most half full, deletion by shifting back), so th
 bytes and no objects.  The policy has an index of its own, which serves the hit path; this one is the truth against
 which the policy's answers are held, and it changes by migrations only.
 
-``flags[cblock]`` is one byte of :data:`DIRTY`, :data:`WRITE_INTENT` and :data:`RECORDED`, whose meaning is fixed by
-:mod:`fusecache.durability`, :data:`SUMMED` and :data:`WRITEBACK_IN_FLIGHT`.  An unmapped block has none of them.
+``flags[cblock]`` is the state of a cached block, one byte.  :mod:`fusecache.block.states` has the table of states and
+events; here is one method an event.  Everybody may read a state, and nobody outside this class changes one.  An
+unmapped block has state 0.
 """
 
 from __future__ import annotations
@@ -17,31 +18,33 @@ from array import array
 from itertools import compress
 from typing import TYPE_CHECKING, Final
 
+from fusecache.block.states import DIRTY, SUMMED, WRITEBACK_IN_FLIGHT, Event, broken_rule, transitions
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-DIRTY: Final = 1
-"""The cache holds something that the origin may not have."""
-
-WRITE_INTENT: Final = 2
-"""Whatever the durable record says after a crash, it will call this block suspect: writing to it is safe."""
-
-RECORDED: Final = 4
-"""The durable row of this block says dirty."""
-
-SUMMED: Final = 8
-"""The block is clean, and ``sums[cblock]`` is the CRC-32C of its content."""
-
-WRITEBACK_IN_FLIGHT: Final = 16
-"""The block is dirty, and its content of a moment ago is on its way to the origin; a write ends that it counts."""
-
-WRITABLE: Final = DIRTY | WRITE_INTENT
-"""A write to a block with these two, and not :data:`WRITEBACK_IN_FLIGHT`, needs nothing but the write."""
-
 UNMAPPED: Final = -1
-_ONLY_DIRTY: Final = bytes(flags & DIRTY for flags in range(256))
 _EMPTY: Final = 0xFFFFFFFF
 _SPREAD: Final = 0x9E3779B97F4A7C15  # 2**64 / golden ratio: Fibonacci hashing (Knuth, TAOCP 3, 6.4)
+_ONLY_DIRTY: Final = bytes(state & DIRTY for state in range(256))
+
+_PROMOTED: Final = transitions(Event.PROMOTED)
+_RECOVERED_DIRTY: Final = transitions(Event.RECOVERED_DIRTY)
+_RECOVERED_SUSPECT: Final = transitions(Event.RECOVERED_SUSPECT)
+_REMOVED: Final = transitions(Event.REMOVED)
+_KEPT: Final = transitions(Event.KEPT)
+_INTENT_RECORDED: Final = transitions(Event.INTENT_RECORDED)
+_WRITTEN: Final = transitions(Event.WRITTEN)
+_WRITE_FAILED: Final = transitions(Event.WRITE_FAILED)
+_REWRITING: Final = transitions(Event.REWRITING)
+_WRITEBACK_BEGUN: Final = transitions(Event.WRITEBACK_BEGUN)
+_WRITEBACK_ENDED: Final = transitions(Event.WRITEBACK_ENDED)
+_CLEANED: Final = transitions(Event.CLEANED)
+_SUM_KNOWN: Final = transitions(Event.SUM_KNOWN)
+_WRITE_LOST: Final = transitions(Event.WRITE_LOST)
+_TAKEN_AS_CLEAN: Final = transitions(Event.TAKEN_AS_CLEAN)
+_COMMITTED_CLEAN: Final = transitions(Event.COMMITTED_CLEAN)
+_COMMITTED_DIRTY: Final = transitions(Event.COMMITTED_DIRTY)
 
 
 class Mapping:
@@ -120,59 +123,116 @@ class Mapping:
             oblock_of[cblock] = oblock
             self.mapped_count += 1
 
+    # The events of a mapped block (see the table in fusecache.block.states)
+
+    def promoted(self, cblock: int) -> None:
+        """Note that a migration has just inserted the block."""
+        self.flags[cblock] = _PROMOTED[self.flags[cblock]]
+
+    def recovered_dirty(self, cblock: int) -> None:
+        """Note that recovery has just inserted the block, and that its row says dirty."""
+        self.flags[cblock] = _RECOVERED_DIRTY[self.flags[cblock]]
+        self.dirty_count += 1
+
+    def recovered_suspect(self, cblock: int) -> None:
+        """Note that recovery has just inserted the block; its row says clean, but its region is open."""
+        self.flags[cblock] = _RECOVERED_SUSPECT[self.flags[cblock]]
+        self.dirty_count += 1
+
     def remove(self, cblock: int) -> int:
-        """Unmap a cache block, dirty or not, and return the origin block that it held."""
+        """Unmap a clean block and return the origin block that it held.
+
+        :raises ValueError: it is not mapped.
+        """
         oblock = self.oblock_of[cblock]
         slot = self._slot_of(oblock)
         if oblock == UNMAPPED or slot < 0:
             msg = f"cblock {cblock} is not mapped"
             raise ValueError(msg)
-        self.clear_dirty(cblock)
+        before = self.flags[cblock]
         self._close_gap(slot)
         self.oblock_of[cblock] = UNMAPPED
-        self.flags[cblock] = 0
+        self.flags[cblock] = _REMOVED[before]
+        self.dirty_count -= before & DIRTY
         self.mapped_count -= 1
         return oblock
 
-    def set_dirty(self, cblock: int) -> bool:
-        """Mark a mapped block dirty, or dirty anew, which ends what its sum says; returns whether it was clean."""
-        flags = self.flags[cblock]
-        if flags & DIRTY:
-            self.flags[cblock] = flags & ~WRITEBACK_IN_FLIGHT
+    def put_back(self, oblock: int, cblock: int, state: int) -> None:
+        """Map a block again that had this state when it was removed, because the removal could not be committed."""
+        self.insert(oblock, cblock)
+        self.flags[cblock] = _KEPT[state]
+
+    def intent_recorded(self, cblock: int) -> None:
+        """Note that the region of the block is durably open."""
+        self.flags[cblock] = _INTENT_RECORDED[self.flags[cblock]]
+
+    def written(self, cblock: int) -> bool:
+        """Note that a write to the cache succeeded; returns whether the block was clean."""
+        flags = self.flags
+        before = flags[cblock]
+        flags[cblock] = _WRITTEN[before]
+        if before & DIRTY:
             return False
-        self.flags[cblock] = flags & ~SUMMED | DIRTY
         self.dirty_count += 1
         return True
 
-    def clear_dirty(self, cblock: int) -> bool:
-        """Mark a mapped block clean; returns whether it was dirty."""
-        flags = self.flags[cblock]
-        if not flags & DIRTY:
+    def write_failed(self, cblock: int) -> None:
+        """Note that a write to the cache failed, perhaps halfway."""
+        self.flags[cblock] = _WRITE_FAILED[self.flags[cblock]]
+
+    def rewriting(self, cblock: int) -> bool:
+        """Note that a write to both stores begins; returns whether the sum of the block was known."""
+        before = self.flags[cblock]
+        self.flags[cblock] = _REWRITING[before]
+        return bool(before & SUMMED)
+
+    def writeback_begun(self, cblock: int) -> None:
+        """Note that a writeback took its copy of the block."""
+        self.flags[cblock] = _WRITEBACK_BEGUN[self.flags[cblock]]
+
+    def writeback_ended(self, cblock: int) -> bool:
+        """Note that the copy arrived or failed; returns whether nobody wrote since :meth:`writeback_begun`."""
+        before = self.flags[cblock]
+        self.flags[cblock] = _WRITEBACK_ENDED[before]
+        return bool(before & WRITEBACK_IN_FLIGHT)
+
+    def cleaned(self, cblock: int, crc: int) -> bool:
+        """Note that the origin has the same content, with this CRC-32C; returns whether the block was dirty."""
+        before = self.flags[cblock]
+        if not before & DIRTY:
             return False
-        self.flags[cblock] = flags & ~(DIRTY | WRITEBACK_IN_FLIGHT)
+        self.flags[cblock] = _CLEANED[before]
+        self.sums[cblock] = crc
         self.dirty_count -= 1
         return True
 
-    def begin_writeback(self, cblock: int) -> None:
-        """Note that a dirty block's content as it is now is to be written back."""
-        self.flags[cblock] |= WRITEBACK_IN_FLIGHT
-
-    def end_writeback(self, cblock: int) -> bool:
-        """Tell whether nothing was written to a block since :meth:`begin_writeback`, and forget about that."""
-        flags = self.flags[cblock]
-        self.flags[cblock] = flags & ~WRITEBACK_IN_FLIGHT
-        return bool(flags & WRITEBACK_IN_FLIGHT)
-
-    def set_sum(self, cblock: int, crc: int) -> None:
-        """Note the CRC-32C of a clean block's content."""
+    def sum_known(self, cblock: int, crc: int) -> None:
+        """Note the CRC-32C of the clean block's content."""
+        self.flags[cblock] = _SUM_KNOWN[self.flags[cblock]]
         self.sums[cblock] = crc
-        self.flags[cblock] |= SUMMED
 
-    def clear_sum(self, cblock: int) -> bool:
-        """Note that a clean block's content is about to change; returns whether its sum was known."""
-        flags = self.flags[cblock]
-        self.flags[cblock] = flags & ~SUMMED
-        return bool(flags & SUMMED)
+    def write_lost(self, cblock: int) -> bool:
+        """Note that the cache may have forgotten what was written; returns whether the block was dirty."""
+        before = self.flags[cblock]
+        if not before & DIRTY:
+            return False
+        self.flags[cblock] = _WRITE_LOST[before]
+        self.dirty_count -= 1
+        return True
+
+    def taken_as_clean(self, cblock: int) -> None:
+        """Note that a snapshot took the block as clean while its region was not open."""
+        self.flags[cblock] = _TAKEN_AS_CLEAN[self.flags[cblock]]
+
+    def committed_clean(self, cblock: int) -> None:
+        """Note that the durable row of the block says clean."""
+        self.flags[cblock] = _COMMITTED_CLEAN[self.flags[cblock]]
+
+    def committed_dirty(self, cblock: int) -> None:
+        """Note that the durable row of the block says dirty."""
+        self.flags[cblock] = _COMMITTED_DIRTY[self.flags[cblock]]
+
+    # What others ask
 
     def sum_of(self, cblock: int) -> int | None:
         """Return the CRC-32C of a clean block's content, if it is known."""
@@ -229,8 +289,6 @@ class Mapping:
         assert sum(1 for slot in self._slots if slot != _EMPTY) == self.mapped_count
         assert all(self.find(oblock) == cblock for cblock, oblock in mapped.items())
         assert self.dirty_count == sum(1 for flags in self.flags if flags & DIRTY)
-        for cblock, flags in enumerate(self.flags):
-            assert not flags or cblock in mapped, f"flags {flags} on unmapped cblock {cblock}"
-            assert not flags & DIRTY or flags & WRITE_INTENT, f"cblock {cblock} is dirty, and not covered"
-            assert not flags & WRITEBACK_IN_FLIGHT or flags & DIRTY, f"cblock {cblock} is saved, and not dirty"
-            assert not flags & DIRTY or not flags & SUMMED, f"cblock {cblock} is dirty, and has a sum"
+        for cblock, state in enumerate(self.flags):
+            assert not state or cblock in mapped, f"state {state} of unmapped cblock {cblock}"
+            assert not broken_rule(state), f"cblock {cblock}: {broken_rule(state)} (state {state})"

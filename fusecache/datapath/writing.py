@@ -230,7 +230,7 @@ class Writer:
             volume.require_cache()
         except StoreError as exc:
             volume.counters.cache_errors += 1
-            volume.mapping.end_writeback(cblock)  # parts of it may have been written
+            volume.mapping.write_failed(cblock)
             log.warning("cache write failed", cblock=cblock, error=str(exc))
             return False
         volume.set_dirty(cblock)

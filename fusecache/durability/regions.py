@@ -76,7 +76,7 @@ class Regions:
                 raise ReadOnlyError(str(self._health))
             self.touch(cblock)
             if self.is_open(cblock):
-                flags[cblock] |= WRITE_INTENT
+                self._mapping.intent_recorded(cblock)
             else:
                 await self._openings.join(frozenset((cblock // self._blocks_each,)))
 

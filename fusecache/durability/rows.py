@@ -62,7 +62,7 @@ class Rows:
 
     def promoted(self, cblock: int) -> None:
         """Learn that a block was mapped just now; it has no durable row."""
-        self._mapping.flags[cblock] |= WRITE_INTENT
+        self._mapping.promoted(cblock)
         self._rowless.add(cblock)
         self._flushes.promoted(cblock)
         self.changed.add(cblock)
@@ -82,7 +82,6 @@ class Rows:
         """
         self.leaving.discard(cblock)
         self._divergent.discard(cblock)
-        self._mapping.flags[cblock] &= ~RECORDED
         self._rowless.add(cblock)
         self.changed.add(cblock)
 
@@ -108,7 +107,7 @@ class Rows:
 
     def rewriting(self, cblock: int) -> None:
         """Learn that somebody is about to write to a clean block with write intent, in the cache and the origin."""
-        if self._mapping.clear_sum(cblock):
+        if self._mapping.rewriting(cblock):
             self.changed.add(cblock)
 
     def summed(self, cblock: int) -> None:
@@ -148,12 +147,12 @@ class Rows:
         self.leaving.difference_update(transaction.unmapped)
         self._divergent.difference_update(transaction.unmapped)
         self._flushes.unmapped(transaction.unmapped)
-        flags = self._mapping.flags
+        mapping = self._mapping
         for cblock, oblock, dirty, _ in transaction.mapped:
-            if self._mapping.oblock_of[cblock] == oblock:
+            if mapping.oblock_of[cblock] == oblock:
                 self._rowless.discard(cblock)
-                flags[cblock] = flags[cblock] & ~RECORDED | (RECORDED if dirty else 0)
-                if dirty and not flags[cblock] & DIRTY:  # written back since the snapshot
+                (mapping.committed_dirty if dirty else mapping.committed_clean)(cblock)
+                if dirty and not mapping.flags[cblock] & DIRTY:  # written back since the snapshot
                     self.changed.add(cblock)
 
     def not_committed(self) -> None:
@@ -174,7 +173,7 @@ class Rows:
             self.changed.add(cblock)
             return
         if not dirty and not self._regions.is_open(cblock):
-            self._mapping.flags[cblock] &= ~WRITE_INTENT
+            self._mapping.taken_as_clean(cblock)
         transaction.mapped.append((cblock, oblock, dirty, self._mapping.sum_of(cblock)))
 
     def _snapshot_region(self, region: int, transaction: Transaction) -> None:
@@ -187,7 +186,7 @@ class Rows:
             if bool(state & DIRTY) != bool(state & RECORDED):
                 self._snapshot_block(cblock, transaction)
             elif not state & DIRTY:
-                flags[cblock] = state & ~WRITE_INTENT
+                self._mapping.taken_as_clean(cblock)
 
     def check(self) -> None:
         """Assert rule 4 as far as it can be seen from here."""

@@ -103,7 +103,7 @@ class Migrations:
                 else:
                     crc = await self._copy_in(work, buffer)
                 self._steps.map_promoted(batch, work)
-                volume.mapping.set_sum(work.cblock, crc)
+                volume.mapping.sum_known(work.cblock, crc)
                 volume.policy.clear_dirty(work.cblock)
                 held.release(work.oblock)
         await self._forget_at_origin(batch, stretch)
@@ -144,7 +144,7 @@ class Migrations:
                     await self._write_back_stretch(batch, stretch, held, buffer, crcs)
             finally:
                 for number in crcs:
-                    self._volume.mapping.end_writeback(batch.works[number].cblock)
+                    self._volume.mapping.writeback_ended(batch.works[number].cblock)
 
     async def _write_back_large(self, batch: Batch, work: Work) -> None:
         """Copy a block that is larger than a stretch may be; writers are kept out all the while."""
@@ -164,7 +164,7 @@ class Migrations:
             await self._copier.name_lost(work.oblock, work.cblock)
             raise
         self._steps.require_dirty(work.cblock)
-        volume.mapping.begin_writeback(work.cblock)
+        volume.mapping.writeback_begun(work.cblock)
         volume.locks.lower_level(work.oblock)
         return crc
 
@@ -188,7 +188,7 @@ class Migrations:
             work = batch.works[number]
             crc = crcs.pop(number)
             # A write that has not ended yet will make the block dirty; nobody may take it for clean until then.
-            unchanged = volume.mapping.end_writeback(work.cblock) and not volume.locks.is_writing(work.oblock)
+            unchanged = volume.mapping.writeback_ended(work.cblock) and not volume.locks.is_writing(work.oblock)
             if error is not None:
                 batch.failed(work, error)
             else:

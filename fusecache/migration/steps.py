@@ -71,7 +71,7 @@ class Steps:
                 volume.durability.flushes.origin_written()
             return
         self.map_promoted(batch, work)
-        volume.mapping.set_dirty(work.cblock)
+        volume.mapping.written(work.cblock)
         volume.policy.set_dirty(work.cblock)
 
     async def clean(self, oblock: int) -> None:
@@ -105,7 +105,7 @@ class Steps:
                 volume.counters.healed += 1
                 await volume.cache.write(cblock * size, right)
                 volume.content_changed()
-            volume.mapping.set_sum(cblock, crc32c(right))
+            volume.mapping.sum_known(cblock, crc32c(right))
             volume.durability.rows.summed(cblock)
         return rotten
 
@@ -176,14 +176,13 @@ class Steps:
         """Switch: from here on a clean block is not in the cache, durably; on failure everything is as it was."""
         mapping, durability = self._volume.mapping, self._volume.durability
         durability.rows.removing(cblock)
-        flags = mapping.flags[cblock]
+        state = mapping.flags[cblock]
         divergent = durability.rows.is_divergent(cblock)
         oblock = mapping.remove(cblock)
         try:
             await durability.commit()
         except BaseException:
-            mapping.insert(oblock, cblock)
-            mapping.flags[cblock] = flags
+            mapping.put_back(oblock, cblock, state)
             durability.rows.kept(cblock)
             if divergent and not durability.flushes.has_lost_writes(cblock):
                 self._volume.set_dirty(cblock)  # one of its two copies has to be the right one

@@ -226,7 +226,7 @@ class WriteBack:
             await self._record.commit(batch)
         self._open.difference_update(batch.closed)
         for cblock in cblocks:
-            self._mapping.clear_dirty(cblock)
+            self._mapping.cleaned(cblock, self._sums[cblock])
         if hints := [(cblock, self._hints[cblock]) for cblock in cblocks if cblock in self._hints]:
             await self._record.save_hints(hints)
 

@@ -105,7 +105,7 @@ class Volume:
 
     def set_dirty(self, cblock: int) -> None:
         """Mark a covered block dirty, here and in the policy."""
-        if self.mapping.set_dirty(cblock):
+        if self.mapping.written(cblock):
             self.durability.regions.touch(cblock)
             self.policy.set_dirty(cblock)
             if self.incoming is not None and cblock < self.handed_over:
@@ -113,14 +113,13 @@ class Volume:
 
     def set_clean(self, cblock: int, crc: int) -> None:
         """Mark a block clean that was written back just now, here and in the policy; ``crc`` is its content's."""
-        if self.mapping.clear_dirty(cblock):
-            self.mapping.set_sum(cblock, crc)
+        if self.mapping.cleaned(cblock, crc):
             self._tell_clean(cblock)
             self.durability.rows.cleaned(cblock)
 
     def on_lost_write(self, cblock: int) -> None:
         """Take a block for clean although what was written to it is lost: the origin has what was there before."""
-        if self.mapping.clear_dirty(cblock):
+        if self.mapping.write_lost(cblock):
             begin = self.mapping.oblock_of[cblock] * self.geometry.block_size
             log.error("writes since the last fsync are lost", begin=begin, end=begin + self.geometry.block_size)
             self._tell_clean(cblock)

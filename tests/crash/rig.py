@@ -22,7 +22,7 @@ import policies
 from fusecache.attach.recovery import Recovered, hint_signature, recover
 from fusecache.attach.resizing import plan_resize
 from fusecache.block.geometry import Geometry
-from fusecache.block.mapping import DIRTY
+from fusecache.block.states import DIRTY
 from fusecache.config import Mode, MountConfig
 from fusecache.control.control import Control, new_policy
 from fusecache.daemon import serve as mount

@@ -17,7 +17,8 @@ import trio
 from fusecache.attach import resizing
 from fusecache.attach.resizing import Ledger, Resize, Space
 from fusecache.block.locks import BlockLocks
-from fusecache.block.mapping import WRITE_INTENT, WRITEBACK_IN_FLIGHT, Mapping
+from fusecache.block.mapping import Mapping
+from fusecache.block.states import WRITE_INTENT
 from fusecache.datapath.disk import Disk
 from fusecache.datapath.writing import Writer
 from fusecache.durability.durability import Durability
@@ -96,7 +97,8 @@ def rule_3_unmapped_without_flushing_the_origin(patch: Patch) -> None:
 
 def rule_4_write_intent_without_a_commit(patch: Patch) -> None:
     async def record_intent(self: Durability, cblock: int) -> None:
-        self._mapping.flags[cblock] |= WRITE_INTENT
+        if not self._mapping.flags[cblock] & WRITE_INTENT:
+            self._mapping.intent_recorded(cblock)
         self.regions.open.add(cblock // self.regions._blocks_each)
         self.regions.touch(cblock)
 
@@ -283,11 +285,13 @@ def resizing_closes_regions_that_stay(patch: Patch) -> None:
 
 
 def a_write_during_a_writeback_is_not_noticed(patch: Patch) -> None:
-    def end_writeback(self: Mapping, cblock: int) -> bool:
-        self.flags[cblock] &= ~WRITEBACK_IN_FLIGHT
+    writeback_ended = Mapping.writeback_ended
+
+    def end_unnoticed(self: Mapping, cblock: int) -> bool:
+        writeback_ended(self, cblock)
         return True
 
-    patch.setattr(Mapping, "end_writeback", end_writeback)
+    patch.setattr(Mapping, "writeback_ended", end_unnoticed)
 
 
 def neighbours_count_as_written_when_the_first_one_is(patch: Patch) -> None:

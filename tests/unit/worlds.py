@@ -17,7 +17,7 @@ from trio.testing import MockClock
 
 from fusecache.block.geometry import Geometry
 from fusecache.block.locks import BlockLocks
-from fusecache.block.mapping import RECORDED, WRITE_INTENT, Mapping
+from fusecache.block.mapping import Mapping
 from fusecache.config import KIB, Mode
 from fusecache.datapath.disk import Disk
 from fusecache.durability.durability import Durability
@@ -318,8 +318,7 @@ class World:
         self.policy.load_mapping(oblock, cblock, dirty, None)
         self.record.rows[cblock] = (oblock, dirty)
         if dirty:
-            self.mapping.flags[cblock] = WRITE_INTENT | RECORDED
-            self.mapping.set_dirty(cblock)
+            self.mapping.recovered_dirty(cblock)
 
     def ask(self, op: Op, oblock: int, cblock: int) -> None:
         """Let the policy want a migration."""

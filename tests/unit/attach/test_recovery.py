@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from fusecache.attach.recovery import DamagedRowError, Recovered, hint_signature, recover
 from fusecache.block.geometry import Geometry
-from fusecache.block.mapping import DIRTY, RECORDED, WRITE_INTENT
+from fusecache.block.states import DIRTY, RECORDED, WRITE_INTENT
 from fusecache.metadata.record import Row
 from policies import Policy, create_policy
 from tests.unit.worlds import BLOCK, ToyPolicy

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusecache.block.mapping import DIRTY, RECORDED, UNMAPPED, WRITE_INTENT, Mapping
+from fusecache.block.mapping import UNMAPPED, Mapping
+from fusecache.block.states import DIRTY, RECORDED, SUMMED, WRITE_INTENT
 
 OBLOCKS = st.integers(0, 40) | st.integers(0, 2**40)
 STEPS = st.tuples(st.sampled_from(["insert", "remove", "dirty", "clean"]), OBLOCKS, st.integers(-1, 8))
@@ -31,14 +32,16 @@ def do_step(mapping: Mapping, model: dict[int, tuple[int, bool]], step: tuple[st
     elif cblock in model:
         held, dirty = model[cblock]
         if name == "remove":
+            mapping.write_lost(cblock)
             assert mapping.remove(cblock) == held
             del model[cblock]
         elif name == "dirty":
-            mapping.flags[cblock] |= WRITE_INTENT
-            assert mapping.set_dirty(cblock) is not dirty
+            if not mapping.flags[cblock] & WRITE_INTENT:
+                mapping.intent_recorded(cblock)
+            assert mapping.written(cblock) is not dirty
             model[cblock] = (held, True)
         else:
-            assert mapping.clear_dirty(cblock) is dirty
+            assert mapping.cleaned(cblock, 7) is dirty
             model[cblock] = (held, False)
     elif name == "remove" and 0 <= cblock < mapping.cache_blocks:
         with pytest.raises(ValueError, match="not mapped"):
@@ -135,22 +138,28 @@ def test_a_refused_insert_changes_nothing() -> None:
 def test_unmapping_takes_all_flags_along() -> None:
     mapping = Mapping(1)
     mapping.insert(3, 0)
-    mapping.flags[0] = WRITE_INTENT | RECORDED
-    mapping.set_dirty(0)
+    mapping.recovered_dirty(0)
     assert mapping.flags[0] == WRITE_INTENT | RECORDED | DIRTY
+    mapping.cleaned(0, 7)
+    assert mapping.flags[0] == WRITE_INTENT | RECORDED | SUMMED
     assert mapping.remove(0) == 3
     assert (mapping.flags[0], mapping.dirty_count) == (0, 0)
     mapping.insert(3, 0)
     assert mapping.flags[0] == 0
 
 
-def test_turning_clean_keeps_the_other_flags() -> None:
+def test_a_block_that_is_put_back_is_as_it_was_but_for_its_row() -> None:
     mapping = Mapping(1)
     mapping.insert(3, 0)
-    mapping.flags[0] = WRITE_INTENT | RECORDED
-    mapping.set_dirty(0)
-    mapping.clear_dirty(0)
-    assert mapping.flags[0] == WRITE_INTENT | RECORDED
+    mapping.recovered_dirty(0)
+    mapping.cleaned(0, 7)
+    state = mapping.flags[0]
+    mapping.remove(0)
+    mapping.put_back(3, 0, state)
+    assert mapping.find(3) == 0
+    assert mapping.flags[0] == WRITE_INTENT | SUMMED
+    assert mapping.sum_of(0) == 7
+    mapping.check()
 
 
 def test_the_mapping_may_change_while_it_is_walked() -> None:
@@ -169,7 +178,7 @@ def test_check_sees_what_is_wrong() -> None:
     def broken(name: str) -> Mapping:
         mapping = Mapping(2)
         mapping.insert(5, 0)
-        mapping.flags[0] = WRITE_INTENT
+        mapping.promoted(0)
         if name == "count":
             mapping.mapped_count = 2
         elif name == "twice":
@@ -179,11 +188,11 @@ def test_check_sees_what_is_wrong() -> None:
         elif name == "dirty count":
             mapping.flags[0] |= DIRTY
         else:
-            mapping.flags[0] = 0
-            mapping.set_dirty(0)
+            mapping.taken_as_clean(0)
+            mapping.written(0)
         return mapping
 
-    for name in ("count", "twice", "stray flag", "dirty count", "uncovered"):
+    for name in ("count", "twice", "stray flag", "dirty count", "no write intent"):
         mapping = broken(name)
         with pytest.raises(AssertionError):
             mapping.check()
@@ -193,17 +202,17 @@ def test_a_sum_is_of_a_clean_block_only() -> None:
     mapping = Mapping(2)
     mapping.insert(5, 0)
     assert mapping.sum_of(0) is None
-    mapping.set_sum(0, 0xFFFFFFFF)
+    mapping.sum_known(0, 0xFFFFFFFF)
     assert mapping.sum_of(0) == 0xFFFFFFFF
-    mapping.flags[0] |= WRITE_INTENT
-    mapping.set_dirty(0)
+    mapping.intent_recorded(0)
+    mapping.written(0)
     assert mapping.sum_of(0) is None
-    mapping.clear_dirty(0)
+    mapping.cleaned(0, 7)
+    assert mapping.sum_of(0) == 7
+    assert mapping.rewriting(0)
     assert mapping.sum_of(0) is None
-    mapping.set_sum(0, 7)
-    assert mapping.clear_sum(0)
-    assert not mapping.clear_sum(0)
-    mapping.set_sum(0, 7)
+    assert not mapping.rewriting(0)
+    mapping.sum_known(0, 7)
     mapping.remove(0)
     assert mapping.sum_of(0) is None
     mapping.check()

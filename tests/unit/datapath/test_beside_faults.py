@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import trio
 
-from fusecache.block.mapping import WRITE_INTENT
 from fusecache.config import Mode
 from fusecache.errors import InvalidError, StoreError
 from fusecache.jobs.evacuation import evacuate
@@ -95,7 +94,7 @@ async def test_a_cache_that_is_dead_altogether_costs_no_write_to_a_clean_block()
     world = World()
     world.load(0, 0)
     world.load(1, 1)
-    world.mapping.flags[0] |= WRITE_INTENT
+    world.mapping.intent_recorded(0)
     world.durability.regions.open.add(0)
     world.durability.rows.promoted(1)
     async with world.running():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import trio
 
-from fusecache.block.mapping import DIRTY, RECORDED, WRITE_INTENT
+from fusecache.block.states import DIRTY, RECORDED, WRITE_INTENT
 from fusecache.errors import MetadataError, ReadOnlyError, StoreError
 from fusecache.metadata import region_blocks_for
 from fusecache.metadata.record import Transaction

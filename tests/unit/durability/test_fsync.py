@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import trio
 
-from fusecache.block.mapping import DIRTY
+from fusecache.block.states import DIRTY
 from fusecache.config import Mode
 from fusecache.errors import StoreError
 from fusecache.metadata.record import Transaction

@@ -33,7 +33,7 @@ async def test_healing_is_told_and_a_scrub_that_finds_all_well_is_not(rotten: bo
     world = World()
     world.load(5, 2)
     world.cached.data[2 * BLOCK : 3 * BLOCK] = world.origin_block(5)
-    world.mapping.set_sum(2, crc32c(world.origin_block(5)))
+    world.mapping.sum_known(2, crc32c(world.origin_block(5)))
     if rotten:
         world.cached.data[2 * BLOCK] ^= 1
     told = counting(world)
@@ -46,7 +46,7 @@ async def test_healing_is_told_and_a_scrub_that_finds_all_well_is_not(rotten: bo
 async def test_dropping_what_cannot_be_healed_is_told() -> None:
     world = World()
     world.load(5, 2)
-    world.mapping.set_sum(2, 0)
+    world.mapping.sum_known(2, 0)
     world.cached.errors["write"] = StoreError("dead")
     told = counting(world)
     async with world.running():

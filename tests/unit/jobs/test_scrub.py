@@ -323,7 +323,7 @@ async def test_it_stops_when_nothing_may_be_written_any_more(broken: str) -> Non
     async with world.running() as nursery:
         if broken == "record":
             world.record.error = MetadataError("full")
-            world.durability.rows.promoted(2)
+            world.durability.rows.summed(2)
         else:
             world.cached.errors["flush"] = StoreError("dead")
         with pytest.raises((MetadataError, StoreError)):

@@ -7,7 +7,7 @@ import pytest
 import trio
 
 from fusecache.attach.recovery import hint_signature, recover
-from fusecache.block.mapping import DIRTY
+from fusecache.block.states import DIRTY
 from fusecache.config import Mode
 from fusecache.errors import FusecacheError, MetadataError, StoreError
 from fusecache.jobs.switching import drop_all, switch_mode, switch_policy

@@ -11,7 +11,7 @@ import trio
 from crc32c import crc32c
 from trio.testing import MockClock
 
-from fusecache.block.mapping import WRITE_INTENT, Mapping
+from fusecache.block.mapping import Mapping
 from fusecache.errors import FusecacheError, MetadataError, RefusedError, StoreError
 from fusecache.metadata.database import Database
 from fusecache.offline import writing_back
@@ -150,8 +150,7 @@ class World:
         for row in self.record.rows():
             self.mapping.insert(row.oblock, row.cblock)
             if row.dirty or row.cblock // REGION_BLOCKS in regions:
-                self.mapping.flags[row.cblock] = WRITE_INTENT
-                self.mapping.set_dirty(row.cblock)
+                self.mapping.recovered_suspect(row.cblock)
         self.work = WriteBack(
             self.mapping,
             cache=self.cache,
