@@ -22,7 +22,7 @@ def load_clean(world: World, oblock: int, cblock: int, *, summed: bool = True) -
     world.load(oblock, cblock)
     world.cached.data[cblock * BLOCK : (cblock + 1) * BLOCK] = world.origin_block(oblock)
     if summed:
-        world.mapping.set_sum(cblock, crc32c(world.origin_block(oblock)))
+        world.mapping.sum_known(cblock, crc32c(world.origin_block(oblock)))
 
 
 def rot(world: World, cblock: int) -> None:
@@ -69,7 +69,7 @@ async def test_rot_is_healed_from_the_origin_before_anybody_reads_it_again() -> 
 async def test_a_sum_that_is_wrong_by_itself_is_put_right_and_nothing_was_rotten() -> None:
     world = World()
     load_clean(world, 5, 2)
-    world.mapping.set_sum(2, 12345)
+    world.mapping.sum_known(2, 12345)
     async with world.running():
         await scrub_once(world)
         assert world.volume.counters.healed == 0
