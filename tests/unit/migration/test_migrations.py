@@ -5,7 +5,7 @@ import trio
 from crc32c import crc32c
 
 from fusecache.block.locks import ALL_OUT, WRITERS_OUT
-from fusecache.block.mapping import DIRTY
+from fusecache.block.states import DIRTY
 from fusecache.config import COPY_SIZE
 from fusecache.errors import BusyError, MetadataError, StoreError
 from fusecache.metadata.record import Transaction

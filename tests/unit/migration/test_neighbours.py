@@ -6,7 +6,7 @@ import pytest
 import trio
 
 from fusecache.block.locks import ALL_OUT, WRITERS_OUT
-from fusecache.block.mapping import WRITEBACK_IN_FLIGHT
+from fusecache.block.states import WRITEBACK_IN_FLIGHT
 from fusecache.config import COPY_SIZE
 from fusecache.errors import StoreError
 from policies import Op, Work
