@@ -20,7 +20,7 @@ from tests.unit.worlds import BLOCK, ToyPolicy, World, settle, virtual
 async def running(world: World) -> AsyncIterator[trio.Nursery]:
     """Run a world that can be evacuated."""
     async with world.running() as nursery:
-        nursery.start_soon(evacuate, world.volume, world.worker)
+        nursery.start_soon(evacuate, world.volume, world.worker, world.jobs)
         await settle()
         yield nursery
 
@@ -233,7 +233,7 @@ async def test_the_mode_can_be_changed_once_everything_is_safe() -> None:
         await lose_the_cache(world)
         await trio.sleep(10)
         spare = ToyPolicy(world.cache_blocks)
-        await switch_mode(world.volume, world.worker, world.flusher, Mode.PASSTHROUGH, spare)
+        await switch_mode(world.volume, world.worker, world.flusher, Mode.PASSTHROUGH, spare, world.jobs.begin("mode"))
         assert world.volume.mode is Mode.PASSTHROUGH
 
 

@@ -217,7 +217,7 @@ async def test_a_flush_that_is_stopped_ends_early_and_says_why() -> None:
         assert not heard
         dirty = world.mapping.dirty_count
         assert dirty > 4, "some wait for their bytes"
-        world.flusher.stop("the mount is ending")
+        world.jobs.close("the mount is ending")
         world.worker.traffic.set_rate(0)
         await settle()
         assert heard == ["flush"]
