@@ -64,7 +64,7 @@ class Job:
         """Bytes a second, lately."""
         then, done = self._mark
         seconds = self._clock() - then
-        return int((self.done - done) * self._block_size / seconds) if seconds > 0 else 0
+        return round((self.done - done) * self._block_size / seconds) if seconds > 0 else 0
 
     def advance(self, blocks: int = 1) -> None:
         """Count blocks as done."""

@@ -47,7 +47,7 @@ class Contender:
     def _try(self, block_size: int) -> None:
         choice = self.choice
         if choice.migration_threshold is not None:
-            msg = f"{choice.name}: a simulation has no migration_threshold, since its migrations take no time"
+            msg = "a simulation has no migration_threshold: its migrations take no time"
             raise InvalidError(msg)
         if choice.name in LIMITS:
             if choice.tunables:

@@ -12,6 +12,7 @@ from fusecache.control.control import Control
 from fusecache.errors import (
     FusecacheError,
     InvalidError,
+    MetadataError,
     ReadOnlyKeyError,
     RefusedError,
     StoreError,
@@ -224,6 +225,18 @@ async def test_a_policy_comes_with_tunables_or_not_at_all() -> None:
 
 
 @virtual
+async def test_a_policy_may_come_with_the_caches_own_threshold() -> None:
+    world = World()
+    async with controlled(world) as control:
+        await control.set("policy", "mq,migration_threshold=7,random_threshold=2")
+        assert control.get("migration_threshold") == "7"
+        assert control.get("policy.random_threshold") == "2"
+        with pytest.raises(InvalidError):
+            await control.set("policy", "smq,migration_threshold=8,random_threshold=2")
+        assert control.get("migration_threshold") == "7"
+
+
+@virtual
 async def test_a_mode_keeps_the_policys_tunables() -> None:
     world = World()
     async with controlled(world) as control:
@@ -354,6 +367,49 @@ async def test_a_flush_is_begun_and_can_be_followed() -> None:
 
 
 @virtual
+async def test_long_work_can_be_watched() -> None:
+    world = World(cache_blocks=8)
+    for number in range(8):
+        world.load(2 * number, number, dirty=True)
+
+    async def slow(name: str) -> None:
+        if name == "write":
+            await trio.sleep(10)
+
+    world.origin.before = slow
+    async with controlled(world) as control:
+        await control.set("policy", "smq")
+        assert control.get("job") == control.status().job == ""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(control.set, "mode", "passthrough")
+            await trio.sleep(16)
+            assert control.get("job") == control.status().job == "mode passthrough; flush 4/8 blocks, 1KiB/s"
+            assert control.status().flush_pending == 4
+            await control.set("message", "decommission")
+            assert control.get("job").endswith("blocks, 1KiB/s; decommission")
+        await trio.sleep(10)
+        assert control.get("job") == ""
+        assert control.status().decommissioned
+
+
+@virtual
+async def test_a_scrub_shows_while_it_goes_round() -> None:
+    world = World()
+    for number in range(4):
+        world.load(number, number)
+    async with controlled(world) as control:
+        await control.set("scrub", str(BLOCK))
+        await trio.sleep(1.5)
+        assert control.get("job") == "scrub 2/4 blocks, 5.3KiB/s"
+        await control.set("scrub", "0")
+        await trio.sleep(1)
+        assert control.get("job") == ""
+        await control.set("scrub", str(BLOCK))
+        await trio.sleep(1.5)
+        assert control.get("job").startswith("scrub 2/4 blocks")
+
+
+@virtual
 async def test_decommissioning_leaves_a_complete_origin_and_an_empty_cache() -> None:
     world = World()
     world.load(5, 1, dirty=True)
@@ -391,6 +447,45 @@ async def test_decommissioning_that_fails_is_not_done_and_can_be_asked_for_again
         await trio.sleep(60)
         assert control.status().decommissioned
         assert control.status().flush_failed == 0
+
+
+@virtual
+async def test_a_flush_is_not_blamed_for_an_earlier_decommissioning() -> None:
+    world = World()
+    world.load(5, 1, dirty=True)
+    world.record.error = MetadataError("disk is full")
+    async with controlled(world) as control:
+        await control.set("policy", "smq")
+        await control.set("message", "decommission")
+        assert control.status().flush_failed == 0
+        await trio.sleep(60)
+        assert control.status().flush_failed == 1
+        await control.set("message", "decommission")
+        assert control.status().flush_failed == 0, "nobody may take the last one's failure for this one's"
+        await trio.sleep(60)
+        assert control.status().flush_failed == 1
+
+
+@virtual
+async def test_decommissioning_again_while_it_is_under_way_begins_anew() -> None:
+    world = World()
+    world.load(5, 1, dirty=True)
+
+    async def slow(name: str) -> None:
+        if name == "write":
+            await trio.sleep(10)
+
+    world.origin.before = slow
+    async with controlled(world) as control:
+        await control.set("policy", "smq")
+        await control.set("message", "decommission")
+        await trio.sleep(5)
+        await control.set("message", "decommission")
+        await control.set("message", "decommission")
+        assert control.get("job").count("decommission") == 2
+        await trio.sleep(60)
+        assert control.status().decommissioned
+        assert control.get("job") == ""
 
 
 @virtual

@@ -270,6 +270,19 @@ def test_the_threshold_of_a_table_is_taken(config: MountConfig, kernel: Kernel) 
     assert seen == [b"77"]
 
 
+def test_the_table_would_make_this_mount_again(config: MountConfig, kernel: Kernel) -> None:
+    seen = []
+
+    async def look(operations: Operations) -> None:
+        name = pyfuse3.XAttrNameT(b"user.fusecache.table")
+        image = pyfuse3.InodeT(pyfuse3.ROOT_INODE + 1)
+        seen.append(await operations.getxattr(image, name, None))  # type: ignore[arg-type]  # nobody looks at it
+
+    serve(replace(config, policy=PolicyChoice("mq", (("random_threshold", "9"),), 512)), kernel, look)
+    words = f"{config.metadata} {config.cache} {config.origin} 8 1 writeback mq"
+    assert seen == [f"{words} 4 random_threshold 9 migration_threshold 1".encode()]
+
+
 # Refusals
 
 

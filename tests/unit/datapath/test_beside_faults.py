@@ -223,12 +223,12 @@ async def test_a_policy_that_cannot_take_over_costs_the_decommissioning_not_the_
     sizes = {"cache_blocks": world.cache_blocks, "origin_blocks": world.origin_blocks, "block_size": BLOCK}
     async with controlled(world) as control:
         monkeypatch.setattr(
-            "fusecache.control.control.create_policy", lambda *_, **__: GuardedPolicy(Forgetful(**sizes))
+            "fusecache.volume.policies.create_policy", lambda *_, **__: GuardedPolicy(Forgetful(**sizes))
         )
         await control.set("message", "decommission")
         await trio.sleep(5)
         assert world.volume.mode is Mode.WRITEBACK
-        assert world.flusher.failed
+        assert control.status().flush_failed == 1
         with pytest.raises(InvalidError, match="does not take over: KeyError"):
             await control.set("mode", "passthrough")
         assert await world.cache.read(0, 1) == b"c"

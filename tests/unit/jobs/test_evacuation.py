@@ -50,6 +50,9 @@ async def test_everything_goes_to_the_origin_and_then_fsync_works_again() -> Non
     async with running(world):
         await lose_the_cache(world)
         await trio.sleep(5)
+        job = world.jobs.latest("evacuate")
+        assert job is not None
+        assert (job.done, job.total, job.left, job.error) == (2, 2, 0, "")
         assert world.mapping.mapped_count == 0
         assert world.policy.index == {}
         assert world.origin_block(5) == b"c" * BLOCK
