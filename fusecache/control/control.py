@@ -3,8 +3,8 @@
 ``user.fusecache.NAME`` is read with :meth:`Control.get` and set with :meth:`Control.set`; every value is one line of
 text.  An errno says little, so ``error`` has the last refusal in words.
 
-Long work (:mod:`fusecache.jobs`) is begun here, and ``job`` shows it.  A message begins a flush or a decommissioning and
-returns at once; a change of policy or mode returns when it is done.
+Long work (:mod:`fusecache.jobs`) is begun here, and ``job`` shows it.  A message begins a flush or a decommissioning
+and returns at once; a change of policy or mode returns when it is done.
 """
 
 from __future__ import annotations

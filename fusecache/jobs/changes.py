@@ -127,6 +127,11 @@ class Changes:
             self.decommissioned = True
         log.info("decommissioned: the origin alone is complete")
 
+    def check(self) -> None:
+        """Assert that a decommissioning that was asked for will be taken up."""
+        assert (self._waiting is not None) == self._asked.is_set()
+        assert self._waiting is None or self._waiting in self._jobs.running
+
 
 @contextmanager
 def _taking_over(name: str) -> Iterator[None]:

@@ -173,3 +173,9 @@ class Flusher:
         """Return where a block is cached, or -1 if it need not be written back."""
         cblock = self._volume.mapping.find(oblock)
         return cblock if cblock >= 0 and self._volume.is_dirty(cblock) else -1
+
+    def check(self) -> None:
+        """Assert that what is to be done is counted, and belongs to a flush that is under way."""
+        to_take = len(self._todo) - self._position
+        assert 0 <= to_take <= self.pending, (to_take, self.pending)
+        assert self.pending or not self._asked.is_set()

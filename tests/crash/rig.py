@@ -320,6 +320,8 @@ class Rig:
             self.worker.check()
             self.volume.counters.check()
             self.jobs.check()
+            self.flusher.check()
+            self.control._changes.check()
             mapped = {oblock: cblock for cblock, oblock in self.volume.mapping.mapped()}
             policy = self.volume.policy
             if isinstance(policy, EagerPolicy):

