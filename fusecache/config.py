@@ -67,6 +67,17 @@ def check_block_size(size: int) -> int:
     return size
 
 
+@dataclass(frozen=True, slots=True)
+class PolicyChoice:
+    """A replacement policy as somebody asked for it; whether there is one, with such tunables, it has to say itself."""
+
+    name: str
+    tunables: tuple[tuple[str, str], ...] = ()
+    """Keys and values, in the order given."""
+    migration_threshold: int | None = None
+    """Bytes; dm-cache has it among a policy's arguments, although no policy knows it.  None if nothing was said."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MountConfig:
     """Everything that ``fusecache mount`` was told; sizes in bytes, None where nothing was said."""
@@ -81,9 +92,7 @@ class MountConfig:
     image_size: int | None = None
     """From a dm-cache table: how much of the origin is exposed."""
     mode: Mode = Mode.WRITEBACK
-    policy: str = "smq"
-    policy_values: tuple[tuple[str, str], ...] = ()
-    """Tunables of the policy, in the order given; ``migration_threshold`` (sectors) is among them if given."""
+    policy: PolicyChoice = PolicyChoice("smq")
     fuse_options: tuple[str, ...] = ()
     table: tuple[str, ...] = field(default=())
     """The words of the table that this came from, if it came from one."""

@@ -92,7 +92,6 @@ def mount(
         config = parse_table(table, Path(mountpoint), fuse_options=options, foreground=foreground, format=format)
     else:
         origin, mountpoint = _exactly(paths, "ORIGIN", "MOUNTPOINT")
-        policy_name, policy_values = parse_policy("smq" if policy is None else policy)
         config = MountConfig(
             origin=origin,
             mountpoint=Path(mountpoint),
@@ -101,8 +100,7 @@ def mount(
             metadata=metadata,
             block_size=None if block_size is None else check_block_size(parse_size(block_size)),
             mode=Mode.WRITEBACK if mode is None else Mode.parse(mode),
-            policy=policy_name,
-            policy_values=policy_values,
+            policy=parse_policy("smq" if policy is None else policy),
             fuse_options=options,
             copy_rate=0 if copy_rate is None else parse_size(copy_rate),
             scrub=0 if scrub is None else parse_size(scrub),

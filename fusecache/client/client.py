@@ -286,6 +286,7 @@ def _status_rows(stats: dict[str, Any]) -> dict[str, str]:
         "origin reads": f"{stats['origin_reads']}, {format_size(stats['origin_read_bytes'])}",
         "origin writes": f"{stats['origin_writes']}, {format_size(stats['origin_write_bytes'])}",
         "errors": f"{stats['origin_errors']} of the origin, {stats['cache_errors']} of the cache",
+        "job": stats["job"] or "none",
         "flush": f"{stats['flush_pending']} blocks to go, {stats['flush_failed']} failed",
         "up": f"{hours}:{seconds // 60:02}:{seconds % 60:02}, pid {stats['pid']}, fusecache {stats['version']}",
     }

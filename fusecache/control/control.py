@@ -1,63 +1,46 @@
 """The one table of names: extended attributes, messages and commands all come here.
 
 ``user.fusecache.NAME`` is read with :meth:`Control.get` and set with :meth:`Control.set`; every value is one line of
-text.  Changes are made one at a time.  An errno says little, so ``error`` has the last refusal in words.  Long work (a
-flush, decommissioning) is begun by a message and can be followed in the statistics; a change of policy or mode returns
-when it is done.
+text.  An errno says little, so ``error`` has the last refusal in words.
+
+Long work (:mod:`fusecache.jobs`) is begun here, and ``job`` shows it.  A message begins a flush or a decommissioning
+and returns at once; a change of policy or mode returns when it is done.
 """
 
 from __future__ import annotations
 
-import os
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-import structlog
 import trio
 
-from fusecache import __version__
 from fusecache.config import Mode
 from fusecache.control.status import Status, status_line
-from fusecache.errors import (
-    FusecacheError,
-    InvalidError,
-    ReadOnlyKeyError,
-    RefusedError,
-    UnknownKeyError,
-)
+from fusecache.errors import FusecacheError, InvalidError, ReadOnlyKeyError, UnknownKeyError
 from fusecache.grammar import (
+    MIGRATION_THRESHOLD,
     Decommission,
     Flush,
     InvalidateCblocks,
-    SetValue,
-    check_policy_name,
-    parse_decimal,
+    SetThreshold,
+    SetTunable,
     parse_message,
-    parse_range,
-    table_features,
-    table_line,
+    parse_policy,
+    parse_threshold,
 )
-from fusecache.jobs import Scrub, drop_all, evacuate, switch_mode, switch_policy
+from fusecache.jobs import Changes, Scrub, evacuate
 from fusecache.units import SECTOR, parse_size
-from fusecache.volume import guarded, now_ms
-from policies import PolicyError, create_policy
+from policies import PolicyError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Iterator
+    from collections.abc import Awaitable, Callable
 
-    from fusecache.attach import Binding
-    from fusecache.block import Geometry
-    from fusecache.config import MountConfig
-    from fusecache.jobs import Flusher
+    from fusecache.control.facts import MetadataSize, MountFacts
+    from fusecache.jobs import Flusher, Jobs
     from fusecache.migration import MigrationWorker
     from fusecache.volume import Volume
-    from policies import Policy
-
-log = structlog.get_logger(__name__)
 
 _TUNABLE: Final = "policy."
-_THRESHOLD: Final = "migration_threshold"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +54,7 @@ class _Attribute:
 class Control:
     """What can be asked of a running mount, and what can be changed.
 
-    :param config: what the mount was told; ``binding``: the files that it came to use.
-    :param suspects: blocks that are dirty only because a crash left it open whether they are.
+    :param scrub_rate: bytes a second at which cached blocks are verified; 0 for not at all.
     """
 
     def __init__(
@@ -80,37 +62,45 @@ class Control:
         volume: Volume,
         worker: MigrationWorker,
         flusher: Flusher,
+        jobs: Jobs,
         *,
-        config: MountConfig,
-        binding: Binding,
-        suspects: int,
+        facts: MountFacts,
+        metadata: MetadataSize,
+        scrub_rate: int = 0,
     ) -> None:
         self._volume = volume
         self._worker = worker
         self._flusher = flusher
-        self._config = config
-        self._binding = binding
-        self._suspects = suspects
-        self._started = trio.current_time()
-        self._changing = trio.Lock()
-        self._decommission_asked = trio.Event()
-        self._decommissioned = False
+        self._jobs = jobs
+        self._facts = facts
+        self._metadata = metadata
+        self._scrub = Scrub(volume, worker, jobs, scrub_rate)
+        self._changes = Changes(volume, worker, flusher, jobs)
+        self._began = trio.current_time()
         self._last_error = ""
-        self._scrub = Scrub(volume, worker, config.scrub)
-        worker.copy_rate.set_rate(config.copy_rate)
         self._attributes = {
             "policy": _Attribute(lambda: volume.policy.name, self._set_policy),
             "mode": _Attribute(lambda: volume.mode.value, self._set_mode),
-            _THRESHOLD: _Attribute(lambda: str(volume.migration_threshold // SECTOR), self._set_threshold),
-            "status": _Attribute(lambda: status_line(self.status())),
-            "table": _Attribute(self._table),
-            "stats": _Attribute(lambda: self.status().as_json()),
-            "message": _Attribute(None, self._message),
-            "error": _Attribute(lambda: self._last_error),
-            "lost": _Attribute(lambda: " ".join(f"{begin}-{end}" for begin, end in volume.health.lost)),
+            MIGRATION_THRESHOLD: _Attribute(lambda: str(volume.migration_threshold // SECTOR), self._set_threshold),
             "copy_rate": _Attribute(lambda: str(worker.copy_rate.rate), self._set_copy_rate),
             "scrub": _Attribute(lambda: str(self._scrub.rate), self._set_scrub),
+            "message": _Attribute(None, self._carry_out),
+            "status": _Attribute(lambda: status_line(self.status())),
+            "table": _Attribute(lambda: facts.table),
+            "stats": _Attribute(lambda: self.status().as_json()),
+            "job": _Attribute(lambda: str(jobs)),
+            "lost": _Attribute(lambda: " ".join(f"{begin}-{end}" for begin, end in volume.health.lost)),
+            "error": _Attribute(lambda: self._last_error),
         }
+
+    async def run(self) -> None:
+        """Do the long work that is begun here, and what begins by itself, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(evacuate, self._volume, self._worker, self._jobs)
+            nursery.start_soon(self._scrub.run)
+            nursery.start_soon(self._changes.run)
+
+    # Names
 
     def names(self) -> list[str]:
         """List the names that can be read."""
@@ -150,28 +140,29 @@ class Control:
         if attribute.set is None:
             msg = f"attribute {name!r} can only be read"
             raise ReadOnlyKeyError(msg)
-        await attribute.set(value)
+        await attribute.set(value.strip())
 
     def status(self) -> Status:
         """Report everything at this moment."""
         volume = self._volume
         mapping = volume.mapping
         health = volume.health
+        facts = self._facts
         return Status(
             origin_bytes=volume.geometry.image_bytes,
             block_bytes=volume.geometry.block_size,
             cache_blocks=volume.geometry.cache_blocks,
             used_blocks=volume.policy.residency(),
             dirty_blocks=mapping.dirty_count,
-            suspect_blocks=min(self._suspects, mapping.dirty_count),
+            suspect_blocks=min(facts.suspects, mapping.dirty_count),
             **volume.counters.as_dict(),
             mode=volume.mode,
-            page_cache=self._config.page_cache,
-            engine=self._binding.engine,
+            page_cache=facts.page_cache,
+            engine=facts.engine,
             policy=volume.policy.name,
             policy_values=volume.policy.config_values(),
             migration_threshold=volume.migration_threshold,
-            features=table_features(self._config),
+            features=facts.features,
             needs_check=bool(health.read_only),
             read_only=bool(health.read_only),
             state=health.state,
@@ -179,80 +170,41 @@ class Control:
             lost_bytes=len(health.lost),
             copy_rate=self._worker.copy_rate.rate,
             scrub_rate=self._scrub.rate,
+            job=str(self._jobs),
             flush_pending=self._flusher.pending,
-            flush_failed=self._flusher.failed,
-            decommissioned=self._decommissioned,
-            metadata_used_bytes=self._binding.database.used_size(),
-            metadata_total_bytes=self._binding.database.size(),
-            origin=self._binding.origin_address,
-            cache=str(self._binding.cache_path),
-            metadata=str(self._binding.metadata_path),
-            mountpoint=str(self._config.mountpoint),
-            pid=os.getpid(),
-            version=__version__,
-            uptime_s=round(trio.current_time() - self._started, 3),
+            flush_failed=max(self._flusher.failed, int(self._changes.decommission_failed)),
+            decommissioned=self._changes.decommissioned,
+            metadata_used_bytes=self._metadata.used_size(),
+            metadata_total_bytes=self._metadata.size(),
+            origin=facts.origin,
+            cache=facts.cache,
+            metadata=facts.metadata,
+            mountpoint=facts.mountpoint,
+            pid=facts.pid,
+            version=facts.version,
+            uptime_s=round(trio.current_time() - self._began, 3),
         )
-
-    def _table(self) -> str:
-        """Write the table that would make this mount again."""
-        binding = self._binding
-        named = replace(
-            self._config,
-            origin=binding.origin_address,
-            cache=binding.cache_path,
-            metadata=binding.metadata_path,
-            block_size=self._volume.geometry.block_size,
-        )
-        return table_line(named)
-
-    async def run(self) -> None:
-        """Carry out long work, begun by messages or by itself, until cancelled."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(evacuate, self._volume, self._worker)
-            nursery.start_soon(self._scrub.run)
-            nursery.start_soon(self._carry_out_messages)
-
-    async def _carry_out_messages(self) -> None:
-        while True:
-            await self._decommission_asked.wait()
-            self._decommission_asked = trio.Event()
-            try:
-                await self._decommission()
-            except FusecacheError as exc:
-                self._flusher.give_up(str(exc))
-                log.error("decommissioning failed", error=str(exc))
 
     # Setters
 
     async def _set_policy(self, text: str) -> None:
-        name, *settings = text.strip().split(",")
-        values = dict(setting.partition("=")[::2] for setting in settings)
-        async with self._changing:
-            new = self._new_policy(check_policy_name(name), values)
-            with _taking_over(name):
-                await switch_policy(self._volume, self._worker, new)
+        await self._changes.set_policy(parse_policy(text, "policy"))
 
     async def _set_mode(self, text: str) -> None:
-        mode = Mode.parse(text.strip())
-        async with self._changing:
-            await self._change_mode(mode)
-
-    async def _change_mode(self, mode: Mode) -> None:
-        spare = self._new_policy(self._volume.policy.name, self._volume.policy.config_values())
-        with _taking_over(spare.name):
-            await switch_mode(self._volume, self._worker, self._flusher, mode, spare)
-        if mode is not Mode.PASSTHROUGH:
-            self._decommissioned = False
+        await self._changes.set_mode(Mode.parse(text))
 
     async def _set_threshold(self, text: str) -> None:
-        self._volume.migration_threshold = parse_decimal(text.strip(), _THRESHOLD) * SECTOR
-        self._worker.wake()
+        self._change_threshold(parse_threshold(text))
 
     async def _set_copy_rate(self, text: str) -> None:
-        self._worker.copy_rate.set_rate(parse_size(text.strip()))
+        self._worker.copy_rate.set_rate(parse_size(text))
 
     async def _set_scrub(self, text: str) -> None:
-        self._scrub.set_rate(parse_size(text.strip()))
+        self._scrub.set_rate(parse_size(text))
+
+    def _change_threshold(self, size: int) -> None:
+        self._volume.migration_threshold = size
+        self._worker.wake()
 
     def _set_tunable(self, key: str, value: str) -> None:
         try:
@@ -260,77 +212,15 @@ class Control:
         except PolicyError as exc:
             raise InvalidError(str(exc)) from exc
 
-    def _new_policy(self, name: str, values: dict[str, str] | None = None) -> Policy:
-        return new_policy(self._volume.geometry, name, (values or {}).items())
-
-    # Messages
-
-    async def _message(self, text: str) -> None:
-        match parse_message(text):
-            case SetValue(key, value) if key == _THRESHOLD:
-                await self._set_threshold(value)
-            case SetValue(key, value):
+    async def _carry_out(self, message: str) -> None:
+        match parse_message(message):
+            case SetThreshold(size):
+                self._change_threshold(size)
+            case SetTunable(key, value):
                 self._set_tunable(key, value)
             case InvalidateCblocks(ranges):
-                await self._invalidate(ranges)
+                await self._changes.drop(ranges)
             case Flush():
                 self._flusher.start()
             case Decommission():
-                self._decommissioned = False
-                self._flusher.start()
-                self._decommission_asked.set()
-
-    async def _invalidate(self, ranges: tuple[str, ...]) -> None:
-        """Drop mappings range by range; those before a bad one stay dropped (dm-cache 1.5)."""
-        volume = self._volume
-        async with self._changing:
-            if volume.mode is not Mode.PASSTHROUGH:
-                msg = "invalidate_cblocks works in passthrough mode only"
-                raise RefusedError(msg)
-            for text in ranges:
-                begin, end = parse_range(text, volume.geometry.cache_blocks)
-                for cblock in range(begin, end):
-                    if (oblock := volume.mapping.oblock_of[cblock]) >= 0:
-                        await self._worker.invalidate(oblock)
-
-    async def _decommission(self) -> None:
-        """Make the origin complete and the cache empty; the image stays, served by the origin alone."""
-        async with self._changing:
-            await self._change_mode(Mode.PASSTHROUGH)
-            await drop_all(self._volume, self._worker)
-            self._decommissioned = True
-        log.info("decommissioned: the origin alone is complete")
-
-
-@contextmanager
-def _taking_over(name: str) -> Iterator[None]:
-    """Let whatever another package's policy raises while it is told of what is cached be an InvalidError."""
-    try:
-        yield
-    except FusecacheError:
-        raise
-    except Exception as exc:
-        log.exception("policy does not take over", policy=name)
-        msg = f"policy {name!r} does not take over: {type(exc).__name__}: {exc}"
-        raise InvalidError(msg) from exc
-
-
-def new_policy(geometry: Geometry, name: str, values: Iterable[tuple[str, str]]) -> Policy:
-    """Make a policy for an image, with these tunables set; raises InvalidError in the policy's words."""
-    try:
-        policy = create_policy(
-            name,
-            cache_blocks=geometry.cache_blocks,
-            origin_blocks=max(1, geometry.origin_blocks),
-            block_size=geometry.block_size,
-            now_ms=now_ms(),
-        )
-        for key, value in values:
-            policy.set_config_value(key, value)
-    except PolicyError as exc:
-        raise InvalidError(str(exc)) from exc
-    except Exception as exc:
-        log.exception("policy cannot be made", policy=name)
-        msg = f"policy {name!r} cannot be made: {type(exc).__name__}: {exc}"
-        raise InvalidError(msg) from exc
-    return guarded(policy)
+                self._changes.decommission()

@@ -73,6 +73,8 @@ class Status:
     """Bytes a second that may be copied between cache and origin; 0 for no limit."""
     scrub_rate: int
     """Bytes a second that the scrub reads; 0 for no scrub."""
+    job: str
+    """The long work that is under way, and how far it is; empty if there is none."""
     flush_pending: int
     """Blocks that a running flush still has to write back."""
     flush_failed: int

@@ -17,27 +17,28 @@ import gc
 import os
 import signal
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import pyfuse3
 import structlog
 import trio
 
+from fusecache import __version__
 from fusecache.attach import DamagedRowError, hint_signature, inspect, recover
 from fusecache.block import BlockLocks
 from fusecache.config import Mode, PageCache
-from fusecache.control import Control, new_policy
+from fusecache.control import Control, MountFacts
 from fusecache.datapath import Disk
 from fusecache.durability import Durability
 from fusecache.errors import BusyError, MetadataError, RefusedError
 from fusecache.frontends.fuse import KernelPages, Operations, raise_request_limit, serve_requests
-from fusecache.grammar import check_policy_name, parse_decimal
-from fusecache.jobs import Flusher
+from fusecache.grammar import table_features, table_line
+from fusecache.jobs import Flusher, Jobs
 from fusecache.linux import become_io_flusher
 from fusecache.metadata import Transaction, packed
 from fusecache.migration import MigrationWorker
-from fusecache.units import SECTOR
-from fusecache.volume import Volume
+from fusecache.volume import Volume, new_policy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -52,7 +53,6 @@ log = structlog.get_logger(__name__)
 
 _TICK_SECONDS: Final = 1.0
 _TICKS_PER_CLOSING: Final = 5
-_THRESHOLD: Final = "migration_threshold"
 
 
 def serve(config: MountConfig, on_ready: Callable[[list[str]], None]) -> None:
@@ -72,11 +72,10 @@ async def _serve(config: MountConfig, on_ready: Callable[[list[str]], None]) -> 
     _require_mountpoint(config.mountpoint)
     plan = inspect(config, environ=dict(os.environ))
     with plan.resources:
-        new_policy(plan.geometry, config.policy, _tunables(config))  # refuse before anything is created
-        threshold = _threshold(config)
+        new_policy(plan.geometry, config.policy)  # refuse before anything is created
         _refuse_dirty_passthrough(plan, config.mode)
         binding = plan.carry_out(config.page_cache)
-        policy = new_policy(plan.geometry, config.policy, _tunables(config))
+        policy = new_policy(plan.geometry, config.policy)
         superblock = binding.database.superblock()
         try:
             recovered = recover(
@@ -95,8 +94,8 @@ async def _serve(config: MountConfig, on_ready: Callable[[list[str]], None]) -> 
         if superblock.stats is None:
             log.warning("the counters of earlier mounts cannot be read and begin at 0 again")
         volume.counters.restore(superblock.stats or {})
-        if threshold is not None:
-            volume.migration_threshold = threshold
+        if config.policy.migration_threshold is not None:
+            volume.migration_threshold = config.policy.migration_threshold
         if not binding.was_clean:
             binding.notes.append(_recovery_note(volume.mapping.dirty_count, recovered.suspects))
         log.info(
@@ -141,8 +140,18 @@ async def _run(
 ) -> None:
     """Serve the mount, then end it."""
     worker = MigrationWorker(volume)
-    flusher = Flusher(volume, worker)
-    control = Control(volume, worker, flusher, config=config, binding=binding, suspects=suspects)
+    worker.copy_rate.set_rate(config.copy_rate)
+    jobs = Jobs(volume.geometry.block_size, trio.current_time)
+    flusher = Flusher(volume, worker, jobs)
+    control = Control(
+        volume,
+        worker,
+        flusher,
+        jobs,
+        facts=_facts(config, binding, suspects),
+        metadata=binding.database,
+        scrub_rate=config.scrub,
+    )
     operations = Operations(
         Disk(volume, worker),
         control,
@@ -163,7 +172,7 @@ async def _run(
             nursery.start_soon(control.run)
             nursery.start_soon(pages.run)
             nursery.start_soon(_tick, volume, worker)
-            await nursery.start(_end_on_signal, worker, flusher, pages)
+            await nursery.start(_end_on_signal, worker, jobs, pages)
             if not binding.was_clean:
                 await volume.durability.secure()
             volume.tick()  # policies begin to count with the first tick
@@ -175,6 +184,29 @@ async def _run(
                 nursery.cancel_scope.cancel()
         await _end_cleanly(volume, binding)
     log.info("ended")
+
+
+def _facts(config: MountConfig, binding: Binding, suspects: int) -> MountFacts:
+    named = replace(
+        config,
+        origin=binding.origin_address,
+        cache=binding.cache_path,
+        metadata=binding.metadata_path,
+        block_size=binding.geometry.block_size,
+    )
+    return MountFacts(
+        origin=binding.origin_address,
+        cache=str(binding.cache_path),
+        metadata=str(binding.metadata_path),
+        mountpoint=str(config.mountpoint),
+        engine=binding.engine,
+        page_cache=config.page_cache,
+        features=table_features(config),
+        table=table_line(named),
+        suspects=suspects,
+        pid=os.getpid(),
+        version=__version__,
+    )
 
 
 async def _tick(volume: Volume, worker: MigrationWorker) -> None:
@@ -190,7 +222,7 @@ async def _tick(volume: Volume, worker: MigrationWorker) -> None:
 
 async def _end_on_signal(
     worker: MigrationWorker,
-    flusher: Flusher,
+    jobs: Jobs,
     pages: KernelPages,
     *,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
@@ -200,7 +232,7 @@ async def _end_on_signal(
         async for number in signals:
             log.info("asked to end", signal=signal.Signals(number).name)
             # A change of mode may wait for a flush that takes hours; what is dirty may stay so.
-            flusher.stop("the mount is ending")
+            jobs.close("the mount is ending")
             worker.copy_rate.set_rate(0)
             await pages.settle()
             pyfuse3.terminate()
@@ -264,14 +296,3 @@ def _refuse_dirty_passthrough(plan: Plan, mode: Mode) -> None:
         count = plan.database.count(dirty_only=True) or "some"
         msg = f"passthrough needs a clean cache, and {count} blocks are dirty: mount writethrough and flush first"
         raise RefusedError(msg)
-
-
-def _tunables(config: MountConfig) -> list[tuple[str, str]]:
-    check_policy_name(config.policy)
-    return [(key, value) for key, value in config.policy_values if key != _THRESHOLD]
-
-
-def _threshold(config: MountConfig) -> int | None:
-    """Return the migration threshold in bytes, if one was given."""
-    given = [value for key, value in config.policy_values if key == _THRESHOLD]
-    return parse_decimal(given[-1], _THRESHOLD) * SECTOR if given else None

@@ -5,27 +5,30 @@ from fusecache.grammar.messages import (
     Flush,
     InvalidateCblocks,
     Message,
-    SetValue,
+    SetThreshold,
+    SetTunable,
     parse_message,
     parse_range,
 )
-from fusecache.grammar.policies import check_policy_name, parse_policy
+from fusecache.grammar.policies import MIGRATION_THRESHOLD, parse_policy, parse_threshold
 from fusecache.grammar.table import parse_table, table_features, table_line
 from fusecache.grammar.words import join_words, parse_decimal, split_words
 
 __all__ = [
+    "MIGRATION_THRESHOLD",
     "Decommission",
     "Flush",
     "InvalidateCblocks",
     "Message",
-    "SetValue",
-    "check_policy_name",
+    "SetThreshold",
+    "SetTunable",
     "join_words",
     "parse_decimal",
     "parse_message",
     "parse_policy",
     "parse_range",
     "parse_table",
+    "parse_threshold",
     "split_words",
     "table_features",
     "table_line",

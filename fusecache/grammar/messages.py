@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from fusecache.errors import UsageError
+from fusecache.grammar.policies import MIGRATION_THRESHOLD, parse_threshold
 from fusecache.grammar.words import split_words
 
 if TYPE_CHECKING:
@@ -16,8 +17,15 @@ _RANGE: Final = re.compile(r"([0-9]{1,20})(?:-([0-9]{1,20}))?")
 
 
 @dataclass(frozen=True, slots=True)
-class SetValue:
-    """Set ``migration_threshold`` or a tunable of the policy."""
+class SetThreshold:
+    """Set ``migration_threshold``, in bytes here."""
+
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetTunable:
+    """Set a tunable of the policy."""
 
     key: str
     value: str
@@ -44,7 +52,7 @@ class Decommission:
     """Begin to write back all that is dirty, and to cache nothing any more."""
 
 
-Message = SetValue | InvalidateCblocks | Flush | Decommission
+Message = SetThreshold | SetTunable | InvalidateCblocks | Flush | Decommission
 
 _VERBS: Final[dict[str, Flush | Decommission]] = {"flush": Flush(), "decommission": Decommission()}
 
@@ -67,7 +75,8 @@ def parse_message(message: str | Sequence[str]) -> Message:
     if len(rest) != 1:
         msg = f"message {verb!r}: a key takes one value, {len(rest)} words follow"
         raise UsageError(msg)
-    return SetValue(verb, rest[0])
+    (value,) = rest
+    return SetThreshold(parse_threshold(value)) if verb == MIGRATION_THRESHOLD else SetTunable(verb, value)
 
 
 def parse_range(text: str, cache_blocks: int) -> tuple[int, int]:

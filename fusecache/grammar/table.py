@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 from fusecache.config import MAX_BLOCK_SIZE, MIN_BLOCK_SIZE, Mode, MountConfig
 from fusecache.errors import UsageError
-from fusecache.grammar.policies import check_policy_name
+from fusecache.grammar.policies import choose_policy, policy_words
 from fusecache.grammar.words import join_words, parse_decimal, split_words
 from fusecache.units import SECTOR
 
@@ -66,12 +66,12 @@ def parse_table(
         raise UsageError(msg)
     features = [reader.word("feature") for _ in range(reader.number("number of features", 0, MAX_FEATURES))]
     mode = _mode_among(features)
-    policy = check_policy_name(reader.word("policy"))
+    policy = reader.word("policy")
     count = reader.number("number of policy arguments", 0, MAX_POLICY_ARGS)
     if count % 2:
         msg = f"table: policy arguments come as KEY VALUE, so their number must be even, not {count}"
         raise UsageError(msg)
-    values = tuple((reader.word("policy argument").lower(), reader.word("policy argument")) for _ in range(count // 2))
+    values = [(reader.word("policy argument"), reader.word("policy argument")) for _ in range(count // 2)]
     reader.end()
     return MountConfig(
         origin=origin,
@@ -81,8 +81,7 @@ def parse_table(
         block_size=block * SECTOR,
         image_size=length * SECTOR,
         mode=mode,
-        policy=policy,
-        policy_values=values,
+        policy=choose_policy(policy, values),
         fuse_options=fuse_options,
         table=tuple(words),
         foreground=foreground,
@@ -108,8 +107,7 @@ def table_line(config: MountConfig) -> str:
     if config.table:
         made_by = list(config.table[6:])
     else:
-        values = [word for pair in config.policy_values for word in pair]
-        made_by = [str(config.block_size // SECTOR), "1", config.mode.value, config.policy, str(len(values)), *values]
+        made_by = [str(config.block_size // SECTOR), "1", config.mode.value, *policy_words(config.policy)]
     return join_words([str(config.metadata), str(config.cache), config.origin, *made_by])
 
 

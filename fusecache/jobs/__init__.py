@@ -1,15 +1,15 @@
 """Long work with progress."""
 
+from fusecache.jobs.changes import Changes
 from fusecache.jobs.evacuation import evacuate
 from fusecache.jobs.flush import Flusher
 from fusecache.jobs.scrub import Scrub
-from fusecache.jobs.switching import drop_all, switch_mode, switch_policy
+from fusecache.jobs.table import Jobs
 
 __all__ = [
+    "Changes",
     "Flusher",
+    "Jobs",
     "Scrub",
-    "drop_all",
     "evacuate",
-    "switch_mode",
-    "switch_policy",
 ]

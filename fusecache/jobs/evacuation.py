@@ -1,4 +1,4 @@
-"""When the cache is given up: everything goes to the origin, block by block, until the cache is empty.
+"""When the cache has failed: everything goes to the origin, block by block, until the cache is empty.
 
 A block whose only copy cannot be read stays, and is tried again: its readers get errors for just what is unreadable.
 """
@@ -14,6 +14,7 @@ from fusecache.errors import FusecacheError
 from fusecache.tasks import for_each
 
 if TYPE_CHECKING:
+    from fusecache.jobs.table import Jobs
     from fusecache.migration import MigrationWorker
     from fusecache.volume import Volume
 
@@ -24,25 +25,28 @@ _FIRST_PAUSE: Final = 1.0
 _LAST_PAUSE: Final = 60.0
 
 
-async def evacuate(volume: Volume, worker: MigrationWorker) -> None:
-    """Wait until the cache is given up, if ever; then empty it, for as long as that takes."""
+async def evacuate(volume: Volume, worker: MigrationWorker, jobs: Jobs) -> None:
+    """Wait until the cache fails, if it ever does; then empty it, for as long as that takes."""
     await volume.durability.flushes.cache_failed.wait()
     mapping = volume.mapping
     log.error("the cache is given up", blocks=mapping.mapped_count, dirty=mapping.dirty_count)
+    async with worker.paused():
+        pass  # a promotion that was under way has mapped its block now
 
     async def leave(oblock: int) -> None:
         try:
             await worker.invalidate(oblock)
         except FusecacheError as exc:
             log.warning("block not brought to safety yet", oblock=oblock, error=str(exc))
+        else:
+            job.advance()
 
-    async with worker.paused():
-        pass  # a promotion that was under way has mapped its block now
     pause = _FIRST_PAUSE
-    while mapping.mapped_count:
-        await for_each((oblock for _, oblock in mapping.mapped()), leave, side_by_side=_SIDE_BY_SIDE)
-        if mapping.mapped_count:
-            await trio.sleep(pause)
-            pause = min(2 * pause, _LAST_PAUSE)
+    with jobs.job("evacuate", total=mapping.mapped_count) as job:
+        while mapping.mapped_count:
+            await for_each((oblock for _, oblock in mapping.mapped()), leave, side_by_side=_SIDE_BY_SIDE)
+            if mapping.mapped_count:
+                await trio.sleep(pause)
+                pause = min(2 * pause, _LAST_PAUSE)
     volume.health.emptying = False
     log.info("the cache is empty: the origin has everything")

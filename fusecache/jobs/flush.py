@@ -1,7 +1,7 @@
 """Writing back everything that is dirty, because a user asked for it or because writeback mode is being left.
 
-What is dirty when a flush is asked for is what it writes, in the order of the origin; blocks that turn dirty
-meanwhile belong to the next one.  Flushes that are asked for while one runs are joined to it.
+A flush writes what is dirty when it is asked for, in the order of the origin; blocks that turn dirty meanwhile belong
+to the next one.  Whoever asks while a flush runs joins it, and it goes on with what is dirty by then.
 
 Neighbours go together, and keep nobody from writing to them while they do.  What is still dirty after that, because it
 was written to, or failed, or was being migrated, goes alone, and keeps writers out: so there is an end to it.
@@ -10,6 +10,7 @@ was written to, or failed, or was being migrated, goes alone, and keeps writers 
 from __future__ import annotations
 
 from array import array
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -23,11 +24,14 @@ from policies import Op, Work
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from fusecache.jobs.job import Job
+    from fusecache.jobs.table import Jobs
     from fusecache.migration import MigrationWorker
     from fusecache.volume import Volume
 
 log = structlog.get_logger(__name__)
 
+FLUSH: Final = "flush"
 _SIDE_BY_SIDE: Final = 4
 _ATTEMPTS: Final = 3
 _RETRY_SECONDS: Final = 0.2
@@ -38,104 +42,102 @@ class Flusher:
 
     __slots__ = (
         "_asked",
-        "_done",
         "_failed",
+        "_finished",
+        "_job",
+        "_jobs",
         "_position",
-        "_reason",
-        "_running",
-        "_stopped",
         "_todo",
         "_volume",
         "_worker",
-        "_writing",
     )
 
-    def __init__(self, volume: Volume, worker: MigrationWorker) -> None:
+    def __init__(self, volume: Volume, worker: MigrationWorker, jobs: Jobs) -> None:
         self._volume = volume
         self._worker = worker
+        self._jobs = jobs
+        self._job: Job | None = None
+        """The flush that is under way, or the last one."""
+        self._asked = trio.Event()
+        self._finished = trio.Event()
+        """Set when the flush that is under way has ended."""
         self._todo = array("q")
         """Blocks of the origin, in its order; 8 bytes each, since a cache may have millions."""
         self._position = 0
         """Those before this one in it have been taken."""
-        self._writing = 0
-        self._running = False
-        self._asked = trio.Event()
-        self._done = trio.Event()
         self._failed: set[int] = set()
-        self._reason = ""
-        self._stopped = ""
+        """Blocks that it could not write."""
 
     @property
     def pending(self) -> int:
         """Blocks that the flush under way has still to look at; at least 1 until everything is durable."""
-        return max(len(self._todo) - self._position + self._writing, int(self._running))
+        return self._job.left if self._job is not None else 0
 
     @property
     def failed(self) -> int:
         """Blocks that the last flush could not write; at least 1 if something else went wrong."""
-        return max(len(self._failed), int(bool(self._reason)))
+        return max(len(self._failed), int(self._job is not None and bool(self._job.error)))
 
-    def start(self) -> None:
+    def start(self) -> Job:
         """Ask for everything that is dirty now to be written; returns at once."""
-        if not self._running:
+        if self._job is None or self._job.ended is not None:
             self._failed.clear()
-            self._reason = ""
-        self._running = True
+            self._job = self._jobs.begin(FLUSH)
         left = self._todo[self._position :]
         dirty = self._volume.mapping.dirty_oblocks()
         self._todo = array("q", sorted({*left, *dirty}) if left else dirty)
         self._position = 0
+        self._job.total += len(self._todo) - len(left)
         self._asked.set()
+        return self._job
 
     async def flush(self) -> None:
         """Write everything that is dirty now, durably; raises FusecacheError if some of it could not be."""
-        self.start()
-        await self._done.wait()
-        if self._reason:
-            raise FusecacheError(self._reason)
-        if self._failed:
-            msg = f"{self.failed} blocks could not be written to the origin; they are still dirty in the cache"
-            raise FusecacheError(msg)
-
-    def give_up(self, reason: str) -> None:
-        """Count what the flush was asked for as failed, for a reason that is no block's own."""
-        self._reason = reason
-
-    def stop(self, reason: str) -> None:
-        """Begin no more writes; this flush, and any later one, ends early and says why."""
-        self._stopped = reason
+        job = self.start()
+        await self._finished.wait()
+        if job.error:
+            raise FusecacheError(job.error)
 
     async def run(self) -> None:
         """Serve flushes until cancelled."""
         while True:
             await self._asked.wait()
             self._asked = trio.Event()
-            await for_each(self._taken(), self._write, side_by_side=_SIDE_BY_SIDE)
+            job = self._job
+            assert job is not None, "whoever asks begins one"
+            await for_each(self._take(job), partial(self._write, job), side_by_side=_SIDE_BY_SIDE)
             try:
                 await self._volume.durability.flush()
             except FusecacheError as exc:
-                self.give_up(str(exc))
+                job.fail(str(exc))
                 log.error("flush failed", error=str(exc))
-            if self._stopped:
-                self._position = len(self._todo)
-                self.give_up(self._stopped)
             if not self._asked.is_set():
-                self._running = False
-                done, self._done = self._done, trio.Event()
-                done.set()
+                self._finish(job)
 
-    def _taken(self) -> Iterator[range]:
+    def _finish(self, job: Job) -> None:
+        if job.cancelled:
+            job.fail(job.cancelled)
+        elif self._failed and not job.error:
+            job.fail(
+                f"{len(self._failed)} blocks could not be written to the origin; they are still dirty in the cache"
+            )
+        self._todo = array("q")
+        self._position = 0
+        self._jobs.end(job)
+        finished, self._finished = self._finished, trio.Event()
+        finished.set()
+
+    def _take(self, job: Job) -> Iterator[range]:
         """Take runs of neighbours out of what is to be done."""
         most = max(1, COPY_SIZE // self._volume.geometry.block_size)
-        while self._position < len(self._todo) and not self._stopped:
+        while self._position < len(self._todo) and not job.cancelled:
             first = end = self._todo[self._position]
             while end - first < most and self._position < len(self._todo) and self._todo[self._position] == end:
                 self._position += 1
                 end += 1
             yield range(first, end)
 
-    async def _write(self, oblocks: range) -> None:
-        self._writing += len(oblocks)
+    async def _write(self, job: Job, oblocks: range) -> None:
         works = [Work(Op.WRITEBACK, oblock, self._dirty_cblock(oblock)) for oblock in oblocks]
         if works := [work for work in works if work.cblock >= 0]:
             await self._write_together(works)
@@ -144,7 +146,7 @@ class Flusher:
                 self._failed.discard(oblock)
             else:
                 self._failed.add(oblock)
-            self._writing -= 1
+            job.advance()
 
     async def _write_together(self, works: list[Work]) -> None:
         errors = await self._worker.write_back(works)
@@ -168,3 +170,9 @@ class Flusher:
         """Return where a block is cached, or -1 if it need not be written back."""
         cblock = self._volume.mapping.find(oblock)
         return cblock if cblock >= 0 and self._volume.is_dirty(cblock) else -1
+
+    def check(self) -> None:
+        """Assert that what is to be done is counted, and belongs to a flush that is under way."""
+        to_take = len(self._todo) - self._position
+        assert 0 <= to_take <= self.pending, (to_take, self.pending)
+        assert self.pending or not self._asked.is_set()

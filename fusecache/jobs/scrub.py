@@ -24,6 +24,8 @@ from crc32c import crc32c
 from fusecache.errors import BusyError, FusecacheError, StoreError
 
 if TYPE_CHECKING:
+    from fusecache.jobs.job import Job
+    from fusecache.jobs.table import Jobs
     from fusecache.migration import MigrationWorker
     from fusecache.volume import Volume
 
@@ -39,43 +41,51 @@ class Scrub:
     :ivar rate: bytes a second; 0 for none.
     """
 
-    __slots__ = ("_changed", "_volume", "_worker", "rate")
+    __slots__ = ("_changed", "_job", "_jobs", "_volume", "_worker", "rate")
 
-    def __init__(self, volume: Volume, worker: MigrationWorker, rate: int = 0) -> None:
+    def __init__(self, volume: Volume, worker: MigrationWorker, jobs: Jobs, rate: int = 0) -> None:
         self._volume = volume
         self._worker = worker
+        self._jobs = jobs
+        self._job: Job | None = None
         self._changed = trio.Event()
         self.rate = rate
 
     def set_rate(self, rate: int) -> None:
-        """Go on at another rate, from now on."""
+        """Go on at another rate, from now on; 0 ends the round that is under way."""
         self.rate = rate
+        if not rate and self._job is not None:
+            self._job.cancel("the rate was set to 0")
         changed, self._changed = self._changed, trio.Event()
         changed.set()
 
     async def run(self) -> None:
         """Scrub until cancelled."""
         while True:
-            if not self.rate:
+            while not self.rate:
                 await self._changed.wait()
             await self.round()
             await trio.sleep(_LEAST_PAUSE)
 
     async def round(self) -> None:
-        """Look at every block that is cached, once; ends early if the rate is set to 0."""
-        for cblock, oblock in self._volume.mapping.mapped():
-            if not self.rate:
-                break
-            began = trio.current_time()
-            try:
-                await self._look_at(cblock, oblock)
-            except FusecacheError as exc:
-                log.warning("scrub passes a block by", oblock=oblock, error=str(exc))
-            await self._wait_for_rate(began)
+        """Look at every block that is cached, once."""
+        mapping = self._volume.mapping
+        with self._jobs.job("scrub", total=mapping.mapped_count) as job:
+            self._job = job
+            for cblock, oblock in mapping.mapped():
+                if job.cancelled:
+                    break
+                began = trio.current_time()
+                try:
+                    await self._look_at(cblock, oblock)
+                except FusecacheError as exc:
+                    log.warning("scrub passes a block by", oblock=oblock, error=str(exc))
+                job.advance()
+                await self._wait_for_rate(job, began)
 
-    async def _wait_for_rate(self, began: float) -> None:
+    async def _wait_for_rate(self, job: Job, began: float) -> None:
         """Wait until the next block may be read, if reading the last one began then; the rate may change meanwhile."""
-        while self.rate:
+        while not job.cancelled:
             with trio.move_on_at(began + self._volume.geometry.block_size / self.rate) as waiting:
                 await self._changed.wait()
             if waiting.cancelled_caught:

@@ -24,6 +24,7 @@ from fusecache.tasks import for_each
 
 if TYPE_CHECKING:
     from fusecache.jobs.flush import Flusher
+    from fusecache.jobs.job import Job
     from fusecache.migration import MigrationWorker
     from fusecache.volume import Volume
     from policies import Policy
@@ -34,11 +35,12 @@ _SLICE: Final = 256
 _DROPS_PER_COMMIT: Final = 512
 
 
-async def switch_policy(volume: Volume, worker: MigrationWorker, new: Policy) -> None:
-    """Put a freshly made policy in the place of the present one; every mapping and dirty bit is kept."""
+async def switch_policy(volume: Volume, worker: MigrationWorker, new: Policy, job: Job) -> None:
+    """Put a policy that was just made in the place of the present one; every mapping and dirty bit is kept."""
     old = volume.policy
     keep_hints = bool(new.hint_size) and hint_signature(new) == hint_signature(old)
     async with worker.paused():
+        job.total += volume.mapping.mapped_count
         volume.begin_handover(new)
         try:
             unknown = volume.mapping.mapped()
@@ -53,6 +55,7 @@ async def switch_policy(volume: Volume, worker: MigrationWorker, new: Policy) ->
                     for cblock, oblock in some
                 )
                 volume.handed_over = some[-1][0] + 1
+                job.advance(len(some))
                 await trio.lowlevel.checkpoint()
         finally:
             volume.incoming = None
@@ -61,10 +64,12 @@ async def switch_policy(volume: Volume, worker: MigrationWorker, new: Policy) ->
     log.info("policy switched", old=old.name, new=new.name, blocks=volume.mapping.mapped_count, hints=keep_hints)
 
 
-async def switch_mode(volume: Volume, worker: MigrationWorker, flusher: Flusher, mode: Mode, spare: Policy) -> None:
+async def switch_mode(
+    volume: Volume, worker: MigrationWorker, flusher: Flusher, mode: Mode, replacement: Policy, job: Job
+) -> None:
     """Change the mode; what has to be clean for it is written back first.
 
-    :param spare: a fresh policy of the present kind, for passthrough mode, which has to begin without unfinished work.
+    :param replacement: a new policy of the present kind; passthrough mode begins with one that has no unfinished work.
     :raises FusecacheError: not everything could be written back; the mode is what it was.
     """
     old = volume.mode
@@ -75,7 +80,7 @@ async def switch_mode(volume: Volume, worker: MigrationWorker, flusher: Flusher,
             await _write_back_all(volume, worker, flusher)
         volume.mode = mode
         if mode is Mode.PASSTHROUGH:
-            await switch_policy(volume, worker, spare)
+            await switch_policy(volume, worker, replacement, job)
             await volume.locks.writers_gone()
             _require_clean(volume)
     except BaseException:
@@ -103,12 +108,14 @@ def _require_clean(volume: Volume) -> None:
         raise RefusedError(msg)
 
 
-async def drop_all(volume: Volume, worker: MigrationWorker) -> None:
+async def drop_all(volume: Volume, worker: MigrationWorker, job: Job) -> None:
     """Forget every cached block, durably; for passthrough mode, where nothing is promoted meanwhile."""
 
     async def drop(oblock: int) -> None:
         await worker.invalidate(oblock)
+        job.advance()
 
+    job.total += volume.mapping.mapped_count
     oblocks = (oblock for _, oblock in volume.mapping.mapped())
     await for_each(oblocks, drop, side_by_side=_DROPS_PER_COMMIT)
     await volume.durability.flush()

@@ -24,11 +24,12 @@ from crc32c import crc32c
 
 from fusecache.attach import DamagedRowError, inspect, locate, recover
 from fusecache.block import DIRTY
+from fusecache.config import PolicyChoice
 from fusecache.errors import FusecacheError, MetadataError, RefusedError, StoreError
 from fusecache.metadata import Database, Transaction, packed
 from fusecache.offline.opening import find_files, open_locked, open_origin
 from fusecache.tasks import for_each
-from policies import create_policy
+from fusecache.volume import new_policy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -134,19 +135,13 @@ async def _write_back(binding: Binding, progress: Progress, retries: int) -> Out
 def _recovered(binding: Binding, regions: set[int]) -> BlockMapping:
     """Find out what is dirty; raises MetadataError for rows that cannot be."""
     geometry = binding.geometry
-    policy = create_policy(
-        "cleaner",
-        cache_blocks=geometry.cache_blocks,
-        origin_blocks=geometry.origin_blocks,
-        block_size=geometry.block_size,
-    )
     try:
         return recover(
             binding.database.rows(),
             regions,
             geometry=geometry,
             region_blocks=binding.region_blocks,
-            policy=policy,
+            policy=new_policy(geometry, PolicyChoice("cleaner")),
             hints_valid=False,
         ).mapping
     except DamagedRowError as exc:

@@ -46,8 +46,8 @@ class Job:
         try:
             result = simulate(
                 trace,
-                self.contender.name,
-                tunables=self.contender.tunables,
+                self.contender.choice.name,
+                tunables=self.contender.choice.tunables,
                 block_size=self.block_size,
                 cache_blocks=self.cache_blocks,
                 progress=lambda done, total: report(done / total),

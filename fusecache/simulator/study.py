@@ -17,6 +17,7 @@ from policies.sizes import check_sizes
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from fusecache.config import PolicyChoice
     from fusecache.simulator.trace import Trace
 
 _PERCENT: Final = re.compile(r"([0-9]{1,99}(?:\.[0-9]{1,99})?)%")
@@ -30,8 +31,7 @@ class Contender:
 
     text: str
     """As it was asked for; results are named so."""
-    name: str
-    tunables: tuple[tuple[str, str], ...] = ()
+    choice: PolicyChoice
 
     @classmethod
     def parse(cls, text: str, block_size: int) -> Contender:
@@ -40,22 +40,25 @@ class Contender:
         :raises UsageError: the grammar is broken.
         :raises InvalidError: no such policy or tunable, or a bad value.
         """
-        name, tunables = parse_policy(text)
-        contender = cls(text, name, tunables)
+        contender = cls(text, parse_policy(text))
         contender._try(block_size)
         return contender
 
     def _try(self, block_size: int) -> None:
-        if self.name in LIMITS:
-            if self.tunables:
-                msg = f"{self.name} has no tunables"
+        choice = self.choice
+        if choice.migration_threshold is not None:
+            msg = "a simulation has no migration_threshold: its migrations take no time"
+            raise InvalidError(msg)
+        if choice.name in LIMITS:
+            if choice.tunables:
+                msg = f"{choice.name} has no tunables"
                 raise InvalidError(msg)
             return
         try:
             policy = create_policy(
-                self.name, cache_blocks=_TRIAL_BLOCKS, origin_blocks=_TRIAL_BLOCKS, block_size=block_size
+                choice.name, cache_blocks=_TRIAL_BLOCKS, origin_blocks=_TRIAL_BLOCKS, block_size=block_size
             )
-            for key, value in self.tunables:
+            for key, value in choice.tunables:
                 policy.set_config_value(key, value)
         except PolicyError as exc:
             raise InvalidError(str(exc)) from exc

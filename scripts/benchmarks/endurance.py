@@ -29,7 +29,7 @@ import trio.testing
 from fusecache.block import BlockLocks, Geometry, Mapping
 from fusecache.datapath import Disk
 from fusecache.durability import Durability
-from fusecache.jobs import Flusher
+from fusecache.jobs import Flusher, Jobs
 from fusecache.metadata import Transaction, region_blocks_for
 from fusecache.migration import MigrationWorker
 from fusecache.stores import Data
@@ -137,7 +137,7 @@ class BenchDisk:
             ),
         )
         self.worker = MigrationWorker(self.volume)
-        self.flusher = Flusher(self.volume, self.worker)
+        self.flusher = Flusher(self.volume, self.worker, Jobs(BLOCK, trio.current_time))
         self.cache = Disk(self.volume, self.worker)
 
     @asynccontextmanager

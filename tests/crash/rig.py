@@ -23,13 +23,15 @@ from fusecache.attach.recovery import Recovered, hint_signature, recover
 from fusecache.attach.resizing import plan_resize
 from fusecache.block.geometry import Geometry
 from fusecache.block.states import DIRTY
-from fusecache.config import Mode, MountConfig
-from fusecache.control.control import Control, new_policy
+from fusecache.config import Mode, MountConfig, PolicyChoice
+from fusecache.control.control import Control
 from fusecache.daemon import serve as mount
 from fusecache.datapath.disk import Disk
 from fusecache.jobs.flush import Flusher
+from fusecache.jobs.table import Jobs
 from fusecache.metadata.record import Transaction
 from fusecache.migration.worker import MigrationWorker
+from fusecache.volume.policies import new_policy
 from tests.fakes import SECTOR, EagerPolicy, Faults, Latency, RecordState, SimRecord, SimStore, StoreState
 from tests.model import initial_image
 
@@ -239,7 +241,8 @@ class Rig:
         )
         sizes = {"cache_blocks": str(disk.geometry.cache_blocks), "image_bytes": str(disk.geometry.image_bytes)}
         self.record.set_values({"clean_shutdown": "0", **sizes})
-        instance = new_policy(disk.geometry, policy, ())
+        choice = PolicyChoice(policy)
+        instance = new_policy(disk.geometry, choice)
         recovered = recover(
             self.record.rows(),
             self.record.regions(),
@@ -252,11 +255,17 @@ class Rig:
         binding = cast("Binding", self.binding)
         self.volume = mount._make_volume(binding, instance, recovered.mapping, recovered.open_regions, mode)
         self.worker = MigrationWorker(self.volume)
-        self.flusher = Flusher(self.volume, self.worker)
+        self.jobs = Jobs(BLOCK, trio.current_time)
+        self.flusher = Flusher(self.volume, self.worker, self.jobs)
         self.cache = Disk(self.volume, self.worker)
-        config = MountConfig(origin="/origin", mountpoint=Path("/mnt"), mode=mode, policy=policy)
+        config = MountConfig(origin="/origin", mountpoint=Path("/mnt"), mode=mode, policy=choice)
         self.control = Control(
-            self.volume, self.worker, self.flusher, config=config, binding=binding, suspects=recovered.suspects
+            self.volume,
+            self.worker,
+            self.flusher,
+            self.jobs,
+            facts=mount._facts(config, binding, recovered.suspects),
+            metadata=self.record,
         )
 
     @asynccontextmanager
@@ -304,12 +313,15 @@ class Rig:
         await trio.sleep(0.001)
         if self.flusher.pending:
             await self.flusher.flush()
-        async with self.control._changing, self.worker.paused():
+        async with self.control._changes._one_at_a_time, self.worker.paused():
             await self.volume.durability.commit()
             assert not self.volume.locks.held, f"locks are held: {list(self.volume.locks.held)}"
             self.volume.check()
             self.worker.check()
             self.volume.counters.check()
+            self.jobs.check()
+            self.flusher.check()
+            self.control._changes.check()
             mapped = {oblock: cblock for cblock, oblock in self.volume.mapping.mapped()}
             policy = self.volume.policy
             if isinstance(policy, EagerPolicy):
@@ -332,7 +344,7 @@ def simulated(tick_seconds: float = QUICK_TICKS) -> Iterator[None]:
         patch.object(mount, "_TICK_SECONDS", tick_seconds),
         patch.object(mount, "_TICKS_PER_CLOSING", _TICKS_PER_CLOSING),
         patch("fusecache.jobs.switching._SLICE", 1),
-        patch("fusecache.control.control.guarded", lambda policy: policy),  # what the wild policy asserts is to be seen
+        patch("fusecache.volume.policies.guarded", lambda policy: policy),  # what the wild policy asserts is to be seen
         # Trio shuffles the order in which tasks run; from our seed only, so that a run can be repeated.
         patch("trio._core._run._ALLOW_DETERMINISTIC_SCHEDULING", True),
     ):

@@ -15,7 +15,7 @@ from tests.integration.mounts import Mount, fusecache, program, run, wait_until
 
 PREFIX = "user.fusecache."
 SETTABLE = {"policy", "mode", "migration_threshold", "copy_rate", "scrub"}
-READ_ONLY = {"status", "table", "stats", "error", "lost"}
+READ_ONLY = {"status", "table", "stats", "error", "lost", "job"}
 AT_LEAST_IN_STATS = {
     *("origin_bytes", "cache_blocks", "used_blocks", "dirty_blocks", "block_bytes", "migration_threshold"),
     *("read_hits", "read_misses", "write_hits", "write_misses", "promotions", "demotions", "writebacks"),
@@ -83,6 +83,11 @@ class TestNames:
             assert listed == {f"policy.{name}": value for name, value in tunables.items()}
             for name, value in listed.items():
                 mount.setxattr(name, value)
+
+    def test_no_long_work_is_under_way(self, mount: Mount) -> None:
+        mount.message("flush")
+        fusecache("flush", mount.mountpoint)
+        assert mount.getxattr("job") == mount.status()["job"] == ""
 
     def test_unknown_names(self, mount: Mount) -> None:
         before = settings(mount)

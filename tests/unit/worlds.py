@@ -23,6 +23,7 @@ from fusecache.datapath.disk import Disk
 from fusecache.durability.durability import Durability
 from fusecache.errors import FusecacheError, StoreError
 from fusecache.jobs.flush import Flusher
+from fusecache.jobs.table import Jobs
 from fusecache.metadata.record import Transaction
 from fusecache.migration.worker import MigrationWorker
 from fusecache.stores.base import Data
@@ -309,7 +310,8 @@ class World:
             mode=self.mode,
         )
         self.worker = MigrationWorker(self.volume)
-        self.flusher = Flusher(self.volume, self.worker)
+        self.jobs = Jobs(self.geometry.block_size, trio.current_time)
+        self.flusher = Flusher(self.volume, self.worker, self.jobs)
         self.cache = Disk(self.volume, self.worker)
 
     def load(self, oblock: int, cblock: int, *, dirty: bool = False) -> None:
@@ -337,6 +339,8 @@ class World:
             await settle()
             self.volume.check()
             self.worker.check()
+            self.jobs.check()
+            self.flusher.check()
             assert not self.locks.held
             nursery.cancel_scope.cancel()
 

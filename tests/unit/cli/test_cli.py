@@ -11,7 +11,7 @@ import pytest
 
 from fusecache import __version__, cli, daemon
 from fusecache.client.client import Client
-from fusecache.config import Mode, MountConfig, PageCache
+from fusecache.config import Mode, MountConfig, PageCache, PolicyChoice
 from fusecache.errors import FusecacheError, RefusedError, UsageError
 
 if TYPE_CHECKING:
@@ -64,8 +64,7 @@ def test_every_option_of_mount(run: Callable[..., int], started: list[MountConfi
             metadata=Path("m"),
             block_size=65536,
             mode=Mode.PASSTHROUGH,
-            policy="mq",
-            policy_values=(("random_threshold", "8"), ("migration_threshold", "0")),
+            policy=PolicyChoice("mq", (("random_threshold", "8"),), 0),
             fuse_options=("allow_other", "max_read=4096", "ro"),
             page_cache=PageCache.IMAGE,
             foreground=True,
@@ -78,11 +77,8 @@ def test_mount_by_table(run: Callable[..., int], started: list[MountConfig]) -> 
     assert run("mount", "--table", TABLE, "/mnt", "-o", "ro", "--page-cache", "none", "--foreground", "--format") == 0
     (config,) = started
     assert (config.origin, config.mountpoint, config.image_size) == ("o", Path("/mnt"), 2048 * 512)
-    assert (config.mode, config.policy, config.policy_values) == (
-        Mode.WRITETHROUGH,
-        "mq",
-        (("random_threshold", "8"),),
-    )
+    assert config.mode is Mode.WRITETHROUGH
+    assert config.policy == PolicyChoice("mq", (("random_threshold", "8"),))
     assert (config.fuse_options, config.foreground, config.format) == (("ro",), True, 1)
     assert config.page_cache is PageCache.NONE
 

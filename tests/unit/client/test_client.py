@@ -94,8 +94,14 @@ def test_status_for_people(capsys: pytest.CaptureFixture[str]) -> None:
         "mode writeback",
         "policy mq random_threshold=4 sequential_threshold=512",
         "threshold 1MiB",
+        "job none",
         f"up 1:01:01, pid {os.getpid()}, fusecache 0.1.0",
     } <= lines
+
+
+def test_long_work_shows_in_the_status(capsys: pytest.CaptureFixture[str]) -> None:
+    make_client(FakeAttributes({"job": "flush 120/4000 blocks, 12MiB/s"})).show_status(as_json=False)
+    assert "flush 120/4000 blocks, 12MiB/s" in capsys.readouterr().out
 
 
 def test_status_of_a_cache_that_was_never_used(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,11 +6,39 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from fusecache.config import Mode, PageCache
+from fusecache.control.facts import MountFacts
 from fusecache.control.status import Status
 from fusecache.volume.counters import Counters
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+
+def make_facts(**changes: Any) -> MountFacts:
+    """Return what a mount tells of itself, with ``changes`` in some of the fields."""
+    facts = MountFacts(
+        origin="/the/origin",
+        cache="/c",
+        metadata="/m",
+        mountpoint="/mnt",
+        engine="threads",
+        page_cache=PageCache.STORES,
+        table="/m /c /the/origin 8 1 writeback smq 0",
+        suspects=0,
+        pid=4242,
+        version="0.1.0",
+    )
+    return replace(facts, **changes)
+
+
+class FixedSize:
+    """Metadata that never grows."""
+
+    def size(self) -> int:
+        return 3 * 4096
+
+    def used_size(self) -> int:
+        return 4097
 
 
 def make_status(**changes: Any) -> Status:
@@ -40,6 +68,7 @@ def make_status(**changes: Any) -> Status:
         lost_bytes=0,
         copy_rate=0,
         scrub_rate=0,
+        job="",
         flush_pending=0,
         flush_failed=0,
         decommissioned=False,

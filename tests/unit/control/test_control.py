@@ -1,45 +1,40 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
-from types import SimpleNamespace
-from typing import cast
 
 import pytest
 import trio
 
-from fusecache.attach.binding import Binding
-from fusecache.config import MIB, Mode, MountConfig
-from fusecache.control.control import Control, new_policy
-from fusecache.errors import FusecacheError, InvalidError, ReadOnlyKeyError, RefusedError, StoreError, UnknownKeyError
+from fusecache.config import MIB, Mode, PolicyChoice
+from fusecache.control.control import Control
+from fusecache.errors import (
+    FusecacheError,
+    InvalidError,
+    MetadataError,
+    ReadOnlyKeyError,
+    RefusedError,
+    StoreError,
+    UnknownKeyError,
+    UsageError,
+)
 from fusecache.grammar import join_words
 from fusecache.jobs.switching import switch_policy
+from fusecache.volume.policies import new_policy
 from policies import Op
+from tests.unit.control.statuses import FixedSize, make_facts
 from tests.unit.worlds import BLOCK, World, settle, virtual
 
-READABLE = ["copy_rate", "error", "lost", "migration_threshold", "mode", "policy", "scrub", "stats", "status", "table"]
+READABLE = [
+    *("copy_rate", "error", "job", "lost", "migration_threshold", "mode"),
+    *("policy", "scrub", "stats", "status", "table"),
+]
 
 
 def control_of(world: World, *, suspects: int = 0) -> Control:
-    database = SimpleNamespace(size=lambda: 3 * 4096, used_size=lambda: 4097)
-    binding = SimpleNamespace(
-        database=database,
-        engine="threads",
-        origin_address="/the/origin",
-        cache_path=Path("/c"),
-        metadata_path=Path("/m"),
-    )
-    return Control(
-        world.volume,
-        world.worker,
-        world.flusher,
-        config=MountConfig(origin="origin", mountpoint=Path("/mnt")),
-        binding=cast("Binding", binding),
-        suspects=suspects,
-    )
+    facts = make_facts(suspects=suspects)
+    return Control(world.volume, world.worker, world.flusher, world.jobs, facts=facts, metadata=FixedSize())
 
 
 @asynccontextmanager
@@ -53,7 +48,8 @@ async def controlled(world: World, *, suspects: int = 0) -> AsyncIterator[Contro
 
 async def with_mq(world: World) -> None:
     """Have a policy with tunables."""
-    await switch_policy(world.volume, world.worker, new_policy(world.geometry, "mq", ()))
+    new = new_policy(world.geometry, PolicyChoice("mq"))
+    await switch_policy(world.volume, world.worker, new, world.jobs.begin("policy"))
 
 
 # Names
@@ -86,7 +82,7 @@ async def test_what_cannot_be_read(name: str) -> None:
         control_of(World()).get(name)
 
 
-@pytest.mark.parametrize("name", ["status", "table", "stats", "error"])
+@pytest.mark.parametrize("name", ["status", "table", "stats", "error", "job"])
 @virtual
 async def test_what_can_only_be_read(name: str) -> None:
     control = control_of(World())
@@ -223,9 +219,21 @@ async def test_a_policy_comes_with_tunables_or_not_at_all() -> None:
         await control.set("policy", "mq,sequential_threshold=64")
         assert (control.get("policy"), control.get("policy.sequential_threshold")) == ("mq", "64")
         for text in ("smq,sequential_threshold=64", "mq,random_threshold", "mq,"):
-            with pytest.raises(InvalidError):
+            with pytest.raises((InvalidError, UsageError)):
                 await control.set("policy", text)
         assert control.get("policy.sequential_threshold") == "64"
+
+
+@virtual
+async def test_a_policy_may_come_with_the_caches_own_threshold() -> None:
+    world = World()
+    async with controlled(world) as control:
+        await control.set("policy", "mq,migration_threshold=7,random_threshold=2")
+        assert control.get("migration_threshold") == "7"
+        assert control.get("policy.random_threshold") == "2"
+        with pytest.raises(InvalidError):
+            await control.set("policy", "smq,migration_threshold=8,random_threshold=2")
+        assert control.get("migration_threshold") == "7"
 
 
 @virtual
@@ -287,7 +295,7 @@ async def test_the_status_tells_what_is() -> None:
             "decommissioned": False,
             "origin": "/the/origin",
             "mountpoint": "/mnt",
-            "pid": os.getpid(),
+            "pid": 4242,
             "uptime_s": 2.5,
         }
         assert {name: told[name] for name in expected} == expected
@@ -295,11 +303,6 @@ async def test_the_status_tells_what_is() -> None:
         assert words[:4] == ["8", "2/3", "8", "2/4"]
         assert words[4:11] == ["1", "0", "0", "1", "0", "0", "1"]
         assert words[-2:] == ["rw", "-"]
-
-
-@virtual
-async def test_the_table_would_make_this_mount_again() -> None:
-    assert control_of(World()).get("table") == "/m /c /the/origin 8 1 writeback smq 0"
 
 
 # Messages
@@ -364,6 +367,49 @@ async def test_a_flush_is_begun_and_can_be_followed() -> None:
 
 
 @virtual
+async def test_long_work_can_be_watched() -> None:
+    world = World(cache_blocks=8)
+    for number in range(8):
+        world.load(2 * number, number, dirty=True)
+
+    async def slow(name: str) -> None:
+        if name == "write":
+            await trio.sleep(10)
+
+    world.origin.before = slow
+    async with controlled(world) as control:
+        await control.set("policy", "smq")
+        assert control.get("job") == control.status().job == ""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(control.set, "mode", "passthrough")
+            await trio.sleep(16)
+            assert control.get("job") == control.status().job == "mode passthrough; flush 4/8 blocks, 1KiB/s"
+            assert control.status().flush_pending == 4
+            await control.set("message", "decommission")
+            assert control.get("job").endswith("blocks, 1KiB/s; decommission")
+        await trio.sleep(10)
+        assert control.get("job") == ""
+        assert control.status().decommissioned
+
+
+@virtual
+async def test_a_scrub_shows_while_it_goes_round() -> None:
+    world = World()
+    for number in range(4):
+        world.load(number, number)
+    async with controlled(world) as control:
+        await control.set("scrub", str(BLOCK))
+        await trio.sleep(1.5)
+        assert control.get("job") == "scrub 2/4 blocks, 5.3KiB/s"
+        await control.set("scrub", "0")
+        await trio.sleep(1)
+        assert control.get("job") == ""
+        await control.set("scrub", str(BLOCK))
+        await trio.sleep(1.5)
+        assert control.get("job").startswith("scrub 2/4 blocks")
+
+
+@virtual
 async def test_decommissioning_leaves_a_complete_origin_and_an_empty_cache() -> None:
     world = World()
     world.load(5, 1, dirty=True)
@@ -404,6 +450,45 @@ async def test_decommissioning_that_fails_is_not_done_and_can_be_asked_for_again
 
 
 @virtual
+async def test_a_flush_is_not_blamed_for_an_earlier_decommissioning() -> None:
+    world = World()
+    world.load(5, 1, dirty=True)
+    world.record.error = MetadataError("disk is full")
+    async with controlled(world) as control:
+        await control.set("policy", "smq")
+        await control.set("message", "decommission")
+        assert control.status().flush_failed == 0
+        await trio.sleep(60)
+        assert control.status().flush_failed == 1
+        await control.set("message", "decommission")
+        assert control.status().flush_failed == 0, "nobody may take the last one's failure for this one's"
+        await trio.sleep(60)
+        assert control.status().flush_failed == 1
+
+
+@virtual
+async def test_decommissioning_again_while_it_is_under_way_begins_anew() -> None:
+    world = World()
+    world.load(5, 1, dirty=True)
+
+    async def slow(name: str) -> None:
+        if name == "write":
+            await trio.sleep(10)
+
+    world.origin.before = slow
+    async with controlled(world) as control:
+        await control.set("policy", "smq")
+        await control.set("message", "decommission")
+        await trio.sleep(5)
+        await control.set("message", "decommission")
+        await control.set("message", "decommission")
+        assert control.get("job").count("decommission") == 2
+        await trio.sleep(60)
+        assert control.status().decommissioned
+        assert control.get("job") == ""
+
+
+@virtual
 async def test_work_goes_on_while_a_message_is_carried_out() -> None:
     world = World()
     world.load(5, 1, dirty=True)
@@ -422,17 +507,17 @@ async def test_work_goes_on_while_a_message_is_carried_out() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "values", "words"),
+    ("choice", "words"),
     [
-        ("nonsense", [], "unknown policy"),
-        ("mq", [("nonsense", "1")], "nonsense"),
-        ("mq", [("random_threshold", "x")], "random"),
+        (PolicyChoice("nonsense"), "unknown policy"),
+        (PolicyChoice("mq", (("nonsense", "1"),)), "nonsense"),
+        (PolicyChoice("mq", (("random_threshold", "x"),)), "random"),
     ],
 )
 @virtual
-async def test_policies_that_cannot_be_made(name: str, values: list[tuple[str, str]], words: str) -> None:
+async def test_policies_that_cannot_be_made(choice: PolicyChoice, words: str) -> None:
     with pytest.raises(FusecacheError, match=words) as caught:
-        new_policy(World().geometry, name, values)
+        new_policy(World().geometry, choice)
     assert "\n" not in str(caught.value)
 
 

@@ -17,7 +17,7 @@ import pyfuse3
 import pytest
 import trio
 
-from fusecache.config import KIB, Mode, MountConfig, PageCache
+from fusecache.config import KIB, Mode, MountConfig, PageCache, PolicyChoice
 from fusecache.daemon import serve as mount
 from fusecache.errors import BusyError, FusecacheError, MetadataError, RefusedError, StoreError
 from fusecache.frontends.fuse.operations import Operations
@@ -238,7 +238,7 @@ def test_an_end_that_fails_is_not_marked_clean(
 @pytest.mark.parametrize("policy", ["smq", "mq", "cleaner"])
 @pytest.mark.parametrize("mode", list(Mode))
 def test_every_mode_and_policy(config: MountConfig, kernel: Kernel, policy: str, mode: Mode) -> None:
-    serve(replace(config, policy=policy, mode=mode), kernel, write_blocks)
+    serve(replace(config, policy=PolicyChoice(policy), mode=mode), kernel, write_blocks)
     if mode is not Mode.WRITEBACK:
         assert not any(dirty for _, dirty, _ in rows(config))
         assert Path(config.origin).read_bytes()[:BLOCK] == b"A" * BLOCK
@@ -266,8 +266,21 @@ def test_the_threshold_of_a_table_is_taken(config: MountConfig, kernel: Kernel) 
         image = pyfuse3.InodeT(pyfuse3.ROOT_INODE + 1)
         seen.append(await operations.getxattr(image, name, None))  # type: ignore[arg-type]  # nobody looks at it
 
-    serve(replace(config, policy_values=(("migration_threshold", "77"),)), kernel, look)
+    serve(replace(config, policy=PolicyChoice("smq", migration_threshold=77 * 512)), kernel, look)
     assert seen == [b"77"]
+
+
+def test_the_table_would_make_this_mount_again(config: MountConfig, kernel: Kernel) -> None:
+    seen = []
+
+    async def look(operations: Operations) -> None:
+        name = pyfuse3.XAttrNameT(b"user.fusecache.table")
+        image = pyfuse3.InodeT(pyfuse3.ROOT_INODE + 1)
+        seen.append(await operations.getxattr(image, name, None))  # type: ignore[arg-type]  # nobody looks at it
+
+    serve(replace(config, policy=PolicyChoice("mq", (("random_threshold", "9"),), 512)), kernel, look)
+    words = f"{config.metadata} {config.cache} {config.origin} 8 1 writeback mq"
+    assert seen == [f"{words} 4 random_threshold 9 migration_threshold 1".encode()]
 
 
 # Refusals
@@ -295,10 +308,8 @@ def test_mountpoints_that_will_not_do(config: MountConfig, kernel: Kernel) -> No
 def test_policies_that_will_not_do(config: MountConfig, kernel: Kernel, remount: bool) -> None:
     if remount:
         serve(config, kernel, write_blocks)
-    refused(replace(config, policy="nonsense"), kernel, FusecacheError, "unknown policy")
-    refused(replace(config, policy="x" * 16), kernel, FusecacheError, "policy name")
-    refused(replace(config, policy_values=(("nonsense", "1"),)), kernel, FusecacheError, "nonsense")
-    refused(replace(config, policy_values=(("migration_threshold", "x"),)), kernel, FusecacheError, "decimal")
+    refused(replace(config, policy=PolicyChoice("nonsense")), kernel, FusecacheError, "unknown policy")
+    refused(replace(config, policy=PolicyChoice("smq", (("nonsense", "1"),))), kernel, FusecacheError, "nonsense")
 
 
 def test_passthrough_over_dirty_blocks(config: MountConfig, kernel: Kernel) -> None:

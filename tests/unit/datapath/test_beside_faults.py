@@ -52,7 +52,9 @@ async def test_a_write_that_outlasts_the_writeback_of_its_block_is_not_missed_by
         await settle()
         assert world.volume.is_dirty(0)
         spare = ToyPolicy(world.cache_blocks)
-        nursery.start_soon(switch_mode, world.volume, world.worker, world.flusher, Mode.PASSTHROUGH, spare)
+        nursery.start_soon(
+            switch_mode, world.volume, world.worker, world.flusher, Mode.PASSTHROUGH, spare, world.jobs.begin("mode")
+        )
         await settle()
         cache_released.set()
         await settle()
@@ -121,7 +123,7 @@ async def test_fsync_tells_of_a_loss_that_happened_while_nobody_waited_for_a_flu
     world.load(0, 0, dirty=True)
     world.load(1, 1)
     async with world.running() as nursery:
-        nursery.start_soon(evacuate, world.volume, world.worker)
+        nursery.start_soon(evacuate, world.volume, world.worker, world.jobs)
         await world.cache.write(0, b"new")
         await lose_the_cache_unseen(world)
         assert not world.origin_block(0).startswith(b"new")
@@ -136,7 +138,7 @@ async def test_so_does_the_end_of_the_mount() -> None:
     world.load(0, 0, dirty=True)
     world.load(1, 1)
     async with world.running() as nursery:
-        nursery.start_soon(evacuate, world.volume, world.worker)
+        nursery.start_soon(evacuate, world.volume, world.worker, world.jobs)
         await world.cache.write(0, b"new")
         await lose_the_cache_unseen(world)
     with pytest.raises(StoreError, match="something may be lost"):
@@ -152,7 +154,7 @@ async def test_a_write_that_is_under_way_when_the_cache_is_given_up_reaches_the_
     world.policy.overwrites = {5: 2}
     start, length = {"several": (0, 2 * BLOCK), "overwrite": (5 * BLOCK, BLOCK)}.get(kind, (0, 512))
     async with world.running() as nursery:
-        nursery.start_soon(evacuate, world.volume, world.worker)
+        nursery.start_soon(evacuate, world.volume, world.worker, world.jobs)
         released = hold_writes(world.cached)
         nursery.start_soon(world.cache.write, start, b"n" * length)
         await settle()
@@ -182,7 +184,7 @@ async def test_fsync_fails_as_long_as_the_state_says_so() -> None:
             await world.cache.flush()
         assert health.state == "failing"
         assert "fsync fails until it is empty" in str(health)
-        nursery.start_soon(evacuate, world.volume, world.worker)
+        nursery.start_soon(evacuate, world.volume, world.worker, world.jobs)
         await trio.sleep(5)
         assert health.state == "degraded"
         assert "fsync" not in str(health)
@@ -200,7 +202,7 @@ async def test_nothing_is_healed_from_an_origin_that_lost_what_was_written() -> 
         with pytest.raises(StoreError, match="dead"):
             await world.cache.flush()
         world.origin.data[:3] = b"ooo"
-        await Scrub(world.volume, world.worker, rate=BLOCK).round()
+        await Scrub(world.volume, world.worker, world.jobs, rate=BLOCK).round()
         assert await world.cache.read(0, 3) == b"new"
 
 
@@ -220,12 +222,12 @@ async def test_a_policy_that_cannot_take_over_costs_the_decommissioning_not_the_
     sizes = {"cache_blocks": world.cache_blocks, "origin_blocks": world.origin_blocks, "block_size": BLOCK}
     async with controlled(world) as control:
         monkeypatch.setattr(
-            "fusecache.control.control.create_policy", lambda *_, **__: GuardedPolicy(Forgetful(**sizes))
+            "fusecache.volume.policies.create_policy", lambda *_, **__: GuardedPolicy(Forgetful(**sizes))
         )
         await control.set("message", "decommission")
         await trio.sleep(5)
         assert world.volume.mode is Mode.WRITEBACK
-        assert world.flusher.failed
+        assert control.status().flush_failed == 1
         with pytest.raises(InvalidError, match="does not take over: KeyError"):
             await control.set("mode", "passthrough")
         assert await world.cache.read(0, 1) == b"c"

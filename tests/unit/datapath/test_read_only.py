@@ -5,21 +5,19 @@ from __future__ import annotations
 import errno
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
-from types import SimpleNamespace
-from typing import Final, cast
+from typing import Final
 
 import pyfuse3
 import pytest
 import trio
 
-from fusecache.attach.binding import Binding
-from fusecache.config import Mode, MountConfig
+from fusecache.config import Mode
 from fusecache.control.control import Control
 from fusecache.errors import FusecacheError, MetadataError, ReadOnlyError
 from fusecache.frontends.fuse.operations import Operations
 from fusecache.jobs.evacuation import evacuate
 from policies import Op
+from tests.unit.control.statuses import FixedSize, make_facts
 from tests.unit.worlds import BLOCK, World, settle, virtual
 
 _WAY_BACK: Final = "fusecache check --clear-needs-check"
@@ -55,14 +53,7 @@ def with_a_dirty_block_that_has_no_row() -> World:
 
 
 def control_of(world: World) -> Control:
-    database = SimpleNamespace(size=lambda: 4096, used_size=lambda: 4096)
-    binding = SimpleNamespace(
-        database=database, origin_address="/o", cache_path=Path("/c"), metadata_path=Path("/m"), engine="threads"
-    )
-    config = MountConfig(origin="/o", mountpoint=Path("/mnt"))
-    return Control(
-        world.volume, world.worker, world.flusher, config=config, binding=cast("Binding", binding), suspects=0
-    )
+    return Control(world.volume, world.worker, world.flusher, world.jobs, facts=make_facts(), metadata=FixedSize())
 
 
 @pytest.mark.parametrize("mode", Mode)
@@ -162,7 +153,7 @@ async def test_fsync_succeeds_if_what_is_unrecorded_is_nothing_to_the_users_writ
 async def test_no_block_moves() -> None:
     world = cached_world()
     async with read_only(world) as nursery:
-        nursery.start_soon(evacuate, world.volume, world.worker)
+        nursery.start_soon(evacuate, world.volume, world.worker, world.jobs)
         for op, oblock, cblock in ((Op.PROMOTE, 7, 0), (Op.WRITEBACK, 5, 2), (Op.DEMOTE, 6, 1)):
             world.ask(op, oblock, cblock)
         await trio.sleep(1000)

@@ -38,7 +38,7 @@ async def test_healing_is_told_and_a_scrub_that_finds_all_well_is_not(rotten: bo
         world.cached.data[2 * BLOCK] ^= 1
     told = counting(world)
     async with world.running():
-        await Scrub(world.volume, world.worker, rate=10**9).round()
+        await Scrub(world.volume, world.worker, world.jobs, rate=10**9).round()
         assert len(told) == rotten
 
 
@@ -50,7 +50,7 @@ async def test_dropping_what_cannot_be_healed_is_told() -> None:
     world.cached.errors["write"] = StoreError("dead")
     told = counting(world)
     async with world.running():
-        await Scrub(world.volume, world.worker, rate=10**9).round()
+        await Scrub(world.volume, world.worker, world.jobs, rate=10**9).round()
         await settle()
         assert world.mapping.find(5) < 0
         assert told

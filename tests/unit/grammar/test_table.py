@@ -7,14 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusecache.config import KIB, Mode, MountConfig
+from fusecache.config import KIB, Mode, MountConfig, PolicyChoice
 from fusecache.control.status import status_line
 from fusecache.errors import UsageError
 from fusecache.grammar import (
     Decommission,
     Flush,
     InvalidateCblocks,
-    SetValue,
+    SetThreshold,
+    SetTunable,
     join_words,
     parse_message,
     parse_range,
@@ -51,8 +52,7 @@ def test_the_fullest_table() -> None:
     assert config.metadata == Path("m e")
     assert config.block_size == 4 * KIB
     assert config.mode is Mode.WRITETHROUGH
-    assert config.policy == "mq"
-    assert config.policy_values == (("sequential_threshold", "1024"), ("migration_threshold", "0"))
+    assert config.policy == PolicyChoice("mq", (("sequential_threshold", "1024"),), 0)
     assert (config.fuse_options, config.foreground, config.format) == (("allow_other",), True, 2)
     assert table_features(config) == ("metadata2", "no_discard_passdown")
 
@@ -153,12 +153,11 @@ def test_table_line_of_options_makes_the_same_mount_again() -> None:
         metadata=Path("/back\\slash"),
         block_size=64 * KIB,
         mode=Mode.WRITETHROUGH,
-        policy="mq",
-        policy_values=(("random_threshold", "4"), ("migration_threshold", "0")),
+        policy=PolicyChoice("mq", (("random_threshold", "4"),), 100 * KIB),
     )
     line = table_line(config)
     again = parse_table(f"0 64 cache {line}", MNT)
-    for name in ("origin", "cache", "metadata", "block_size", "mode", "policy", "policy_values"):
+    for name in ("origin", "cache", "metadata", "block_size", "mode", "policy"):
         assert getattr(again, name) == getattr(config, name)
     assert table_features(config) == ()
 
@@ -171,8 +170,8 @@ def test_words_survive_joining_and_splitting(words: list[str]) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("sequential_threshold 1024", SetValue("sequential_threshold", "1024")),
-        ("Migration_Threshold  2048\n", SetValue("migration_threshold", "2048")),
+        ("sequential_threshold 1024", SetTunable("sequential_threshold", "1024")),
+        ("Migration_Threshold  2048\n", SetThreshold(1024 * KIB)),
         ("invalidate_cblocks", InvalidateCblocks(())),
         ("INVALIDATE_CBLOCKS 1 3-7 junk", InvalidateCblocks(("1", "3-7", "junk"))),
         ("flush", Flush()),

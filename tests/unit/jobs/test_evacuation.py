@@ -20,7 +20,7 @@ from tests.unit.worlds import BLOCK, ToyPolicy, World, settle, virtual
 async def running(world: World) -> AsyncIterator[trio.Nursery]:
     """Run a world that can be evacuated."""
     async with world.running() as nursery:
-        nursery.start_soon(evacuate, world.volume, world.worker)
+        nursery.start_soon(evacuate, world.volume, world.worker, world.jobs)
         await settle()
         yield nursery
 
@@ -50,6 +50,9 @@ async def test_everything_goes_to_the_origin_and_then_fsync_works_again() -> Non
     async with running(world):
         await lose_the_cache(world)
         await trio.sleep(5)
+        job = world.jobs.latest("evacuate")
+        assert job is not None
+        assert (job.done, job.total, job.left, job.error) == (2, 2, 0, "")
         assert world.mapping.mapped_count == 0
         assert world.policy.index == {}
         assert world.origin_block(5) == b"c" * BLOCK
@@ -233,7 +236,7 @@ async def test_the_mode_can_be_changed_once_everything_is_safe() -> None:
         await lose_the_cache(world)
         await trio.sleep(10)
         spare = ToyPolicy(world.cache_blocks)
-        await switch_mode(world.volume, world.worker, world.flusher, Mode.PASSTHROUGH, spare)
+        await switch_mode(world.volume, world.worker, world.flusher, Mode.PASSTHROUGH, spare, world.jobs.begin("mode"))
         assert world.volume.mode is Mode.PASSTHROUGH
 
 

@@ -201,6 +201,29 @@ async def test_a_block_that_is_demoted_meanwhile_is_done() -> None:
 
 
 @virtual
+async def test_everyone_hears_what_became_of_the_flush_that_they_waited_for() -> None:
+    world = dirty_world((3, 0))
+    world.origin.dead = {3 * BLOCK}
+    heard: list[str] = []
+
+    async def flush_and_begin_the_next() -> None:
+        try:
+            await world.flusher.flush()
+        except FusecacheError as exc:
+            heard.append(str(exc))
+        world.origin.dead.clear()
+        world.flusher.start()
+
+    async with world.running():
+        async with trio.open_nursery() as nursery:
+            for _ in range(20):
+                nursery.start_soon(flush_and_begin_the_next)
+        assert len(heard) == 20
+        await trio.sleep(5)
+        assert (world.flusher.pending, world.flusher.failed) == (0, 0)
+
+
+@virtual
 async def test_a_flush_that_is_stopped_ends_early_and_says_why() -> None:
     world = dirty_world(*((2 * number, number) for number in range(8)))
     world.worker.copy_rate.set_rate(1)
@@ -217,7 +240,7 @@ async def test_a_flush_that_is_stopped_ends_early_and_says_why() -> None:
         assert not heard
         dirty = world.mapping.dirty_count
         assert dirty > 4, "some wait for their bytes"
-        world.flusher.stop("the mount is ending")
+        world.jobs.close("the mount is ending")
         world.worker.copy_rate.set_rate(0)
         await settle()
         assert heard == ["flush"]

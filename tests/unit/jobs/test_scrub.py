@@ -32,7 +32,7 @@ def rot(world: World, cblock: int) -> None:
 
 async def scrub_once(world: World) -> None:
     """Look at every block once, without haste."""
-    await Scrub(world.volume, world.worker, _FAST).round()
+    await Scrub(world.volume, world.worker, world.jobs, _FAST).round()
 
 
 @virtual
@@ -260,7 +260,7 @@ async def test_the_rate_is_obeyed_whatever_a_read_takes() -> None:
     world.cached.before = note
     world.cached.at_once = False
     async with world.running():
-        await Scrub(world.volume, world.worker, BLOCK).round()
+        await Scrub(world.volume, world.worker, world.jobs, BLOCK).round()
         assert times == pytest.approx(range(8))
 
 
@@ -269,7 +269,7 @@ async def test_it_goes_round_and_round_and_the_rate_can_be_changed_at_any_time()
     world = World()
     for number in range(4):
         load_clean(world, number, number)
-    scrub = Scrub(world.volume, world.worker)
+    scrub = Scrub(world.volume, world.worker, world.jobs)
     async with world.running() as nursery:
         nursery.start_soon(scrub.run)
         await trio.sleep(1000)
@@ -295,7 +295,7 @@ async def test_a_rate_that_is_raised_counts_at_once() -> None:
     world = World()
     for number in range(4):
         load_clean(world, number, number)
-    scrub = Scrub(world.volume, world.worker, 1)
+    scrub = Scrub(world.volume, world.worker, world.jobs, 1)
     async with world.running() as nursery:
         nursery.start_soon(scrub.run)
         await trio.sleep(1)
@@ -309,7 +309,7 @@ async def test_a_rate_that_is_raised_counts_at_once() -> None:
 async def test_an_empty_cache_costs_nothing() -> None:
     world = World()
     async with world.running() as nursery:
-        nursery.start_soon(Scrub(world.volume, world.worker, _FAST).run)
+        nursery.start_soon(Scrub(world.volume, world.worker, world.jobs, _FAST).run)
         await trio.sleep(100)
     assert not world.cached.calls
 
@@ -328,7 +328,7 @@ async def test_it_stops_when_nothing_may_be_written_any_more(broken: str) -> Non
             world.cached.errors["flush"] = StoreError("dead")
         with pytest.raises((MetadataError, StoreError)):
             await world.durability.flush()
-        nursery.start_soon(Scrub(world.volume, world.worker, _FAST).run)
+        nursery.start_soon(Scrub(world.volume, world.worker, world.jobs, _FAST).run)
         await trio.sleep(100)
         assert (world.volume.counters.scrubbed, world.volume.counters.healed) == (0, 0)
         assert "read" not in world.cached.names()

@@ -72,7 +72,9 @@ def busy_world(blocks: int = 4) -> World:
 
 
 async def change(world: World, mode: Mode) -> None:
-    await switch_mode(world.volume, world.worker, world.flusher, mode, NewPolicy(world.cache_blocks))
+    await switch_mode(
+        world.volume, world.worker, world.flusher, mode, NewPolicy(world.cache_blocks), world.jobs.begin("mode")
+    )
 
 
 # Policies
@@ -83,7 +85,7 @@ async def test_a_new_policy_knows_every_mapping_and_dirty_bit() -> None:
     world = busy_world(8)
     new = NewPolicy(8)
     async with world.running():
-        await switch_policy(world.volume, world.worker, new)
+        await switch_policy(world.volume, world.worker, new, world.jobs.begin("policy"))
         assert world.volume.policy is new
         assert world.volume.incoming is None
         assert new.index == world.policy.index
@@ -97,7 +99,7 @@ async def test_hints_are_kept_if_they_mean_the_same(kind: type[ToyPolicy], kept:
     world = busy_world()
     world.policy.hints = {0: 7, 2: 9}
     async with world.running():
-        await switch_policy(world.volume, world.worker, new := kind(4))
+        await switch_policy(world.volume, world.worker, new := kind(4), world.jobs.begin("policy"))
         assert new.hints == ({0: 7, 2: 9} if kept else {0: None, 2: None})
 
 
@@ -113,7 +115,7 @@ async def test_running_work_goes_back_to_the_old_policy_and_the_result_to_the_ne
     async with world.running():
         world.ask(Op.PROMOTE, 5, 2)
         await trio.sleep(1)
-        await switch_policy(world.volume, world.worker, new := NewPolicy(4))
+        await switch_policy(world.volume, world.worker, new := NewPolicy(4), world.jobs.begin("policy"))
         assert trio.current_time() == 10
         assert world.policy.completed == [(Op.PROMOTE, 5, True)]
         assert new.index == {5: 2}
@@ -125,9 +127,9 @@ async def test_overwrites_that_were_decided_go_back_to_the_old_policy() -> None:
     world.policy.overwrites = {0: 0, 1: 1}
     async with world.running():
         async with trio.open_nursery() as nursery:  # one of the two comes after the write, whatever the order
-            nursery.start_soon(switch_policy, world.volume, world.worker, NewPolicy(4))
+            nursery.start_soon(switch_policy, world.volume, world.worker, NewPolicy(4), world.jobs.begin("policy"))
             nursery.start_soon(world.cache.write, 0, b"n" * 2 * BLOCK)
-            nursery.start_soon(switch_policy, world.volume, world.worker, NewPolicy(4))
+            nursery.start_soon(switch_policy, world.volume, world.worker, NewPolicy(4), world.jobs.begin("policy"))
         assert await world.cache.read(0, 2 * BLOCK) == b"n" * 2 * BLOCK
 
 
@@ -142,7 +144,7 @@ async def test_hits_and_dirtying_go_on_while_a_large_cache_is_handed_over() -> N
             world.durability.regions.open.add(region)
             world.record.regions.add(region)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(switch_policy, world.volume, world.worker, new)
+            nursery.start_soon(switch_policy, world.volume, world.worker, new, world.jobs.begin("policy"))
             while world.volume.incoming is None:
                 await trio.lowlevel.checkpoint()
             assert 0 < world.volume.handed_over < 2000
@@ -164,7 +166,7 @@ async def test_the_new_policy_hears_only_of_mappings_and_dirt_until_it_takes_ove
         world.durability.regions.open.update(range(1000))
         world.record.regions.update(range(1000))
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(switch_policy, world.volume, world.worker, new)
+            nursery.start_soon(switch_policy, world.volume, world.worker, new, world.jobs.begin("policy"))
             while world.volume.incoming is None:
                 await trio.lowlevel.checkpoint()
             world.volume.tick()
@@ -185,7 +187,7 @@ async def test_a_policy_that_cannot_be_told_changes_nothing() -> None:
     world = busy_world()
     async with world.running():
         with pytest.raises(FusecacheError):
-            await switch_policy(world.volume, world.worker, Impolite(4))
+            await switch_policy(world.volume, world.worker, Impolite(4), world.jobs.begin("policy"))
         assert world.volume.policy is world.policy
         assert world.volume.incoming is None
         assert world.worker.accepting
@@ -204,7 +206,7 @@ async def test_any_policy_takes_over_from_any_other(first: str, second: str) -> 
     new, told = real_policy(second, 600)
     world.volume.migration_threshold = 0  # never idle: nothing is written back while we look
     async with world.running():
-        await switch_policy(world.volume, world.worker, new)
+        await switch_policy(world.volume, world.worker, new, world.jobs.begin("policy"))
         assert world.volume.policy is new
         hint = HINT if first == second else None
         assert told == [(2 * number, number, number % 4 == 0, hint) for number in range(0, 600, 2)]
@@ -356,7 +358,7 @@ async def test_dropping_all_forgets_every_block_durably() -> None:
     for number in range(1000):
         world.load(number, number)
     async with world.running():
-        await drop_all(world.volume, world.worker)
+        await drop_all(world.volume, world.worker, world.jobs.begin("drop"))
         assert world.mapping.mapped_count == 0
         assert world.policy.index == {}
         assert world.record.rows == {}
@@ -370,5 +372,5 @@ async def test_dropping_that_cannot_be_recorded_says_so() -> None:
     world.record.error = MetadataError("full")
     async with world.running():
         with pytest.raises(MetadataError):
-            await drop_all(world.volume, world.worker)
+            await drop_all(world.volume, world.worker, world.jobs.begin("drop"))
         assert world.worker.accepting

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from fusecache import cli
+from fusecache.config import PolicyChoice
 from fusecache.errors import FusecacheError, InvalidError
 from fusecache.simulator import runner
 from fusecache.simulator.replay import Result
@@ -139,6 +140,7 @@ GOOD = {"--policy": "smq", "--block-size": "4KiB", "--cache-size": "10%"}
         ("--policy", "mq,random_threshold=4294967296", 1, "random_threshold must be a whole number from 0"),
         ("--policy", "mq,speed=1", 1, "policy mq has no tunable 'speed'"),
         ("--policy", "opt,speed=1", 1, "opt has no tunables"),
+        ("--policy", "smq,migration_threshold=1", 1, "a simulation has no migration_threshold"),
         ("--block-size", "4KB", 2, "'4KB' is not a size"),
         ("--block-size", "1000", 2, "block size 1000: must be a multiple of 4096"),
         ("--block-size", "0", 2, "block size 0: must be a multiple of 4096"),
@@ -265,7 +267,7 @@ def test_processes_side_by_side_give_the_same(trace: Trace, monkeypatch: pytest.
 def test_what_a_policy_refuses_is_an_error(trace: Trace, monkeypatch: pytest.MonkeyPatch, fewest: int) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
     monkeypatch.setattr(runner, "_FEWEST_REQUESTS", fewest)
-    wrong = Job(Contender("nonsense", "nonsense"), BLOCK, 5)
+    wrong = Job(Contender("nonsense", PolicyChoice("nonsense")), BLOCK, 5)
     with pytest.raises(InvalidError, match="unknown policy 'nonsense'"):
         run_jobs(trace, [*JOBS, wrong], lambda _: None)
 

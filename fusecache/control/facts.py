@@ -1,0 +1,47 @@
+"""What a mount tells of itself that does not change while it is served, and how large its metadata is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from fusecache.config import PageCache
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MountFacts:
+    """What was settled when the mount began."""
+
+    origin: str
+    """Where the origin is."""
+    cache: str
+    """Where the cache is."""
+    metadata: str
+    """Where the metadata is."""
+    mountpoint: str
+    """The directory that the image is in."""
+    engine: str
+    """What does the I/O that waits: ``io_uring`` or ``threads``."""
+    page_cache: PageCache
+    """What the host's page cache holds."""
+    features: tuple[str, ...] = ()
+    """dm-cache's feature words that the mount was asked for, besides its mode."""
+    table: str
+    """The table that would make this mount again."""
+    suspects: int
+    """Blocks that are dirty only because a crash left it open whether they are."""
+    pid: int
+    """The process that serves the image."""
+    version: str
+    """Its release of fusecache."""
+
+
+class MetadataSize(Protocol):
+    """How large the metadata is, in bytes, at this moment."""
+
+    def size(self) -> int:
+        """Return the size of all of it."""
+
+    def used_size(self) -> int:
+        """Return the size of the part that is used."""
