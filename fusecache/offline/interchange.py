@@ -24,7 +24,7 @@ import re
 from array import array
 from base64 import b64decode, b64encode
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, BinaryIO, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, Generic, TypeVar
 from xml.parsers import expat
 from xml.sax.saxutils import quoteattr
 
@@ -61,6 +61,8 @@ _PARENTS: Final = {
 }
 """Which element stands in which one."""
 _BOOLEANS: Final = {"true": True, "false": False}
+
+Guest = TypeVar("Guest", bound=Visitor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +124,8 @@ class XmlWriter(Visitor):
         self._write("  </hints>\n</superblock>\n")
 
 
-def read_xml(file: BinaryIO, name: str, begin: Callable[[Head], Visitor]) -> None:
-    """Tell a visitor what a document says, in its order.
+def read_xml(file: BinaryIO, name: str, begin: Callable[[Head], Guest]) -> Guest:
+    """Tell a visitor what a document says, in its order, and return the visitor.
 
     :param name: what messages call the document.
     :param begin: hears what the document says of the cache as a whole, and returns who is to hear the rest.
@@ -133,7 +135,7 @@ def read_xml(file: BinaryIO, name: str, begin: Callable[[Head], Visitor]) -> Non
     try:
         while chunk := _read(file, name):
             reader.feed(chunk)
-        reader.feed(b"", is_last=True)
+        return reader.finish()
     except expat.ExpatError as exc:
         msg = f"{name} is no dump of a cache: {expat.ErrorString(exc.code)} in line {exc.lineno}"
         raise MetadataError(msg) from exc
@@ -154,12 +156,12 @@ class _DocumentError(Exception):
     """Well-formed XML, but not dm-cache's."""
 
 
-class _Reader:
+class _Reader(Generic[Guest]):
     """Hears the parser, and tells a visitor."""
 
-    def __init__(self, begin: Callable[[Head], Visitor]) -> None:
+    def __init__(self, begin: Callable[[Head], Guest]) -> None:
         self._begin_visit = begin
-        self._visitor: Visitor | None = None
+        self._visitor: Guest | None = None
         self._path = [""]
         self._hint_bytes = HINT_BYTES
         self._notes: dict[str, str] = {}
@@ -175,10 +177,14 @@ class _Reader:
     def line(self) -> int:
         return self._parser.CurrentLineNumber
 
-    def feed(self, chunk: bytes, *, is_last: bool = False) -> None:
-        self._parser.Parse(chunk, is_last)
-        if is_last and self._visitor is not None:
-            self._visitor.end()
+    def feed(self, chunk: bytes) -> None:
+        self._parser.Parse(chunk, False)
+
+    def finish(self) -> Guest:
+        self._parser.Parse(b"", True)
+        assert self._visitor is not None  # no document is without its first element
+        self._visitor.end()
+        return self._visitor
 
     def _begin(self, tag: str, attributes: dict[str, str]) -> None:
         if _PARENTS.get(tag) != self._path[-1]:

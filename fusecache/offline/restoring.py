@@ -59,18 +59,15 @@ def restore(source: BinaryIO, name: str, files: Files, *, replace: bool = False,
     with ExitStack() as resources:
         surroundings = _Surroundings.of(files, resources)
         restored = Restored()
-        drafts = []
 
         def begin(head: Head) -> Draft:
             surroundings.require_current(head, force=force)
             superblock = surroundings.complete(head, name, restored)
             draft = resources.enter_context(drafted(files.metadata, name, replace=replace))
             draft.superblock(superblock)
-            drafts.append(draft)
             return draft
 
-        read_xml(source, name, begin)
-        restored.blocks, restored.dirty = drafts[0].count()
+        restored.blocks, restored.dirty = read_xml(source, name, begin).count()
     return restored
 
 
@@ -124,7 +121,8 @@ class _Surroundings:
             msg = "the XML does not say whose blocks it describes: name the ORIGIN"
             raise UsageError(msg)
         else:
-            values = packed(hints=_hints(head.policy), image_bytes=self.origin.size, origin=self.origin) | values
+            values = packed(hints=_hints(head.policy)) | values
+            values |= packed(image_bytes=self.origin.size, origin=self.origin)
             restored.notes.append(f"taken to belong to {self.origin.address} as it is now: that cannot be verified")
         if self.cache_fd is not None and not self.stamp:
             restored.notes.append(
