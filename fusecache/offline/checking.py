@@ -10,7 +10,7 @@ import os
 import shlex
 import sqlite3
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from fusecache.attach import DAMAGED, DATA_START, Origin, locate, lock, read_stamp, write_stamp
@@ -24,7 +24,6 @@ from fusecache.units import format_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from fusecache.offline.opening import Files
 
@@ -227,7 +226,7 @@ class _Check:
         if path is None:
             return
         at_stake = f"{self._report.dirty} dirty blocks are in it, and nowhere else"
-        elsewhere = _command("check", *self._words(cache=None), "--cache", "FILE")
+        elsewhere = _command("check", *replace(self._files, cache=None).words(), "--cache", "FILE")
         if not path.exists():
             if self._report.blocks:
                 self._problem(f"cache {path} is missing", at_stake, elsewhere)
@@ -249,10 +248,6 @@ class _Check:
             )
         self._report.stamp_missing = stamp in {"", DAMAGED} and (size > 0 or self._report.blocks > 0)
 
-    def _words(self, *, cache: Path | None) -> list[str]:
-        """Return the arguments for this cache, with another cache file."""
-        return type(self._files)(self._files.metadata, cache, self._files.origin).words()
-
     # Origin
 
     def _look_at_origin(self, superblock: Superblock) -> None:
@@ -260,7 +255,7 @@ class _Check:
             return
         origin = open_origin(locate(self._files.origin), self._resources)
         cached, now = superblock.origin, origin.identity()
-        mine = _command("check", *type(self._files)(self._files.metadata, self._files.cache, None).words())
+        mine = _command("check", *replace(self._files, origin=None).words())
         if origin.size < superblock.image_bytes:
             self._problem(
                 f"origin {now.address} has {origin.size} bytes, fewer than the image's {superblock.image_bytes}",

@@ -15,57 +15,103 @@ from __future__ import annotations
 import os
 import sqlite3
 from contextlib import ExitStack, closing, contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from fusecache.attach import lock
 from fusecache.errors import MetadataError, RefusedError
-from fusecache.metadata import Database, side_files, sqlite_errors
-from fusecache.offline.opening import open_locked
+from fusecache.linux import sync_directory
+from fusecache.metadata import Database, Row, Suspects, side_files, sqlite_errors
+from fusecache.offline.facts import SELECT, contested, geometry_of
+from fusecache.offline.opening import exists_already, open_locked
+from fusecache.offline.visiting import Visitor
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterator
     from pathlib import Path
 
-    from fusecache.metadata import Row
+    from fusecache.metadata import Superblock
+    from fusecache.offline.facts import RawRow
 
 
-class Draft:
-    """Metadata under construction."""
+class Draft(Visitor):
+    """Metadata under construction: a visitor who takes down what it hears, and refuses what contradicts itself."""
 
-    __slots__ = ("connection", "path")
+    def __init__(self, source: str, connection: sqlite3.Connection) -> None:
+        self._source = source
+        self._connection = connection
+        self._cache_blocks = self._origin_blocks = self._region_blocks = 0
+        self._regions: set[int] = set()
 
-    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
-        self.path = path
-        """Where it will be."""
-        self.connection = connection
+    def superblock(self, superblock: Superblock) -> None:
+        """See the visitor."""
+        geometry = geometry_of(superblock)
+        self._cache_blocks, self._origin_blocks = geometry.cache_blocks, geometry.origin_blocks
+        self._region_blocks = superblock.region_blocks
+        self._connection.executemany("INSERT INTO meta VALUES (?, ?)", superblock.pack().items())
 
-    def add(self, block: Row) -> None:
-        """Add a block; raises MetadataError if its cache block is taken."""
+    def regions(self, regions: set[int]) -> None:
+        """Take down the regions that may have been written."""
+        self._regions = regions
+        self._connection.executemany("INSERT INTO regions VALUES (?)", ((region,) for region in sorted(regions)))
+
+    def row(self, row: Row) -> None:
+        """See the visitor."""
+        if row.cblock >= self._cache_blocks:
+            self._refuse(f"cache block {row.cblock} lies outside the cache's {self._cache_blocks} blocks")
+        if row.oblock >= self._origin_blocks:
+            self._refuse(f"block {row.oblock} lies outside the image's {self._origin_blocks} blocks")
         try:
-            self.connection.execute(
-                "INSERT INTO blocks (cblock, oblock, dirty, hint, crc) VALUES (?, ?, ?, ?, ?)", block
-            )
-        except sqlite3.IntegrityError as exc:
-            msg = f"cache block {block.cblock} is mapped twice"
-            raise MetadataError(msg) from exc
+            self._connection.execute("INSERT INTO blocks VALUES (?, ?, ?, ?, ?)", row)
+        except sqlite3.IntegrityError:
+            self._refuse(f"cache block {row.cblock} is mapped twice")
 
-    def set_hint(self, cblock: int, hint: int) -> bool:
-        """Note a hint; returns whether there is such a block."""
-        return self.connection.execute("UPDATE blocks SET hint = ? WHERE cblock = ?", (hint, cblock)).rowcount > 0
+    def hint(self, cblock: int, hint: int) -> None:
+        """See the visitor."""
+        if not self._connection.execute("UPDATE blocks SET hint = ? WHERE cblock = ?", (hint, cblock)).rowcount:
+            self._refuse(f"a hint for cache block {cblock}, which is not mapped before it")
 
-    def open_regions(self, regions: Iterable[int]) -> None:
-        """Note regions that may have been written."""
-        self.connection.executemany("INSERT INTO regions VALUES (?)", ((region,) for region in regions))
+    def end(self) -> None:
+        """See the visitor."""
+        for row in self.contested():
+            self._refuse(f"block {row.oblock} of the image is mapped twice")
 
-    def set_values(self, values: Mapping[str, str]) -> None:
-        """Note names and values."""
-        self.connection.executemany("REPLACE INTO meta VALUES (?, ?)", values.items())
+    def remove(self, cblock: object) -> None:
+        """Take back what was said of a block."""
+        self._connection.execute("DELETE FROM blocks WHERE cblock = ?", (cblock,))
+
+    def contested(self) -> list[RawRow]:
+        """Return the rows of blocks that are in the cache more than once."""
+        return list(contested(self._connection))
+
+    def gaps(self) -> Iterator[range]:
+        """Yield runs of cblocks for which there is no row."""
+        following = 0
+        for (cblock,) in self._connection.execute("SELECT cblock FROM blocks ORDER BY cblock"):
+            if cblock > following:
+                yield range(following, cblock)
+            following = cblock + 1
+        if following < self._cache_blocks:
+            yield range(following, self._cache_blocks)
+
+    def count(self) -> tuple[int, int]:
+        """Count the blocks, and those among them that count as dirty."""
+        suspects = Suspects(self._regions, self._region_blocks)
+        blocks = dirty = 0
+        for row in self._connection.execute(SELECT):
+            blocks += 1
+            dirty += suspects.count_as_dirty(Row(*row))
+        return blocks, dirty
+
+    def _refuse(self, complaint: str) -> NoReturn:
+        msg = f"{self._source}: {complaint}"
+        raise MetadataError(msg)
 
 
 @contextmanager
-def drafted(path: Path, *, replace: bool = False) -> Iterator[Draft]:
+def drafted(path: Path, source: str, *, replace: bool = False) -> Iterator[Draft]:
     """Make metadata that is at ``path`` when the block ends, and is nowhere if it raises.
 
+    :param source: what messages call that of which it is made.
     :param replace: put aside what is there.
     :raises RefusedError: something is there, and is not to be replaced, or is in use.
     :raises MetadataError: it cannot be written.
@@ -74,17 +120,17 @@ def drafted(path: Path, *, replace: bool = False) -> Iterator[Draft]:
         _lock_directory(path, resources)
         if path.exists():
             if not replace:
-                raise _exists(path)
+                raise exists_already(path)
             open_locked(path, resources)
         draft_path = path.with_name(f"{path.name}.draft")
         try:
             Database.create(draft_path, {}, replace=True).close()
-            with sqlite_errors(draft_path), closing(sqlite3.connect(draft_path, isolation_level=None)) as connection:
+            with sqlite_errors(path), closing(sqlite3.connect(draft_path, isolation_level=None)) as connection:
                 # Nobody sees it before it is complete.
                 connection.execute("PRAGMA journal_mode = OFF")
                 connection.execute("PRAGMA synchronous = OFF")
                 connection.execute("BEGIN")
-                yield Draft(path, connection)
+                yield Draft(source, connection)
                 connection.execute("COMMIT")
             _publish(draft_path, path)
         except OSError as exc:
@@ -105,22 +151,15 @@ def _lock_directory(path: Path, resources: ExitStack) -> None:
 
 
 def _publish(draft: Path, path: Path) -> None:
-    _sync(draft, os.O_RDWR)
+    with draft.open("r+b") as file:
+        os.fsync(file.fileno())
     _put_aside(path)
     try:
         path.hardlink_to(draft)
     except FileExistsError as exc:
-        raise _exists(path) from exc
+        raise exists_already(path) from exc
     draft.unlink()
-    _sync(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-
-
-def _sync(path: Path, flags: int) -> None:
-    fd = os.open(path, flags | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    sync_directory(path.parent)
 
 
 def _put_aside(path: Path) -> None:
@@ -134,7 +173,3 @@ def _put_aside(path: Path) -> None:
             raise RefusedError(msg)
     for source, target in moves:
         source.rename(target)
-
-
-def _exists(path: Path) -> RefusedError:
-    return RefusedError(f"{path} exists already, and nothing was changed")

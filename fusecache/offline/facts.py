@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from fusecache.block import Geometry
 from fusecache.errors import MetadataError
-from fusecache.metadata import Row, Suspects
+from fusecache.metadata import Row
 
 if TYPE_CHECKING:
     import sqlite3
@@ -87,21 +87,3 @@ def contested(connection: sqlite3.Connection) -> Iterator[RawRow]:
     twice = "SELECT oblock FROM blocks GROUP BY oblock HAVING COUNT(*) > 1"
     for row in connection.execute(f"{SELECT} WHERE oblock IN ({twice}) ORDER BY oblock, cblock"):
         yield RawRow(*row)
-
-
-def sound_rows(connection: sqlite3.Connection, superblock: Superblock) -> Iterator[Row]:
-    """Read all rows of metadata that must be sound; those of suspects say dirty.
-
-    :raises MetadataError: it is not; callers say what to do then.
-    :raises sqlite3.Error: SQLite says that it is not.
-    """
-    for twice in contested(connection):
-        msg = f"block {twice.oblock!r} of the image is in the cache more than once"
-        raise MetadataError(msg)
-    suspects = Suspects(read_regions(connection), superblock.region_blocks)
-    geometry = geometry_of(superblock)
-    for raw in raw_rows(connection):
-        row, complaint = judge(raw, geometry)
-        if row is None or complaint:
-            raise MetadataError(complaint)
-        yield suspects.marked(row)

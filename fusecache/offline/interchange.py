@@ -14,8 +14,6 @@
 ``block_size`` is in sectors; ``data`` is base64 of a hint's four bytes, little endian.  Unknown attributes are errors
 to dm-cache's tools, but comments are not: what the format has no place for stands in a comment before the superblock,
 ``<!-- fusecache {JSON} -->``.
-
-Millions of blocks go through here one at a time.
 """
 
 from __future__ import annotations
@@ -23,20 +21,29 @@ from __future__ import annotations
 import binascii
 import json
 import re
+from array import array
 from base64 import b64decode, b64encode
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, Generic, TypeVar
 from xml.parsers import expat
 from xml.sax.saxutils import quoteattr
 
 from fusecache.config import check_block_size
 from fusecache.errors import MetadataError, UsageError
+from fusecache.metadata import NAMES, Row
+from fusecache.offline.visiting import Visitor
 from fusecache.units import SECTOR
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Mapping
+    from typing import TextIO
+
+    from fusecache.metadata import Superblock
 
 HINT_BYTES: Final = 4
+KEPT: Final = frozenset(NAMES) - {"uuid", "block_size", "cache_blocks", "region_blocks", "needs_check"}
+"""Values that have no place in dm-cache's format, and are kept in the comment."""
+_DEFAULT_POLICY: Final = "smq"
 _CHUNK: Final = 1 << 16
 _NUMBER: Final = re.compile(r"[0-9]{1,20}")
 _MAX_U32: Final = 2**32 - 1
@@ -55,6 +62,8 @@ _PARENTS: Final = {
 """Which element stands in which one."""
 _BOOLEANS: Final = {"true": True, "false": False}
 
+Guest = TypeVar("Guest", bound=Visitor)
+
 
 @dataclass(frozen=True, slots=True)
 class Head:
@@ -65,64 +74,68 @@ class Head:
     """In bytes."""
     cache_blocks: int
     policy: str
-    extras: dict[str, str] = field(default_factory=dict)
-    """What dm-cache's format has no attribute for."""
+    notes: dict[str, str] = field(default_factory=dict)
+    """What the comment says: values of the metadata, and whatever else was to be kept."""
 
 
-class MappingItem(NamedTuple):
-    """``cblock`` of the cache holds ``oblock`` of the origin."""
+class XmlWriter(Visitor):
+    """A visitor who writes a document.
 
-    cblock: int
-    oblock: int
-    dirty: bool
+    :param notes: what to keep in the comment besides what the superblock says.
+    """
 
+    def __init__(self, output: TextIO, notes: Mapping[str, str] | None = None) -> None:
+        self._write = output.write
+        self._notes = dict(notes or {})
+        self._hinted = array("Q")
+        """Hints, which stand behind all mappings, with their cblocks in the upper half."""
 
-class HintItem(NamedTuple):
-    """What the policy noted of a cache block."""
-
-    cblock: int
-    hint: int
-
-
-Item = Head | MappingItem | HintItem
-
-
-def write_xml(superblock: Head, mappings: Iterable[MappingItem], hints: Iterable[HintItem]) -> Iterator[str]:
-    """Yield the lines of a document."""
-    if superblock.extras:
+    def superblock(self, superblock: Superblock) -> None:
+        """See the visitor."""
+        notes = self._notes | {name: value for name, value in superblock.pack().items() if name in KEPT}
         # A comment must not hold two hyphens.
-        text = json.dumps(superblock.extras, sort_keys=True).replace("-", "\\u002d")
-        yield f"<!-- {_COMMENT}{text} -->\n"
-    yield (
-        f'<superblock uuid={quoteattr(superblock.uuid)} block_size="{superblock.block_size // SECTOR}" '
-        f'nr_cache_blocks="{superblock.cache_blocks}" policy={quoteattr(superblock.policy)} '
-        f'hint_width="{HINT_BYTES}">\n'
-    )
-    yield "  <mappings>\n"
-    for cblock, oblock, dirty in mappings:
+        text = json.dumps(notes, sort_keys=True).replace("-", "\\u002d")
+        policy = (superblock.hints or "").partition(" ")[0] or _DEFAULT_POLICY
+        self._write(
+            f"<!-- {_COMMENT}{text} -->\n"
+            f'<superblock uuid={quoteattr(superblock.uuid)} block_size="{superblock.block_size // SECTOR}" '
+            f'nr_cache_blocks="{superblock.cache_blocks}" policy={quoteattr(policy)} hint_width="{HINT_BYTES}">\n'
+            "  <mappings>\n"
+        )
+
+    def row(self, row: Row) -> None:
+        """See the visitor."""
+        cblock, oblock, dirty, hint, _ = row
         is_dirty = "true" if dirty else "false"
-        yield f'    <mapping cache_block="{cblock}" origin_block="{oblock}" dirty="{is_dirty}"/>\n'
-    yield "  </mappings>\n  <hints>\n"
-    for cblock, hint in hints:
-        data = b64encode(hint.to_bytes(HINT_BYTES, "little")).decode()
-        yield f'    <hint cache_block="{cblock}" data="{data}"/>\n'
-    yield "  </hints>\n</superblock>\n"
+        self._write(f'    <mapping cache_block="{cblock}" origin_block="{oblock}" dirty="{is_dirty}"/>\n')
+        if hint is not None:
+            self.hint(cblock, hint)
+
+    def hint(self, cblock: int, hint: int) -> None:
+        """See the visitor."""
+        self._hinted.append(cblock << 32 | hint)
+
+    def end(self) -> None:
+        """See the visitor."""
+        self._write("  </mappings>\n  <hints>\n")
+        for both in self._hinted:
+            data = b64encode((both & _MAX_U32).to_bytes(HINT_BYTES, "little")).decode()
+            self._write(f'    <hint cache_block="{both >> 32}" data="{data}"/>\n')
+        self._write("  </hints>\n</superblock>\n")
 
 
-def read_xml(file: BinaryIO, name: str) -> Iterator[Item]:
-    """Yield the superblock, then the rest in the order of the document.
+def read_xml(file: BinaryIO, name: str, begin: Callable[[Head], Guest]) -> Guest:
+    """Tell a visitor what a document says, in its order, and return the visitor.
 
     :param name: what messages call the document.
+    :param begin: hears what the document says of the cache as a whole, and returns who is to hear the rest.
     :raises MetadataError: it is not such a document, or is cut short; the message names the line.
     """
-    reader = _Reader()
+    reader = _Reader(begin)
     try:
-        while chunk := file.read(_CHUNK):
-            yield from reader.feed(chunk)
-        yield from reader.feed(b"", is_last=True)
-    except OSError as exc:
-        msg = f"cannot read {name}: {exc.strerror}"
-        raise MetadataError(msg) from exc
+        while chunk := _read(file, name):
+            reader.feed(chunk)
+        return reader.finish()
     except expat.ExpatError as exc:
         msg = f"{name} is no dump of a cache: {expat.ErrorString(exc.code)} in line {exc.lineno}"
         raise MetadataError(msg) from exc
@@ -131,19 +144,27 @@ def read_xml(file: BinaryIO, name: str) -> Iterator[Item]:
         raise MetadataError(msg) from exc
 
 
+def _read(file: BinaryIO, name: str) -> bytes:
+    try:
+        return file.read(_CHUNK)
+    except OSError as exc:
+        msg = f"cannot read {name}: {exc.strerror}"
+        raise MetadataError(msg) from exc
+
+
 class _DocumentError(Exception):
     """Well-formed XML, but not dm-cache's."""
 
 
-class _Reader:
-    """Turns text into items; holds those of one chunk."""
+class _Reader(Generic[Guest]):
+    """Hears the parser, and tells a visitor."""
 
-    def __init__(self) -> None:
-        self._items: list[Item] = []
+    def __init__(self, begin: Callable[[Head], Guest]) -> None:
+        self._begin_visit = begin
+        self._visitor: Guest | None = None
         self._path = [""]
-        self._superblock: Head | None = None
         self._hint_bytes = HINT_BYTES
-        self._extras: dict[str, str] = {}
+        self._notes: dict[str, str] = {}
         parser = expat.ParserCreate()
         parser.StartElementHandler = self._begin
         parser.EndElementHandler = self._end
@@ -156,23 +177,27 @@ class _Reader:
     def line(self) -> int:
         return self._parser.CurrentLineNumber
 
-    def feed(self, chunk: bytes, *, is_last: bool = False) -> list[Item]:
-        """Read on; returns the items that are complete now."""
-        self._items = []
-        self._parser.Parse(chunk, is_last)
-        return self._items
+    def feed(self, chunk: bytes) -> None:
+        self._parser.Parse(chunk, False)
+
+    def finish(self) -> Guest:
+        self._parser.Parse(b"", True)
+        assert self._visitor is not None  # no document is without its first element
+        self._visitor.end()
+        return self._visitor
 
     def _begin(self, tag: str, attributes: dict[str, str]) -> None:
         if _PARENTS.get(tag) != self._path[-1]:
             msg = f"<{tag[:40]}> where it does not belong"
             raise _DocumentError(msg)
         self._path.append(tag)
-        if tag == "mapping":
-            self._items.append(_mapping(attributes))
-        elif tag == "hint":
-            self._add_hint(attributes)
-        elif tag == "superblock":
-            self._add_superblock(attributes)
+        if tag == "superblock":
+            self._visitor = self._begin_visit(self._head(attributes))
+        elif tag == "mapping" and self._visitor is not None:
+            self._visitor.row(_row(attributes))
+        elif tag == "hint" and self._visitor is not None:
+            if (hint := self._hint(attributes)) is not None:
+                self._visitor.hint(*hint)
         elif tag != "discard":  # advice that is of no use here
             _take(tag, attributes)
 
@@ -185,22 +210,22 @@ class _Reader:
             raise _DocumentError(msg)
 
     def _comment(self, text: str) -> None:
-        if self._superblock is not None or not text.strip().startswith(_COMMENT):
+        if self._visitor is not None or not text.strip().startswith(_COMMENT):
             return
         try:
-            extras = json.loads(text.strip().removeprefix(_COMMENT))
+            notes = json.loads(text.strip().removeprefix(_COMMENT))
         except (ValueError, RecursionError):
-            extras = None
-        if not isinstance(extras, dict) or not all(isinstance(value, str) for value in extras.values()):
+            notes = None
+        if not isinstance(notes, dict) or not all(isinstance(value, str) for value in notes.values()):
             msg = "the comment of fusecache is damaged"
             raise _DocumentError(msg)
-        self._extras = extras
+        self._notes = notes
 
     def _doctype(self, *_: Any) -> None:
         msg = "a document type, which no dump has,"
         raise _DocumentError(msg)
 
-    def _add_superblock(self, attributes: dict[str, str]) -> None:
+    def _head(self, attributes: dict[str, str]) -> Head:
         names = ("uuid", "block_size", "nr_cache_blocks", "policy", "hint_width")
         uuid, block_size, cache_blocks, policy, hint_width = _take("superblock", attributes, *names)
         if len(uuid) > _MAX_TEXT or len(policy) > _MAX_TEXT:
@@ -218,10 +243,9 @@ class _Reader:
         if not blocks:
             msg = "nr_cache_blocks is 0"
             raise _DocumentError(msg)
-        self._superblock = Head(uuid, size, blocks, policy, self._extras)
-        self._items.append(self._superblock)
+        return Head(uuid, size, blocks, policy, self._notes)
 
-    def _add_hint(self, attributes: dict[str, str]) -> None:
+    def _hint(self, attributes: dict[str, str]) -> tuple[int, int] | None:
         cblock, data = _take("hint", attributes, "cache_block", "data")
         try:
             hint = b64decode(data, validate=True)
@@ -230,18 +254,16 @@ class _Reader:
         if hint is None or len(hint) != self._hint_bytes:
             msg = f"data is {data[:40]!r}, not base64 of {self._hint_bytes} bytes,"
             raise _DocumentError(msg)
-        if hint:
-            self._items.append(HintItem(_number("cache_block", cblock, _MAX_U32), int.from_bytes(hint, "little")))
+        return (_number("cache_block", cblock, _MAX_U32), int.from_bytes(hint, "little")) if hint else None
 
 
-def _mapping(attributes: dict[str, str]) -> MappingItem:
+def _row(attributes: dict[str, str]) -> Row:
     cblock, oblock, dirty = _take("mapping", attributes, "cache_block", "origin_block", "dirty")
     if dirty not in _BOOLEANS:
         msg = f"dirty is {dirty[:40]!r}, not true or false,"
         raise _DocumentError(msg)
-    return MappingItem(
-        _number("cache_block", cblock, _MAX_U32), _number("origin_block", oblock, _MAX_OBLOCK), _BOOLEANS[dirty]
-    )
+    cache_block, origin_block = _number("cache_block", cblock, _MAX_U32), _number("origin_block", oblock, _MAX_OBLOCK)
+    return Row(cache_block, origin_block, _BOOLEANS[dirty], None)
 
 
 def _take(tag: str, attributes: dict[str, str], *names: str) -> list[str]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fusecache.attach import Location, Origin, locate, lock
-from fusecache.errors import BusyError, UsageError
+from fusecache.errors import BusyError, RefusedError, UsageError
 from fusecache.paths import defaults_for
 from fusecache.stores import open_for_store
 
@@ -55,6 +55,11 @@ def find_files(
         defaults = defaults_for(origin, environ=environ, is_root=os.geteuid() == 0)
         cache, metadata = cache or defaults.cache, metadata or defaults.metadata
     return Files(metadata.resolve(), cache.resolve(), origin)
+
+
+def exists_already(path: Path) -> RefusedError:
+    """Return the error for something that is there, and is not to be replaced."""
+    return RefusedError(f"{path} exists already, and nothing was changed")
 
 
 def open_locked(path: Path, resources: ExitStack) -> int:

@@ -32,10 +32,9 @@ from fusecache.metadata import (
     header_complaint,
     packed,
     region_blocks_for,
-    sqlite_errors,
 )
 from fusecache.offline.drafting import Draft, drafted
-from fusecache.offline.facts import RawRow, contested, geometry_of, judge
+from fusecache.offline.facts import RawRow, geometry_of, judge
 from fusecache.offline.opening import open_locked, open_origin
 from fusecache.offline.salvaging import Salvage, salvaged
 
@@ -85,7 +84,7 @@ def repair(files: Files, output: Path, *, block_size: int | None = None) -> Repa
             raise MetadataError(msg) from exc
         report = Repaired(damage=list(salvage.damage))
         superblock = _superblock(files, salvage, block_size, report, resources)
-        with drafted(output) as draft:
+        with drafted(output, str(files.metadata)) as draft:
             _Repair(superblock, salvage, draft, report).run()
     return report
 
@@ -133,7 +132,7 @@ def _learn_from_cache(fd: int, known: dict[str, str]) -> None:
 
 
 class _Repair:
-    """One repair."""
+    """One repair: tells a draft what is certain, and a report of the rest."""
 
     def __init__(self, superblock: Superblock, salvage: Salvage, draft: Draft, report: Repaired) -> None:
         self._superblock = superblock
@@ -149,69 +148,54 @@ class _Repair:
 
     def run(self) -> None:
         """Fill the draft and the report."""
-        with sqlite_errors(self._draft.path):
-            for row in self._salvage.rows(self._geometry.cache_blocks):
-                self._take(row)
-            for row in self._salvage.misplaced():
-                self._lose(row, "is not where it should be")
-            if not self._salvage.is_complete:
-                self._report.lost += [
-                    f"{_cache_bytes(cblocks, self._geometry)}: what is there, if anything, cannot be read any more"
-                    for cblocks in self._gaps()
-                ]
-            self._drop_contested()
-            if self._salvage.regions and not self._doubtful:
-                last = (self._geometry.cache_blocks - 1) // self._superblock.region_blocks
-                self._draft.open_regions(region for region in sorted(self._salvage.regions) if region <= last)
-            was_clean = self._superblock.clean_shutdown and not self._doubtful
-            self._draft.set_values(replace(self._superblock, clean_shutdown=was_clean).pack())
-            self._count()
+        superblock, draft = self._superblock, self._draft
+        was_clean = superblock.clean_shutdown and not self._doubtful
+        draft.superblock(replace(superblock, clean_shutdown=was_clean))
+        for row in self._salvage.rows(superblock.cache_blocks):
+            self._take(row)
+        for row in self._salvage.misplaced():
+            self._lose(row, "is not where it should be")
+        if not self._salvage.is_complete:
+            self._report.lost += [
+                f"{_cache_bytes(cblocks, self._geometry)}: what is there, if anything, cannot be read any more"
+                for cblocks in draft.gaps()
+            ]
+        self._drop_contested()
+        if self._salvage.regions and not self._doubtful:
+            last = (superblock.cache_blocks - 1) // superblock.region_blocks
+            draft.regions({region for region in self._salvage.regions if region <= last})
+        draft.end()
+        self._report.blocks, self._report.dirty = draft.count()
 
-    def _take(self, row: RawRow) -> None:
-        block, complaint = judge(row, self._geometry)
-        if block is None:
-            self._lose(row, complaint)
+    def _take(self, raw: RawRow) -> None:
+        row, complaint = judge(raw, self._geometry)
+        if row is None:
+            self._lose(raw, complaint)
             return
         if complaint:
             self._report.damage.append(complaint)
-        if block.cblock in self._twice:
+        if row.cblock in self._twice:
             return
         try:
-            self._draft.add(block._replace(dirty=True, crc=None) if self._doubtful else block)
+            self._draft.row(row._replace(dirty=True, crc=None) if self._doubtful else row)
         except MetadataError:
-            self._twice.add(block.cblock)
-            self._draft.connection.execute("DELETE FROM blocks WHERE cblock = ?", (block.cblock,))
-            cblocks = range(block.cblock, block.cblock + 1)
+            self._twice.add(row.cblock)
+            self._draft.remove(row.cblock)
+            cblocks = range(row.cblock, row.cblock + 1)
             self._report.lost.append(f"{_cache_bytes(cblocks, self._geometry)}: there are two rows for it")
-
-    def _gaps(self) -> Iterator[range]:
-        """Yield runs of cblocks for which there is no row."""
-        following = 0
-        for (cblock,) in self._draft.connection.execute("SELECT cblock FROM blocks ORDER BY cblock"):
-            if cblock > following:
-                yield range(following, cblock)
-            following = cblock + 1
-        if following < self._geometry.cache_blocks:
-            yield range(following, self._geometry.cache_blocks)
 
     def _drop_contested(self) -> None:
         """Take back what two cache blocks claim to hold: which of them is right cannot be known."""
-        rows = list(contested(self._draft.connection))
+        rows = self._draft.contested()
         newer = {row.oblock for row in rows if self._may_be_dirty(row)}
         for row in rows:
-            self._draft.connection.execute("DELETE FROM blocks WHERE cblock = ?", (row.cblock,))
-            text = f"{self._where(row)} is in the cache more than once"
-            if row.oblock in newer:
-                self._report.lost.append(text)
-            else:
-                self._report.dropped.append(text)
+            self._draft.remove(row.cblock)
+            told = self._report.lost if row.oblock in newer else self._report.dropped
+            told.append(f"{self._where(row)} is in the cache more than once")
 
     def _lose(self, row: RawRow, complaint: str) -> None:
-        text = f"{self._where(row)}: {complaint}"
-        if self._may_be_dirty(row):
-            self._report.lost.append(text)
-        else:
-            self._report.dropped.append(text)
+        told = self._report.lost if self._may_be_dirty(row) else self._report.dropped
+        told.append(f"{self._where(row)}: {complaint}")
 
     def _may_be_dirty(self, row: RawRow) -> bool:
         in_region = isinstance(row.cblock, int) and self._suspects.in_open_region(row.cblock)
@@ -226,11 +210,6 @@ class _Repair:
         if isinstance(row.cblock, int) and 0 <= row.cblock < self._geometry.cache_blocks:
             places.append(_cache_bytes(range(row.cblock, row.cblock + 1), self._geometry))
         return ", ".join(places) or "a row"
-
-    def _count(self) -> None:
-        query = "SELECT COUNT(*), TOTAL(dirty OR cblock / ? IN (SELECT region FROM regions)) FROM blocks"
-        blocks, dirty = self._draft.connection.execute(query, (self._superblock.region_blocks,)).fetchone()
-        self._report.blocks, self._report.dirty = int(blocks), int(dirty)
 
 
 def _cache_bytes(cblocks: range, geometry: Geometry) -> str:

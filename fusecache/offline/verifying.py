@@ -16,15 +16,13 @@ from crc32c import crc32c
 
 from fusecache.attach import DATA_START, Origin, locate
 from fusecache.errors import RefusedError, StoreError
-from fusecache.metadata import Database, Superblock, Transaction, reading
+from fusecache.metadata import Database, Transaction, reading
 from fusecache.offline.checking import Problem
-from fusecache.offline.facts import read_values, sound_rows
 from fusecache.offline.opening import open_locked, open_origin
+from fusecache.offline.visiting import Visitor, visit
 
 if TYPE_CHECKING:
-    import sqlite3
-
-    from fusecache.metadata import Row
+    from fusecache.metadata import Row, Superblock
     from fusecache.offline.checking import Report
     from fusecache.offline.opening import Files
 
@@ -49,7 +47,7 @@ def verify(files: Files, report: Report, *, heal: bool = False) -> None:
         origin = None if files.origin is None else open_origin(locate(files.origin), resources)
         verification = _Verification(files, cache_fd, origin)
         with reading(files.metadata) as connection:
-            verification.run(connection)
+            visit(connection, verification)
         if heal and verification.rotten:
             with closing(Database.open(files.metadata)) as database:
                 database.apply(Transaction(unmapped=verification.rotten))
@@ -58,8 +56,8 @@ def verify(files: Files, report: Report, *, heal: bool = False) -> None:
     verification.tell(report)
 
 
-class _Verification:
-    """One pass over the clean blocks."""
+class _Verification(Visitor):
+    """A visitor who reads the content of clean blocks."""
 
     def __init__(self, files: Files, cache_fd: int, origin: Origin | None) -> None:
         self._files = files
@@ -72,13 +70,12 @@ class _Verification:
         """Clean blocks whose cached copy is wrong."""
         self.problems: list[Problem] = []
 
-    def run(self, connection: sqlite3.Connection) -> None:
-        """Read all clean blocks."""
-        superblock = Superblock.unpack(read_values(connection))
+    def superblock(self, superblock: Superblock) -> None:
         self._size = superblock.block_size
-        for row in sound_rows(connection, superblock):
-            if not row.dirty:
-                self._verify(row)
+
+    def row(self, row: Row) -> None:
+        if not row.dirty:
+            self._verify(row)
 
     def tell(self, report: Report) -> None:
         """Add what was found to a report."""

@@ -6,14 +6,17 @@ import io
 import random
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from fusecache.errors import BusyError
+from fusecache.metadata import Row
 from fusecache.offline.dumping import dump, dump_to_file
-from fusecache.offline.interchange import Head, HintItem, MappingItem, read_xml, write_xml
+from fusecache.offline.interchange import Head
 from fusecache.offline.restoring import restore
+from tests.unit.offline.documents import SUPERBLOCK, read, written
 from tests.unit.offline.places import Blocks, Place
 
 TOOLS = ("cache_check", "cache_dump", "cache_restore")
@@ -99,14 +102,15 @@ def test_hints_that_are_not_known(place: Place) -> None:
 def test_a_cache_of_a_hundred_thousand_blocks(tmp_path: Path) -> None:
     count = 100_000
     oblocks = random.Random(1).sample(range(10**9), count)
-    mappings = [MappingItem(cblock, oblock, dirty=oblock % 3 == 0) for cblock, oblock in enumerate(oblocks)]
-    hints = [HintItem(cblock, oblock) for cblock, oblock in enumerate(oblocks)]
-    superblock = Head("", 262144, count, "smq")
+    rows = [Row(cblock, oblock, oblock % 3 == 0, oblock) for cblock, oblock in enumerate(oblocks)]
+    superblock = replace(SUPERBLOCK, block_size=262144, cache_blocks=count)
     xml = tmp_path / "xml"
-    with xml.open("w") as file:
-        file.writelines(write_xml(superblock, mappings, hints))
+    xml.write_text(written(superblock, rows))
     theirs = through_their_metadata(xml, 64 << 20)
-    assert list(read_xml(io.BytesIO(theirs.encode()), "theirs")) == [superblock, *mappings, *hints]
+    head, read_rows, hints = read(theirs)
+    assert head == Head("", 262144, count, "smq")
+    assert read_rows == [row._replace(hint=None) for row in rows]
+    assert hints == [(row.cblock, row.hint) for row in rows]
 
 
 def test_scenario_26_a_dump_of_live_metadata_is_refused(place: Place) -> None:

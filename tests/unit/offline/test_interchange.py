@@ -7,10 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusecache.errors import MetadataError
-from fusecache.offline.interchange import Head, HintItem, Item, MappingItem, read_xml, write_xml
+from fusecache.metadata import Identity, Row, Superblock
+from fusecache.offline.interchange import KEPT, Head, read_xml
+from tests.unit.offline.documents import SUPERBLOCK, Listener, read, written
 
-SUPERBLOCK = '<superblock uuid="" block_size="128" nr_cache_blocks="8" policy="smq" hint_width="4">'
-DEBIAN = f"""{SUPERBLOCK}
+ROOT = '<superblock uuid="" block_size="128" nr_cache_blocks="8" policy="smq" hint_width="4">'
+DEBIAN = f"""{ROOT}
   <mappings>
     <mapping cache_block="0" origin_block="5" dirty="true"/>
     <mapping cache_block="3" origin_block="7" dirty="false"/>
@@ -21,50 +23,64 @@ DEBIAN = f"""{SUPERBLOCK}
   </hints>
 </superblock>
 """
-ITEMS: list[Item] = [
-    Head("", 65536, 8, "smq"),
-    MappingItem(0, 5, dirty=True),
-    MappingItem(3, 7, dirty=False),
-    HintItem(0, 0x80000001),
-    HintItem(3, 0),
-]
-
-
-def read(text: str | bytes) -> list[Item]:
-    return list(read_xml(io.BytesIO(text.encode() if isinstance(text, str) else text), "dump.xml"))
+HEAD = Head("", 65536, 8, "smq")
+ROWS = [Row(0, 5, True, None), Row(3, 7, False, None)]
+HINTS = [(0, 0x80000001), (3, 0)]
+HEARD = (HEAD, ROWS, HINTS)
 
 
 def test_what_cache_dump_writes_is_read() -> None:
-    assert read(DEBIAN) == ITEMS
+    assert read(DEBIAN) == HEARD
 
 
 def test_what_is_written_is_what_cache_dump_would_write() -> None:
-    superblock, *rest = ITEMS
-    assert isinstance(superblock, Head)
-    mappings = [item for item in rest if isinstance(item, MappingItem)]
-    hints = [item for item in rest if isinstance(item, HintItem)]
-    assert "".join(write_xml(superblock, mappings, hints)) == DEBIAN
+    comment, _, rest = written(
+        SUPERBLOCK, [row._replace(hint=hint) for row, (_, hint) in zip(ROWS, HINTS, strict=True)]
+    ).partition("\n")
+    assert rest == DEBIAN
+    assert comment.startswith("<!-- fusecache {")
+    assert comment.endswith("} -->")
 
 
 TEXTS = st.text(st.characters(codec="utf-8", categories=("L", "N", "P", "S", "Zs")), max_size=20)
+WORDS = st.integers(0, 2**32 - 1)
+ANY_TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
 
 
 @given(
     superblock=st.builds(
-        Head,
+        Superblock,
         uuid=TEXTS,
         block_size=st.integers(1, 2**18).map(lambda pages: pages * 4096),
         cache_blocks=st.integers(1, 2**32 - 1),
-        policy=TEXTS,
-        extras=st.dictionaries(TEXTS, st.text(st.characters(codec="utf-8"), max_size=20), max_size=3),
+        region_blocks=st.just(1),
+        image_bytes=st.integers(1, 2**60),
+        origin=st.builds(Identity, ANY_TEXT, ANY_TEXT, ANY_TEXT, st.none() | st.integers(1, 2**60)),
+        clean_shutdown=st.booleans(),
+        cache_bytes=st.none() | st.integers(1, 2**60),
+        hints=st.none() | TEXTS,
+        stats=st.dictionaries(ANY_TEXT, st.integers(0, 2**60), max_size=3),
     ),
-    mappings=st.lists(st.builds(MappingItem, st.integers(0, 2**32 - 1), st.integers(0, 2**63 - 1), st.booleans())),
-    hints=st.lists(st.builds(HintItem, st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1))),
+    rows=st.lists(
+        st.builds(
+            Row,
+            st.integers(0, 2**32 - 1),
+            st.integers(0, 2**63 - 1),
+            st.booleans(),
+            st.none() | st.integers(0, 2**32 - 1),
+        )
+    ),
+    notes=st.dictionaries(TEXTS.map("note {}".format), ANY_TEXT, max_size=3),
 )
-def test_whatever_is_written_is_read_again(
-    superblock: Head, mappings: list[MappingItem], hints: list[HintItem]
-) -> None:
-    assert read("".join(write_xml(superblock, mappings, hints))) == [superblock, *mappings, *hints]
+def test_whatever_is_written_is_read_again(superblock: Superblock, rows: list[Row], notes: dict[str, str]) -> None:
+    head, read_rows, hints = read(written(superblock, rows, notes))
+    assert (head.uuid, head.block_size) == (superblock.uuid, superblock.block_size)
+    assert head.cache_blocks == superblock.cache_blocks
+    assert head.policy == ((superblock.hints or "").split(" ")[0] or "smq")
+    values = superblock.pack()
+    assert head.notes == notes | {name: values[name] for name in KEPT if name in values}
+    assert read_rows == [row._replace(hint=None, crc=None) for row in rows]
+    assert hints == [(row.cblock, row.hint) for row in rows if row.hint is not None]
 
 
 def test_a_long_document_is_read_as_it_comes() -> None:
@@ -80,24 +96,35 @@ def test_a_long_document_is_read_as_it_comes() -> None:
         def read(self, size: int = -1) -> bytes:
             self.sent += 1
             if self.sent == 1:
-                return f"{SUPERBLOCK}<mappings>".encode()
+                return f"{ROOT}<mappings>".encode()
             return b'<mapping cache_block="0" origin_block="5" dirty="true"/>' * 100
 
-    source = Endless()
-    items = read_xml(source, "endless")  # type: ignore[arg-type]  # it reads, which is all that is asked of it
-    assert [next(items) for _ in range(1001)][-1] == MappingItem(0, 5, dirty=True)
+    class Impatient(Listener):
+        """Has heard enough after a thousand rows."""
+
+        def row(self, row: Row) -> None:
+            super().row(row)
+            if len(self.rows) == 1000:
+                raise EOFError
+
+    source, listener = Endless(), Impatient()
+    with pytest.raises(EOFError):
+        read_xml(source, "endless", lambda _: listener)  # type: ignore[arg-type]  # it reads, and that is all
+    assert listener.rows[-1] == Row(0, 5, True, None)
     assert source.sent < 15
 
 
 def test_discards_are_advice_and_read_over() -> None:
-    assert (
-        read(DEBIAN.replace("</mappings>", '</mappings><discards><discard dbegin="0" dend="4"/></discards>')) == ITEMS
+    assert read(DEBIAN.replace("</mappings>", '</mappings><discards><discard dbegin="0" dend="4"/></discards>')) == (
+        HEAD,
+        ROWS,
+        HINTS,
     )
 
 
 def test_a_hint_width_of_0_means_no_hints() -> None:
     text = DEBIAN.replace('hint_width="4"', 'hint_width="0"').replace("AQAAgA==", "").replace("AAAAAA==", "")
-    assert read(text) == ITEMS[:3]
+    assert read(text) == (HEAD, ROWS, [])
 
 
 @pytest.mark.parametrize(
@@ -143,4 +170,8 @@ def test_bad_documents_are_refused_and_the_line_is_named(old: str, new: str, com
 
 
 def test_other_comments_say_nothing() -> None:
-    assert read(f"<!-- hello -->{DEBIAN.replace('</mappings>', '</mappings><!-- fusecache nonsense -->')}") == ITEMS
+    assert read(f"<!-- hello -->{DEBIAN.replace('</mappings>', '</mappings><!-- fusecache nonsense -->')}") == (
+        HEAD,
+        ROWS,
+        HINTS,
+    )
