@@ -1,4 +1,4 @@
-"""What can go wrong, in the words of this house; the front ends alone turn these into errno values."""
+"""What can go wrong, in the words of this house; only the front ends turn these into errno values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several jobs side by side, as one."""
+"""Several tasks side by side, as one."""
 
 from __future__ import annotations
 
@@ -14,41 +14,41 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-async def gather(jobs: Sequence[Callable[[], Awaitable[None]]]) -> None:
-    """Do all jobs; when every one of them has ended, raise the first FusecacheError among theirs.
+async def gather(tasks: Sequence[Callable[[], Awaitable[None]]]) -> None:
+    """Run all tasks; when every one of them has ended, raise the first FusecacheError of theirs.
 
-    None of them is cancelled for another's sake.  A single one is simply awaited, and none needs nothing.
+    No task is cancelled because another one fails.  A single one is simply awaited; without any, nothing happens.
     """
-    if len(jobs) < 2:  # noqa: PLR2004 - one alone
-        for job in jobs:
-            await job()
+    if len(tasks) < 2:  # noqa: PLR2004 - one alone
+        for task in tasks:
+            await task()
         return
     errors: list[FusecacheError] = []
 
-    async def attempt(job: Callable[[], Awaitable[None]]) -> None:
+    async def attempt(task: Callable[[], Awaitable[None]]) -> None:
         try:
-            await job()
+            await task()
         except FusecacheError as exc:
             errors.append(exc)
 
     async with trio.open_nursery() as nursery:
-        for job in jobs:
-            nursery.start_soon(attempt, job)
+        for task in tasks:
+            nursery.start_soon(attempt, task)
     if errors:
         raise errors[0]
 
 
-async def for_each(items: Iterable[T], work: Callable[[T], Awaitable[None]], *, side_by_side: int) -> None:
-    """Do ``work`` for every item, in order, a bounded number at a time; errors as in :func:`gather`."""
+async def for_each(items: Iterable[T], action: Callable[[T], Awaitable[None]], *, side_by_side: int) -> None:
+    """Do ``action`` for every item, in order, a bounded number at a time; errors as in :func:`gather`."""
     remaining = iter(items)
 
     async def take() -> None:
         for item in remaining:
-            await work(item)
+            await action(item)
 
     await gather([take] * side_by_side)
 
 
 async def fail(error: Exception) -> None:
-    """Be a job that has failed already."""
+    """Be a task that fails at once."""
     raise error

@@ -1,7 +1,7 @@
-"""Replacement policies for block caches: what to cache, where, and what to give up for it.
+"""Replacement policies for block caches: what to cache, where, and what to replace.
 
-Pure and free of I/O.  :func:`create_policy` makes one by name, :mod:`policies.base` tells what it can do.  Policies of
-other packages are found by the entry point group ``fusecache.policies``.
+All of it is pure.  :func:`create_policy` makes a policy by its name; :mod:`policies.base` tells what a policy can do.
+Other packages offer policies in the entry point group ``fusecache.policies``.
 """
 
 from __future__ import annotations

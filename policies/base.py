@@ -3,19 +3,19 @@
 Theory of operation
 -------------------
 A policy decides *what* is cached and *where*; it never does I/O, never waits and has no clock: the time arrives as
-an argument, in whole milliseconds.  The cache (the caller, "core" below) owns the data, the locks and the durable
-record.  The two talk in block numbers only:
+an argument, in whole milliseconds.  The cache (the caller) owns the data, the locks and the durable record.  The two
+talk in block numbers only:
 
 ``oblock``
     index of a block of the origin, ``0 <= oblock < origin_blocks``.
 ``cblock``
     index of a block of the cache, ``0 <= cblock < cache_blocks``.  The policy allocates cblocks.
 
-Every read or write inside one block (a *bio*) is referred to :meth:`Policy.lookup`; that is the only place where a
-policy learns.  What it wants done it hands out as :class:`Work`: promotions (copy origin to cache, then map),
-demotions (unmap) and writebacks (copy cache to origin, the block stays mapped and turns clean).  Each item handed
-out comes back exactly once, by identity, through :meth:`Policy.complete_background_work`.  A block with an item
-outstanding is still found by lookups, except one that is being promoted: it becomes visible at completion.
+The cache refers every read or write inside one block (a *bio*) to :meth:`Policy.lookup`; a policy learns nowhere
+else.  The policy asks for :class:`Work`: promotions (copy origin to cache, then map), demotions (unmap) and writebacks
+(copy cache to origin; the block stays mapped and becomes clean).  The cache gives each item back exactly once, the very
+same object, through :meth:`Policy.complete_background_work`.  Until then lookups still find the block of an item,
+unless it is being promoted: then they find it from completion on.
 
 The shape is that of dm-cache's policy interface since Linux 4.12.
 """
@@ -55,7 +55,7 @@ class Op(Enum):
 
 
 class Work:
-    """One migration that the policy asks for; handed back by identity when it is done.
+    """One migration that the policy asks for; the cache gives the same object back when it is done.
 
     :ivar op: what to do.
     :ivar oblock: the origin block to copy, unmap or write back.
@@ -102,7 +102,7 @@ class Policy(ABC):
         """
 
     def lookup_with_work(self, oblock: int, write: bool, fast_copy: bool) -> tuple[int, Work | None]:
-        """Like :meth:`lookup`, but a promotion of this very block is handed out at once.
+        """Do as :meth:`lookup` does, but hand out a promotion of this very block at once.
 
         The item counts as handed out.  Policies without a use for this keep the default.
         """
@@ -129,19 +129,19 @@ class Policy(ABC):
 
     @abstractmethod
     def load_mapping(self, oblock: int, cblock: int, dirty: bool, hint: int | None) -> None:
-        """Learn of a block that is cached already, before any lookup; ``hint`` None where there is no valid one."""
+        """Learn of a block that is cached already, before any lookup; ``hint`` is None if there is no valid one."""
 
     def load_mappings(self, mappings: Iterable[tuple[int, int, bool, int | None]]) -> None:
         """Learn of many blocks, ``(oblock, cblock, dirty, hint)`` as :meth:`load_mapping` takes them, in that order.
 
-        One that is refused may leave the policy of no use.
+        If one of them is refused, the policy may be unusable.
         """
         for oblock, cblock, dirty, hint in mappings:
             self.load_mapping(oblock, cblock, dirty, hint)
 
     @abstractmethod
     def invalidate_mapping(self, cblock: int) -> bool:
-        """Forget a mapped block, clean or dirty, at the caller's wish.
+        """Forget a mapped block, clean or dirty.
 
         :return: False if nothing is mapped there.
         :raises PolicyError: an item of work is outstanding for it; try again when it is done.

@@ -1,6 +1,6 @@
-"""Cleaner: write everything back and promote nothing, to end with a cache that can be taken away.
+"""Cleaner: write everything back and promote nothing, so that the cache can be taken away.
 
-It is SMQ that may not promote or demote, and that offers dirty blocks even while the origin is busy: then those that
+It is SMQ that may not promote or demote.  It offers dirty blocks even while the origin is busy: then only those that
 have been dirty for a while, otherwise all.
 """
 

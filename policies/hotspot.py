@@ -2,11 +2,11 @@
 
 Theory of operation
 -------------------
-The origin is seen as regions of up to 16 blocks.  A region that is missed climbs one of 64 levels, several at a time
-while the queue predicts badly, but at most once between two ticks; regions of high enough level have their blocks
-promoted.  "Predicts badly" is measured: of the regions missed in the last second, how many were known and stood in the
-upper quarter?  A queue of fixed size remembers the regions; a new one takes the place of the oldest of the coldest,
-and its level.
+The origin is divided into regions of up to 16 blocks.  They stand in a queue of 64 levels.  A miss lifts its region by
+one level, or by more while the queue predicts badly, but at most once between two ticks.  SMQ promotes the blocks of
+regions whose level is high enough.  How well the queue predicts is measured: of the regions missed in the last second,
+how many were known and stood in the upper quarter?  The queue has a fixed size: a new region takes the place and the
+level of the oldest of the coldest ones.
 
 After dm-cache's SMQ policy of Linux 5.10.
 """
@@ -35,11 +35,11 @@ _WELL, _FAIR, _POOR = (1, 0), (2, 32), (4, 48)
 class HotspotQueue:
     """Levels of regions, learnt from misses.
 
-    :ivar promote_level: regions of this level or above deserve promotion; out of reach before the first tick.
+    :ivar promote_level: regions of this level or above deserve promotion; no region reaches it before the first tick.
     """
 
     def __init__(self, cache_blocks: int, origin_blocks: int, block_size: int, now_ms: int) -> None:
-        """Know no region; sizes in blocks and bytes."""
+        """Start with no known region; sizes in blocks and bytes."""
         self._entries = max(cache_blocks // 4, _MIN_REGIONS)
         ratio = _MAX_RATIO
         while ratio > 1 and ratio * block_size * self._entries > origin_blocks * block_size:

@@ -1,23 +1,26 @@
-"""MQ, the classic multiqueue: dm-cache's first policy, decision for decision that of Linux 4.1.
+"""MQ, the classic multiqueue: dm-cache's first policy.  It makes the same decisions as that of Linux 4.1.
 
 Theory of operation
 -------------------
-Blocks are ranked by how often they were hit, in queues of 16 levels, the level being the logarithm of the count:
-``pre`` for as many blocks that are not cached as there are cache blocks, ``clean`` and ``dirty`` for those that are.
-Bios close together in time are one hit: a hit counts only if a tick falls before the next bio.  Counts never decay.
+Three queues of 16 levels rank blocks by how often they were hit; a block's level is the logarithm of its count.
+``clean`` and ``dirty`` hold the cached blocks.  ``pre`` holds blocks that are not cached, as many as there are cache
+blocks.  Bios close together in time are one hit: a hit counts only if a tick falls before the next bio.  Counts never
+decay.
 
-A block that is not cached is promoted when its count exceeds that of the coldest clean block by an adjustment (from
-zero while there is room).  In long sequential runs nothing is promoted, and nothing learnt of blocks not cached.
+A block that is not cached is promoted when its count exceeds a base by an adjustment.  The base is the count of the
+coldest clean block, or zero while there is room.  While access is sequential, the policy promotes nothing, and learns
+nothing of blocks that are not cached.
 
 How decisions become work
 ~~~~~~~~~~~~~~~~~~~~~~~~~
 The kernel's mq decides "promote X in place of V" in one step, with both blocks locked.  Here that is a demotion of V,
 and when that has succeeded, a promotion of X into the same cache block.  Meanwhile:
 
-* V is *pending*: still hit, in no queue, so that nobody else takes its place, and it may turn dirty, which the demotion
-  has to deal with.  If its demotion fails it returns to the queue that its dirty flag names, and X is forgotten.
-* X is *planned*: it goes on being counted in ``pre``, but misses of it want nothing more.  Its cache block is taken
-  from V (or from the free blocks) once and for all; only if the promotion fails does the block become free.
+* V is *pending*: lookups still find it, but it stands in no queue, so that no other block can take its place.  It may
+  become dirty, and the demotion has to deal with that.  If the demotion fails, V returns to the queue that its dirty
+  flag names, and X is forgotten.
+* X is *chosen*: ``pre`` still counts its hits, but a further miss of it asks for nothing more.  Its cache block is V's
+  (or a free one) once and for all; the cache block becomes free only if the promotion fails.
 * A block that is being written back counts as clean and stands in ``clean``, but cannot be a victim.
 """
 
@@ -60,7 +63,7 @@ class MqPolicy(Policy):
         self._cache_blocks = cache_blocks
         self._origin_blocks = origin_blocks
         queues = self._queues = MqQueues(cache_blocks, origin_blocks)
-        # What serves hits is looked up without a detour.
+        # For hits: the policy reaches its own attributes fastest.
         self._index, self._hits, self._state, self._rings = queues.index, queues.hits, queues.state, queues.rings
         self._older, self._newer = queues.older, queues.newer
         self._clean, self._dirty, self._pre = queues.clean, queues.dirty, queues.pre
@@ -68,13 +71,13 @@ class MqPolicy(Policy):
         self._tunables = Tunables(self.name, _DEFAULTS)
         self._detector = SequentialDetector(self._tunables["sequential_threshold"], self._tunables["random_threshold"])
         self._tracker = WorkTracker()
-        self._planned: dict[int, int] = {}  # oblock to be promoted: its hit count
-        self._successor: dict[int, int] = {}  # cblock of a victim: the oblock planned for it
+        self._chosen: dict[int, int] = {}  # oblock to be promoted: its hit count
+        self._successor: dict[int, int] = {}  # cblock of a victim: the oblock chosen for it
         self._migrations_allowed = True
         self._discarded = False
         self._now_ms = now_ms
         self._writeback_due_ms = now_ms + _WRITEBACK_PERIOD_MS
-        self._is_eventful = False  # whether the next bio finds more to do than the one before
+        self._is_eventful = False  # whether something was put off until the next bio
 
     def observe_bio(self, offset: int, length: int, discarded: bool, now_ms: int) -> None:
         """See where the next bio lies, whether its block is discarded, and what time it is."""
@@ -120,7 +123,7 @@ class MqPolicy(Policy):
         return entry
 
     def _catch_up(self) -> None:
-        """See to what has happened since the previous bio; all of it is put off until the next one comes."""
+        """Do what was put off since the previous bio."""
         self._is_eventful = False
         self._hits.begin_bio()
         if self._now_ms > self._writeback_due_ms:
@@ -164,15 +167,15 @@ class MqPolicy(Policy):
             return MISS
         self._pre.remove(entry)
         self._queues.push_pre(entry)
-        return MISS_QUEUED if wanted and self._plan(oblock, self._hits.counts[entry]) else MISS
+        return MISS_QUEUED if wanted and self._choose(oblock, self._hits.counts[entry]) else MISS
 
     def _miss(self, oblock: int, write: bool) -> int:
-        """Handle a miss of a block that nothing is known of."""
+        """Handle a miss of an unknown block."""
         self._hits.newest = NOTHING
         if self._is_bypassed():
             return MISS
         if self._threshold(write) <= 1:
-            return MISS_QUEUED if self._migrations_allowed and self._plan(oblock, 1) else MISS
+            return MISS_QUEUED if self._migrations_allowed and self._choose(oblock, 1) else MISS
         if self._pre_free.size:
             entry = self._pre_free.take()
         else:
@@ -184,9 +187,9 @@ class MqPolicy(Policy):
         self._queues.push_pre(entry)
         return MISS
 
-    def _plan(self, oblock: int, hits: int) -> bool:
+    def _choose(self, oblock: int, hits: int) -> bool:
         """Queue the promotion of a block, or first the demotion of the coldest clean one; False if neither can be."""
-        if oblock in self._planned:
+        if oblock in self._chosen:
             return False
         if self._free.size:
             cblock = self._free.take()
@@ -201,7 +204,7 @@ class MqPolicy(Policy):
             self._queues.remove(cblock)
             self._state[cblock] |= PENDING
             self._successor[cblock] = oblock
-        self._planned[oblock] = hits
+        self._chosen[oblock] = hits
         return True
 
     def get_background_work(self, idle: bool) -> Work | None:
@@ -242,7 +245,7 @@ class MqPolicy(Policy):
             self.set_dirty(work.cblock)
 
     def _finish_promotion(self, work: Work, success: bool) -> None:
-        hits = self._planned.pop(work.oblock)
+        hits = self._chosen.pop(work.oblock)
         if not success:
             self._queues.release(work.cblock)
             return
@@ -261,14 +264,14 @@ class MqPolicy(Policy):
         cblock = work.cblock
         successor = self._successor.pop(cblock)
         if not success:
-            del self._planned[successor]
+            del self._chosen[successor]
             self._state[cblock] &= ~PENDING
             self._push(cblock)
             return
         self._queues.unmap(cblock)
         self._state[cblock] = ALLOCATED | PENDING
         if not (self._migrations_allowed and self._tracker.queue(Op.PROMOTE, successor, cblock)):
-            del self._planned[successor]
+            del self._chosen[successor]
             self._queues.release(cblock)
 
     def set_dirty(self, cblock: int) -> None:
@@ -325,7 +328,7 @@ class MqPolicy(Policy):
         return self._cache_blocks - self._free.size
 
     def tick(self, now_ms: int) -> None:
-        """Let what was hit last count, when the next bio comes."""
+        """Have the next bio count what was hit since the previous one."""
         self._now_ms = now_ms
         self._hits.ticked = True
         self._is_eventful = True
@@ -355,8 +358,8 @@ class MqPolicy(Policy):
         mapping = self._queues.check(pending, reserved)
         assert set(self._successor) == pending - reserved
         promoting = {oblock for oblock, work in outstanding.items() if work.op is Op.PROMOTE}
-        assert set(self._planned) == promoting | set(self._successor.values())
-        assert len(self._planned) == len(pending)
+        assert set(self._chosen) == promoting | set(self._successor.values())
+        assert len(self._chosen) == len(pending)
         for oblock, work in outstanding.items():
             assert work.op is Op.PROMOTE or mapping[oblock] == work.cblock
             assert work.op is not Op.PROMOTE or mapping.get(oblock, self._cache_blocks) >= self._cache_blocks

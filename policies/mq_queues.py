@@ -1,8 +1,8 @@
 """Where each block of the classic multiqueue stands: the state of cache blocks, and the queues of MQ.
 
-Entries ``0 .. cache_blocks - 1`` are cache blocks.  As many entries again are blocks that are not cached, which stand
-in ``pre``.  A cache block is free, or allocated; an allocated one stands in ``clean`` or ``dirty``, or it is *pending*:
-a demotion or a promotion has it, and it stands in no queue.
+Entries ``0 .. cache_blocks - 1`` are cache blocks.  As many more entries are for blocks that are not cached, which
+stand in ``pre``.  A cache block is free, or allocated; an allocated one stands in ``clean`` or ``dirty``, or it is
+*pending*: it is being demoted or promoted, and stands in no queue.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from policies.structures.freelist import FreeList
 from policies.structures.hitcounts import LEVEL_BITS, HitCounts
 from policies.structures.rings import AgeingQueue, RingQueue
 
-# The state of a cache block: these, and those of hitcounts.py.
+# Bits of a cache block's state; the others are in hitcounts.py.
 DIRTY: Final = 16
 ALLOCATED: Final = 32
 PENDING: Final = 64
 SIMPLE_STATES: Final = 64
-"""States below this one are those of blocks with no work outstanding and in no batch of hits."""
+"""A block whose state is below this one is not pending, and is in no cohort (see hitcounts.py)."""
 
 
 class MqQueues:
-    """The blocks of one policy.  The policy reads the attributes themselves where it serves hits.
+    """The blocks of one policy.  To serve hits, the policy reads the attributes directly.
 
     :ivar state: of each cache block; 0 if it is free.
-    :ivar rings: the ring in which a cache block stands, by its state if that is a simple one.
+    :ivar rings: the ring in which a cache block stands, by its state if that is below ``SIMPLE_STATES``.
     """
 
     __slots__ = (
@@ -105,12 +105,12 @@ class MqQueues:
         self.dirty_count -= bool(self.state[cblock] & DIRTY)
 
     def release(self, cblock: int) -> None:
-        """Make a cache block free that holds nothing."""
+        """Free a cache block that holds nothing."""
         self.state[cblock] = 0
         self.free.give_back_first(cblock)
 
     def set_flag(self, cblock: int, dirty: int) -> bool:
-        """Let a cached block be dirty (:data:`DIRTY`) or clean (0); returns whether it was queued anew.
+        """Set a cached block dirty (:data:`DIRTY`) or clean (0); return whether it was queued anew.
 
         :raises PolicyError: nothing is mapped there.
         """
@@ -132,7 +132,7 @@ class MqQueues:
     def check(self, pending: set[int], reserved: set[int]) -> dict[int, int]:
         """Assert that each block is in exactly one state, and that all structures agree on it.
 
-        :param pending: cache blocks that a demotion or a promotion has.
+        :param pending: cache blocks of demotions and promotions under way.
         :param reserved: those of promotions, which hold nothing.
         :return: the entry of each block that is known.
         """

@@ -28,7 +28,7 @@ class SequentialDetector:
         self._expected = _FIRST_EXPECTED
 
     def examine(self, offset: int, length: int) -> None:
-        """See one bio, in bytes; what it completes holds for this very bio already."""
+        """See one bio, in bytes; if it changes what access counts as, that holds for this very bio already."""
         if offset == self._expected:
             self._contiguous += 1
         else:

@@ -11,7 +11,7 @@ _MAX_ORIGIN_BLOCKS: Final = 2**60
 
 
 def check_sizes(cache_blocks: int, origin_blocks: int, block_size: int) -> None:
-    """Refuse sizes that cannot be.
+    """Refuse impossible sizes.
 
     :raises PolicyError: a size is less than 1, or more than the structures can count.
     """

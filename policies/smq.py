@@ -1,14 +1,15 @@
-"""SMQ, the stochastic multiqueue: dm-cache's default policy, decision for decision that of Linux 5.10.
+"""SMQ, the stochastic multiqueue: dm-cache's default policy.  It makes the same decisions as that of Linux 5.10.
 
 Theory of operation
 -------------------
 Cached blocks stand in one of two queues of 64 levels, clean or dirty.  The first hit of a block in a minute lifts it
-by one level, where the oldest block drops in exchange; no counters, no history.  Once a minute the levels are made
-even.  New blocks start at the top.  Misses go to the hotspot queue (hotspot.py), which decides what deserves promotion.
+by one level; the oldest block of that level drops in exchange.  There are no counters and no history.  Once a minute
+the levels are made even.  New blocks start at the top.  Misses go to the hotspot queue (hotspot.py), which decides what
+deserves promotion.
 
-A promotion needs a free cache block.  If there is none, it is given up and the demotion of a clean block of the lower
-half of the levels is asked for instead, or, if there is no such block, a writeback; the promotion has to wait for the
-next miss.  When the origin is idle dirty blocks are written back, coldest first.
+A promotion needs a free cache block.  If there is none, SMQ asks instead for the demotion of a clean block from the
+lower half of the levels or, if there is no such block, for a writeback; the promotion has to wait for the next miss.
+When the origin is idle, SMQ asks for writebacks, coldest block first.
 
 A cache block is in one of four states: free (in the free list), reserved (taken by a promotion under way, not in the
 index), queued (in the index, and in the clean or the dirty queue), or pending (in the index, but in no queue: a
@@ -81,11 +82,11 @@ class SmqPolicy(Policy):
         self._cache_due_ms = now_ms
 
     def _no_hits(self) -> bytearray:
-        """Make hit marks, a bit for each cache block: even those of a large cache stay in the processor's own one."""
+        """Make the hit bits, one for each cache block: even those of a large cache stay in the processor's caches."""
         return bytearray(-(-self._cache_blocks // 8))
 
     def lookup(self, oblock: int, write: bool, fast_copy: bool) -> int:
-        """Refer one bio to the policy; a hit costs a search and a look at its hit mark."""
+        """Refer one bio to the policy; a hit costs a search and a look at its hit bit."""
         index = self._index
         tag = oblock // index.size
         word = index.buckets[oblock % index.size]
@@ -225,7 +226,7 @@ class SmqPolicy(Policy):
             (self._dirty if dirty else self._clean).push(cblock, level)
 
     def load_mapping(self, oblock: int, cblock: int, dirty: bool, hint: int | None) -> None:
-        """Learn of a block that is cached already: the oldest of the level that the hint tells.
+        """Learn of a block that is cached already; it becomes the oldest of the level that the hint tells.
 
         :raises PolicyError: out of range, or one of the two is mapped already.
         """
@@ -239,9 +240,9 @@ class SmqPolicy(Policy):
         self._queue_of(cblock).push_first((cblock,), level)
 
     def load_mappings(self, mappings: Iterable[tuple[int, int, bool, int | None]]) -> None:
-        """Learn of many blocks, as by :meth:`load_mapping`; one structure after the other is faster by far.
+        """Learn of many blocks, as by :meth:`load_mapping`; to fill one structure after the other is faster by far.
 
-        :raises PolicyError: as there; the policy is of no use any more.
+        :raises PolicyError: as there; the policy is unusable then.
         """
         known = list(mappings)
         flags, size = self._flags, self._cache_blocks
@@ -286,7 +287,7 @@ class SmqPolicy(Policy):
         return self._cache_blocks - self._free.size
 
     def tick(self, now_ms: int) -> None:
-        """Let time pass: what is dirty ages, regions may be hit again, and once a minute blocks may too."""
+        """Let time pass: dirty blocks age, regions may be hit again, and once a minute blocks may too."""
         if now_ms > self._writeback_due_ms:
             self._writeback_due_ms = now_ms + _WRITEBACK_PERIOD_MS
             self._dirty.flip()

@@ -45,7 +45,7 @@ def simulate(
     """Simulate caches."""
     from rich.console import Console  # noqa: PLC0415 - see the package's docstring
 
-    from fusecache.simulator import (  # noqa: PLC0415 - likewise  # noqa: PLC0415 - likewise  # noqa: PLC0415 - likewise  # noqa: PLC0415 - likewise
+    from fusecache.simulator import (  # noqa: PLC0415 - likewise
         CacheSize,
         Job,
         parse_contenders,

@@ -14,7 +14,7 @@ KEEP_SIZE: Final = 1
 PUNCH_HOLE: Final = 2
 """Flags of fallocate(2)."""
 _UNIT: Final = 4096
-"""Where the kernel cannot say; no disk has larger blocks and does not say so."""
+"""The unit where the kernel cannot say it; a disk with larger blocks would say so."""
 _BLKGETSIZE64: Final = 0x80081272
 _BLKSSZGET: Final = 0x1268
 _AT_EMPTY_PATH: Final = 0x1000
@@ -45,7 +45,7 @@ def is_in_memory(fd: int) -> bool:
 
 
 def unit_of(fd: int) -> int:
-    """Return of what size and alignment I/O past the page cache has to be; raises OSError where there is none."""
+    """Return the size and alignment that I/O past the page cache needs; raises OSError if such I/O is impossible."""
     status = os.fstat(fd)
     if stat.S_ISBLK(status.st_mode):
         (size,) = struct.unpack("I", fcntl.ioctl(fd, _BLKSSZGET, bytes(4)))

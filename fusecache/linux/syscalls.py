@@ -10,7 +10,7 @@ _syscall.restype = ctypes.c_long
 
 
 def syscall(number: int, *arguments: object) -> int:
-    """Make one, by its number on x86-64 or in the table that all machines share (424 and above); raises OSError."""
+    """Make a system call, by its number on x86-64 or for all machines (424 and above); raises OSError."""
     result = _syscall(number, *arguments)
     if result < 0:
         code = ctypes.get_errno()

@@ -7,10 +7,10 @@ An event is a line::
       8,64  11  2951  33.791608964 90790  Q  WS 7614368 + 8 [fio]
     device cpu   seq       seconds   pid  action, kind, first sector + sectors, program
 
-Of a request's many events the first, ``Q`` (queued), stands for it: that is what a cache in this place would have been
+A request has many events; the first, ``Q`` (queued), stands for it: that is what a cache in this place would have been
 asked, before merging and sorting.  Reads (``R``) and writes (``W``) count, whatever else their kind says; discards
-(``D``) and flushes without data do not.  The summary at the end is skipped.  One trace is of one device: where the
-requests are of several, take one of them with ``blkparse -i`` first.
+(``D``) and flushes without data do not.  The summary at the end is skipped.  A trace is of one device: if it has
+several, choose one with ``blkparse -i`` first.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def read_blkparse(file: BinaryIO) -> Columns:
 
 
 def _request(line: int, text: bytes) -> tuple[bool, int, int] | None:
-    """Read what follows a Q: whether it writes, the offset and the length in bytes; None for what moves no data."""
+    """Read what follows a Q: whether it writes, the offset and the length in bytes; None if it moves no data."""
     data = _DATA.match(text)
     if data is None:
         if _NO_DATA.match(text):

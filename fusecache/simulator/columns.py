@@ -47,7 +47,7 @@ class Columns:
     def append(self, line: int, time_us: int, write: bool, offset: int, length: int) -> None:
         """Add one request; no number is negative.
 
-        :raises LineError: a number is too large, nothing is touched, or time goes back by more than a second.
+        :raises LineError: a number is too large, the request has no bytes, or time goes back by more than a second.
         """
         if length == 0:
             raise LineError(line, "a request of no bytes")

@@ -1,7 +1,7 @@
 """The house's own traces: CSV, ``t_us,op,offset,length``; microseconds, ``r`` or ``w``, bytes.
 
-Traces have millions of lines, so pieces of many lines are checked by one regular expression and converted at once;
-only a piece that is not right is looked at line by line, to name the line.
+Traces have millions of lines, so one regular expression checks many lines at a time, and they are converted at once.
+Only a part that is not right is read line by line, to name the line.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 HEADER: Final = b"t_us,op,offset,length"
 
-_PIECE: Final = 1 << 20
+_PART: Final = 1 << 20
 _LINES: Final = re.compile(rb"(?:[0-9]{1,19},[rw],[0-9]{1,19},[0-9]{1,19}\r?\n)*+")
 _SEPARATORS: Final = bytes.maketrans(b"\n", b",")
 _NOT_OPS: Final = bytes(set(range(256)) - set(b"rw"))
@@ -26,7 +26,7 @@ _WRITES: Final = bytes.maketrans(b"rw", b"\0\1")
 
 
 def read_csv(file: BinaryIO) -> Columns:
-    """Read a CSV trace, header included; ``timed`` is unset if the times are but the numbers of the requests, from 0.
+    """Read a CSV trace, header included; ``timed`` is False if the times are only the numbers of the requests, from 0.
 
     :raises LineError: a line is malformed.
     """
@@ -34,19 +34,19 @@ def read_csv(file: BinaryIO) -> Columns:
     if file.readline().rstrip(b"\r\n") != HEADER:
         raise LineError(1, f"the header must be {HEADER.decode()}")
     line = 2
-    while piece := file.read(_PIECE) + file.readline():
-        if not piece.endswith(b"\n"):
-            piece += b"\n"
-        if not (_LINES.fullmatch(piece) and _take(columns, piece)):
-            _take_by_line(columns, piece, line)
-        line += piece.count(b"\n")
+    while part := file.read(_PART) + file.readline():
+        if not part.endswith(b"\n"):
+            part += b"\n"
+        if not (_LINES.fullmatch(part) and _take(columns, part)):
+            _take_by_line(columns, part, line)
+        line += part.count(b"\n")
     columns.timed = any(index != time for index, time in enumerate(columns.times_us))
     return columns
 
 
-def _take(columns: Columns, piece: bytes) -> bool:
-    """Add lines of the right form; False, and nothing is added, if one of them asks for a closer look."""
-    fields = piece.translate(_SEPARATORS).split(b",")
+def _take(columns: Columns, part: bytes) -> bool:
+    """Add lines of the right form; return False, and add nothing, if one of them needs a closer look."""
+    fields = part.translate(_SEPARATORS).split(b",")
     fields.pop()
     times, offsets, lengths = (list(map(int, fields[field::4])) for field in (0, 2, 3))
     if (
@@ -60,15 +60,15 @@ def _take(columns: Columns, piece: bytes) -> bool:
         return False
     columns.latest_us = times[-1]
     columns.times_us.extend(times)
-    columns.writes += piece.translate(_WRITES, _NOT_OPS)
+    columns.writes += part.translate(_WRITES, _NOT_OPS)
     columns.offsets.extend(offsets)
     columns.lengths.extend(lengths)
     return True
 
 
-def _take_by_line(columns: Columns, piece: bytes, first: int) -> None:
+def _take_by_line(columns: Columns, part: bytes, first: int) -> None:
     """Add lines one by one, the first of them number ``first``; raises LineError at the first that is wrong."""
-    for line, text in enumerate(piece.split(b"\n")[:-1], first):
+    for line, text in enumerate(part.split(b"\n")[:-1], first):
         fields = text.removesuffix(b"\r").split(b",")
         if len(fields) != 4:  # noqa: PLR2004 - the header's four
             raise LineError(line, f"expected {HEADER.decode()}, found {len(fields) if text else 'no'} fields")

@@ -41,15 +41,15 @@ def read_fio_iolog(file: BinaryIO) -> Columns:
     header = file.readline().rstrip()
     if header not in _VERSIONS:
         raise LineError(1, f"{shown(header)}: fio's logs are read in version 2 and 3")
-    stamped = _VERSIONS[header]
+    has_times = _VERSIONS[header]
     log = _Log()
     line = 1
     for line, text in enumerate(file, 2):
         words = text.split()
-        if stamped and words:
+        if has_times and words:
             log.clock_us = number(line, "the time", words.pop(0))
-        log.take(line, words, waits=not stamped)
-    return log.finish(line, timed=stamped or log.waited)
+        log.take(line, words, waits=not has_times)
+    return log.finish(line, timed=has_times or log.waited)
 
 
 class _Log:

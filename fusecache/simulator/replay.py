@@ -10,27 +10,27 @@ The clock
     milliseconds, rounded down, and is created at 0.  The origin ends with the last block that the trace touches.
 Ticks
     Before block request *i*, if *i* > 0: one tick if *i* is a multiple of 32, or if a second has passed since the last
-    timed tick.  A timed tick is one for which a second has passed, be *i* a multiple or not; there is none without real
-    time.
+    timed tick.  A timed tick is one for which a second has passed, whether *i* is a multiple or not; there is none
+    without real time.
 Gaps
     Between two requests more than a second apart, each whole second, at most 300, is a tick, and after each of these
     up to 64 items of work are taken, idle.  The last timed tick is then at the later request.
 Requests
-    A write of a whole block is referred by ``lookup_with_work``, which may hand out its promotion: the write makes it,
-    and the block is dirty.  All others go through ``lookup``.  A write that hits makes the block dirty.  No promotion
-    makes the request that led to it a hit.
+    A write of a whole block goes through ``lookup_with_work``, which may hand out the promotion of the block: then the
+    write fills the block, which is dirty.  All others go through ``lookup``.  A write that hits makes the block dirty.
+    A request that leads to a promotion still is a miss.
 Work
-    After each block request up to 8 items are taken, not idle.  A promoted block is set clean when it is complete; a
-    writeback or demotion sets its block clean before it is.
+    After each block request up to 8 items are taken, not idle.  A promoted block is set clean after its promotion is
+    complete; the block of a writeback or a demotion is set clean before that is.
 
-A policy that wants to see bios (``observes_bios``) is driven like those of the time when the policy decided with the
-request at hand, not in the background (Linux before 4.12):
+A policy that wants to see bios (``observes_bios``) is driven as policies were when they decided with the request at
+hand, not in the background (Linux before 4.12):
 
 * Every block request with *i* > 0 comes after a tick, and after ``observe_bio`` with its place and length in whole
   sectors, rounded down, never as discarded.  Gaps are ticks too, but no work is taken in them.
 * There is no ``lookup_with_work``.
-* What the policy answers ``MISS_QUEUED`` for is done before the request goes on: items are taken, at most 8, until the
-  block is promoted.  A write then goes to the cache, and the block is dirty.  The 8 items that follow each request are
+* After the answer ``MISS_QUEUED`` the request waits for its promotion: items are taken, at most 8, until the block is
+  promoted.  A write then goes to the cache, and the block is dirty.  The 8 items that follow each request are
   taken after that.
 """
 
@@ -44,7 +44,7 @@ from typing import Final
 
 from fusecache.simulator.counts import Counts
 from fusecache.simulator.limits import replay_lru, replay_opt
-from fusecache.simulator.requests import WHOLE, WRITES, Chunk, Progress, count_origin, count_unique, split
+from fusecache.simulator.requests import WHOLE, WRITES, Portion, Progress, count_origin, count_unique, split
 from fusecache.simulator.trace import Trace
 from policies import MISS, MISS_QUEUED, BadTunableError, Op, Policy, PolicyError, Work, create_policy
 from policies.sizes import check_sizes
@@ -66,7 +66,7 @@ _NO_BLOCK: Final = -1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """What a policy made of a trace."""
+    """The outcome of one replay."""
 
     trace: str
     policy: str
@@ -180,11 +180,11 @@ class _Player:
         lookup, get_background_work, set_dirty = policy.lookup, policy.get_background_work, policy.set_dirty
         due_us = self._due_us
         previous_us = self._trace.times_us[0]
-        for chunk in split(self._trace, self._block_size):
-            indices = self._enter(chunk)
+        for portion in split(self._trace, self._block_size):
+            indices = self._enter(portion)
             hits = written = 0
             for index, time_us, kind, oblock, length in zip(
-                indices, chunk.times_us, chunk.kinds, chunk.oblocks, chunk.lengths, strict=True
+                indices, portion.times_us, portion.kinds, portion.oblocks, portion.lengths, strict=True
             ):
                 if time_us >= due_us or not index % _REQUESTS_PER_TICK:
                     due_us = self._let_time_pass(index, previous_us, time_us)
@@ -204,15 +204,15 @@ class _Player:
                     self._take(_ITEMS - 1, oblock, kind)
             counts.hits += hits
             counts.written += written
-            self._report(chunk.done, len(self._trace.writes))
+            self._report(portion.done, len(self._trace.writes))
 
     def play_observed(self) -> None:
         """Replay the trace through a policy that observes bios."""
         policy, counts = self._policy, self.counts
         previous_us = self._trace.times_us[0]
-        for chunk in split(self._trace, self._block_size):
-            columns = zip(*chunk[1:], strict=True)
-            for index, (time_us, kind, oblock, offset, length) in zip(self._enter(chunk), columns, strict=True):
+        for portion in split(self._trace, self._block_size):
+            columns = zip(*portion[1:], strict=True)
+            for index, (time_us, kind, oblock, offset, length) in zip(self._enter(portion), columns, strict=True):
                 now_ms = self._now_ms(index, time_us)
                 if index:
                     self._tick_in_gap(previous_us, time_us)
@@ -231,12 +231,12 @@ class _Player:
                 if cblock >= 0 and kind & WRITES:
                     policy.set_dirty(cblock)
                 self._take(_ITEMS, oblock, kind)
-            self._report(chunk.done, len(self._trace.writes))
+            self._report(portion.done, len(self._trace.writes))
 
-    def _enter(self, chunk: Chunk) -> range:
-        """Count the requests of a chunk; return their numbers."""
+    def _enter(self, portion: Portion) -> range:
+        """Count the requests of a portion; return their numbers."""
         begin = self.counts.requests
-        self.counts.requests += len(chunk.oblocks)
+        self.counts.requests += len(portion.oblocks)
         return range(begin, self.counts.requests)
 
     def _now_ms(self, index: int, time_us: int) -> int:
@@ -275,7 +275,7 @@ class _Player:
         return cblock
 
     def _promote(self, oblock: int, kind: int) -> int:
-        """Take items until a block is promoted; return its cblock, or MISS if it has not come to that."""
+        """Take items until a block is promoted; return its cblock, or MISS if it is not."""
         for _ in range(_ITEMS):
             work = self._policy.get_background_work(False)
             if work is None:

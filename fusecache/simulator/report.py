@@ -48,7 +48,7 @@ def print_results(console: Console, results: Sequence[Result]) -> None:
         table.add_section()
         size = format_size(cache_blocks * first.block_size)
         for result in group:
-            table.add_row(size, *_held(result))
+            table.add_row(size, *_texts(result))
             size = ""
     if not console.is_terminal:
         # What goes into a file or a pipe is as wide as it needs to be.
@@ -56,7 +56,7 @@ def print_results(console: Console, results: Sequence[Result]) -> None:
     console.print(table)
 
 
-def _held(result: Result) -> tuple[str, ...]:
+def _texts(result: Result) -> tuple[str, ...]:
     return (
         escape(result.policy),
         f"{result.hits:,}",
@@ -71,7 +71,7 @@ def _held(result: Result) -> tuple[str, ...]:
 
 @contextmanager
 def progress_bar(console: Console, name: str) -> Iterator[Callable[[float], None]]:
-    """Yield what shows which share of the work on ``name`` is done; it shows nothing unless on a terminal."""
+    """Yield a function that shows which share of the work on ``name`` is done; only a terminal shows it."""
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("ready in"))
     with Progress(
         *columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal

@@ -1,8 +1,8 @@
 """Block requests: what a trace asks for, cut at block boundaries.
 
 Each request of the trace becomes one block request for each block that it touches; policies and hit ratios know nothing
-else.  They come in chunks of parallel lists, so that whoever replays them pays for no object a request, and so that a
-request of any length needs no more memory than others do.
+else.  Block requests come in portions, which are parallel lists: so a replay makes no object for each request, and a
+long request needs no more memory than others do.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from fusecache.simulator.trace import Trace
 Progress = Callable[[int, int], None]
 """Called now and then with how many requests of the trace have been replayed, and how many there are."""
 
-CHUNK: Final = 20_000
-"""Most requests of the trace, and most block requests, in one chunk."""
+PORTION: Final = 20_000
+"""Most requests of the trace, and most block requests, in one portion."""
 
 WRITES: Final = 1
 """Bit of a kind: the request writes."""
@@ -24,11 +24,11 @@ WHOLE: Final = 2
 """Bit of a kind: the request covers the whole block."""
 
 
-class Chunk(NamedTuple):
+class Portion(NamedTuple):
     """Some block requests in a row: a list for each of their properties."""
 
     done: int
-    """Requests of the trace that are begun by the end of this chunk."""
+    """Requests of the trace that are begun by the end of this portion."""
     times_us: Sequence[int]
     kinds: Sequence[int]
     """``WRITES`` and ``WHOLE``, added up."""
@@ -39,10 +39,10 @@ class Chunk(NamedTuple):
     """Bytes, at least 1."""
 
 
-def split(trace: Trace, block_size: int) -> Iterator[Chunk]:
+def split(trace: Trace, block_size: int) -> Iterator[Portion]:
     """Cut the requests of a trace at block boundaries; in order, none left out."""
-    for start in range(0, len(trace.writes), CHUNK):
-        part = slice(start, start + CHUNK)
+    for start in range(0, len(trace.writes), PORTION):
+        part = slice(start, start + PORTION)
         times_us, writes = trace.times_us[part], trace.writes[part]
         offsets, lengths = trace.offsets[part], trace.lengths[part]
         oblocks = [offset // block_size for offset in offsets]
@@ -51,15 +51,15 @@ def split(trace: Trace, block_size: int) -> Iterator[Chunk]:
             kinds = [
                 write + WHOLE if length == block_size else write for write, length in zip(writes, lengths, strict=True)
             ]
-            yield Chunk(start + len(writes), times_us, kinds, oblocks, offsets, lengths)
+            yield Portion(start + len(writes), times_us, kinds, oblocks, offsets, lengths)
         else:
-            yield from _cut(Chunk(start, times_us, writes, oblocks, offsets, lengths), block_size)
+            yield from _cut(Portion(start, times_us, writes, oblocks, offsets, lengths), block_size)
 
 
-def _cut(requests: Chunk, block_size: int) -> Iterator[Chunk]:
-    """Cut some requests, whose kinds tell only whether they write, into chunks of pieces."""
+def _cut(requests: Portion, block_size: int) -> Iterator[Portion]:
+    """Cut some requests, whose kinds tell only whether they write, into portions of block requests."""
     done = requests.done
-    chunk = times, kinds, oblocks, offsets, lengths = _columns()
+    portion = times, kinds, oblocks, offsets, lengths = _columns()
     for time_us, write, first, offset, length in zip(*requests[1:], strict=True):
         done += 1
         end = offset + length
@@ -72,13 +72,13 @@ def _cut(requests: Chunk, block_size: int) -> Iterator[Chunk]:
             oblocks.append(oblock)
             offsets.append(start)
             lengths.append(stop - start)
-            if len(oblocks) == CHUNK:
-                yield Chunk(done, *chunk)
-                chunk = times, kinds, oblocks, offsets, lengths = _columns()
+            if len(oblocks) == PORTION:
+                yield Portion(done, *portion)
+                portion = times, kinds, oblocks, offsets, lengths = _columns()
             start = stop
             oblock += 1
     if oblocks:
-        yield Chunk(done, *chunk)
+        yield Portion(done, *portion)
 
 
 def _columns() -> tuple[list[int], list[int], list[int], list[int], list[int]]:

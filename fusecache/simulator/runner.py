@@ -1,4 +1,4 @@
-"""Simulations side by side: one process a core, each with the trace, told only what to simulate.
+"""Simulations side by side: one process a core.  Each has the trace, and is told only what to simulate.
 
 Small studies run in this process: starting others takes longer.
 """
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from fusecache.simulator.trace import Trace
 
 _FEWEST_REQUESTS: Final = 100_000
-"""Of all simulations together, for other processes to be worth their while."""
+"""Other processes pay off from this many requests on, those of all simulations together."""
 _POLL_SECONDS: Final = 0.1
 
 
@@ -109,9 +109,9 @@ def _run_side_by_side(
 
 @contextmanager
 def _interrupts_held() -> Iterator[None]:
-    """Hold Ctrl-C back: from this process for now, from those that it starts for good.
+    """Keep Ctrl-C from this process for now, and from the processes that it starts for good.
 
-    Ctrl-C reaches all processes of a terminal, and the one that started the others ends them.
+    Ctrl-C reaches all processes of a terminal, and this one ends those that it started.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:

@@ -30,7 +30,7 @@ class Contender:
     """A policy with its tunables."""
 
     text: str
-    """As it was asked for; results are named so."""
+    """As the user wrote it; results have this name."""
     choice: PolicyChoice
 
     @classmethod
@@ -80,7 +80,7 @@ class CacheSize:
     def parse(cls, text: str, block_size: int) -> CacheSize:
         """Read ``SIZE``, ``N%`` or ``Nblocks``.
 
-        :raises UsageError: it is none of them, or not one block.
+        :raises UsageError: it is none of them, or less than one block.
         """
         if match := _PERCENT.fullmatch(text):
             size = cls(share=Fraction(match[1]) / 100)

@@ -1,7 +1,7 @@
 """What the cache asks of a place where bytes live.
 
 A store is a fixed number of bytes, addressed from 0.  Everything that may take time is a coroutine; two methods never
-wait and may decline (``*_nowait``), so that a hit costs no task switch.  Nothing above this interface knows of file
+wait and may decline (``*_nowait``), so that a hit waits for no other task.  Nothing above this interface knows of file
 descriptors: a store may as well be a simulation, or a service across a network.
 
 A write is *unflushed* until a later :meth:`Store.flush` has returned: until then it may be lost at a crash, wholly, in
@@ -48,4 +48,4 @@ class Store(Protocol):
         """Declare a range unneeded; it reads as anything afterwards."""
 
     async def forget(self, offset: int, length: int) -> None:
-        """Say that a range is not going to be read soon, so that it need not stay in memory; it loses nothing."""
+        """Say that a range is not going to be read soon, so that it need not stay in memory; no data is lost."""

@@ -14,7 +14,7 @@ _KEPT: Final = 8 * 1024 * 1024
 
 @final
 class Buffers:
-    """Lends memory; what comes back is kept for the next one, up to ``limit`` bytes.
+    """Lends memory, and keeps what comes back for the next borrower, up to ``limit`` bytes.
 
     Sizes are powers of two, so that there are few kinds.  Nobody waits for memory: what is lent at one time is bounded
     by what is asked for at one time.

@@ -1,8 +1,8 @@
 """Which store and engine are the right ones for a file: see *Storage engines* in docs/performance.rst.
 
-io_uring, wherever there is one.  Files on a FUSE file system (sshfs, rclone) need more: of asynchronous I/O FUSE has 12
-requests under way and no more, unless its owner allows it; of synchronous writes to one file, one.  Synchronous reads
-are not limited.  So there, reads that would have to queue are done by threads.
+It is io_uring, wherever the kernel has it.  Files on a FUSE file system (sshfs, rclone) need more.  FUSE has at most 12
+asynchronous requests under way, unless its owner allows more.  It has only one synchronous write to a file under way,
+but any number of synchronous reads.  So there, threads do the reads that would have to queue.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def open_file_store(
 def make_engine(fd: int) -> Engine:
     """Make an engine for one store, of the fastest kind that works here.
 
-    Each store is to have its own, so that one that hangs does not take the room of the others.
+    Each store needs its own: a store that hangs must not take the room of the others.
     """
     try:
         ring = RingEngine()
@@ -64,7 +64,7 @@ def make_engine(fd: int) -> Engine:
 
 
 def is_on_fuse(fd: int) -> bool:
-    """Tell whether a file lies on a FUSE file system; statfs(2) would have to ask that, and not all answer."""
+    """Tell whether a file lies on a FUSE file system; statfs(2) would ask the file system, which may not answer."""
     device = os.fstat(fd).st_dev
     number = f"{os.major(device)}:{os.minor(device)}"
     for line in MOUNTS.read_text(errors="surrogateescape").splitlines():
@@ -77,7 +77,7 @@ def is_on_fuse(fd: int) -> bool:
 
 @final
 class EngineOverFuse:
-    """Another engine, asynchronous, as long as that is not too much for FUSE; then threads, for reads."""
+    """Another engine, asynchronous; threads do the reads that are too many for FUSE."""
 
     __slots__ = ("_asynchronous", "_engine", "_threads", "name", "parallelism")
 

@@ -3,16 +3,17 @@
 Theory of operation
 -------------------
 The kernel moves whole *units* only (a logical block of the disk, usually 512 bytes), between the disk and memory that
-is aligned.  What the data path has is neither, so everything goes through buffers (:mod:`fusecache.stores.buffers`),
-and a write that begins or ends within a unit reads that unit first.  Writes that share such a unit take turns
-(:mod:`fusecache.stores.unit_locks`); reads need not, as what surrounds a write is the same before and after it.
+is aligned.  The data path has neither whole units nor aligned memory, so everything goes through buffers
+(:mod:`fusecache.stores.buffers`), and a write that begins or ends within a unit reads that unit first.  Writes that
+share such a unit go one after the other (:mod:`fusecache.stores.unit_locks`).  Reads need no lock: what surrounds a
+write is the same before and after it.
 
-Where the store begins or ends within a page, the rest of that page goes through the page cache: a whole unit there
-would reach beyond the store, perhaps beyond the file.  The border is that of a page, as the page cache works in pages:
-no page has data that goes either way.  So at most two pages of a store are in the page cache.
+Where the store begins or ends within a page, its part of that page goes through the page cache: a whole unit there
+would reach beyond the store, perhaps beyond the file.  The page cache works in pages, so the border is that of a page:
+no page has data that goes both ways.  So at most two pages of a store are in the page cache.
 
 Nothing is ever in memory, so nothing is done at once: ``read_nowait`` and ``write_nowait`` decline.  The ordinary
-:class:`fusecache.stores.file.FileStore` over the same file has the rest: flushing (fdatasync is about the file,
+:class:`fusecache.stores.file.FileStore` over the same file does the rest: flushing (fdatasync is about the file,
 whichever way it was written), discarding, and those two pages.
 """
 
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from fusecache.stores.engine import Engine
 
 CHUNK: Final = 1024 * 1024
-"""So much at a time goes through one buffer; as large as requests are."""
+"""Bytes that go through one buffer at a time: as many as the largest request has."""
 
 
 def open_past_page_cache(
@@ -45,7 +46,7 @@ def open_past_page_cache(
 ) -> Store:
     """Make a store over an open file, of which nothing stays in the host's page cache.
 
-    A file on a file system that is all memory is there once as it is.
+    A file system that is all memory holds a file only once anyway, so an ordinary store will do.
 
     :param fd: stays the caller's, and may have been used before; what the page cache has of it is dropped.
     :param resources: closes what is opened here.
@@ -115,7 +116,7 @@ class DirectStore:
         self._file.unflushed = value
 
     def probe(self) -> None:
-        """Raise OSError if the file system opens files for this, but does not do it; a bad disk is no reason."""
+        """Raise OSError if the file system opens files with O_DIRECT but cannot read them; a bad disk is no reason."""
         if self._begin < self._end:
             with self._buffers.lent(max(PAGE, self._unit)) as buffer:
                 try:
@@ -164,7 +165,7 @@ class DirectStore:
         await self._file.flush()
 
     async def discard(self, offset: int, length: int) -> None:
-        """See :class:`fusecache.stores.base.Store`; of the pages that are within the range as a whole."""
+        """See :class:`fusecache.stores.base.Store`; discards only whole pages of the range."""
         page = max(PAGE, self._unit)
         begin = offset + -(self._start + offset) % page
         end = offset + length - (self._start + offset + length) % page
@@ -184,7 +185,7 @@ class DirectStore:
         assert all((self._start + border) % max(PAGE, self._unit) == 0 for border in (self._begin, self._end))
 
     def _chunks(self, offset: int, end: int) -> Iterator[tuple[int, int]]:
-        """Cut a range where the way changes, and into parts that fit a buffer."""
+        """Cut a range where it changes to or from the page cache, and into chunks that fit a buffer."""
         while offset < end:
             most = offset + CHUNK - (self._start + offset) % self._unit
             border = next((border for border in (self._begin, self._end) if offset < border), end)
@@ -193,7 +194,7 @@ class DirectStore:
             offset = stop
 
     def _units(self, begin: int, end: int) -> tuple[int, int, tuple[int, ...]]:
-        """Return which units of the file a range of it touches, the end excluded, and which of them in part."""
+        """Return the units that a range of the file touches, the end excluded, and which of them it touches in part."""
         unit = self._unit
         first, last = begin // unit, (end - 1) // unit
         partial = {first} if begin % unit else set()

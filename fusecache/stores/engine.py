@@ -1,10 +1,10 @@
-"""How bytes get to and from an open file without the event loop's waiting for them.
+"""How bytes get to and from an open file while the event loop goes on.
 
-An engine knows descriptors and positions; what a range means, and whose it is, stores know.  Every failure is an
-OSError.  Each operation works on all of its range or fails: a short read or write is the engine's to go on with.
+An engine knows descriptors and positions; stores know what a range means.  Every failure is an OSError.  Each operation
+works on all of its range or fails: the engine itself continues a short read or write.
 
-A cancelled operation ends all the same before the coroutine does: the kernel never reads or writes memory that may
-belong to somebody else by then.
+A coroutine that is cancelled still ends only after its operation: the kernel must never read or write memory that may
+have another use by then.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Engine(Protocol):
 
     @property
     def name(self) -> str:
-        """What the user knows it as."""
+        """What users call it."""
 
     @property
     def parallelism(self) -> int:

@@ -2,16 +2,16 @@
 
 Theory of operation
 -------------------
-Reads ask the page cache first (``preadv2`` with RWF_NOWAIT) and decline where the answer is not in memory; the caller
+Reads ask the page cache first (``preadv2`` with RWF_NOWAIT) and decline if the answer is not in memory; the caller
 then awaits :meth:`FileStore.read`, which leaves it to an engine (:mod:`fusecache.stores.engine`).  A file system that
-is all memory knows no RWF_NOWAIT, and needs none.  Writes of whole pages into the page cache are done at once; one that
-touches a page in part may have to read it from the disk first, so the engine does it.  Because of the page cache every
-offset and length will do: read-modify-write of partial sectors is the kernel's there.
+is all memory knows no RWF_NOWAIT, and needs none.  Writes of whole pages into the page cache are done at once.  One
+that touches a page in part may have to read it from the disk first, so the engine does it.  The page cache takes any
+offset and length: the kernel itself reads and rewrites partial sectors.
 
 A write into the page cache may wait, too: where more has been written than the disk takes, the kernel makes writers
-sleep, and there is no asking it before.  So a write that took long makes the store look closer at those that follow.
-If another one takes long, and not because others had the processor, writes are declined for so much longer than it took
-that the event loop loses a twentieth of its time at most.
+sleep, and it cannot be asked before.  So after a write that took long, the store watches the writes that follow.  If
+one of them takes long because it slept, and not because others had the processor, the store declines writes for a
+multiple of that time: the event loop loses a twentieth of its time at most.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ if TYPE_CHECKING:
 PAGE: Final = os.sysconf("SC_PAGESIZE")
 _WITHIN_PAGE: Final = PAGE - 1
 _LONG: Final = 0.005
-"""Seconds for a write."""
+"""A write takes long if it takes more seconds than this."""
 _DECLINE: Final = 20
-"""How many times what it took others are declined, if it slept."""
+"""After a long write that slept, writes are declined for this many times as long as it took."""
 _LOOK: Final = 50
-"""How many times what it took others are looked at."""
+"""After any long write, writes are watched for this many times as long as it took."""
 _UNWANTED: Final = 1024
-"""So many ranges at most wait for a flush before they are dropped."""
+"""At most so many ranges wait for a flush; then they are dropped without one."""
 
 
 def open_for_store(path: Path, access: int = os.O_RDWR) -> int:
@@ -73,7 +73,7 @@ def open_for_store(path: Path, access: int = os.O_RDWR) -> int:
 
 
 def _drop(fd: int, ranges: list[tuple[int, int]]) -> None:
-    """Drop ranges from the page cache, those excepted that are not written yet."""
+    """Drop ranges from the page cache, except what is not on the disk yet."""
     for position, length in ranges:
         with suppress(OSError):  # it was mere advice
             os.posix_fadvise(fd, position, length, os.POSIX_FADV_DONTNEED)
@@ -219,7 +219,7 @@ class FileStore:
 
     @contextmanager
     def failing(self, what: str) -> Iterator[None]:
-        """Have OSError raised as StoreError, which says what failed of this store."""
+        """Turn an OSError into a StoreError, which says what failed and names this store."""
         try:
             yield
         except OSError as exc:

@@ -2,15 +2,15 @@
 
 Theory of operation
 -------------------
-Whoever wants I/O submits it and sleeps.  One system task of trio waits until the ring is readable, takes all that was
-completed, and wakes those whose it is.  So many operations share one turn of the event loop, and nobody but the kernel
-has threads.
+A task that wants I/O submits it and sleeps.  The *reaper*, one system task of trio, waits until the ring is readable,
+takes all operations that are complete, and wakes their tasks.  So one turn of the reaper serves many operations, and
+only the kernel has threads.
 
-A submission is not put off until others join it: a system call costs less than the turn of the scheduler that would
+A submission does not wait for others to join it: a system call costs less than the pass of the scheduler that would
 collect them.
 
-A task that is cancelled sleeps on until its I/O is complete, and what the kernel reads or writes is kept alive here
-meanwhile.  So no task ends before its I/O, and no event loop before its tasks.
+A task that is cancelled sleeps on until its I/O is complete; meanwhile the engine keeps the memory alive that the
+kernel reads or writes.  So no task ends before its I/O, and no event loop before its tasks.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 
 _ENTRIES: Final = 256
 _NOT_BEGUN: Final = frozenset({errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.ENOMEM})
-"""What a kernel says that is short of memory for a moment, before it begins."""
+"""Errors of a kernel that is short of memory for a moment; it has not begun the operation."""
 _NOT_DONE: Final = frozenset({errno.EAGAIN, errno.EINTR})
 _TRIES: Final = 1000
 _RETRY_SECONDS: Final = 0.001
 
 
 class _NotNowError(OSError):
-    """Nothing was done, but may be soon."""
+    """Nothing was done; the next try may succeed."""
 
 
 @final
@@ -58,7 +58,7 @@ class _Flight:
 class RingEngine:
     """Up to 256 operations at a time on a ring of its own; see :class:`fusecache.stores.engine.Engine`.
 
-    :raises OSError: there is no io_uring to be had.
+    :raises OSError: io_uring cannot be used here.
     """
 
     __slots__ = ("_flights", "_number", "_reaper", "_ring", "_room")
@@ -88,7 +88,7 @@ class RingEngine:
         """See :class:`fusecache.stores.engine.Engine`."""
         view = memoryview(data).cast("B")
         if view.readonly:
-            # There is no cheap way to learn its address, and copying it is cheap beside a write that waits.
+            # No cheap way tells the address of read-only memory, and a copy is cheap beside a write that waits.
             view = memoryview(bytearray(view))
         while view:
             memory, address = pin(view)
@@ -115,14 +115,14 @@ class RingEngine:
         self._ring.close()
 
     def check(self) -> None:
-        """Assert that there is room for every completion, and somebody to see it."""
+        """Assert that there is room for every completion, and a reaper to see it."""
         assert len(self._flights) <= _ENTRIES
         assert not self._flights or self._reaper is not None
 
     async def _do(
         self, opcode: int, fd: int, memory: object, address: int, length: int, position: int, flags: int = 0
     ) -> int:
-        """Carry out one operation, and return what it returns, which is not negative; ``memory`` is kept alive."""
+        """Carry out one operation; return its result, which is not negative; keep ``memory`` alive meanwhile."""
         how = 0
         tries = _TRIES
         while True:
@@ -154,12 +154,12 @@ class RingEngine:
         if flight.result >= 0:
             return flight.result
         code = -flight.result
-        # What a flush fails with is never tried again: the kernel tells once what became of the writes before it.
+        # A flush that failed is never tried again: the kernel tells only once what became of the writes before it.
         again = opcode != FSYNC and code in _NOT_DONE
         raise (_NotNowError if again else OSError)(code, os.strerror(code))
 
     async def _reap(self) -> None:
-        """Wake those whose I/O is complete, until the event loop or the engine ends."""
+        """Wake the tasks whose I/O is complete, until the event loop or the engine ends."""
         try:
             while True:
                 await trio.lowlevel.wait_readable(self._ring.fd)
@@ -173,5 +173,5 @@ class RingEngine:
 
 
 def _refuse(_: object) -> trio.lowlevel.Abort:
-    """Let a cancelled task wait: the kernel may still be at its memory."""
+    """Let a cancelled task wait: the kernel may still use its memory."""
     return trio.lowlevel.Abort.FAILED

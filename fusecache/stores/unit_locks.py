@@ -1,13 +1,13 @@
-"""Writes that share a unit of the disk take turns.
+"""Writes that share a unit of the disk go one after the other.
 
 Theory of operation
 -------------------
-Where only whole units can be written, a write of a part of one reads it, changes the part and writes it all.  A second
-write to the same unit in between, be it of a part or of all, would be undone by that.  So a write waits for every
-earlier one with which it shares a unit that either of them has in part, and for no other.
+Only whole units can be written, so a write of part of a unit reads the unit, changes the part and writes it all.  That
+would undo a second write to the same unit in between, whether of a part or of all.  So a write waits for every earlier
+write with which it shares a unit, if either of the two has only a part of that unit.  It waits for no other.
 
 A write joins in one synchronous step and waits for earlier ones only: first come, first served, and no deadlock.  Most
-writes are of whole units, and there, only the few that are not are looked through.
+writes are of whole units; these look only through the few that are not.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @final
 class _Write:
-    """Units ``begin`` to ``end`` (excluded); of those in ``partial``, the first or the last, it has but a part."""
+    """Units ``begin`` to ``end`` (excluded); of those in ``partial``, the first or the last, it has only a part."""
 
     __slots__ = ("begin", "end", "over", "partial")
 
@@ -48,11 +48,11 @@ class UnitLocks:
     def __init__(self) -> None:
         self._writes: dict[_Write, None] = {}
         self._partial: dict[_Write, None] = {}
-        """Those that have units in part."""
+        """The writes that have units in part."""
 
     @asynccontextmanager
     async def locked(self, begin: int, end: int, partial: tuple[int, ...]) -> AsyncIterator[None]:
-        """Wait for one's turn to write units ``begin`` to ``end`` (excluded), of which ``partial`` in part."""
+        """Wait until units ``begin`` to ``end`` (excluded) may be written, those in ``partial`` in part."""
         write = _Write(begin, end, partial)
         earlier = [other for other in (self._writes if partial else self._partial) if other.hinders(write)]
         self._writes[write] = None
@@ -68,7 +68,7 @@ class UnitLocks:
             write.over.set()
 
     def check(self) -> None:
-        """Assert that every write has units, and that those in part are known as such."""
+        """Assert that every write has units, and that those with units in part are known as such."""
         for write in self._writes:
             assert write.begin < write.end
             assert all(write.begin <= unit < write.end for unit in write.partial)

@@ -4,15 +4,15 @@ Theory of operation
 -------------------
 Entries are small integers.  A key, the block number that an entry stands for, is split in two: ``key % size`` is its
 bucket, ``key // size`` its *tag*.  A *word* holds a tag and an entry.  ``buckets[key % size]`` is the word of the first
-entry of a chain, ``chain[entry]`` the word of the one after ``entry``; the last one has ``~bucket`` there, which is
-negative, and so is the word of an empty bucket.  Where the chain leads to an entry tells its bucket, and the word that
-led there its tag: so keys are written down nowhere else, and a search touches no memory but the words themselves.
-In a large cache that is what searches cost: most of them read one word, and miss the processor's caches once.
+entry of a chain, and ``chain[entry]`` is the word of the entry after ``entry``.  The last entry has ``~bucket`` there,
+which is negative; the word of an empty bucket is negative, too.  The end of its chain tells an entry's bucket, and the
+word that names the entry tells its tag.  So keys are stored nowhere else, and a search reads no memory but the words.
+In a large cache such reads are what a search costs: most searches read one word, and miss the processor's caches once.
 
-The number of buckets is a prime, so that the plain remainder spreads strides well, and runs of consecutive block
-numbers, the common case, do not collide at all.  Words have 32 bits and buckets are two to an entry, unless the keys
-are so wide that 64 bits are needed; then buckets are three to four entries.  Twelve or fourteen bytes an entry, where
-a dict would cost some 100.  Searches that must be fast write the loop out::
+The number of buckets is a prime, so that the plain remainder spreads strides well.  Consecutive block numbers, the
+common case, do not collide at all.  Words have 32 bits, and there are two buckets to an entry; if the keys are so wide
+that words need 64 bits, there are three buckets to four entries.  That makes twelve or fourteen bytes an entry, where a
+dict would take some 100.  Searches that must be fast write the loop out::
 
     tag = key // size
     word = buckets[key % size]
@@ -74,14 +74,14 @@ class BlockIndex:
         return word & self.mask
 
     def insert(self, entry: int, key: int) -> None:
-        """Add an entry that is not in the table, under a key that is not either."""
+        """Add an entry that is not in the table, under a key that is not in it either."""
         tag, bucket = divmod(key, self.size)
         word = self.buckets[bucket]
         self.chain[entry] = ~bucket if word < 0 else word
         self.buckets[bucket] = tag << self.shift | entry
 
     def insert_all(self, entries: Iterable[tuple[int, int]]) -> int:
-        """Add many ``(key, entry)``, as far as the keys are not in the table; return how many that are."""
+        """Add many ``(key, entry)``, up to the first key that is in the table already; return how many were added."""
         buckets, chain, size, shift, mask = self.buckets, self.chain, self.size, self.shift, self.mask
         count = 0
         for key, entry in entries:
@@ -105,7 +105,7 @@ class BlockIndex:
         return (word >> self.shift) * self.size + bucket
 
     def _bucket_of(self, entry: int) -> int:
-        """Follow the chain to its end, which tells whose chain it is."""
+        """Follow the chain to its end, which names its bucket."""
         word = self.chain[entry]
         while word >= 0:
             word = self.chain[word & self.mask]

@@ -6,7 +6,7 @@ from array import array
 from collections.abc import Sequence
 from typing import Final
 
-_SLICE: Final = 65536
+_PART: Final = 65536
 
 
 class FreeList:
@@ -29,8 +29,8 @@ class FreeList:
         """Start with neighbouring entries, upwards or downwards, to be handed out in that order."""
         low, high = sorted((entries[0], entries[-1]))
         up, down = (self._newer, self._older) if entries.step > 0 else (self._older, self._newer)
-        for start in range(low, high, _SLICE):  # not one by one, which takes long, nor all at once, which takes memory
-            ids = array("I", range(start, min(start + _SLICE, high) + 1))
+        for start in range(low, high, _PART):  # not one by one, which takes long, nor all at once, which takes memory
+            ids = array("I", range(start, min(start + _PART, high) + 1))
             stop = ids[-1]
             up[start:stop] = ids[1:]
             down[start + 1 : stop + 1] = ids[:-1]

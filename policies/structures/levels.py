@@ -2,14 +2,14 @@
 
 Theory of operation
 -------------------
-Level 0 is the coldest; within a level the head is the oldest entry, the tail the newest.  A hit lifts an entry and
-lets the oldest of the level it comes to drop to where it was: how many entries a level has changes only with pushes
-and removals, and once a period :meth:`LevelQueue.redistribute` makes the levels even again.
+Level 0 is the coldest; within a level the head is the oldest entry, the tail the newest.  A hit lifts an entry, and
+the oldest entry of its new level drops to the old one.  So only pushes and removals change how many entries a level
+has; once a period, :meth:`LevelQueue.redistribute` makes the levels even again.
 
 Redistribution is defined one entry at a time (dm-cache does it so): from the lowest level up, a level that has too
 few takes the oldest entry of the nearest level above that has any; one that has too many gives its newest entry to
-the level above, at the tail.  What overflows is thus reversed at each step.  Here the overflow is carried upwards as a
-whole, a :class:`_Carry` of runs that knows which way round it is; the outcome is the same to the last entry.
+the level above, at the tail.  So each level reverses the overflow.  Here the overflow moves up as a whole, a
+:class:`_Carry` of runs that can be reversed in one step; the outcome is the same to the last entry.
 
 The dirty queue has *markers* in its levels, two sets of them.  Every period the set that was moved longer ago goes to
 the tails; so an entry with no marker before it has been where it is for at least one period.
@@ -26,7 +26,7 @@ from policies.structures.runs import LEVELS, RunPool
 _TOP: Final = LEVELS - 1
 _TIDY_BUDGET: Final = 2048
 _RAISED: Final = (*range(LEVELS), *(_TOP for _ in range(LEVELS)))
-"""Level and extra levels to level: min() without the call."""
+"""The level that is some levels up, the top one at most: min() without the call."""
 
 
 def even_targets(count: int, in_top: int = 0, top_levels: int = 0) -> list[int]:
@@ -56,7 +56,7 @@ class _Carry:
     def prepend(self, run: int) -> None:
         self.size += self._pool.count[run]
         if self._reversed:
-            self._pool.turned[run] ^= 1
+            self._pool.reversed[run] ^= 1
             self._runs.append(run)
         else:
             self._runs.appendleft(run)
@@ -64,7 +64,7 @@ class _Carry:
     def take_first(self) -> int:
         if self._reversed:
             run = self._runs.pop()
-            self._pool.turned[run] ^= 1
+            self._pool.reversed[run] ^= 1
         else:
             run = self._runs.popleft()
         self.size -= self._pool.count[run]
@@ -113,7 +113,7 @@ class LevelQueue:
     def requeue(self, entry: int, extra: int) -> None:
         """Move an entry up by ``extra`` levels, to the tail; the oldest one there changes places with it.
 
-        A plain hit comes here at most once a period, but there it is the most frequent call of all: written out.
+        No method is called more often, although a block's hits call it at most once a period: so it is written out.
         """
         pool = self._pool
         older, newer, label, count, before = pool.older, pool.newer, pool.label, pool.count, pool.before
@@ -137,7 +137,7 @@ class LevelQueue:
         if not left:
             pool.close_run(home)
         run = before[head]
-        if count[run] >= pool.run_size or pool.turned[run]:
+        if count[run] >= pool.run_size or pool.reversed[run]:
             run = pool.open_before(head)
         node = pool.entries + run
         last = older[node]
@@ -207,17 +207,17 @@ class LevelQueue:
         for level in range(_TOP):
             surplus = lengths[level] + carry.size - targets[level]
             if surplus > 0:
-                self._settle(carry, level, max(0, carry.size - surplus))
+                self._unload(carry, level, max(0, carry.size - surplus))
                 self._lift(carry, level, surplus - carry.size)
                 carry.reverse()
             else:
-                self._settle(carry, level, carry.size)
+                self._unload(carry, level, carry.size)
                 self._pull_down(level, -surplus, lengths)
-        self._settle(carry, _TOP, carry.size)
+        self._unload(carry, _TOP, carry.size)
         assert carry.size == 0
         self._even = (in_top, top_levels)
 
-    def _settle(self, carry: _Carry, level: int, wanted: int) -> None:
+    def _unload(self, carry: _Carry, level: int, wanted: int) -> None:
         """Append the first entries of the carry to a level."""
         pool = self._pool
         while wanted:

@@ -82,7 +82,7 @@ class RingQueue:
 
 
 class AgeingQueue(RingQueue):
-    """A queue of 16 levels with two sets of markers; what has none before it has been there for a while."""
+    """A queue of 16 levels with two sets of markers; an entry with no marker before it has been there for a while."""
 
     __slots__ = ("_markers",)
 

@@ -1,20 +1,20 @@
-"""Links between entries, in runs: the ground on which queues of many levels stand.
+"""Links between entries, in runs: what queues of many levels are built on.
 
 Theory of operation
 -------------------
-A queue orders its entries by age within levels.  Plain linked lists would do, were it not for redistribution: once
-a period, very many entries change their level at once, and writing a million level numbers takes Python a good part
-of a second.  So an entry does not know its level but its *run*: up to ``run_size`` neighbours of one level, linked
-into a ring of their own.  A level is a chain of runs; a run moves to another level, or is turned around, by changing
-a word.  Only where a run must be cut are entries touched one by one.
+A queue orders its entries by age within levels.  Plain linked lists would do, but for redistribution: once a period,
+very many entries change their level at once, and writing a million level numbers takes Python a good part of a second.
+So an entry does not know its level but its *run*: up to ``run_size`` neighbours of one level, linked into a ring of
+their own.  A level is a chain of runs.  To move a run to another level, or to reverse it, takes a change of one word.
+Entries are touched one by one only where a run must be cut.
 
 Everything is a small integer.  Entries are ``0 .. entries-1``; run ``r`` has a node, index ``entries + r`` of the link
 arrays, which closes its ring.  ``newer[node]`` is the oldest entry of the run and ``older[node]`` the newest one,
-unless the run is *turned*: then the two arrays swap their meaning inside it.  Taking an entry out needs not know.
+unless the run is *reversed*: then the two arrays swap their meaning inside it.  An entry is taken out the same way.
 
-Some run numbers are *anchors*, which never hold entries: the ``resting`` ones, 0 to 63, label entries that lie in no
-queue with their level; heads close the chain of each level; markers stand in a chain between runs (see levels.py).
-An anchor counts as full, so that a push looks at one number only.
+Some run numbers are *anchors*, which never hold entries.  The resting ones, 0 to 63, are labels of entries that lie in
+no queue, and tell their level.  Heads close the chain of each level.  Markers stand in a chain between runs (see
+levels.py).  An anchor counts as full, so that a push looks at one number only.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class RunPool:
     :ivar level: level of each run.
     :ivar before: next run towards the older end of the chain.
     :ivar after: next run towards the newer end of the chain.
-    :ivar turned: 1 for runs whose links are swapped.
+    :ivar reversed: 1 for runs whose two links are swapped.
     :ivar run_size: entries at which a run is full.
     """
 
@@ -66,8 +66,8 @@ class RunPool:
         "level",
         "newer",
         "older",
+        "reversed",
         "run_size",
-        "turned",
     )
 
     def __init__(self, entries: int, run_size: int | None = None, labels: int = _LABELS) -> None:
@@ -76,15 +76,15 @@ class RunPool:
         self.run_size = run_size or max(_RUN_SIZE, entries // 4096)
         self._limit = labels - _SPARE_LABELS
         # An array that grows takes a sixteenth more than it needs, so there is room for the usual number of nodes.
-        slots = entries + entries // _ENTRIES_PER_NODE + _NODES
-        self.older = array("I", (0,)) * slots
-        self.newer = array("I", (0,)) * slots
+        links = entries + entries // _ENTRIES_PER_NODE + _NODES
+        self.older = array("I", (0,)) * links
+        self.newer = array("I", (0,)) * links
         self.label = array("H", (0,)) * entries
         self.count = array("i")
         self.level = bytearray()
         self.before = array("i")
         self.after = array("i")
-        self.turned = bytearray()
+        self.reversed = bytearray()
         self.anchors = 0
         self._spare: list[int] = []
         self._users: list[Tidied] = []
@@ -108,11 +108,11 @@ class RunPool:
         self.level.append(level)
         self.before.append(run)
         self.after.append(run)
-        self.turned.append(0)
+        self.reversed.append(0)
         return run
 
     def add_user(self, user: Tidied) -> None:
-        """Name someone to ask when run numbers get short."""
+        """Add a user, who is asked to merge runs when run numbers get short."""
         self._users.append(user)
 
     def level_of(self, entry: int) -> int:
@@ -125,7 +125,7 @@ class RunPool:
             return self._add(level, 0)
         run = self._spare.pop()
         self.level[run] = level
-        self.turned[run] = 0
+        self.reversed[run] = 0
         return run
 
     def open_before(self, anchor: int) -> int:
@@ -161,10 +161,10 @@ class RunPool:
 
     def oldest(self, run: int) -> int:
         """Return the oldest entry of a run that has any."""
-        return (self.older if self.turned[run] else self.newer)[self.entries + run]
+        return (self.older if self.reversed[run] else self.newer)[self.entries + run]
 
     def unlink(self, entry: int) -> None:
-        """Take an entry out of its run; its label is stale until somebody sets it."""
+        """Take an entry out of its run; its label is wrong until the caller sets it."""
         older, newer = self.older, self.newer
         run = self.label[entry]
         ahead, behind = older[entry], newer[entry]
@@ -178,7 +178,7 @@ class RunPool:
     def append_before(self, entry: int, anchor: int) -> None:
         """Link an entry as the newest of what stands in front of an anchor."""
         run = self.before[anchor]
-        if self.count[run] >= self.run_size or self.turned[run]:
+        if self.count[run] >= self.run_size or self.reversed[run]:
             run = self.open_before(anchor)
         older, newer = self.older, self.newer
         node = self.entries + run
@@ -212,7 +212,7 @@ class RunPool:
     def _run_behind(self, anchor: int) -> int:
         """Return the run behind an anchor, a new one if there is none with room in front."""
         run = self.after[anchor]
-        if self.count[run] >= self.run_size or self.turned[run]:
+        if self.count[run] >= self.run_size or self.reversed[run]:
             self._make_sure_of_numbers()
             run = self.open_run(self.level[anchor])
             self.chain_before(run, self.after[anchor])
@@ -226,8 +226,8 @@ class RunPool:
         moved = min(keep, self.count[run] - keep)
         from_oldest = moved == keep
         new = self.open_run(self.level[run])
-        self.turned[new] = self.turned[run]
-        forward = from_oldest != bool(self.turned[run])
+        self.reversed[new] = self.reversed[run]
+        forward = from_oldest != bool(self.reversed[run])
         onward, back = (self.newer, self.older) if forward else (self.older, self.newer)
         label = self.label
         node, new_node = self.entries + run, self.entries + new
@@ -248,8 +248,8 @@ class RunPool:
 
     def absorb(self, run: int, other: int) -> None:
         """Move the entries of ``other``, the run after ``run``, into ``run`` and close it; O(count of other)."""
-        step = self.older if self.turned[other] else self.newer
-        onward, back = (self.older, self.newer) if self.turned[run] else (self.newer, self.older)
+        step = self.older if self.reversed[other] else self.newer
+        onward, back = (self.older, self.newer) if self.reversed[run] else (self.newer, self.older)
         label = self.label
         node, other_node = self.entries + run, self.entries + other
         last = back[node]
@@ -271,7 +271,7 @@ class RunPool:
     def members(self, run: int) -> list[int]:
         """Assert that a run is sound; list its entries, oldest first."""
         node = self.entries + run
-        step, back = (self.older, self.newer) if self.turned[run] else (self.newer, self.older)
+        step, back = (self.older, self.newer) if self.reversed[run] else (self.newer, self.older)
         found = []
         entry = step[node]
         assert back[entry] == node
@@ -284,7 +284,7 @@ class RunPool:
         return found
 
     def check(self) -> None:
-        """Assert what holds for all runs, whoever uses them."""
+        """Assert what is true of all runs, whatever uses them."""
         spare = set(self._spare)
         assert len(spare) == len(self._spare)
         for run, count in enumerate(self.count):

@@ -1,7 +1,7 @@
 """Work that a policy has asked for and not seen finished yet.
 
-At most so many items at once, at most one for any origin block, and what was asked for last is handed out first: a
-block that is hot now is worth more than one that was.  After dm-cache's background tracker.
+There are at most so many items at once, and at most one for any origin block.  The item that was asked for last is
+handed out first: a block that is hot now is worth more than one that was.  After dm-cache's background tracker.
 """
 
 from __future__ import annotations

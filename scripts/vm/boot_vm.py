@@ -128,7 +128,7 @@ class Served:
         run(FUSECACHE, "unmount", self._mountpoint)
 
     def decommission(self) -> None:
-        """Bring all data home and leave."""
+        """Write all data back to the origin, and unmount."""
         say("fusecache: decommission, unmount")
         run(FUSECACHE, "decommission", self._mountpoint)
         self.close()
@@ -146,13 +146,13 @@ class Plain:
         self.image = origin
 
     def open(self) -> None:
-        """Nothing to open."""
+        """Do nothing: there is nothing to mount."""
 
     def reopen(self) -> None:
-        """Nothing lies between."""
+        """Do nothing: there is nothing to unmount."""
 
     def decommission(self) -> None:
-        """All data is at home."""
+        """Do nothing: the origin has all data."""
 
     def abandon(self) -> None:
         """Nothing to leave behind."""
@@ -234,7 +234,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def main() -> None:
-    """Exit 0 when all held."""
+    """Run what the command line asks for; exit 0 if all is well."""
     arguments = parse(sys.argv[1:])
 
     def stop(number: int, _frame: object) -> NoReturn:

@@ -168,7 +168,7 @@ def _download_kernel(home: Path) -> Kernel:
         (archive,) = Path(scratch).glob("*.deb")
         contents = Path(scratch) / "contents"
         run("dpkg-deb", "-x", archive, contents)
-        # Renamed into place: whoever finds the directory finds all of it.
+        # Renamed into place: so the directory is there as a whole or not at all.
         return Kernel(contents.rename(home / package))
 
 

@@ -1,8 +1,9 @@
 """CLOCK with a waiting list: a small replacement policy for fusecache, complete.
 
-Each cached block has a mark, which a hit sets.  To make room, a hand goes round: a block with a mark loses it and
-stays, one without goes (F. J. Corbató, "A Paging Experiment with the Multics System", 1968).  A block is promoted
-when it is missed again ``patience_ms`` or more after its first miss, so what is read once only passes by.
+Each cached block has a reference bit, which a hit sets.  To make room, a hand goes round: it clears the bit of a block
+that was hit, and takes the block that was not (F. J. Corbató, "A Paging Experiment with the Multics System", 1968).  A
+block is promoted when it is missed again ``patience_ms`` or more after its first miss, so a block that is read once is
+not cached.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from policies.structures.tracker import WorkTracker
 from policies.tunables import Tunables
 
 _NOTHING: Final = -1
-_SWEEP: Final = 256  # steps of the hand a call may take: none may last long, whatever the size of the cache
-_DEMOTIONS: Final = 8  # asked for at once
+_SWEEP: Final = 256  # most steps of the hand in one call: no call may last long, however large the cache is
+_DEMOTIONS: Final = 8  # most of them outstanding at a time
 
 
 class ClockPolicy(Policy):
@@ -24,27 +25,27 @@ class ClockPolicy(Policy):
 
     name: ClassVar[str] = "clock"
     version: ClassVar[tuple[int, int, int]] = (1, 0, 0)
-    hint_size: ClassVar[int] = 4  # the mark is kept over restarts
+    hint_size: ClassVar[int] = 4  # the reference bit is kept over restarts
 
     def __init__(self, *, cache_blocks: int, origin_blocks: int, block_size: int, now_ms: int = 0) -> None:
         """Start with an empty cache."""
         self._cblock_of: dict[int, int] = {}
         self._oblock_of = [_NOTHING] * cache_blocks
-        self._marks = bytearray(cache_blocks)
+        self._referenced = bytearray(cache_blocks)
         self._dirty: OrderedDict[int, None] = OrderedDict()  # cblocks, longest dirty first
         self._free = dict.fromkeys(range(cache_blocks))
         self._hand = 0
-        self._waiting: OrderedDict[int, int] = OrderedDict()  # oblocks missed of late: when first
-        self._tracker = WorkTracker()  # what was asked for, one item for any block
+        self._waiting: OrderedDict[int, int] = OrderedDict()  # oblocks missed lately: the time of the first miss
+        self._tracker = WorkTracker()  # what was asked for, at most one item for a block
         self._tunables = Tunables(self.name, {"patience_ms": 1000})
         self._is_allowed = True
         self._now_ms = now_ms
 
     def lookup(self, oblock: int, write: bool, fast_copy: bool) -> int:
-        """Find a block and mark it; or decide whether it deserves to be cached."""
+        """Find a block and set its reference bit; or decide whether it deserves to be cached."""
         cblock = self._cblock_of.get(oblock, _NOTHING)
         if cblock >= 0:
-            self._marks[cblock] = 1
+            self._referenced[cblock] = 1
             return cblock
         if not self._is_allowed or oblock in self._tracker or not self._is_wanted(oblock):
             return MISS
@@ -80,9 +81,9 @@ class ClockPolicy(Policy):
             oblock = self._oblock_of[cblock]
             if oblock == _NOTHING or oblock in self._tracker:
                 continue
-            if not self._marks[cblock]:
+            if not self._referenced[cblock]:
                 return cblock
-            self._marks[cblock] = 0
+            self._referenced[cblock] = 0
         return _NOTHING
 
     def get_background_work(self, idle: bool) -> Work | None:
@@ -90,7 +91,7 @@ class ClockPolicy(Policy):
         work = self._tracker.issue()
         if work is None and idle and self._dirty:
             cblock = next(iter(self._dirty))
-            self._dirty.move_to_end(cblock)  # whatever becomes of it, the others come first now
+            self._dirty.move_to_end(cblock)  # even if the writeback fails, the others come first now
             work = self._tracker.issue_new(Op.WRITEBACK, self._oblock_of[cblock], cblock)
         return work
 
@@ -112,7 +113,7 @@ class ClockPolicy(Policy):
     def _unmap(self, cblock: int) -> None:
         del self._cblock_of[self._oblock_of[cblock]]
         self._oblock_of[cblock] = _NOTHING
-        self._marks[cblock] = 0
+        self._referenced[cblock] = 0
         self._dirty.pop(cblock, None)
         self._free[cblock] = None
 
@@ -131,7 +132,7 @@ class ClockPolicy(Policy):
             raise PolicyError(msg)
         del self._free[cblock]
         self._map(oblock, cblock)
-        self._marks[cblock] = bool(hint)
+        self._referenced[cblock] = bool(hint)
         if dirty:
             self.set_dirty(cblock)
 
@@ -147,8 +148,8 @@ class ClockPolicy(Policy):
         return True
 
     def get_hint(self, cblock: int) -> int:
-        """Return the mark of a block."""
-        return self._marks[cblock]
+        """Return the reference bit of a block."""
+        return self._referenced[cblock]
 
     def residency(self) -> int:
         """Count the cache blocks that are not free."""
@@ -180,6 +181,6 @@ class ClockPolicy(Policy):
         assert all(mapped.get(work.cblock) == work.oblock for work in outstanding.values() if work.op is not Op.PROMOTE)
         assert not reserved & mapped.keys()
         assert self._dirty.keys() <= mapped.keys()
-        assert all(cblock in mapped for cblock, mark in enumerate(self._marks) if mark)
+        assert all(cblock in mapped for cblock, referenced in enumerate(self._referenced) if referenced)
         assert len(self._waiting) <= len(self._oblock_of)
         assert 0 <= self._hand < len(self._oblock_of)

@@ -2,16 +2,16 @@
 
 Theory of operation
 -------------------
-Of asynchronous I/O (io_uring, native AIO, a loop device with direct I/O) FUSE has 12 requests under way and no more,
-too few for an origin that is far away and parallel.  The limit is a file of the control file system, fusectl, in a
-directory named after the minor number of the mount's device.  The files are their mount's owner's, so no privilege is
-needed where fusectl is mounted.
+FUSE has at most 12 requests of asynchronous I/O (io_uring, native AIO, a loop device with direct I/O) under way.  That
+is too few for an origin that is far away and parallel.  The limit is a file of the control file system, fusectl, in a
+directory named after the minor number of the mount's device.  The file belongs to the owner of the mount, so no
+privilege is needed where fusectl is mounted.
 
-Usually it is, by systemd.  Where it is not, nothing is mounted behind the user's back: root looks at it through a mount
-that is attached nowhere and seen by nobody else, and ends with its descriptor (fsopen(2), Linux 5.2); anybody else is
+Usually systemd mounts it.  Where it is not mounted, we mount nothing behind the user's back: as root we use a mount
+that is attached nowhere, is seen by nobody else, and ends with its descriptor (fsopen(2), Linux 5.2); anybody else is
 told the command.
 
-We are the one who would answer a stat(2) of the mountpoint, so its device is looked up in /proc/self/mountinfo, which
+We ourselves would have to answer a stat(2) of the mountpoint, so we look its device up in /proc/self/mountinfo, which
 asks no file system.
 """
 
@@ -46,7 +46,7 @@ def raise_request_limit(mountpoint: Path) -> list[str]:
     """Have the kernel send up to 64 requests at a time.
 
     :param mountpoint: without symbolic links; what was mounted there last is meant.
-    :return: what the user should hear.
+    :return: lines that the user should see.
     """
     name = _name_of(mountpoint)
     if name is None:

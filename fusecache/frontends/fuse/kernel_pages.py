@@ -34,22 +34,22 @@ log = structlog.get_logger(__name__)
 class KernelPages:
     """The kernel's pages of the image; :meth:`run` must be running for anything to happen."""
 
-    __slots__ = ("_busy", "_settled", "_stale")
+    __slots__ = ("_asked", "_busy", "_settled")
 
     def __init__(self) -> None:
-        self._stale = trio.Event()
+        self._asked = trio.Event()
         self._busy = trio.Lock()
         self._settled = False
 
     def forget(self) -> None:
-        """Have them dropped, soon: the image reads differently now, although nobody has written to it."""
-        self._stale.set()
+        """Have the pages dropped, soon: the image reads differently now, although nobody has written to it."""
+        self._asked.set()
 
     async def run(self) -> None:
-        """Drop them whenever that is asked for, until cancelled."""
+        """Drop the pages whenever :meth:`forget` asks for it, until cancelled."""
         while True:
-            await self._stale.wait()
-            self._stale = trio.Event()
+            await self._asked.wait()
+            self._asked = trio.Event()
             async with self._busy:
                 if not self._settled:
                     await self._drop()
@@ -62,7 +62,7 @@ class KernelPages:
                 log.error("the kernel keeps pages of the image that are out of date", error=exc.strerror)
 
     async def settle(self) -> None:
-        """Wait until the kernel is done with what it was asked for; it will not be asked again."""
+        """Wait until the kernel has dropped what it was asked to drop; it will not be asked again."""
         self._settled = True
         async with self._busy:
             pass

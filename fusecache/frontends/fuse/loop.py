@@ -3,7 +3,7 @@
 Theory of operation
 -------------------
 pyfuse3's workers share one descriptor.  One after the other they lock it, wait until it is readable, unlock it, receive
-one request and serve it.  With trio the locking costs a switch to the scheduler and the waiting costs another, with
+one request and serve it.  With trio the locking costs a pass of the scheduler and the waiting costs another, with
 three system calls that only ask whether there is a request; at any depth above one there nearly always is one.  pyfuse3
 looks the name ``trio`` up in its own namespace.  So :func:`serve_requests` puts a :class:`_Front` there for as long as
 it runs.  The front does what trio does, but for two things:
@@ -19,7 +19,7 @@ costs nothing, and a slow one next to nothing.
 
 What must hold: in each pass of the scheduler every other task that is ready runs (migrations, flushes, ticks).  Between
 two passes there is one burst: at most :data:`BURST_REQUESTS` requests, and no more once :data:`BURST_SECONDS` have
-passed.  What it costs: one switch for each burst, and one ``poll`` for each request.
+passed.  What it costs: one pass for each burst, and one ``poll`` for each request.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class _Lowlevel:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Unlock it; whoever stands by looks again when the scheduler next runs."""
+        """Unlock it; a worker that stands by looks again when the scheduler next runs."""
         self._unlock()
 
     async def wait_readable(self, fd: int) -> None:

@@ -1,9 +1,9 @@
-"""The face towards FUSE: two inodes, and errno values.
+"""What FUSE calls: two inodes, and errno values.
 
 Thin on purpose: requests go to :class:`fusecache.datapath.disk.Disk`, names to
 :class:`fusecache.control.control.Control`.  This is the one place where errors become errno values (:func:`_errno_of`),
-and nothing but FUSEError leaves it: any other exception would end pyfuse3's main loop.  No extended attribute call is
-ever answered with ENOSYS, since the kernel would stop asking, and the controls would be gone.
+and it raises nothing but FUSEError: any other exception would end pyfuse3's main loop.  It never answers a call for
+extended attributes with ENOSYS: the kernel would stop asking, and the controls would be gone.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _ROOT: Final = pyfuse3.ROOT_INODE
 IMAGE_INODE: Final = pyfuse3.InodeT(_ROOT + 1)
 _HANDLE: Final = pyfuse3.FileHandleT(1)
 _SYNC_HANDLE: Final = pyfuse3.FileHandleT(2)
-"""Of those who opened the image with O_DSYNC or O_SYNC: the kernel leaves that to us."""
+"""For those who open the image with O_DSYNC or O_SYNC: the kernel leaves it to us to make their writes durable."""
 _PREFIX: Final = "user.fusecache."
 _ATTRIBUTES_VALID_S: Final = 300
 _FRAGMENT: Final = 4096
@@ -78,7 +78,7 @@ def _errno_of(error: FusecacheError) -> int:
 
 
 def _fuse_error(error: Exception, request: str) -> pyfuse3.FUSEError:
-    """Turn whatever a request ended with into what the kernel is told; what nobody foresaw is EIO, and logged."""
+    """Turn the error of a request into an errno for the kernel; an unexpected one becomes EIO, and is logged."""
     if isinstance(error, FusecacheError):
         code = _errno_of(error)
         log.warning("request refused or failed", request=request, errno=errno.errorcode[code], error=str(error))
@@ -92,16 +92,16 @@ class Operations(pyfuse3.Operations):
     """One directory with one file in it, the image.
 
     :param image_bytes: its size, which never changes while mounted.
-    :param page_cache: whether the kernel is to keep what was read and written of it.  As long as nobody else changes
-        it (see :mod:`fusecache.frontends.fuse.kernel_pages`), that stays right while it is mounted.  A write comes here
-        before it returns, except through mmap: those come when the kernel likes, and before an fsync.
+    :param page_cache: whether the kernel is to keep what was read and written of the image.  That stays right while
+        it is mounted, as long as nobody else changes the image (see :mod:`fusecache.frontends.fuse.kernel_pages`).
+        A write comes here before it returns.  A write through mmap comes when the kernel likes, but before an fsync.
     """
 
     supports_dot_lookup = False
 
-    def __init__(self, cache: Disk, control: Control, *, image_bytes: int, page_cache: bool = False) -> None:
+    def __init__(self, disk: Disk, control: Control, *, image_bytes: int, page_cache: bool = False) -> None:
         super().__init__()
-        self._cache = cache
+        self._disk = disk
         self._control = control
         self._page_cache = page_cache
         self._root = _attributes(_ROOT, stat.S_IFDIR | 0o755, 0)
@@ -113,16 +113,16 @@ class Operations(pyfuse3.Operations):
         """Serve a read; short at the end of the image."""
         del fh
         try:
-            return await self._cache.read(off, size)  # type: ignore[return-value]  # pyfuse3 takes any buffer
+            return await self._disk.read(off, size)  # type: ignore[return-value]  # pyfuse3 takes any buffer
         except Exception as exc:
             raise _fuse_error(exc, "read") from exc
 
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
         """Serve a write; a synchronous one is durable when it returns."""
         try:
-            written = await self._cache.write(off, buf)
+            written = await self._disk.write(off, buf)
             if fh == _SYNC_HANDLE:
-                await self._cache.flush()
+                await self._disk.flush()
         except Exception as exc:
             raise _fuse_error(exc, "write") from exc
         return written
@@ -131,7 +131,7 @@ class Operations(pyfuse3.Operations):
         """Make everything durable that was written before."""
         del fh, datasync
         try:
-            await self._cache.flush()
+            await self._disk.flush()
         except Exception as exc:
             raise _fuse_error(exc, "fsync") from exc
 
@@ -218,7 +218,7 @@ class Operations(pyfuse3.Operations):
         return entry
 
     async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> pyfuse3.FileInfo:
-        """Open the image, past the page cache unless it is to be there.  A disk cannot be truncated."""
+        """Open the image, past the page cache unless that is to hold it.  A disk cannot be truncated."""
         del inode, ctx
         if flags & os.O_TRUNC:
             raise pyfuse3.FUSEError(errno.EPERM)

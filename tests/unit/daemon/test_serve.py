@@ -202,7 +202,7 @@ def test_a_signal_ends_it_only_when_the_kernel_has_dropped_the_pages_that_it_was
         assert may.wait(10)
 
     async def session(operations: Operations) -> None:
-        operations._cache._volume.content_changed()
+        operations._disk._volume.content_changed()
         await trio.to_thread.run_sync(asked.wait, 10)
         os.kill(os.getpid(), signal.SIGTERM)
         await trio.sleep(0.1)

@@ -84,7 +84,7 @@ def test_free_list_hands_out_in_order_and_takes_back_at_either_end() -> None:
 
 @pytest.mark.parametrize("entries", [range(1), range(3, 10), range(9, -1, -1), range(9, 2, -1), range(5, 4, -1)])
 def test_free_list_hands_out_what_it_is_filled_with_in_order(entries: range) -> None:
-    with mock.patch.object(freelist, "_SLICE", 3):
+    with mock.patch.object(freelist, "_PART", 3):
         free = FreeList(array("I", [0] * 11), array("I", [0] * 11), 10)
         free.fill(entries)
     assert free.check() == list(entries)

@@ -64,7 +64,7 @@ def test_opt_is_the_same_however_often_it_forgets_past_uses(oblocks: list[int], 
     usual = opt(reads(oblocks * 20), cache_blocks)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(limits, "_FEW", 0)
-        patch.setattr(limits, "_STALE_PER_LIVE", 1)
+        patch.setattr(limits, "_PAST_PER_LIVE", 1)
         assert opt(reads(oblocks * 20), cache_blocks) == usual
 
 

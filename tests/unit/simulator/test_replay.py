@@ -7,7 +7,7 @@ from typing import ClassVar
 import pytest
 
 from fusecache.simulator.replay import LIMITS, Result, replay, simulate
-from fusecache.simulator.requests import CHUNK
+from fusecache.simulator.requests import PORTION
 from policies import MISS, MISS_QUEUED, BadTunableError, Op, Policy, PolicyError, UnknownPolicyError, Work
 from policies.cleaner import CleanerPolicy
 from policies.mq import MqPolicy
@@ -126,8 +126,8 @@ def test_pieces_of_a_request_are_block_requests() -> None:
 
 def test_ticks_go_on_from_chunk_to_chunk() -> None:
     recorder = Recorder()
-    replay(make_trace(blocks("r0") * (CHUNK + 100)), recorder, BLOCK, nobody)
-    assert len(recorder.told("tick")) == (CHUNK + 99) // 32
+    replay(make_trace(blocks("r0") * (PORTION + 100)), recorder, BLOCK, nobody)
+    assert len(recorder.told("tick")) == (PORTION + 99) // 32
 
 
 def test_with_real_time_a_tick_comes_when_a_second_has_passed_since_the_last_timed_one() -> None:
@@ -338,7 +338,7 @@ def test_a_result_tells_all() -> None:
 @pytest.mark.parametrize("policy", ["mq", "smq", "default", "cleaner", *LIMITS])
 def test_progress_comes_by_the_chunk_and_ends_at_the_end(policy: str) -> None:
     seen: list[tuple[int, int]] = []
-    total = CHUNK + 5
+    total = PORTION + 5
     simulate(
         make_trace(blocks("r0") * total),
         policy,
@@ -347,7 +347,7 @@ def test_progress_comes_by_the_chunk_and_ends_at_the_end(policy: str) -> None:
         cache_blocks=1,
         progress=lambda done, total: seen.append((done, total)),
     )
-    assert seen == [(CHUNK, total), (total, total)]
+    assert seen == [(PORTION, total), (total, total)]
 
 
 def test_tunables_are_set() -> None:

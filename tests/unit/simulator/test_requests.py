@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusecache.simulator import requests
-from fusecache.simulator.requests import WHOLE, WRITES, Chunk, count_origin, count_unique, split
+from fusecache.simulator.requests import WHOLE, WRITES, Portion, count_origin, count_unique, split
 from tests.unit.simulator.making import BLOCK, Request, make_trace
 
 Piece = tuple[int, int, int, int, int]
@@ -28,42 +28,44 @@ def cut(requests: list[Request], block_size: int) -> list[Piece]:
     return pieces
 
 
-def joined(chunks: list[Chunk]) -> list[Piece]:
+def joined(portions: list[Portion]) -> list[Piece]:
     return [
         piece
-        for chunk in chunks
-        for piece in zip(chunk.times_us, chunk.kinds, chunk.oblocks, chunk.offsets, chunk.lengths, strict=True)
+        for portion in portions
+        for piece in zip(
+            portion.times_us, portion.kinds, portion.oblocks, portion.offsets, portion.lengths, strict=True
+        )
     ]
 
 
 @given(any_requests, st.integers(1, 12), st.integers(1, 5))
 def test_requests_are_cut_at_block_boundaries_however_they_are_chunked(
-    wanted: list[Request], block_size: int, chunk: int
+    wanted: list[Request], block_size: int, portion: int
 ) -> None:
     trace = make_trace(wanted)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(requests, "CHUNK", chunk)
-        chunks = list(split(trace, block_size))
-    assert joined(chunks) == cut(wanted, block_size)
-    assert all(0 < len(each.oblocks) <= chunk for each in chunks)
-    assert chunks[-1].done == len(wanted)
-    assert [each.done for each in chunks] == sorted(each.done for each in chunks)
+        patch.setattr(requests, "PORTION", portion)
+        portions = list(split(trace, block_size))
+    assert joined(portions) == cut(wanted, block_size)
+    assert all(0 < len(each.oblocks) <= portion for each in portions)
+    assert portions[-1].done == len(wanted)
+    assert [each.done for each in portions] == sorted(each.done for each in portions)
 
 
 def test_requests_inside_blocks_and_others_are_cut_alike() -> None:
     inside: list[Request] = [("r", 0, BLOCK), ("w", BLOCK, BLOCK), ("w", 2 * BLOCK + 1, BLOCK - 1), ("r", 512, 512)]
     across: Request = ("r", BLOCK - 1, 2)
     kinds = [WHOLE, WHOLE + WRITES, WRITES, 0]
-    assert [list(chunk.kinds) for chunk in split(make_trace(inside), BLOCK)] == [kinds]
-    assert [list(chunk.kinds) for chunk in split(make_trace([*inside, across]), BLOCK)] == [[*kinds, 0, 0]]
+    assert [list(portion.kinds) for portion in split(make_trace(inside), BLOCK)] == [kinds]
+    assert [list(portion.kinds) for portion in split(make_trace([*inside, across]), BLOCK)] == [[*kinds, 0, 0]]
 
 
 def test_the_longest_request_comes_in_chunks_of_the_usual_size() -> None:
     trace = make_trace([("w", 100, 2**32)])
-    chunks = list(islice(split(trace, 512), 3))
-    assert [len(chunk.oblocks) for chunk in chunks] == [requests.CHUNK] * 3
-    assert chunks[0].lengths[:2] == [412, 512]
-    assert chunks[2].oblocks[-1] == 3 * requests.CHUNK - 1
+    portions = list(islice(split(trace, 512), 3))
+    assert [len(portion.oblocks) for portion in portions] == [requests.PORTION] * 3
+    assert portions[0].lengths[:2] == [412, 512]
+    assert portions[2].oblocks[-1] == 3 * requests.PORTION - 1
 
 
 @given(any_requests, st.integers(1, 12))

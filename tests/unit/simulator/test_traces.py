@@ -142,7 +142,7 @@ def test_many_pieces_are_read_as_one_and_lines_stay_counted(tmp_path: Path, monk
     wanted = [(time, rng.randrange(2), rng.randrange(10**9), rng.randrange(1, 10**5)) for time in range(7, 5007)]
     lines = [f"{time},{'rw'[write]},{offset},{length}\n" for time, write, offset, length in wanted]
     for piece in (1, 100, 10_000):
-        monkeypatch.setattr(csv_trace, "_PIECE", piece)
+        monkeypatch.setattr(csv_trace, "_PART", piece)
         assert rows(read_trace(written(tmp_path, HEADER + "".join(lines)))) == wanted
         bad = [*lines[:4000], "oops\n", *lines[4000:]]
         assert refusal(written(tmp_path, HEADER + "".join(bad))).startswith("4002: expected")
