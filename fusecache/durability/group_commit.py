@@ -127,13 +127,8 @@ class GroupCommit(Generic[W]):
             self._served = []
             self._wake_leader()
             raise
-        served, self._served = self._served, []
-        if part is not None:
-            self._followers[:0] = [follower for follower in served if not follower.want & part]
-            served = [follower for follower in served if follower.want & part]
-        for follower in served:
-            follower.error = error
-            follower.woken.set()
+        if self._served:
+            self._answer(error, part)
         if part is not None and not want & part:
             return False
         self._wake_leader()
@@ -141,23 +136,35 @@ class GroupCommit(Generic[W]):
             raise error
         return True
 
+    def _answer(self, error: FusecacheError | None, part: Wish | None) -> None:
+        """Wake the followers whom the round has served; those who did not want the part that failed wait on."""
+        served, self._served = self._served, []
+        if part is not None:
+            self._followers[:0] = [follower for follower in served if not follower.want & part]
+            served = [follower for follower in served if follower.want & part]
+        for follower in served:
+            follower.error = error
+            follower.woken.set()
+
     def _begin(self) -> W:
         """Begin the round: from here on those who ask wait for the next one."""
         want = self._want
         assert want is not None, "a round begins once"
         self._want = None
-        self._served, self._followers = self._followers, []
-        for follower in self._served:
-            want |= follower.want
+        if self._followers:
+            self._served, self._followers = self._followers, []
+            for follower in self._served:
+                want |= follower.want
         return want
 
     def _wake_leader(self) -> None:
         """Let the first who waits lead the next round, if anybody does."""
-        self._followers = [follower for follower in self._followers if not follower.left]
-        self._leading = bool(self._followers)
-        if self._leading:
+        self._leading = False
+        if self._followers:
+            self._followers = [follower for follower in self._followers if not follower.left]
+        if self._followers:
             leader = self._followers.pop(0)
-            leader.leads = True
+            self._leading = leader.leads = True
             leader.woken.set()
 
     def check(self) -> None:
