@@ -292,10 +292,10 @@ async def test_whoever_gives_up_waiting_leaves_nothing_behind() -> None:
     assert not locks.held
 
 
-def test_check_sees_idle_cells_and_impossible_holders() -> None:
+def test_check_sees_unused_locks_and_impossible_holders() -> None:
     locks = BlockLocks()
     locks._lock_of(B)
-    with pytest.raises(AssertionError, match="idle"):
+    with pytest.raises(AssertionError, match="unused"):
         locks.check()
     locks.try_write(B, alone=True)
     locks.check()
