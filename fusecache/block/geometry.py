@@ -1,7 +1,7 @@
-"""Where a byte range falls: cache blocks, and the partial tail that is never cached.
+"""How the image is cut into blocks, and the tail that is never cached.
 
 The image is ``image_bytes`` long and is cut into blocks of ``block_size`` bytes.  What remains after the last whole
-block is the *tail*: it is served from the origin always (dm-cache 2.1).  Block sizes need not be powers of two.
+block is the *tail*; the origin always serves it (dm-cache 2.1).  A block size need not be a power of two.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Geometry:
         object.__setattr__(self, "tail_start", self.origin_blocks * self.block_size)
 
     def clip(self, offset: int, length: int) -> int:
-        """Return how many of ``length`` bytes from ``offset`` exist: reads past the end are short."""
+        """Return how many of ``length`` bytes from ``offset`` exist, since a read past the end is short."""
         return max(0, min(length, self.image_bytes - offset))
 
     def require(self, offset: int, length: int) -> None:
@@ -53,7 +53,7 @@ class Geometry:
             raise OutOfRangeError(msg)
 
     def pieces(self, offset: int, length: int) -> Iterator[tuple[int, int, int]]:
-        """Cut a range that lies inside the image at block boundaries.
+        """Cut a range of the image at block boundaries.
 
         Yields ``(oblock, offset within the block, length)`` in order; ``oblock == origin_blocks`` is the tail.
         """

@@ -2,26 +2,24 @@
 
 Theory of operation
 -------------------
-A mount is well until one of three things happens, and each stays until the next mount:
+Three failures last until the next mount:
 
-*The metadata cannot be written.*  Nothing may become different from what the record says, so the image is read-only and
-no block moves.  ``needs_check`` is recorded as soon as that can be done.  The way back: unmount, ``fusecache check
---clear-needs-check``, mount.
+*The metadata cannot be written.*  The record can no longer follow, so nothing may change that it speaks of: the image
+is read-only and no block moves.  ``needs_check`` is recorded as soon as that is possible.  The way back: unmount,
+``fusecache check --clear-needs-check``, mount.
 
-*The cache cannot be flushed.*  What it took since the last flush may be gone, whatever it shows now (fsync(2)), so no
-copy in it is trusted any more: clean blocks are read from the origin, nothing new goes in, and block by block what is
-cached is written back, where it can still be read, and forgotten.  Until that is done fsync fails, and once at least,
-for it may be that nobody was waiting for the flush that failed; from then on the origin serves alone.  The way back:
-unmount, mount.
+*The cache cannot be flushed.*  Whatever it took since the last flush may be gone, even if the cache still shows it
+(fsync(2)).  So fusecache trusts no copy in it any more.  It reads clean blocks from the origin and promotes nothing.
+Block by block it writes back what the cache can still read, and unmaps it.  fsync fails until the cache is empty.  It
+fails at least once, because nobody may have waited for the flush that failed.  After that the origin serves alone.  The
+way back: unmount, mount.
 
-*The origin cannot be flushed.*  What was written back since the last flush may be gone, so nothing is recorded as clean
-any more, and fsync fails.  The way back: unmount, mount; recovery writes back again.
+*The origin cannot be flushed.*  Whatever was written back since the last flush may be gone.  So no row is recorded as
+clean any more, and fsync fails.  The way back: unmount and mount; recovery writes it back again.
 
-A policy of another package that fails (:mod:`fusecache.volume.guard`) costs hits only; setting another one is the way
-back.
-
-Besides, single blocks that hold the only copy of something may turn out to be unreadable: :attr:`Health.lost` has those
-ranges of the image, until they are written back after all.
+Two failures are smaller.  A policy of another package that fails (:mod:`fusecache.volume.guard`) costs hits only; the
+way back is to set another policy.  A block that cannot be read although only the cache has its content costs that
+content: :attr:`Health.lost` has the ranges of the image, until they are written back after all.
 """
 
 from __future__ import annotations
@@ -35,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _MOST_RANGES: Final = 1000
-"""Remembered one by one; what comes beyond is joined to its neighbour."""
+"""So many ranges are kept apart; beyond that, the last two are joined."""
 
 
 class ByteRanges:
@@ -47,7 +45,7 @@ class ByteRanges:
         self._ranges: list[tuple[int, int]] = []
 
     def add(self, begin: int, end: int) -> None:
-        """Put ``begin <= byte < end`` in."""
+        """Add the bytes ``begin <= byte < end``."""
         apart = [(b, e) for b, e in self._ranges if e < begin or b > end]
         touching = [(b, e) for b, e in self._ranges if e >= begin and b <= end]
         joined = (min([begin, *(b for b, _ in touching)]), max([end, *(e for _, e in touching)]))
@@ -57,7 +55,7 @@ class ByteRanges:
             self._ranges[-2:] = [(begin, end)]
 
     def discard(self, begin: int, end: int) -> None:
-        """Take ``begin <= byte < end`` out."""
+        """Remove the bytes ``begin <= byte < end``."""
         rest = [part for b, e in self._ranges for part in ((b, min(e, begin)), (max(b, end), e))]
         self._ranges = [(b, e) for b, e in rest if b < e]
 
@@ -77,25 +75,25 @@ class ByteRanges:
 
 @dataclass(slots=True)
 class Health:
-    """What is broken just now.  Reasons are empty while all is well."""
+    """What is broken now.  A reason is empty while that part is well."""
 
     read_only: str = ""
-    """Why the metadata can no longer be written."""
+    """Why the metadata cannot be written any more."""
     cache_lost: str = ""
-    """Why nothing in the cache is trusted any more."""
+    """Why fusecache trusts nothing in the cache any more."""
     emptying: bool = False
-    """Whether blocks are in it still, so that fsync fails."""
+    """Whether the lost cache still holds blocks, so that fsync fails."""
     unreported: str = ""
-    """Which failure may have cost writes, as long as no fsync has failed for it."""
+    """A failure that may have cost writes, and for which no fsync has failed yet."""
     origin_lost: str = ""
-    """Why nothing that was written back counts as safe any more."""
+    """Why nothing that was written back counts as durable any more."""
     policy_failed: str = ""
-    """Which policy failed, and how; it is asked no more."""
+    """Which policy failed, and how; it is not asked any more."""
     lost: ByteRanges = field(default_factory=ByteRanges)
-    """What cannot be read: only the cache has it, and fails."""
+    """What cannot be read: only the cache has it, and the cache fails."""
 
     def report(self) -> None:
-        """Raise StoreError if writes may have been lost and nobody was told: fsync must not succeed for those."""
+        """Raise StoreError, once, if writes may have been lost and no fsync has failed for that."""
         unreported, self.unreported = self.unreported, ""
         if unreported:
             msg = f"{unreported}: of what was written before, something may be lost"

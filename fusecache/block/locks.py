@@ -1,20 +1,28 @@
-"""Who may touch a block now: shared holders, and migrations that keep writers, or all, out.
+"""The locks of the blocks: users share a block, a migration keeps some or all of them out.
 
 Theory of operation
 -------------------
-One :class:`_Hold` exists per origin block that somebody holds or waits for; a block without a hold is free, and
-the hit path only looks whether there is one.  Reads and writes hold a block *shared* while their I/O is under way;
-a hit that is served without waiting for anything never takes a lock at all, since nothing can come between.
+Locks are kept by origin block, since a block has one whether it is cached or not.  A :class:`_Lock` exists only while
+somebody holds the block or waits for it.  A block without one is free, so the data path only looks whether there is
+one.
 
-A migration holds a block *exclusively*, at one of two levels (dm-cache 2.7, 2.8): :data:`WRITERS_OUT` while it
-copies, so that reads go on, and :data:`ALL_OUT` for a switch that must not be seen half done.  A writeback that has
-taken its copy keeps out other migrations only (:data:`MIGRATIONS_OUT`).  It is granted at once
-and then waits until the holders that it excludes have left; newcomers that it excludes park in the hold and are
-released together when it ends, to try again.  Readers do not count against :data:`WRITERS_OUT`, so they cannot starve
-it.
+*Shared holders* are reads and writes of users, for as long as their I/O is under way.  A hit that waits for nothing
+takes no lock: nothing else runs before it is done.  A write that goes to both stores takes its block *alone*, with no
+other writer beside it: two such writes could arrive in one order at the cache and in the other at the origin.
 
-A write that goes to two stores takes its block *alone*: two of them crossing could leave the stores different.
-Nobody waits for a second block while holding one, hence no deadlock.
+*The exclusive holder* is a migration, one at a time.  Its :class:`Level` says whom it keeps out (dm-cache 2.7, 2.8):
+
+* ``WRITERS_OUT`` while it copies, so that reads go on;
+* ``ALL_OUT`` while it unmaps, so that nobody sees the switch half done;
+* ``MIGRATIONS_OUT`` when a writeback has taken its copy: users go on, only other migrations wait.
+
+The exclusive holder gets its level at once, even if users hold the block, and from then on no new user comes in whom it
+keeps out.  Then it waits for those who are inside (:meth:`BlockLocks.drain`).  Readers can therefore not starve it.
+
+*Those who cannot come in* park: they wait in the block's own queue, and all of them try again when the lock changes.
+
+Nobody deadlocks.  Users wait for a block only while they hold none.  A migration that holds blocks takes others only if
+they are free (``try_exclusive``), and waits only for users of blocks that it holds.
 """
 
 from __future__ import annotations
@@ -27,7 +35,7 @@ import trio
 
 
 class Level(IntEnum):
-    """How much an exclusive holder keeps out."""
+    """Whom the exclusive holder of a block keeps out; each level includes those below."""
 
     NOBODY_OUT = 0
     MIGRATIONS_OUT = 1
@@ -40,7 +48,7 @@ WRITERS_OUT: Final = Level.WRITERS_OUT
 ALL_OUT: Final = Level.ALL_OUT
 
 
-class _Hold:
+class _Lock:
     __slots__ = ("alone", "drained", "level", "parked", "readers", "writers")
 
     def __init__(self) -> None:
@@ -52,144 +60,149 @@ class _Hold:
         self.drained: trio.Event | None = None
 
     def excluded_holders(self) -> int:
+        """Count the users inside whom the exclusive holder keeps out."""
         if self.level is Level.ALL_OUT:
             return self.readers + self.writers
         return self.writers if self.level is Level.WRITERS_OUT else 0
 
-    def unused(self) -> bool:
+    def is_unused(self) -> bool:
         return not (self.readers or self.writers or self.level or self.parked)
 
 
 class BlockLocks:
-    """The locks of all blocks of one image, keyed by oblock."""
+    """The locks of all blocks of one image.
+
+    :ivar held: the lock of each origin block that somebody holds or waits for; the data path reads it.
+    """
 
     __slots__ = ("held",)
 
     def __init__(self) -> None:
-        self.held: dict[int, _Hold] = {}
+        self.held: dict[int, _Lock] = {}
 
     def may_read(self, oblock: int) -> bool:
         """Tell whether nobody keeps readers out."""
-        hold = self.held.get(oblock)
-        return hold is None or hold.level is not ALL_OUT
+        lock = self.held.get(oblock)
+        return lock is None or lock.level is not ALL_OUT
 
     def may_write(self, oblock: int, *, alone: bool = False) -> bool:
-        """Tell whether nobody keeps writers out; ``alone``: and nobody else writes."""
-        hold = self.held.get(oblock)
-        return hold is None or not (hold.level >= WRITERS_OUT or hold.alone or (alone and hold.writers))
+        """Tell whether nobody keeps writers out; if we want to be alone, whether nobody else writes either."""
+        lock = self.held.get(oblock)
+        return lock is None or not (lock.level >= WRITERS_OUT or lock.alone or (alone and lock.writers))
 
     def try_read(self, oblock: int) -> bool:
         """Take a block shared for reading, if nobody keeps readers out."""
         if not self.may_read(oblock):
             return False
-        self._hold(oblock).readers += 1
+        self._lock_of(oblock).readers += 1
         return True
 
     def try_write(self, oblock: int, *, alone: bool = False) -> bool:
-        """Take a block shared for writing, if nobody keeps writers out; ``alone``: and nobody else writes."""
+        """Take a block shared for writing, if nobody keeps writers out; ``alone`` keeps other writers out."""
         if not self.may_write(oblock, alone=alone):
             return False
-        hold = self._hold(oblock)
-        hold.writers += 1
-        hold.alone = alone
+        lock = self._lock_of(oblock)
+        lock.writers += 1
+        lock.alone = alone
         return True
 
     def end_read(self, oblock: int) -> None:
-        """Give back what :meth:`try_read` took."""
-        hold = self.held[oblock]
-        hold.readers -= 1
-        self._left(oblock, hold)
+        """End a hold that :meth:`try_read` gave."""
+        lock = self.held[oblock]
+        lock.readers -= 1
+        self._after_release(oblock, lock)
 
     def end_write(self, oblock: int) -> None:
-        """Give back what :meth:`try_write` took."""
-        hold = self.held[oblock]
-        hold.writers -= 1
-        hold.alone = False
-        if not hold.writers and hold.level < WRITERS_OUT:
-            self._unpark(hold)
-        self._left(oblock, hold)
+        """End a hold that :meth:`try_write` gave."""
+        lock = self.held[oblock]
+        lock.writers -= 1
+        lock.alone = False
+        if not lock.writers and lock.level < WRITERS_OUT:
+            self._unpark(lock)
+        self._after_release(oblock, lock)
 
     def is_writing(self, oblock: int) -> bool:
-        """Tell whether a write to this block is under way."""
-        hold = self.held.get(oblock)
-        return hold is not None and hold.writers > 0
+        """Tell whether somebody holds this block for writing."""
+        lock = self.held.get(oblock)
+        return lock is not None and lock.writers > 0
 
-    async def writers_gone(self) -> None:
-        """Wait until every write that is under way now has ended."""
-        for oblock in [oblock for oblock, hold in self.held.items() if hold.writers]:
+    async def drain_writers(self) -> None:
+        """Wait until every write that is under way now has ended; later ones may have begun by then."""
+        for oblock in [oblock for oblock, lock in self.held.items() if lock.writers]:
             await self.take_exclusive(oblock, Level.WRITERS_OUT)
             try:
-                await self.drained(oblock)
+                await self.drain(oblock)
             finally:
                 self.end_exclusive(oblock)
 
     def try_exclusive(self, oblock: int, level: Level) -> bool:
-        """Take a block exclusively unless somebody else has it so; follow with :meth:`drained`."""
-        hold = self._hold(oblock)
-        if hold.level:
+        """Take a block exclusively, if nobody else has it exclusively; call :meth:`drain` next."""
+        lock = self._lock_of(oblock)
+        if lock.level:
             return False
-        hold.level = level
+        lock.level = level
         return True
 
     async def take_exclusive(self, oblock: int, level: Level) -> None:
-        """Take a block exclusively, parking as long as it must; follow with :meth:`drained`."""
+        """Wait until nobody has a block exclusively, and take it; call :meth:`drain` next."""
         while not self.try_exclusive(oblock, level):
             await self.park(oblock)
 
-    async def drained(self, oblock: int) -> None:
-        """Wait until the holders that our exclusive level keeps out have left."""
-        hold = self.held[oblock]
-        while hold.excluded_holders():
-            hold.drained = trio.Event()
-            await hold.drained.wait()
+    async def drain(self, oblock: int) -> None:
+        """Wait until no user is inside whom our exclusive level keeps out."""
+        lock = self.held[oblock]
+        while lock.excluded_holders():
+            lock.drained = trio.Event()
+            await lock.drained.wait()
 
     async def raise_level(self, oblock: int) -> None:
         """Go from WRITERS_OUT to ALL_OUT, and wait for the readers to leave."""
         self.held[oblock].level = Level.ALL_OUT
-        await self.drained(oblock)
+        await self.drain(oblock)
 
     def lower_level(self, oblock: int) -> None:
-        """Go from WRITERS_OUT to MIGRATIONS_OUT; writers who parked try again."""
-        hold = self.held[oblock]
-        hold.level = Level.MIGRATIONS_OUT
-        self._unpark(hold)
+        """Go from WRITERS_OUT to MIGRATIONS_OUT; those who parked try again."""
+        lock = self.held[oblock]
+        lock.level = Level.MIGRATIONS_OUT
+        self._unpark(lock)
 
     def end_exclusive(self, oblock: int) -> None:
-        """Let everybody in again; those who parked try again."""
-        hold = self.held[oblock]
-        hold.level = Level.NOBODY_OUT
-        self._unpark(hold)
-        self._left(oblock, hold)
+        """End our exclusive hold; those who parked try again."""
+        lock = self.held[oblock]
+        lock.level = Level.NOBODY_OUT
+        self._unpark(lock)
+        self._after_release(oblock, lock)
 
-    def _hold(self, oblock: int) -> _Hold:
-        hold = self.held.get(oblock)
-        if hold is None:
-            hold = self.held[oblock] = _Hold()
-        return hold
+    def _lock_of(self, oblock: int) -> _Lock:
+        lock = self.held.get(oblock)
+        if lock is None:
+            lock = self.held[oblock] = _Lock()
+        return lock
 
     async def park(self, oblock: int) -> None:
-        """Wait until it is worth while to try again."""
+        """Wait until the lock of a block changes, so that it is worthwhile to try again."""
         released = trio.Event()
-        self._hold(oblock).parked.append(released)
+        self._lock_of(oblock).parked.append(released)
         await released.wait()
 
     @staticmethod
-    def _unpark(hold: _Hold) -> None:
-        while hold.parked:
-            hold.parked.popleft().set()
+    def _unpark(lock: _Lock) -> None:
+        while lock.parked:
+            lock.parked.popleft().set()
 
-    def _left(self, oblock: int, hold: _Hold) -> None:
-        if hold.drained is not None and not hold.excluded_holders():
-            hold.drained.set()
-            hold.drained = None
-        if hold.unused() and self.held.get(oblock) is hold:
+    def _after_release(self, oblock: int, lock: _Lock) -> None:
+        """Wake the exclusive holder if it has drained the block, and forget the lock if nobody needs it any more."""
+        if lock.drained is not None and not lock.excluded_holders():
+            lock.drained.set()
+            lock.drained = None
+        if lock.is_unused() and self.held.get(oblock) is lock:
             del self.held[oblock]
 
     def check(self) -> None:
-        """Assert that every hold is in use and consistent."""
-        for oblock, hold in self.held.items():
-            assert not hold.unused(), f"idle hold of oblock {oblock}"
-            assert hold.readers >= 0, oblock
-            assert hold.writers >= 0, oblock
-            assert not hold.alone or hold.writers == 1, oblock
-            assert not hold.parked or hold.level or hold.alone or hold.writers, f"oblock {oblock} parks for nothing"
+        """Assert that every lock is in use and consistent."""
+        for oblock, lock in self.held.items():
+            assert not lock.is_unused(), f"unused lock of oblock {oblock}"
+            assert lock.readers >= 0, oblock
+            assert lock.writers >= 0, oblock
+            assert not lock.alone or lock.writers == 1, oblock
+            assert not lock.parked or lock.level or lock.alone or lock.writers, f"oblock {oblock} parks for nothing"

@@ -3,9 +3,9 @@
 Theory of operation
 -------------------
 ``oblock_of[cblock]`` is the origin block in a cache block, or -1; the way back is a flat hash table of cblocks (open
-addressing, linear probing, at most half full, deletion by shifting back), so that a block costs about 8 + 8..16 + 1
-bytes and no objects.  The policy has an index of its own, which serves the hit path; this one is the truth against
-which the policy's answers are held, and it changes by migrations only.
+addressing, linear probing, at most half full, deletion by shifting back), so that a block costs about 8 + 8..16 + 5
+bytes and no objects.  The policy has an index of its own, which serves the hit path.  The data path checks the policy's
+answers against this one, and only migrations change it.
 
 ``flags[cblock]`` is the state of a cached block, one byte.  :mod:`fusecache.block.states` has the table of states and
 events; here is one method an event.  Everybody may read a state, and nobody outside this class changes one.  An
@@ -83,7 +83,7 @@ class Mapping:
         return UNMAPPED if slot < 0 else self._slots[slot]
 
     def insert(self, oblock: int, cblock: int) -> None:
-        """Map an origin block to a free cache block, clean and without flags.
+        """Map an origin block to a free cache block, in state 0.
 
         :raises ValueError: either is mapped already, or is no block number.
         """
@@ -107,7 +107,7 @@ class Mapping:
     def insert_all(self, blocks: Iterable[tuple[int, int]]) -> None:
         """Map many ``(oblock, cblock)`` as :meth:`insert` does, in less than half the time.
 
-        :raises ValueError: as there; those before it are mapped.
+        :raises ValueError: as there; the pairs before the wrong one are mapped.
         """
         slots, oblock_of, mask, shift = self._slots, self.oblock_of, self._mask, self._shift
         limit = self.cache_blocks
@@ -268,7 +268,7 @@ class Mapping:
         return -1
 
     def _close_gap(self, gap: int) -> None:
-        """Empty a slot, moving later members of its run back so that every probe still finds them."""
+        """Empty a slot, moving later entries of its cluster back so that every probe still finds them."""
         slots, mask = self._slots, self._mask
         slot = gap
         while True:
@@ -283,7 +283,7 @@ class Mapping:
         slots[gap] = _EMPTY
 
     def check(self) -> None:
-        """Assert that both directions agree, that the counts are right and that flags belong to mapped blocks."""
+        """Assert that both directions agree, that the counts are right, and that every state is one that can be."""
         mapped = dict(self.mapped())
         assert len(mapped) == self.mapped_count == len(set(mapped.values()))
         assert sum(1 for slot in self._slots if slot != _EMPTY) == self.mapped_count

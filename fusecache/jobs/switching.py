@@ -81,7 +81,7 @@ async def switch_mode(
         volume.mode = mode
         if mode is Mode.PASSTHROUGH:
             await switch_policy(volume, worker, replacement, job)
-            await volume.locks.writers_gone()
+            await volume.locks.drain_writers()
             _require_clean(volume)
     except BaseException:
         volume.mode = old
@@ -97,7 +97,7 @@ async def _write_back_all(volume: Volume, worker: MigrationWorker, flusher: Flus
     volume.mode = Mode.WRITETHROUGH
     async with worker.paused():
         pass  # overwrites that were under way may have made blocks dirty
-    await volume.locks.writers_gone()
+    await volume.locks.drain_writers()
     await flusher.flush()
     _require_clean(volume)
 

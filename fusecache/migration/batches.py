@@ -75,14 +75,14 @@ class Held:
             msg = f"oblock {oblock} is being migrated"
             raise BusyError(msg)
         self._oblocks.add(oblock)
-        await self._locks.drained(oblock)
+        await self._locks.drain(oblock)
 
     async def take_when_free(self, oblock: int, level: Level) -> None:
         """Take a block as soon as nobody migrates it any more; the caller holds no other one."""
         assert not self._oblocks
         await self._locks.take_exclusive(oblock, level)
         self._oblocks.add(oblock)
-        await self._locks.drained(oblock)
+        await self._locks.drain(oblock)
 
     def release(self, oblock: int) -> None:
         """Release a block, if it was taken."""

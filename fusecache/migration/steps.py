@@ -57,7 +57,7 @@ class Steps:
         (work,) = batch.works
         start = work.cblock * volume.geometry.block_size
         try:
-            await volume.locks.drained(work.oblock)
+            await volume.locks.drain(work.oblock)
             await volume.durability.wait_reusable(work.cblock)
             if not volume.cache.write_nowait(start, data):
                 await volume.cache.write(start, data)

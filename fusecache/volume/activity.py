@@ -1,9 +1,9 @@
-"""What the origin is doing for users: how much is under way, since when it has been quiet, whose turn a tick is.
+"""What the origin does for users now, since when it has been quiet, and when the policy gets its next tick.
 
 *Idle*, as dm-cache means it (2.9): no user I/O at the origin, for longer than a second.  Hits do not count.
 
-*Calm* is less: none for a moment.  A client that asks for one thing after the other leaves gaps in which nothing is
-under way, and would find a writeback in front of it after each of them.
+*Calm* is less: no user I/O for a moment.  A client that sends one request at a time leaves short gaps in which nothing
+is under way.  If writebacks began in those gaps, each of its requests would find one in front of it.
 """
 
 from __future__ import annotations
@@ -27,20 +27,21 @@ class Activity:
         self._since = -QUIET_SECONDS
         self._quiet = trio.Event()
         self.marked = False
-        """Whether some bio under way carries the tick mark (dm-cache 2.9)."""
+        """Whether a bio under way carries the tick mark (dm-cache 2.9)."""
         self.hits_until_tick = _HITS_PER_TICK
-        """A hit that is served at once has no duration in which others could pass, so the mark passes over a fixed
-        number of such hits instead: about what fits into one round trip of a busy client."""
+        """How many hits are still to be served at once before the next tick.  Such a hit takes no time in which others
+        could pass, so it carries no mark.  Instead a fixed number of them makes a tick, about as many as fit into one
+        round trip of a busy client."""
 
     def begin(self) -> bool:
-        """Count one user I/O in; returns whether it carries the tick mark."""
+        """Note that one user I/O begins; returns whether it carries the tick mark."""
         self.in_flight += 1
         mark = not self.marked
         self.marked = True
         return mark
 
     def end(self, now: float, *, mark: bool) -> None:
-        """Count it out again."""
+        """Note that it has ended."""
         self.in_flight -= 1
         if mark:
             self.marked = False
@@ -58,7 +59,7 @@ class Activity:
         return self.in_flight == 0 and now >= self._since + CALM_SECONDS
 
     def restart_hits(self) -> None:
-        """Begin to count inline hits anew, after a tick."""
+        """Count hits from the beginning again, after a tick."""
         self.hits_until_tick = _HITS_PER_TICK
 
     async def give_way(self, patience: float) -> None:

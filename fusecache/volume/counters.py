@@ -1,4 +1,4 @@
-"""What is counted."""
+"""The counters of one mount."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class Counters:
     promotions: int = 0
     """Blocks copied into the cache and mapped."""
     demotions: int = 0
-    """Blocks unmapped to make room; in passthrough mode, those that a write made worthless."""
+    """Blocks unmapped to make room; in passthrough mode, blocks unmapped because somebody writes to them."""
     writebacks: int = 0
-    """Dirty blocks copied to the origin that turned clean."""
+    """Dirty blocks that were copied to the origin and turned clean."""
     origin_reads: int = 0
     """Reads of the origin for users' requests; migrations are not counted."""
     origin_read_bytes: int = 0
@@ -52,16 +52,16 @@ class Counters:
         return asdict(self)
 
     def persistent(self) -> dict[str, int]:
-        """List the counters that are to be kept for the next mount (:data:`PERSISTENT`)."""
+        """List the counters that go on at the next mount (:data:`PERSISTENT`)."""
         return {name: getattr(self, name) for name in PERSISTENT}
 
     def restore(self, kept: Mapping[str, int]) -> None:
-        """Go on from what an earlier mount's :meth:`persistent` gave; names that are not kept change nothing."""
+        """Go on from what :meth:`persistent` gave in an earlier mount; a name that is missing there changes nothing."""
         for name in PERSISTENT:
             setattr(self, name, kept.get(name, getattr(self, name)))
 
     def check(self) -> None:
-        """Assert that nothing was counted backwards, and that bytes were moved by requests only."""
+        """Assert that no counter is negative, and that there are no bytes without a request."""
         for name, count in self.as_dict().items():
             assert count >= 0, (name, self)
         assert self.origin_reads or not self.origin_read_bytes, self

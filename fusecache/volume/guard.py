@@ -1,11 +1,12 @@
-"""Other people's policies, held so that what they raise costs hits, not the mount.
+"""A guard around policies of other packages: an error in one costs hits, not the mount.
 
-The mapping is the authority on what is cached, so a policy can be dispensed with at any moment.  Once one has raised
-anything but what the contract allows, it is asked no more: lookups are answered from the mapping, and nothing is
+The mapping knows what is cached, so fusecache can do without a policy at any moment.  Once a policy has raised anything
+that the contract does not allow, the guard asks it no more.  It answers lookups from the mapping, and nothing is
 promoted, demoted or written back until another policy is set.
 
-The same goes for one that hands out an item for a block for which one is out already, or for no block at all: those who
-carry out work rely on having all of it to themselves.  What they get is a copy, since the policy may change its own.
+The guard also stops asking a policy that orders work for a block for which an item is outstanding, or for a block that
+does not exist: whoever carries out an item relies on nobody else having one for the same block.  It hands out a copy of
+each item, since the policy might change its own.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ T = TypeVar("T")
 
 
 class GuardedPolicy(Policy):
-    """A policy of another package; :meth:`serve` begins the guard, before it whatever is raised is passed on."""
+    """A policy of another package.  Until :meth:`serve` begins the guard, whatever the policy raises is passed on."""
 
     def __init__(self, inner: Policy) -> None:
         self._inner = inner
@@ -44,7 +45,7 @@ class GuardedPolicy(Policy):
         self.observes_bios = inner.observes_bios  # type: ignore[misc]
 
     def serve(self, mapping: Mapping, health: Health) -> None:
-        """Guard from here on; what is cached is in ``mapping``, a failure is told to ``health``."""
+        """Guard from here on: answer from ``mapping`` if the policy fails, and report that to ``health``."""
         self._mapping = mapping
         self._health = health
 
@@ -92,7 +93,7 @@ class GuardedPolicy(Policy):
         return self._hand_out(self._inner.get_background_work(idle))
 
     def _hand_out(self, theirs: Work | None) -> Work | None:
-        """Copy an item that may be carried out beside those that are out; raises ValueError for any other."""
+        """Return a copy of an item; raises ValueError if it cannot be carried out beside those that are outstanding."""
         if theirs is None:
             return None
         work = Work(Op(theirs.op), index(theirs.oblock), index(theirs.cblock))
@@ -173,5 +174,5 @@ def _nothing() -> None:
 
 
 def guarded(policy: Policy) -> Policy:
-    """Guard a policy that is not ours."""
+    """Put a guard around a policy, if it is not one of our own."""
     return policy if type(policy).__module__.partition(".")[0] == "policies" else GuardedPolicy(policy)

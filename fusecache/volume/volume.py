@@ -1,4 +1,4 @@
-"""The one cached disk with all its parts: what the data path, the migrations and the controls share."""
+"""One cached disk with all its parts: what the data path, the migrations and the controls share."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ class Volume:
     activity: Activity = field(default_factory=Activity)
     health: Health = field(init=False)
     incoming: Policy | None = None
-    """The policy that is being told of the mapping, to take over (see :mod:`fusecache.jobs.switching`)."""
+    """The policy that is to take over, while it learns the mapping (see :mod:`fusecache.jobs.switching`)."""
     handed_over: int = 0
-    """It knows of the cblocks below this."""
+    """It knows the cblocks below this one."""
     content_changed: Callable[[], None] = lambda: None
-    """Called when the image reads differently although nobody has written to it; not to wait for anything."""
+    """Called when the image reads differently although nobody has written to it; must not wait."""
 
     def __post_init__(self) -> None:
         self.health = self.durability.health
@@ -66,25 +66,25 @@ class Volume:
         self.activity.restart_hits()
 
     def served_hit(self) -> None:
-        """Count a hit that was served at once; it may be its turn to let time pass (dm-cache 2.9)."""
+        """Count a hit that was served at once; every so many of them, the policy gets a tick (dm-cache 2.9)."""
         self.activity.hits_until_tick -= 1
         if not self.activity.hits_until_tick:
             self.tick()
 
     def require_hit(self, oblock: int, cblock: int) -> None:
-        """Hold the policy's answer against the mapping; raises PolicyFaultError."""
+        """Check the policy's answer against the mapping; raises PolicyFaultError."""
         if self.mapping.oblock_of[cblock] != oblock:
             msg = f"policy {self.policy.name} takes cblock {cblock} for oblock {oblock}, which it does not hold"
             raise PolicyFaultError(msg)
 
     def require_miss(self, oblock: int) -> None:
-        """Hold the policy's answer against the mapping; raises PolicyFaultError."""
+        """Check the policy's answer against the mapping; raises PolicyFaultError."""
         if self.mapping.find(oblock) != UNMAPPED:
             msg = f"policy {self.policy.name} does not find oblock {oblock}, which is cached"
             raise PolicyFaultError(msg)
 
     def require_work(self, work: Work) -> None:
-        """Hold an item of work against the mapping, before anything is copied; raises PolicyFaultError."""
+        """Check an item of work against the mapping, before anything is copied; raises PolicyFaultError."""
         held = self.mapping.oblock_of[work.cblock]
         if work.op is Op.PROMOTE:
             sane = held == UNMAPPED and self.mapping.find(work.oblock) == UNMAPPED
@@ -95,7 +95,7 @@ class Volume:
             raise PolicyFaultError(msg)
 
     def require_cache(self) -> None:
-        """Raise StoreError if the cache was given up: a write that ends only now may not have reached it."""
+        """Raise StoreError if the cache was given up meanwhile: a write that ends only now may not have reached it."""
         if self.health.cache_lost:
             raise StoreError(self.health.cache_lost)
 
@@ -104,7 +104,7 @@ class Volume:
         return bool(self.mapping.flags[cblock] & DIRTY)
 
     def set_dirty(self, cblock: int) -> None:
-        """Mark a covered block dirty, here and in the policy."""
+        """Mark a block with write intent dirty, here and in the policy."""
         if self.mapping.written(cblock):
             self.durability.regions.touch(cblock)
             self.policy.set_dirty(cblock)
@@ -112,13 +112,13 @@ class Volume:
                 self.incoming.set_dirty(cblock)
 
     def set_clean(self, cblock: int, crc: int) -> None:
-        """Mark a block clean that was written back just now, here and in the policy; ``crc`` is its content's."""
+        """Mark a block clean that was written back just now, here and in the policy; ``crc`` is its sum."""
         if self.mapping.cleaned(cblock, crc):
             self._tell_clean(cblock)
             self.durability.rows.cleaned(cblock)
 
     def on_lost_write(self, cblock: int) -> None:
-        """Take a block for clean although what was written to it is lost: the origin has what was there before."""
+        """Mark a block clean although what was written to it is lost; from now on the origin's older content counts."""
         if self.mapping.write_lost(cblock):
             begin = self.mapping.oblock_of[cblock] * self.geometry.block_size
             log.error("writes since the last fsync are lost", begin=begin, end=begin + self.geometry.block_size)
@@ -135,19 +135,19 @@ class Volume:
         self.policy.invalidate_mapping(cblock)
 
     def take_over(self, policy: Policy) -> None:
-        """Let a policy that knows of everything cached decide from here on."""
+        """Let another policy decide from here on, which knows everything that is cached."""
         self.health.policy_failed = ""
         if isinstance(policy, GuardedPolicy):
             policy.serve(self.mapping, self.health)
         self.policy = policy
 
     def begin_handover(self, new: Policy) -> None:
-        """Let a policy learn of changes to the blocks that it has been told of."""
+        """Tell a policy that is to take over of every change to the blocks that it knows."""
         self.incoming = new
         self.handed_over = 0
 
     def check(self) -> None:
-        """Assert the invariants of every part, and between the policy and the mapping."""
+        """Assert the invariants of every part, and that the policy knows every mapped block."""
         self.mapping.check()
         self.locks.check()
         self.durability.check()

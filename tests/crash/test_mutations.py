@@ -222,10 +222,10 @@ def recovery_serves_what_is_not_durable(patch: Patch) -> None:
 
 
 def writeback_lets_writers_in(patch: Patch) -> None:
-    async def drained(self: BlockLocks, oblock: int) -> None:
+    async def drain(self: BlockLocks, oblock: int) -> None:
         pass
 
-    patch.setattr(BlockLocks, "drained", drained)
+    patch.setattr(BlockLocks, "drain", drain)
 
 
 def a_failed_double_write_counts_as_done(patch: Patch) -> None:

@@ -26,7 +26,7 @@ GIVE_BACK: dict[str, Callable[[BlockLocks], None]] = {
     "writers out": lambda locks: locks.end_exclusive(B),
     "all out": lambda locks: locks.end_exclusive(B),
 }
-# Exclusive holds are granted over shared ones, and then wait for them: see ``drained``.
+# Exclusive holds are granted over shared ones, and then wait for them: see ``drain``.
 SHARED_BESIDE = {
     "read": {"read", "write", "alone", "writers out"},
     "write": {"read", "write"},
@@ -89,7 +89,7 @@ async def test_a_copier_waits_for_writers_and_not_for_readers() -> None:
 
     async def migrate() -> None:
         assert locks.try_exclusive(B, WRITERS_OUT)
-        await locks.drained(B)
+        await locks.drain(B)
         seen.append("drained")
 
     async with trio.open_nursery() as nursery:
@@ -110,7 +110,7 @@ async def test_a_switch_waits_for_everybody() -> None:
     locks = BlockLocks()
     locks.try_read(B)
     locks.try_exclusive(B, WRITERS_OUT)
-    await locks.drained(B)
+    await locks.drain(B)
     locks.try_read(B)
     with trio.move_on_after(5) as patience:
         await locks.raise_level(B)
@@ -118,7 +118,7 @@ async def test_a_switch_waits_for_everybody() -> None:
     assert not locks.try_read(B)
     locks.end_read(B)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(locks.drained, B)
+        nursery.start_soon(locks.drain, B)
         await settle()
         locks.end_read(B)
     locks.end_exclusive(B)
@@ -191,7 +191,7 @@ async def test_a_stream_of_readers_does_not_starve_a_copier_nor_a_switch() -> No
             nursery.start_soon(read, start)
         await trio.sleep(10.5)
         await locks.take_exclusive(B, WRITERS_OUT)
-        await locks.drained(B)
+        await locks.drain(B)
         assert trio.current_time() == 10.5
         await locks.raise_level(B)
         assert trio.current_time() <= 12.5
@@ -220,7 +220,7 @@ async def test_a_stream_of_writers_does_not_starve_a_copier() -> None:
         await trio.sleep(10.5)
         with trio.fail_after(2):
             await locks.take_exclusive(B, WRITERS_OUT)
-            await locks.drained(B)
+            await locks.drain(B)
         await trio.sleep(20)
         assert not locks.is_writing(B)
         locks.end_exclusive(B)
@@ -236,7 +236,7 @@ async def test_exclusive_holders_come_one_after_the_other() -> None:
     async def hold(level: Level) -> None:
         nonlocal holders
         await locks.take_exclusive(B, level)
-        await locks.drained(B)
+        await locks.drain(B)
         holders += 1
         assert holders == 1
         await trio.sleep(1)
@@ -251,7 +251,7 @@ async def test_exclusive_holders_come_one_after_the_other() -> None:
 
 
 @virtual
-async def test_writers_gone_waits_for_those_there_and_not_for_those_to_come() -> None:
+async def test_drain_writers_waits_for_those_there_and_not_for_those_to_come() -> None:
     locks = BlockLocks()
     locks.try_write(B)
     locks.try_write(B + 1, alone=True)
@@ -259,7 +259,7 @@ async def test_writers_gone_waits_for_those_there_and_not_for_those_to_come() ->
     done = trio.Event()
 
     async def wait() -> None:
-        await locks.writers_gone()
+        await locks.drain_writers()
         done.set()
 
     async with trio.open_nursery() as nursery:
@@ -292,10 +292,10 @@ async def test_whoever_gives_up_waiting_leaves_nothing_behind() -> None:
     assert not locks.held
 
 
-def test_check_sees_idle_cells_and_impossible_holders() -> None:
+def test_check_sees_unused_locks_and_impossible_holders() -> None:
     locks = BlockLocks()
-    locks._hold(B)
-    with pytest.raises(AssertionError, match="idle"):
+    locks._lock_of(B)
+    with pytest.raises(AssertionError, match="unused"):
         locks.check()
     locks.try_write(B, alone=True)
     locks.check()

@@ -42,9 +42,9 @@ async def test_overwrites_of_several_blocks_beside_those_who_wait_for_writers() 
     world.policy.overwrites = {0: 0, 1: 1}
     async with world.running():
         async with trio.open_nursery() as nursery:  # one of the two comes after the write, whatever the order
-            nursery.start_soon(world.locks.writers_gone)
+            nursery.start_soon(world.locks.drain_writers)
             nursery.start_soon(world.cache.write, 0, b"n" * 2 * BLOCK)
-            nursery.start_soon(world.locks.writers_gone)
+            nursery.start_soon(world.locks.drain_writers)
         assert bytes(await world.cache.read(0, 2 * BLOCK)) == b"n" * 2 * BLOCK
         assert world.mapping.dirty_count == 2
 
