@@ -35,8 +35,8 @@ class SetTunable:
 class InvalidateCblocks:
     """Drop mappings without writing anything back, in passthrough mode.
 
-    Ranges are to be taken from left to right, each read by :func:`parse_range` when its turn comes: those before a bad
-    one stay applied.
+    Ranges are applied from left to right, and :func:`parse_range` reads each only then: those before a bad one stay
+    applied.
     """
 
     ranges: tuple[str, ...]

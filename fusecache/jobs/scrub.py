@@ -2,15 +2,15 @@
 
 Theory of operation
 -------------------
-Every clean block has the CRC-32C of its content, taken when it was copied (:mod:`fusecache.migration.worker`); writes
-to both stores end what it says, and so do crashes.  The scrub goes round and round over the blocks, so many bytes a
-second:
+Every clean block has the CRC-32C of its content, taken when it was copied (:mod:`fusecache.migration.worker`).  A write
+that goes to both stores makes it void, and so does a crash.  The scrub goes round and round over the blocks, so many
+bytes a second:
 
 * A block whose content is not what its sum says has rotted.  Its readers and writers are kept out, it is looked at once
   more, and is then *healed*: rewritten from the origin.  If that cannot be done it is dropped.
 * A block without a sum is compared with the origin.  If they are the same, it gets one; if not, it is healed likewise.
 
-Dirty blocks have no sum, since any write would end it; reading them shows at least whether they can still be read.
+Dirty blocks have no sum, since any write would make it void; reading them shows at least whether they can still be read.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 _LEAST_PAUSE: Final = 1.0
-"""Seconds between two rounds, and after a block that could not be looked at."""
+"""Seconds between two rounds."""
 
 
 class Scrub:
