@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Iterator
 from datetime import timedelta
 
@@ -19,6 +20,17 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("fusecache")
+
+
+def pytest_configure() -> None:
+    """Choose where this run's crashes begin, before there are workers: all of them have to collect the same tests."""
+    os.environ.setdefault("FUSECACHE_FIRST_SEED", str(random.SystemRandom().randrange(10**9)))
+
+
+def pytest_report_header() -> str:
+    """Tell the choice before anything can go wrong."""
+    seed = os.environ["FUSECACHE_FIRST_SEED"]
+    return f"crashes: seeds from {seed} on (the same again: FUSECACHE_FIRST_SEED={seed})"
 
 
 @pytest.fixture(autouse=True)

@@ -1,15 +1,12 @@
 from __future__ import annotations
 
 import os
-import random
 from collections.abc import Iterator
 
 import pytest
 import structlog
 
 from tests.crash.rig import simulated
-
-_FIRST_SEED = pytest.StashKey[int]()
 
 
 @pytest.fixture(autouse=True)
@@ -23,13 +20,6 @@ def _simulation(request: pytest.FixtureRequest) -> Iterator[None]:
     structlog.configure(**before)
 
 
-def pytest_report_collectionfinish(config: pytest.Config) -> str:
-    """Choose where this run's hunt begins, and tell it before anything can go wrong."""
-    seed = int(os.environ.get("FUSECACHE_FIRST_SEED", random.SystemRandom().randrange(10**9)))
-    config.stash[_FIRST_SEED] = seed
-    return f"crash hunt: seeds from {seed} on (the same again: FUSECACHE_FIRST_SEED={seed})"
-
-
 @pytest.fixture
-def first_seed(pytestconfig: pytest.Config) -> int:
-    return pytestconfig.stash[_FIRST_SEED]
+def first_seed() -> int:
+    return int(os.environ["FUSECACHE_FIRST_SEED"])

@@ -26,7 +26,7 @@ from fusecache.block.geometry import Geometry
 from fusecache.config import Mode
 from fusecache.errors import FusecacheError, RefusedError
 from fusecache.volume.volume import PolicyFaultError
-from tests.crash.rig import BLOCK, QUICK_TICKS, Rig, SimDisk, simulate, simulated
+from tests.crash.rig import BLOCK, QUICK_TICKS, Rig, SimDisk, pause_ends, simulate, simulated
 from tests.model import Oracle, judge_crash, shown
 
 _POLICIES: Final = ("eager", "eager", "eager", "eager", "smq", "mq", "cleaner")
@@ -211,7 +211,10 @@ class History:
         shape = self._shape
         await rig.control.set("scrub", "0")
         self._crasher.active = False
-        await trio.sleep(40 if shape.fault_rate else 1)  # the pause after failures ends
+        if shape.fault_rate:
+            await pause_ends()
+        else:
+            await trio.sleep(1)
         self._crasher.active = True
         if rig.volume.health.unreported:
             await self._flush()  # which fails, and the next one does not

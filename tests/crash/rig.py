@@ -351,6 +351,12 @@ def simulated(tick_seconds: float = QUICK_TICKS) -> Iterator[None]:
         yield
 
 
+async def pause_ends() -> None:
+    """Let the pause after failures end; no request is there to meet a tick, so ticks are as seldom as in earnest."""
+    with simulated(tick_seconds=1.0):
+        await trio.sleep(40)
+
+
 def simulate(seed: int, function: Callable[..., Awaitable[T]], *args: Any, instruments: Any = ()) -> T:
     """Run a coroutine under virtual time, to be used within :func:`simulated`."""
     trio._core._run._r.seed(seed)

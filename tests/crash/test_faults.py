@@ -20,7 +20,7 @@ from fusecache.block.geometry import Geometry
 from fusecache.errors import FusecacheError, ReadOnlyError, StoreError
 from fusecache.volume.volume import PolicyFaultError
 from policies import Op, Work
-from tests.crash.rig import BLOCK, Rig, SimDisk, simulate
+from tests.crash.rig import BLOCK, Rig, SimDisk, pause_ends, simulate
 from tests.fakes import EagerPolicy
 from tests.model import Oracle, judge_crash, shown
 
@@ -285,7 +285,7 @@ class Sweep:
 
     async def _look_at_read_only(self, bench: Bench) -> None:
         rig, oracle = bench.rig, bench.oracle
-        await trio.sleep(40)
+        await pause_ends()
         oracle.settled(await rig.read_all())
         with pytest.raises(ReadOnlyError):
             await rig.cache.write(0, b"new")
@@ -294,7 +294,7 @@ class Sweep:
 
     async def _settle(self, bench: Bench, rng: random.Random) -> None:
         rig, oracle = bench.rig, bench.oracle
-        await trio.sleep(40)  # the pause after failures ends
+        await pause_ends()
         await rig.check_at_rest()
         shows = oracle.settled(await rig.read_all())
         if rig.volume.health.unreported:

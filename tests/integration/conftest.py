@@ -51,7 +51,8 @@ def _fuse(tmp_path_factory: pytest.TempPathFactory) -> None:
         pytest.skip("no /dev/fuse")
     run_directory = tmp_path_factory.getbasetemp()
     (run_directory / "owner").write_text(str(os.getpid()))
-    sweep_aborted_runs(run_directory.parent)
+    is_worker = "PYTEST_XDIST_WORKER" in os.environ  # its directory lies in that of the whole run
+    sweep_aborted_runs(run_directory.parent.parent if is_worker else run_directory.parent)
 
 
 @pytest.fixture

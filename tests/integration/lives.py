@@ -145,7 +145,8 @@ def _set_until_killed(mount: Mount, name: str, value: str) -> None:
 
 
 def seeds(count: int) -> list[int]:
-    """Return fresh seeds, or the one in FUSECACHE_SEED."""
+    """Return this run's seeds, or the one in FUSECACHE_SEED."""
     if "FUSECACHE_SEED" in os.environ:
         return [int(os.environ["FUSECACHE_SEED"])]
-    return [random.SystemRandom().randrange(1_000_000) for _ in range(count)]
+    first = int(os.environ["FUSECACHE_FIRST_SEED"])
+    return list(range(first, first + count))

@@ -107,9 +107,7 @@ class Mount:
     @property
     def pid(self) -> int:
         """The server's process."""
-        pid = json.loads(fusecache("status", self.mountpoint, "--json"))["pid"]
-        assert isinstance(pid, int)
-        return pid
+        return self.count("pid")
 
     def status(self) -> dict[str, int | float | str | bool]:
         """Ask the running mount for its figures."""
@@ -269,13 +267,15 @@ class LoopDevices:
 def sweep_aborted_runs(runs: Path) -> None:
     """Remove mounts below ``runs`` (the home of all runs' temporary directories) whose test run is no longer alive.
 
-    A run leaves its process number in the file ``owner`` of its temporary directory; without one, nothing is touched.
+    A run, and each of its workers, leaves its process number in the file ``owner`` of its temporary directory; without
+    one, nothing is touched.
     """
     for mountpoint in fuse_mountpoints():
         if not mountpoint.is_relative_to(runs):
             continue
-        owner = runs / mountpoint.relative_to(runs).parts[0] / "owner"
-        if owner.exists() and not _is_alive(int(owner.read_text())):
+        below = [directory for directory in mountpoint.parents if directory.is_relative_to(runs)]
+        owners = [directory / "owner" for directory in below if (directory / "owner").exists()]
+        if owners and not _is_alive(int(owners[-1].read_text())):
             _detach_loops_below(mountpoint)
             discard_mount(mountpoint)
 

@@ -19,6 +19,8 @@ from fusecache.metadata.record import Transaction
 from tests.integration.conftest import Mounted
 from tests.integration.mounts import Mount, fusecache
 
+pytestmark = pytest.mark.alone  # it measures how long a mount takes
+
 BLOCK = 4096
 BLOCKS = 100_000
 WRITTEN = 5

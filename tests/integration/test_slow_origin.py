@@ -18,6 +18,8 @@ from tests.integration.judges import MIB, need
 from tests.integration.mounts import Mount, run, wait_until
 from tests.integration.patient_disk import patient_disk
 
+pytestmark = pytest.mark.alone  # it measures how long hits wait
+
 BLOCK = 64 * 1024
 CONTENT = random.Random(5).randbytes(16 * MIB)
 

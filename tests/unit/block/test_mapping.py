@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from itertools import islice
 
 import pytest
 from hypothesis import given
@@ -92,7 +93,7 @@ def test_it_is_a_dictionary_both_ways(cache_blocks: int, steps: list[tuple[str, 
 
 def colliding(mapping: Mapping, home: int, count: int) -> list[int]:
     """List oblocks that all hash to one slot."""
-    return [oblock for oblock in range(100_000) if mapping._home(oblock) == home][:count]
+    return list(islice((oblock for oblock in range(100_000) if mapping._home(oblock) == home), count))
 
 
 @pytest.mark.parametrize("cache_blocks", range(1, 9))

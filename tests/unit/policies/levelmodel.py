@@ -21,7 +21,10 @@ class LevelModel:
         return next(level for level, items in enumerate(self.levels) if entry in items)
 
     def entries(self) -> list[list[int]]:
-        return [[item for item in items if isinstance(item, int)] for items in self.levels]
+        return [self._of(level) for level in range(LEVELS)]
+
+    def _of(self, level: int) -> list[int]:
+        return [item for item in self.levels[level] if isinstance(item, int)]
 
     def push(self, entry: int, level: int) -> None:
         self.levels[level].append(entry)
@@ -69,13 +72,13 @@ class LevelModel:
     def redistribute(self, in_top: int = 0, top_levels: int = 0) -> None:
         targets = even_targets(sum(map(len, self.entries())), in_top, top_levels)
         for level in range(LEVELS - 1):
-            while len(self.entries()[level]) < targets[level]:
-                source = next((above for above in range(level + 1, LEVELS) if self.entries()[above]), None)
+            while len(self._of(level)) < targets[level]:
+                source = next((above for above in range(level + 1, LEVELS) if self._of(above)), None)
                 if source is None:
                     break
-                self._move(self.entries()[source][0], source, level)
-            while len(self.entries()[level]) > targets[level]:
-                self._move(self.entries()[level][-1], level, level + 1)
+                self._move(self._of(source)[0], source, level)
+            while len(self._of(level)) > targets[level]:
+                self._move(self._of(level)[-1], level, level + 1)
 
     def _move(self, entry: int, source: int, goal: int) -> None:
         self.levels[source].remove(entry)
