@@ -10,7 +10,7 @@ bytes a second:
   more, and is then *healed*: rewritten from the origin.  If that cannot be done it is dropped.
 * A block without a sum is compared with the origin.  If they are the same, it gets one; if not, it is healed likewise.
 
-Dirty blocks have no sum, since any write would make it void; reading them shows at least whether they can still be read.
+Dirty blocks have no sum, since any write would make it void.  Reading them shows at least whether they can be read.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a measurement stands on: a slow disk, fusecache on top, and a file system on the image, all gone afterwards.
+"""What a measurement stands on: commands, servers, and fusecache, all gone afterwards.
 
 Each part is a context manager that leaves nothing mounted or running, whether its body ends well, fails or is
 interrupted.  Only what was started here is ever stopped.
@@ -6,7 +6,6 @@ interrupted.  Only what was started here is ever stopped.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -14,210 +13,181 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 ROOT: Final = Path(__file__).parents[2]
 """Of the project."""
+MIB: Final = 2**20
 COMMAND_SECONDS: Final = 170
 """No command may take longer unless it is known to: a measurement that hangs is worth nothing."""
-START_SECONDS: Final = 20
-"""No server may take longer to start."""
+PATIENCE_SECONDS: Final = 20
+"""No server may take longer to start or to end."""
 
 
 class RigError(Exception):
     """Some part could not be set up or taken down; one line that says which and why."""
 
 
-def run(*command: str | Path, check: bool = True, seconds: float = COMMAND_SECONDS) -> str:
+def run(*command: str | Path, seconds: float = COMMAND_SECONDS, cwd: Path | None = None) -> str:
     """Run a command and return its output; raises RigError with the last line of what it said, or after ``seconds``."""
     words = [str(word) for word in command]
     try:
         result = subprocess.run(
-            words, check=False, capture_output=True, text=True, timeout=seconds, stdin=subprocess.DEVNULL
+            words, check=False, capture_output=True, text=True, timeout=seconds, stdin=subprocess.DEVNULL, cwd=cwd
         )
-    except subprocess.TimeoutExpired:
-        msg = f"{' '.join(words)}: not done after {seconds:.0f} s"
-        raise RigError(msg) from None
-    if check and result.returncode:
-        message = (result.stderr or result.stdout).strip().splitlines()
-        msg = f"{' '.join(words)}: {message[-1] if message else f'exit {result.returncode}'}"
-        raise RigError(msg)
+    except subprocess.TimeoutExpired as exc:
+        raise _failure(words, f"not done after {seconds:.0f} s") from exc
+    if result.returncode:
+        raise _failure(words, result.stderr or result.stdout)
     return result.stdout
 
 
-@dataclass(frozen=True, slots=True)
-class SlowDisk:
-    """A simulated disk that runs."""
-
-    path: Path
-
-    def operations(self) -> dict[str, int]:
-        """Count what has reached the disk so far: reads, writes, flushes and their bytes."""
-        counters: dict[str, int] = json.loads(os.getxattr(self.path, "user.stats"))
-        return counters
+def _failure(words: list[str], said: str) -> RigError:
+    last = (said.strip().splitlines() or ["it says nothing"])[-1]
+    return RigError(f"{' '.join(words[:3])}: {last}")
 
 
 @contextmanager
-def slow_disk(profile: str, backing: Path, mountpoint: Path) -> Iterator[SlowDisk]:
-    """Serve ``backing`` as a disk of that profile (see slow_disk.py)."""
-    with python_server("slow_disk", profile, backing, mountpoint):
-        yield SlowDisk(mountpoint / "disk")
-
-
-@contextmanager
-def python_server(program: str, *arguments: str | Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a module of this package that mounts at its last argument, made here, and says a line when it is ready."""
-    mountpoint = Path(arguments[-1])
-    mountpoint.mkdir()
-    words = [word.absolute() if isinstance(word, Path) else word for word in arguments]
-    command = [sys.executable, "-m", f"{__package__}.{program}", *words]
-    # In a session of its own: Ctrl-C must not take the disk away before those who use it are gone.
-    with subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, start_new_session=True
-    ) as server:
-        try:
-            if not server.stdout or not server.stdout.readline():
-                msg = f"{program} does not start"
-                raise RigError(msg)
-            yield server
-        finally:
-            _end(server)
-            _unmount_lazily(mountpoint)
-
-
-@contextmanager
-def server(*command: str | Path, log: Path, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Run any other server for as long as the body lasts; what it says goes to the end of ``log``.
+def server(*command: str | Path, at: Path, **variables: str) -> Iterator[int]:
+    """Run a server for as long as the body lasts, which begins once something is mounted, or a socket is, at ``at``.
 
     :param variables: added to the environment.
     """
-    with (
-        log.open("ab") as output,
-        subprocess.Popen(
-            [str(word) for word in command],
+    log = at.with_name(f"{at.name}.log")
+    words = [str(word) for word in command]
+    with log.open("wb") as output:
+        # In a session of its own: Ctrl-C must not take the server away before those who use it are gone.
+        process = subprocess.Popen(
+            words,
             env=os.environ | variables,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
             start_new_session=True,
-        ) as process,
-    ):
-        try:
-            yield process
-        finally:
-            _end(process)
-
-
-@contextmanager
-def mount_of(process: subprocess.Popen[bytes], mountpoint: Path, log: Path) -> Iterator[None]:
-    """Wait until a server has mounted; unmount at the end.  Raises RigError with the last line of its log."""
+        )
     try:
-        wait_until(lambda: _is_mounted(mountpoint), process, log)
-        yield
+        _wait_until(lambda: is_mounted(at) or at.is_socket() or process.poll() is not None)
+        if process.poll() is not None:
+            raise _failure(words, log.read_text(errors="replace"))
+        yield process.pid
     finally:
-        _unmount_lazily(mountpoint)
+        unmount_lazily(at)
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(PATIENCE_SECONDS)
+        process.kill()
+        process.wait()
 
 
-def wait_until(done: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
-    """Wait for what a server does soon after its start; raises RigError with the last line of its log."""
-    deadline = time.monotonic() + START_SECONDS
+def _wait_until(done: Callable[[], bool]) -> None:
+    """Wait for what a server does soon; raises RigError."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while not done():
-        if process.poll() is not None or time.monotonic() > deadline:
-            lines = log.read_text(errors="replace").strip().splitlines()
-            msg = f"it does not start: {lines[-1] if lines else 'it says nothing'}"
+        if time.monotonic() > deadline:
+            msg = f"a server takes more than {PATIENCE_SECONDS} s"
             raise RigError(msg)
         time.sleep(0.02)
 
 
-def _end(server: subprocess.Popen[bytes]) -> None:
-    server.terminate()
-    try:
-        server.wait(timeout=20)
-    except subprocess.TimeoutExpired:
-        server.kill()
-        server.wait()
-
-
-class Cache:
-    """A running fusecache."""
-
-    def __init__(self, mountpoint: Path, cache: Path) -> None:
-        self.mountpoint = mountpoint
-        self.image = mountpoint / "image"
-        self.pid = self.figure("pid")
-        self._cache = cache
-
-    def figure(self, name: str) -> int:
-        """Read one figure of ``fusecache status --json``."""
-        return int(json.loads(run("fusecache", "status", self.mountpoint, "--json"))[name])
-
-    def hits_and_accesses(self) -> tuple[int, int]:
-        """Count the hits, and the hits and misses together, of reads and writes."""
-        figures = json.loads(run("fusecache", "status", self.mountpoint, "--json"))
-        hits = figures["read_hits"] + figures["write_hits"]
-        return hits, hits + figures["read_misses"] + figures["write_misses"]
-
-    def forget_memory(self) -> None:
-        """Have the kernel drop the cache file's pages, so that the next reads come from the file, not from memory."""
-        fd = os.open(self._cache, os.O_RDWR)
-        try:
-            os.fdatasync(fd)  # dirty pages stay
-            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-        finally:
-            os.close(fd)
+@contextmanager
+def python_server(program: str, *arguments: str | Path) -> Iterator[int]:
+    """Run a module of this package that mounts at its last argument, a directory that is made here."""
+    mountpoint = Path(arguments[-1])
+    mountpoint.mkdir()
+    command = (sys.executable, "-m", f"{__package__}.{program}", *arguments)
+    with server(*command, at=mountpoint, PYTHONPATH=str(ROOT)) as pid:
+        yield pid
 
 
 @contextmanager
-def fusecache(origin: Path, directory: Path, *options: str) -> Iterator[Cache]:
+def slow_disk(profile: str, backing: Path, mountpoint: Path) -> Iterator[Path]:
+    """Serve ``backing`` as a disk of that profile (see slow_disk.py)."""
+    with python_server("slow_disk", profile, backing, mountpoint):
+        yield mountpoint / "disk"
+
+
+def operations(disk: Path) -> dict[str, int]:
+    """Count what has reached a slow disk so far: reads, writes, flushes and their bytes."""
+    counters: dict[str, int] = json.loads(os.getxattr(disk, "user.stats"))
+    return counters
+
+
+@dataclass(frozen=True, slots=True)
+class Cache:
+    """A running fusecache.
+
+    :ivar mount_seconds: how long the mount took.
+    """
+
+    mountpoint: Path
+    file: Path
+    mount_seconds: float = 0
+
+    @property
+    def image(self) -> Path:
+        """The cached image."""
+        return self.mountpoint / "image"
+
+    def status(self) -> dict[str, Any]:
+        """Read what ``fusecache status --json`` shows."""
+        status: dict[str, Any] = json.loads(os.getxattr(self.image, "user.fusecache.stats"))
+        return status
+
+    @property
+    def pid(self) -> int:
+        """The server's."""
+        return int(self.status()["pid"])
+
+
+@contextmanager
+def fusecache(origin: Path, directory: Path, *options: str, cache_file: Path | None = None) -> Iterator[Cache]:
     """Mount ``origin`` below ``directory``; the body may unmount by itself (all good), else it is torn down."""
-    mountpoint, cache_file = directory / "mnt", directory / "cache"
-    mountpoint.mkdir(parents=True)
-    cache = None
+    mountpoint, file = directory / "mnt", cache_file or directory / "cache"
+    mountpoint.mkdir(parents=True, exist_ok=True)
+    process = Path("/proc/none")
     try:
-        files = ("--cache", cache_file, "--metadata", directory / "metadata")
-        run("fusecache", "mount", origin, mountpoint, *files, *options)
-        cache = Cache(mountpoint, cache_file)
+        began = time.perf_counter()
+        run("fusecache", "mount", origin, mountpoint, "--cache", file, "--metadata", directory / "metadata", *options)
+        cache = Cache(mountpoint, file, time.perf_counter() - began)
+        process = Path(f"/proc/{cache.pid}")
         yield cache
     finally:
-        if _unmount_lazily(mountpoint) and cache is not None:
-            _kill(cache.pid)
+        if unmount_lazily(mountpoint):
+            try:
+                _wait_until(lambda: not process.exists())
+            except RigError:
+                os.kill(int(process.name), signal.SIGKILL)
+                raise
 
 
-def _kill(pid: int) -> None:
-    """Give a server whose mountpoint is gone the time to end by itself."""
-    with contextlib.suppress(ProcessLookupError):
-        for _ in range(100):
-            os.kill(pid, 0)
-            time.sleep(0.1)
-        os.kill(pid, signal.SIGKILL)
-
-
-@contextmanager
-def file_system(image: Path, mountpoint: Path) -> Iterator[Path]:
-    """Mount the ext4 in ``image`` through a loop device; needs root."""
-    mountpoint.mkdir(exist_ok=True)
-    device = run("losetup", "--find", "--show", "--direct-io=on", image).strip()
-    try:
-        run("mount", "-t", "ext4", "-o", "noatime", device, mountpoint)
-        try:
-            yield mountpoint
-        finally:
-            run("umount", mountpoint)
-    finally:
-        run("losetup", "--detach", device)
-
-
-def _unmount_lazily(mountpoint: Path) -> bool:
+def unmount_lazily(mountpoint: Path) -> bool:
     """Unmount if it is mounted, whatever its server's state; tell whether it was."""
-    mounted = _is_mounted(mountpoint)
+    mounted = is_mounted(mountpoint)
     if mounted:
         run("fusermount3", "-u", "-z", mountpoint)
     return mounted
 
 
-def _is_mounted(mountpoint: Path) -> bool:
-    mounts = Path("/proc/self/mounts").read_text().splitlines()
-    return any(line.split(" ")[1] == str(mountpoint) for line in mounts)
+def is_mounted(mountpoint: Path) -> bool:
+    """Tell whether something is mounted there."""
+    return mountpoint in mounts()
+
+
+def mounts() -> list[Path]:
+    """List where something is mounted."""
+    return [Path(line.split(" ")[1]) for line in Path("/proc/self/mounts").read_text().splitlines()]
+
+
+def make_image(path: Path, size: int) -> None:
+    """Write random bytes into a file whose space is taken first, as that of a cache file is.
+
+    Where the space of a file is taken by writing it in one go, the kernel may keep it in larger pieces of memory, and
+    large reads of it are up to a quarter faster: whoever serves the image itself would seem so.
+    """
+    with path.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, size)
+        for _ in range(0, size, MIB):
+            file.write(os.urandom(MIB))

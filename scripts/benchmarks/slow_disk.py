@@ -4,17 +4,13 @@
 
 Profiles: ``hdd`` (one head that must travel), ``net`` (distant, but parallel), ``ram`` (as fast as FUSE gets).
 
-Theory of operation
--------------------
 :class:`Disk` is a pure model: told when a request arrives and where it goes, it answers when a real disk would be done.
 The server does the real I/O at once, on the backing file's page cache, and holds the answer back until that moment.
 The file is never cached by the kernel (``direct_io``): whatever reaches the model is a true access of the disk.
 
 Requests are served in the order of arrival; a disk that sorts its queue would do better under parallel load.  A flush
-takes its time but does not fsync the backing file: a simulated disk need not survive a real power cut.
-
-Runs in the foreground, prints ``ready`` once mounted, ends on SIGTERM, SIGINT or unmount.  Counters: the extended
-attribute ``user.stats`` of MOUNTPOINT/disk is a JSON object (``reads read_bytes writes write_bytes flushes``).
+takes its time but does not fsync the backing file: a simulated disk need not survive a real power cut.  Counters: the
+extended attribute ``user.stats`` of MOUNTPOINT/disk (``reads read_bytes writes write_bytes flushes``), in JSON.
 """
 
 from __future__ import annotations
@@ -26,14 +22,14 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import Final, TypeVar
 
 import pyfuse3
 import trio
 
-from scripts.benchmarks.one_file import INODE, OneFile, serve
+from scripts.benchmarks.bare_server import INODE, BareServer, serve
 
 T = TypeVar("T")
 
@@ -54,11 +50,6 @@ class Profile:
     bandwidth: float
     """Shared by all lanes."""
     flush: float
-
-    @property
-    def has_head(self) -> bool:
-        """Whether it matters where the last request was."""
-        return self.stroke > 0
 
 
 PROFILES: Final = {
@@ -82,10 +73,11 @@ class Disk:
     def access(self, now: float, offset: int, length: int) -> float:
         """Return when a read or write that arrives ``now`` (seconds, never decreasing) is done."""
         profile = self._profile
-        lane, begin = self._next_lane(now)
+        lane = self._lane_free_at.index(min(self._lane_free_at))
+        begin = max(now, self._lane_free_at[lane])
         transfer = length / profile.bandwidth
         # The link carries one request at a time.  A head holds it all the while; else latencies overlap.
-        if profile.has_head:
+        if profile.stroke:
             done = begin + self._travel(offset) + transfer
             self._head = offset + length
         else:
@@ -100,11 +92,6 @@ class Disk:
         self._lane_free_at = [max(done, free_at) for free_at in self._lane_free_at]
         return done
 
-    def _next_lane(self, now: float) -> tuple[int, float]:
-        """Choose the lane that is free first, and tell when a request that arrives ``now`` can begin there."""
-        free_at = min(self._lane_free_at)
-        return self._lane_free_at.index(free_at), max(now, free_at)
-
     def _travel(self, offset: int) -> float:
         """Return the time that the head needs to ``offset``; a short way ahead, it waits for it to come by."""
         gap = offset - self._head
@@ -112,52 +99,41 @@ class Disk:
         return min(seek, gap / self._profile.bandwidth) if gap >= 0 else seek
 
 
-@dataclass(slots=True)
-class Counters:
-    """What has reached the disk."""
-
-    reads: int = 0
-    read_bytes: int = 0
-    writes: int = 0
-    write_bytes: int = 0
-    flushes: int = 0
-
-
-class SlowDisk(OneFile):
+class SlowDisk(BareServer):
     """What reaches the file takes its time."""
 
     def __init__(self, profile: Profile, backing: int) -> None:
-        super().__init__(b"disk", backing)
+        super().__init__(backing, b"disk")
         self._disk = Disk(profile, self._size)
-        self._counters = Counters()
+        self._counters = dict.fromkeys(("reads", "read_bytes", "writes", "write_bytes", "flushes"), 0)
 
     async def read(self, fh: int, off: int, size: int) -> bytes:
         """Read when the disk would."""
         size = max(0, min(size, self._size - off))
-        done = self._disk.access(time.monotonic(), off, size)
-        self._counters.reads += 1
-        self._counters.read_bytes += size
-        return await _answer_at(done, lambda: os.pread(self._backing, size, off))
+        return await _answer_at(self._done("read", off, size), lambda: os.pread(self._backing, size, off))
 
     async def write(self, fh: int, off: int, buf: bytes) -> int:
         """Write when the disk would; a disk does not grow."""
         if off + len(buf) > self._size:
             raise pyfuse3.FUSEError(errno.ENOSPC)
-        done = self._disk.access(time.monotonic(), off, len(buf))
-        self._counters.writes += 1
-        self._counters.write_bytes += len(buf)
-        return await _answer_at(done, lambda: os.pwrite(self._backing, buf, off))
+        return await _answer_at(self._done("write", off, len(buf)), lambda: os.pwrite(self._backing, buf, off))
+
+    def _done(self, kind: str, offset: int, length: int) -> float:
+        """Count a request; return when it is done."""
+        self._counters[f"{kind}s"] += 1
+        self._counters[f"{kind}_bytes"] += length
+        return self._disk.access(time.monotonic(), offset, length)
 
     async def fsync(self, fh: int, datasync: bool) -> None:
         """Take the time that a flush takes."""
-        self._counters.flushes += 1
+        self._counters["flushes"] += 1
         await _answer_at(self._disk.flush(time.monotonic()), lambda: None)
 
     async def getxattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
         """Show the counters."""
         if inode != INODE or name != b"user.stats":
             raise pyfuse3.FUSEError(errno.ENODATA)
-        return json.dumps(asdict(self._counters)).encode()
+        return json.dumps(self._counters).encode()
 
 
 async def _answer_at(done: float, operate: Callable[[], T]) -> T:
@@ -174,13 +150,6 @@ async def _answer_at(done: float, operate: Callable[[], T]) -> T:
     return await trio.to_thread.run_sync(operate_and_wait)
 
 
-def main(arguments: list[str]) -> None:
-    """Mount, serve and unmount."""
-    if len(arguments) != 3 or arguments[0] not in PROFILES:
-        sys.exit("usage: slow_disk.py hdd|net|ram BACKING MOUNTPOINT")
-    profile, backing, mountpoint = arguments
-    serve(partial(SlowDisk, PROFILES[profile]), backing, mountpoint, options={"subtype=slow_disk"})
-
-
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    profile, *arguments = sys.argv[1:]
+    serve(partial(SlowDisk, PROFILES[profile]), *arguments, options={"subtype=slow_disk"})

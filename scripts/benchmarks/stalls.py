@@ -13,48 +13,44 @@ import time
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, ParamSpec, TypeVar
+from typing import Any, Final
 
 from policies import Policy, Work, create_policy
 
 _BLOCK_SIZE: Final = 65536
 _STRIDE: Final = 100
-_MINUTE_MS: Final = 60_001
+_TEN_SECONDS_MS: Final = 10_001
 _JUMPS_MS: Final = (1, 60_002, 60_003, 61_004, 10**12, 10**15)
-
 _AT_A_TIME: Final = 50
-
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
 
 
 class Watch:
-    """Time calls.
-
-    :ivar seconds: processor time of each call, or of some at a time.
-    :ivar calls: what was called.
-    """
+    """Time calls: ``seconds`` has the processor time of each, or of some at a time, ``calls`` says what was called."""
 
     def __init__(self) -> None:
         self.seconds = array("d")
         self.calls: list[str] = []
 
-    def __call__(self, call: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
+    def __call__(self, call: Callable[..., Any], *args: object) -> Any:
         """Make one call and note what it took."""
         start = time.thread_time()
-        result = call(*args, **kwargs)
+        result = call(*args)
         self.seconds.append(time.thread_time() - start)
         self.calls.append(call.__name__)
         return result
 
-    def many(self, what: str, call: Callable[[int], object], blocks: Sequence[int]) -> None:
+    def many(self, call: Callable[[int], object], blocks: Sequence[int]) -> None:
         """Make a call for each block, and note what some of them took together."""
         for first in range(0, len(blocks), _AT_A_TIME):
             start = time.thread_time()
             for block in blocks[first : first + _AT_A_TIME]:
                 call(block)
             self.seconds.append(time.thread_time() - start)
-            self.calls.append(f"{_AT_A_TIME} x {what}")
+            self.calls.append(f"{_AT_A_TIME} x {call.__name__}")
+
+
+Play = Callable[[Watch, Policy, int], None]
+"""Given the policy, and how many blocks its cache has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,44 +59,30 @@ class Scenario:
 
     policy: str
     what: str
-    play: Callable[[Watch, Policy, int], None]
+    play: Play
 
 
 def longest_call(scenario: Scenario, blocks: int, rounds: int) -> tuple[float, str]:
     """Play a scenario several times; return the seconds and the name of the longest call, of the fastest of each."""
-    best, calls = array("d"), list[str]()
-    for _ in range(rounds):
-        watch = Watch()
-        scenario.play(watch, _empty(scenario.policy, blocks), blocks)
-        best = array("d", map(min, best, watch.seconds)) if best else watch.seconds
-        calls = watch.calls
-    longest = max(range(len(best)), key=best.__getitem__)
-    return best[longest], calls[longest]
+    watches = [Watch() for _ in range(rounds)]
+    for watch in watches:
+        scenario.play(watch, empty(scenario.policy, blocks), blocks)
+    best = [min(times) for times in zip(*(watch.seconds for watch in watches), strict=True)]
+    return max(zip(best, watches[0].calls, strict=True))
 
 
-def creation_seconds(name: str, blocks: int, rounds: int) -> float:
-    """Measure what making a policy takes: it happens once, and when policies are switched."""
-    times = []
-    for _ in range(rounds):
-        start = time.thread_time()
-        _empty(name, blocks)
-        times.append(time.thread_time() - start)
-    return min(times)
-
-
-def _empty(name: str, blocks: int) -> Policy:
+def empty(name: str, blocks: int) -> Policy:
+    """Make a policy of an empty cache."""
     return create_policy(name, cache_blocks=blocks, origin_blocks=_STRIDE * blocks, block_size=_BLOCK_SIZE)
 
 
-def _load(policy: Policy, blocks: int, *, dirty_of_8: int, hint: int | None) -> None:
+def _load(policy: Policy, blocks: int, dirty_of_8: int, hint: int | None) -> None:
     for cblock in range(blocks):
         policy.load_mapping(cblock * _STRIDE, cblock, cblock % 8 < dirty_of_8, hint)
 
 
 def _shuffled(blocks: int, seed: int) -> list[int]:
-    order = list(range(blocks))
-    random.Random(seed).shuffle(order)
-    return order
+    return random.Random(seed).sample(range(blocks), blocks)
 
 
 def _jump(watch: Watch, policy: Policy) -> None:
@@ -111,90 +93,82 @@ def _jump(watch: Watch, policy: Policy) -> None:
         watch(policy.lookup, 0, False, False)
 
 
-def _work_off(watch: Watch, policy: Policy, most: int) -> None:
+def _work_off(watch: Watch, policy: Policy) -> None:
     """Take as many items as are to be had, then complete them, the last one first."""
     items: list[Work] = []
-    while len(items) < most and (work := watch(policy.get_background_work, True)) is not None:
+    while len(items) < 10_000 and (work := watch(policy.get_background_work, True)) is not None:
         items.append(work)
-    while items:
-        work = items.pop()
+    for work in reversed(items):
         watch(policy.complete_background_work, work, True)
         if work.op.name != "DEMOTE":
             watch(policy.clear_dirty, work.cblock)
 
 
-def _one_clean_level(watch: Watch, policy: Policy, blocks: int) -> None:
-    _load(policy, blocks, dirty_of_8=0, hint=63)
-    _jump(watch, policy)
+def _full(dirty_of_8: int, hint: int | None) -> Play:
+    """Fill the cache with equals, then tick and write back."""
 
+    def play(watch: Watch, policy: Policy, blocks: int) -> None:
+        _load(policy, blocks, dirty_of_8, hint)
+        _jump(watch, policy)
+        _work_off(watch, policy)
 
-def _one_dirty_level(watch: Watch, policy: Policy, blocks: int) -> None:
-    _load(policy, blocks, dirty_of_8=8, hint=0)
-    _jump(watch, policy)
-    _work_off(watch, policy, 10_000)
-
-
-def _two_full_queues(watch: Watch, policy: Policy, blocks: int) -> None:
-    _load(policy, blocks, dirty_of_8=4, hint=1)
-    _jump(watch, policy)
+    return play
 
 
 def _turmoil(watch: Watch, policy: Policy, blocks: int) -> None:
-    _load(policy, blocks, dirty_of_8=4, hint=None)
-    now_ms = 1
-    watch(policy.tick, now_ms)
+    def lookup(cblock: int) -> None:
+        policy.lookup(cblock * _STRIDE, False, False)
+
+    _load(policy, blocks, 4, None)
     for minute in range(3):
         order = _shuffled(blocks, minute)
-        watch.many("set_dirty", policy.set_dirty, order[: blocks // 4])
-        watch.many("clear_dirty", policy.clear_dirty, order[blocks // 4 : blocks // 2])
-        watch.many("lookup", lambda cblock: policy.lookup(cblock * _STRIDE, False, False), order[::4])
-        for _ in range(6):
-            now_ms += _MINUTE_MS // 6 + 1
-            watch(policy.tick, now_ms)
+        watch.many(policy.set_dirty, order[: blocks // 4])
+        watch.many(policy.clear_dirty, order[blocks // 4 : blocks // 2])
+        watch.many(lookup, order[::4])
+        for tick in range(6):
+            watch(policy.tick, (6 * minute + tick) * _TEN_SECONDS_MS + 1)
 
 
 def _misses(watch: Watch, policy: Policy, blocks: int) -> None:
-    _load(policy, blocks, dirty_of_8=0, hint=0)
-    now_ms = 0
-
-    def miss(number: int) -> None:
+    def lookup(number: int) -> None:
         oblock = number * _STRIDE + 1 + number % (_STRIDE - 1)
         policy.observe_bio(oblock * _BLOCK_SIZE, 4096, False, now_ms)
         policy.lookup(oblock, False, False)
 
+    _load(policy, blocks, 0, 0)
     for jump, now_ms in enumerate(_JUMPS_MS):
-        watch.many("lookup", miss, _shuffled(blocks, jump)[: blocks // 8])
+        watch.many(lookup, _shuffled(blocks, jump)[: blocks // 8])
         watch(policy.tick, now_ms)
-        _work_off(watch, policy, 10_000)
+        _work_off(watch, policy)
 
 
 def _all_invalidated(watch: Watch, policy: Policy, blocks: int) -> None:
-    def load(cblock: int) -> None:
+    def load_mapping(cblock: int) -> None:
         policy.load_mapping(cblock * _STRIDE, cblock, cblock % 4 == 0, None)
 
-    watch.many("load_mapping", load, _shuffled(blocks, 1))
+    watch.many(load_mapping, _shuffled(blocks, 1))
     watch(policy.tick, 1)
-    watch.many("invalidate_mapping", policy.invalidate_mapping, _shuffled(blocks, 0))
+    watch.many(policy.invalidate_mapping, _shuffled(blocks, 0))
     _jump(watch, policy)
 
 
 def _cleaned_between_bios(watch: Watch, policy: Policy, blocks: int) -> None:
-    _load(policy, blocks, dirty_of_8=8, hint=None)
+    _load(policy, blocks, 8, None)
     watch(policy.tick, 1)
-    for round_, many in enumerate((4096, 4097, blocks // 4)):
-        watch.many("clear_dirty", policy.clear_dirty, _shuffled(blocks, round_)[:many])
+    for seed, many in enumerate((4096, 4097, blocks // 4)):
+        watch.many(policy.clear_dirty, _shuffled(blocks, seed)[:many])
         _jump(watch, policy)
 
 
 SCENARIOS: Final = (
-    Scenario("smq", "all clean on one level, then ticks late and early", _one_clean_level),
-    Scenario("smq", "all dirty on one level, then ticks and writebacks", _one_dirty_level),
-    Scenario("smq", "half of all dirty, two levels, then ticks", _two_full_queues),
-    Scenario("smq", "half of all turned and hit each minute, at random", _turmoil),
-    Scenario("smq", "nothing but misses, demotions and promotions", _misses),
-    Scenario("smq", "all loaded, then all invalidated, at random", _all_invalidated),
-    Scenario("mq", "all dirty, then ticks, the first bio, writebacks", _one_dirty_level),
-    Scenario("mq", "many cleaned between two bios, with ticks", _cleaned_between_bios),
-    Scenario("mq", "nothing but misses, demotions and promotions", _misses),
-    Scenario("mq", "all loaded, then all invalidated, at random", _all_invalidated),
+    Scenario("smq", "all clean on one level", _full(0, 63)),
+    Scenario("smq", "all dirty on one level", _full(8, 0)),
+    Scenario("smq", "half of all dirty, on two levels", _full(4, 1)),
+    Scenario("smq", "half of all turned and hit each minute", _turmoil),
+    Scenario("smq", "nothing but misses and migrations", _misses),
+    Scenario("smq", "all loaded, then all invalidated", _all_invalidated),
+    Scenario("mq", "all dirty on one level", _full(8, 0)),
+    Scenario("mq", "many cleaned between two bios", _cleaned_between_bios),
+    Scenario("mq", "nothing but misses and migrations", _misses),
+    Scenario("mq", "all loaded, then all invalidated", _all_invalidated),
 )

@@ -6,13 +6,13 @@ import errno
 
 import pytest
 
-from scripts.benchmarks import page_counts
+from scripts.benchmarks import counters
 
 
 def cached_bytes(fd: int) -> int:
     """Count what an open file has in the page cache."""
     try:
-        return page_counts.cached_bytes(fd)
+        return counters.cached_bytes(fd)
     except OSError as exc:
         if exc.errno != errno.ENOSYS:
             raise
@@ -21,5 +21,5 @@ def cached_bytes(fd: int) -> int:
 
 def drop_cached(fd: int) -> None:
     """Have nothing of an open file in the page cache."""
-    page_counts.drop_cached(fd)
+    counters.drop_cached(fd)
     assert cached_bytes(fd) == 0

@@ -17,7 +17,7 @@ from pathlib import Path
 import pyfuse3
 import trio
 
-from scripts.benchmarks.one_file import serve
+from scripts.benchmarks.bare_server import serve
 from scripts.benchmarks.slow_disk import PROFILES, SlowDisk
 from tests.integration.mounts import discard_mount
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.benchmarks.rig import fusecache, slow_disk
+from scripts.benchmarks.rig import fusecache, operations, slow_disk
 from tests.integration.mounts import discard_mount, fuse_mountpoints, is_mounted, run
 
 ROOT = Path(__file__).parents[2]
@@ -43,15 +43,15 @@ def test_the_slow_disk_reads_writes_counts_and_takes_its_time(tmp_path: Path) ->
     backing, mountpoint = make_backing(tmp_path), tmp_path / "slow"
     with slow_disk("hdd", backing, mountpoint) as disk:
         assert [path.name for path in mountpoint.iterdir()] == ["disk"]
-        assert disk.path.stat().st_size == 16 * MIB
-        with disk.path.open("r+b", buffering=0) as file:
+        assert disk.stat().st_size == 16 * MIB
+        with disk.open("r+b", buffering=0) as file:
             began = time.monotonic()
             for offset in (8 * MIB, 0, 12 * MIB):
                 assert os.pread(file.fileno(), 4096, offset) == bytes(range(256)) * 16
             assert time.monotonic() - began > 3 * 0.002
             assert os.pwrite(file.fileno(), b"written", 5) == 7
             os.fsync(file.fileno())
-            assert disk.operations() == {
+            assert operations(disk) == {
                 "reads": 3,
                 "read_bytes": 12288,
                 "writes": 1,

@@ -11,7 +11,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-from scripts.benchmarks.suite.figure import Figure
+from scripts.benchmarks.suite.measuring import Figure
 
 _BAR_INCHES: Final = 0.16
 _PANEL_INCHES: Final = 1.0
@@ -19,13 +19,10 @@ _GAP: Final = 0.8
 """Between groups of bars, in bars."""
 
 
-def draw(figures: Sequence[Figure], sections: Sequence[str], target: Path) -> bool:
+def draw(sections: Mapping[str, Sequence[Figure]], target: Path) -> bool:
     """Draw the speeds that have a ratio into a file, of the kind that its name says; return whether there are any."""
-    of_sections = {
-        section: [item for item in figures if item.section == section and item.unit.endswith("/s")]
-        for section in sections
-    }
-    panels = {section: panel for section, panel in of_sections.items() if any(item.ratio for item in panel)}
+    speeds = {name: [item for item in items if item.unit.endswith("/s")] for name, items in sections.items()}
+    panels = {name: items for name, items in speeds.items() if any(item.ratio for item in items)}
     if not panels:
         return False
     mpl.use("Agg")
@@ -33,7 +30,7 @@ def draw(figures: Sequence[Figure], sections: Sequence[str], target: Path) -> bo
     picture, all_axes = plt.subplots(
         len(panels), figsize=(9, sum(heights)), layout="constrained", squeeze=False, height_ratios=heights
     )
-    systems = list(dict.fromkeys(item.system for panel in panels.values() for item in panel if item.ratio))
+    systems = dict.fromkeys(item.system for panel in panels.values() for item in panel if item.ratio)
     colours = {system: f"C{number}" for number, system in enumerate(systems)}
     for axes, (section, panel) in zip(all_axes[:, 0], panels.items(), strict=True):
         _draw_panel(axes, panel, colours)
@@ -56,13 +53,7 @@ def _draw_panel(axes: Axes, panel: Sequence[Figure], colours: Mapping[str, str])
             ratio = item.ratio or 1.0
             axes.barh(place, ratio - 1, left=1, color=colours[item.system], height=0.9, label=item.system)
             axes.annotate(
-                f"{ratio:.2f}",
-                (ratio, place),
-                xytext=(3 if ratio >= 1 else -3, 0),
-                textcoords="offset points",
-                ha="left" if ratio >= 1 else "right",
-                va="center",
-                fontsize=7,
+                f" {ratio:.2f} ", (ratio, place), ha="left" if ratio >= 1 else "right", va="center", fontsize=7
             )
             place += 1
         place += _GAP
@@ -73,7 +64,6 @@ def _draw_panel(axes: Axes, panel: Sequence[Figure], colours: Mapping[str, str])
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel(f"times as fast as {', '.join(baselines)}", fontsize=8)
-    axes.tick_params(axis="x", labelsize=8)
     axes.axvline(1, color="0.3", linewidth=1)
     axes.margins(x=0.1)
     axes.spines[["top", "right"]].set_visible(False)

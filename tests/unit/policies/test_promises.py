@@ -8,7 +8,7 @@ from statistics import mean
 
 import pytest
 
-from scripts.benchmarks.promises import (
+from tests.unit.policies.promises import (
     BIOS_PER_BLOCK,
     HOT_SHARE,
     MINUTE_MS,

@@ -28,8 +28,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from scripts.benchmarks.rig import Cache, RigError, SlowDisk, file_system, fusecache, run, slow_disk
-from scripts.benchmarks.workload import (
+from scripts.benchmarks.counters import drop_cached
+from scripts.benchmarks.rig import Cache, RigError, fusecache, operations, run, slow_disk
+from scripts.demonstration.workload import (
     FILE_SYSTEM_BYTES,
     IMAGE_BYTES,
     MIB,
@@ -83,13 +84,13 @@ class Demo:
         commands.write_text("".join(f"{command}\n" for command in content_commands()))
         run("debugfs", "-w", "-f", commands, self.backing)
 
-    def use_bare(self, disk: SlowDisk) -> None:
+    def use_bare(self, disk: Path) -> None:
         """Do the work without fusecache."""
-        self._pass(BARE, BARE, disk, disk.path, None)
+        self._pass(BARE, BARE, disk, disk, None)
 
-    def use_cached(self, disk: SlowDisk) -> bool:
+    def use_cached(self, disk: Path) -> bool:
         """Do the work through fusecache, again and again; tell whether the origin holds all of it in the end."""
-        with fusecache(disk.path, self._directory / "fusecache", "--cache-size", CACHE_SIZE) as cache:
+        with fusecache(disk, self._directory / "fusecache", "--cache-size", CACHE_SIZE) as cache:
             policy = PASSES[0]
             for number, wanted in enumerate(PASSES):
                 if wanted != policy:
@@ -101,30 +102,31 @@ class Demo:
                 self._pass(name, policy, disk, cache.image, cache)
             say("checksum of the image, through the cache")
             through_cache = checksum(cache.image)
-            say(f"$ fusecache decommission mnt    ({cache.figure('dirty_blocks')} dirty blocks)")
+            say(f"$ fusecache decommission mnt    ({cache.status()['dirty_blocks']} dirty blocks)")
             run("fusecache", "decommission", cache.mountpoint)
             say("$ fusecache unmount mnt")
             run("fusecache", "unmount", cache.mountpoint)
         say("checksum of the origin alone")
         return checksum(self.backing) == through_cache
 
-    def _pass(self, name: str, policy: str, disk: SlowDisk, image: Path, cache: Cache | None) -> None:
+    def _pass(self, name: str, policy: str, disk: Path, image: Path, cache: Cache | None) -> None:
         """Do the work once, with nothing of the image in memory, and note what it cost."""
         if cache:
-            cache.forget_memory()
+            with cache.file.open("r+b") as file:
+                drop_cached(file.fileno())
         with self._workload(image) as workload, console.status(name):
-            operations = disk.operations()
-            hits, accesses = cache.hits_and_accesses() if cache else (0, 0)
+            reached = operations(disk)
+            hits, accesses = hits_and_accesses(cache)
             times = timed(workload)
-            hits_after, accesses_after = cache.hits_and_accesses() if cache else (0, 0)
-            operations_after = disk.operations()
+            hits_after, accesses_after = hits_and_accesses(cache)
+            reached_after = operations(disk)
         measured = Pass(
             name=name,
             policy=policy,
             times=times,
             hit_ratio=(hits_after - hits) / (accesses_after - accesses) if cache else None,
-            origin_reads=operations_after["reads"] - operations["reads"],
-            origin_writes=operations_after["writes"] - operations["writes"],
+            origin_reads=reached_after["reads"] - reached["reads"],
+            origin_writes=reached_after["writes"] - reached["writes"],
         )
         say(f"{name if name == policy else f'{name} ({policy})'}: {times.total:.1f} s")
         self.passes.append(measured)
@@ -137,6 +139,28 @@ class Demo:
                 yield FileWorkload(root)
         else:
             yield RangeWorkload(image)
+
+
+@contextmanager
+def file_system(image: Path, mountpoint: Path) -> Iterator[Path]:
+    """Mount the ext4 in ``image`` through a loop device; needs root."""
+    mountpoint.mkdir(exist_ok=True)
+    device = run("losetup", "--find", "--show", "--direct-io=on", image).strip()
+    try:
+        run("mount", "-t", "ext4", "-o", "noatime", device, mountpoint)
+        try:
+            yield mountpoint
+        finally:
+            run("umount", mountpoint)
+    finally:
+        run("losetup", "--detach", device)
+
+
+def hits_and_accesses(cache: Cache | None) -> tuple[int, int]:
+    """Count the hits, and the hits and misses together, of reads and writes."""
+    status = cache.status() if cache else dict.fromkeys(("read_hits", "write_hits", "read_misses", "write_misses"), 0)
+    hits: int = status["read_hits"] + status["write_hits"]
+    return hits, hits + status["read_misses"] + status["write_misses"]
 
 
 def checksum(path: Path) -> str:
