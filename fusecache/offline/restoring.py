@@ -116,7 +116,7 @@ class _Surroundings:
         if "image_bytes" in head.notes:
             if self.origin is not None:
                 bound = packed(origin=self.origin)
-                values |= {name: bound[name] for name in ("origin_path", "origin_inode")}
+                values |= {key: bound[key] for key in ("origin_path", "origin_inode")}
         elif self.origin is None or self.origin.size is None:
             msg = "the XML does not say whose blocks it describes: name the ORIGIN"
             raise UsageError(msg)
