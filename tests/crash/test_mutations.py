@@ -327,7 +327,7 @@ _FAULTY = [
 ]
 
 
-_FIRST_SEEDS = {
+_FIRST_SEEDS: dict[Callable[[Patch], None], int] = {
     fsync_trusts_writebacks_of_blocks_that_have_no_row: 84,
     resizing_extends_the_cache_before_the_rows_of_what_was_cut_are_gone: 56,
     what_a_lost_cache_may_have_forgotten_is_written_back: 20,
