@@ -477,6 +477,7 @@ def test_a_watched_write_fails_like_any_other(store: FileStore, monkeypatch: pyt
         store.write_nowait(0, bytes(PAGE))
 
 
+@pytest.mark.alone  # it measures how late other tasks are
 @threaded
 async def test_slow_writes_do_not_hold_up_the_event_loop(store: FileStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a twentieth means: writes for half a second, each of them slow, and other tasks that hardly notice."""
