@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 PROJECT = Path(__file__).parents[2]
-MOST_LINES = 456
+MOST_LINES = 400
 FACES = sorted(
     path.parent for package in ("fusecache", "policies") for path in PROJECT.glob(f"{package}/**/__init__.py")
 )
