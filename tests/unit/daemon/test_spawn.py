@@ -207,6 +207,12 @@ def test_the_default_directory_is_made(tmp_path: Path, monkeypatch: pytest.Monke
 def test_interrupting_the_parent_ends_the_child(config: MountConfig, tmp_path: Path, children: Children) -> None:
     begun = tmp_path / "begun"
     os.mkfifo(begun)
+    interrupted = threading.Event()
+
+    def raise_once(*_: object) -> None:
+        if not interrupted.is_set():
+            interrupted.set()
+            raise KeyboardInterrupt
 
     def serve(config: MountConfig, on_ready: Callable[[list[str]], None]) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -215,13 +221,19 @@ def test_interrupting_the_parent_ends_the_child(config: MountConfig, tmp_path: P
 
     def interrupt() -> None:
         begun.read_text()
-        os.kill(os.getpid(), signal.SIGINT)
+        while not interrupted.is_set():  # a signal that comes just before the parent reads does not end its reading
+            os.kill(os.getpid(), signal.SIGINT)
+            interrupted.wait(0.1)
 
+    before = signal.signal(signal.SIGINT, raise_once)
     thread = threading.Thread(target=interrupt)
     thread.start()
-    with pytest.raises(KeyboardInterrupt):
-        daemon.start(config, lambda: serve)
-    thread.join()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            daemon.start(config, lambda: serve)
+    finally:
+        thread.join()
+        signal.signal(signal.SIGINT, before)
     assert children.pids
     with pytest.raises(ChildProcessError):
         children.reap()
