@@ -113,7 +113,7 @@ def test_suspects_are_written_back_without_being_asked(mounted: Mounted) -> None
 def test_mapping_survives_a_kill_during_fio(mounted: Mounted) -> None:
     mount = mounted(content=bytes(8 * MIB), cache_size="2MiB")
     with fio_running(mount.image, "direct=1", "ioengine=libaio", "loops=50", "fsync=64") as job:
-        wait_until(lambda: mount.count("promotions") > 10, "fio is at work")
+        wait_until(lambda: _recorded_blocks(mount) > 10, "fio is at work, and promotions are recorded")
         mount.kill9()
         job.communicate(timeout=30)
         assert job.returncode, "fio has to see the disk fail"

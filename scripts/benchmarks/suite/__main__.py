@@ -19,6 +19,7 @@ from typing import Final, NoReturn
 
 from scripts.benchmarks.rig import RigError, run
 from scripts.benchmarks.sections.engines import engines
+from scripts.benchmarks.sections.ext4 import ext4
 from scripts.benchmarks.sections.interference import interference
 from scripts.benchmarks.sections.lifetime import endurance, scale, startup
 from scripts.benchmarks.sections.pages import pages
@@ -30,7 +31,7 @@ from scripts.benchmarks.suite import render
 from scripts.benchmarks.suite.measuring import Context, Figure
 from scripts.benchmarks.suite.systems import BARE, FUSECACHE, NONE, SYSTEMS
 
-_USE: Final = (verify, hits, fsync, profile, interference, slow, pages)
+_USE: Final = (verify, hits, fsync, profile, interference, slow, pages, ext4)
 _REST: Final = (startup, scale, endurance, engines, policies)
 SECTIONS: Final[dict[str, Callable[[Context], Iterator[Figure]]]] = {each.__name__: each for each in _USE + _REST}
 EFFORTS: Final = {
