@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ FACES = sorted(
 )
 MODULES = sorted(path for package in ("fusecache", "policies") for path in PROJECT.glob(f"{package}/**/*.py"))
 SCRIPTS = sorted(path for path in PROJECT.glob("scripts/**/*") if path.suffix == ".py")
+DOCUMENTS = sorted([*PROJECT.glob("*.rst"), *PROJECT.glob("docs/**/*.rst")])
 
 
 def name_of(path: Path) -> str:
@@ -71,6 +73,12 @@ def test_a_face_exports_and_does_nothing_else(face: Path) -> None:
         else:
             assert isinstance(statement, ast.ImportFrom)
             assert str(statement.module).startswith(f"{name_of(face)}.")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.stem)
+def test_modules_that_documents_name_are_there(document: Path) -> None:
+    for name in re.findall(r"``([a-z_]+(?:/[a-z_0-9]+)+\.py)", document.read_text()):
+        assert any((PROJECT / root / name).is_file() for root in ("", "fusecache", "tests")), f"{document.name}: {name}"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
