@@ -15,7 +15,7 @@ import structlog
 hypothesis.settings.register_profile(
     "fusecache",
     deadline=timedelta(seconds=20),
-    max_examples=int(os.environ.get("FUSECACHE_EXAMPLES", "100")),
+    max_examples=int(os.environ.get("FUSECACHE_EXAMPLES", "60")),
     print_blob=True,
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )

@@ -15,7 +15,7 @@ import pytest
 
 from tests.crash.hunter import hunt
 
-_SEEDS = int(os.environ.get("FUSECACHE_SEEDS", "12"))
+_SEEDS = int(os.environ.get("FUSECACHE_SEEDS", "8"))
 _PARTS = 4
 _TOLD = """
 import structlog
