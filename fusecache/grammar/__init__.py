@@ -12,7 +12,7 @@ from fusecache.grammar.messages import (
 )
 from fusecache.grammar.policies import MIGRATION_THRESHOLD, parse_policy, parse_threshold
 from fusecache.grammar.table import parse_table, table_features, table_line
-from fusecache.grammar.words import join_words, parse_decimal, split_words
+from fusecache.grammar.words import join_words, split_words
 
 __all__ = [
     "MIGRATION_THRESHOLD",
@@ -23,7 +23,6 @@ __all__ = [
     "SetThreshold",
     "SetTunable",
     "join_words",
-    "parse_decimal",
     "parse_message",
     "parse_policy",
     "parse_range",

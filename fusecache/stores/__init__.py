@@ -3,12 +3,11 @@
 from fusecache.stores.base import Data, Store
 from fusecache.stores.choice import make_engine, open_file_store
 from fusecache.stores.engine import Engine, ThreadEngine
-from fusecache.stores.file import FileStore, open_for_store
+from fusecache.stores.file import open_for_store
 
 __all__ = [
     "Data",
     "Engine",
-    "FileStore",
     "Store",
     "ThreadEngine",
     "make_engine",

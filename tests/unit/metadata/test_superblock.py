@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusecache.errors import MetadataError
-from fusecache.metadata import FORMAT, REQUIRED, SIZES, Database, Identity, Superblock, faults, packed
-from fusecache.metadata.superblock import APPLICATION_ID, NAMES, Changes, header_fault
+from fusecache.metadata import FORMAT, SIZES, Database, Identity, Superblock, faults, packed
+from fusecache.metadata.superblock import APPLICATION_ID, NAMES, REQUIRED, Changes, header_fault
 
 texts = st.text(st.characters(codec="utf-8"))
 sizes = st.integers(1, 10**19 - 1)
