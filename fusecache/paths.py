@@ -59,6 +59,14 @@ def defaults_for(origin: str, *, environ: Mapping[str, str], is_root: bool) -> D
     return DefaultPaths(cache, metadata, log)
 
 
+def claims_directory(*, environ: Mapping[str, str], is_root: bool) -> Path | None:
+    """Name the directory for claims on origins that cannot keep them; None without a home."""
+    try:
+        return (ROOT_DIRECTORY if is_root else _user_directory(environ)) / "claims"
+    except UsageError:
+        return None
+
+
 def log_for(config: MountConfig, *, environ: Mapping[str, str], is_root: bool) -> Path:
     """Name the log of a mount in the background: beside its metadata if that was named, else among the defaults."""
     if config.metadata is not None:

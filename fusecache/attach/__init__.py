@@ -4,31 +4,60 @@ A mount goes through three steps: :func:`inspect` looks and locks, the :class:`P
 used and made, and carrying that out gives the :class:`Binding`.
 """
 
+from fusecache.attach.agreement import (
+    DisagreementError,
+    Verdict,
+    judge_origin,
+    require_no_other_claim,
+    require_one_moment,
+    require_same_origin,
+    shows_in_content_only,
+)
 from fusecache.attach.binding import Binding
+from fusecache.attach.bond import ANY, Bond, require_same_generation
 from fusecache.attach.cache_file import changed_at
 from fusecache.attach.choice import locate
+from fusecache.attach.claim import Claim
+from fusecache.attach.claims import Claims
+from fusecache.attach.findings import look_at_origin
 from fusecache.attach.inspection import inspect
 from fusecache.attach.lease import lock
 from fusecache.attach.origin import Location, Origin, Strengths
+from fusecache.attach.places import default_places
 from fusecache.attach.plan import Plan
 from fusecache.attach.recovery import DamagedRowError, hint_signature, recover
-from fusecache.attach.stamp import DAMAGED, DATA_START, read_stamp, write_stamp
+from fusecache.attach.stamp import DAMAGED, DATA_START, Stamp, read_stamp, write_stamp
 
 __all__ = [
+    "ANY",
     "DAMAGED",
     "DATA_START",
     "Binding",
+    "Bond",
+    "Claim",
+    "Claims",
     "DamagedRowError",
+    "DisagreementError",
     "Location",
     "Origin",
     "Plan",
+    "Stamp",
     "Strengths",
+    "Verdict",
     "changed_at",
+    "default_places",
     "hint_signature",
     "inspect",
+    "judge_origin",
     "locate",
     "lock",
+    "look_at_origin",
     "read_stamp",
     "recover",
+    "require_no_other_claim",
+    "require_one_moment",
+    "require_same_generation",
+    "require_same_origin",
+    "shows_in_content_only",
     "write_stamp",
 ]

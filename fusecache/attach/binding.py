@@ -1,8 +1,8 @@
 """The three parts of one mount, open and held: origin, cache and metadata, and what is recorded of them.
 
 The metadata carries a uuid, the sizes, and the origin's identity; the cache begins with a *stamp* with the same uuid
-(:mod:`fusecache.attach.stamp`); the origin has a claim (:mod:`fusecache.attach.claim`) from the moment when the mount
-begins until it ends with nothing dirty.
+(:mod:`fusecache.attach.stamp`); the origin has a claim (:mod:`fusecache.attach.claim`).  That the three are of one
+moment, their generation says (:mod:`fusecache.attach.bond`).
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fusecache.attach.claim import Claim
+from fusecache.errors import StoreError
 from fusecache.linux import size_of
 from fusecache.metadata import packed
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from fusecache.attach.bond import Bond
     from fusecache.attach.origin import Origin, Strengths
     from fusecache.block import Geometry
     from fusecache.metadata import Database
@@ -37,7 +38,6 @@ class Binding:
     strengths: Strengths
     """Of the origin."""
     region_blocks: int
-    uuid: str
     was_clean: bool
     """Whether the last mount ended cleanly."""
     notes: list[str]
@@ -48,6 +48,12 @@ class Binding:
     _cache_fd: int
     _created: ExitStack
     """What would remove the files made for this mount."""
+    _bond: Bond
+
+    @property
+    def uuid(self) -> str:
+        """By which the three know each other."""
+        return self._bond.uuid
 
     @property
     def origin_address(self) -> str:
@@ -55,7 +61,10 @@ class Binding:
         return self._origin.address
 
     def begin(self) -> None:
-        """Record, durably, that a mount has begun: until it ends cleanly, it counts as crashed.  New files stay."""
+        """Record, durably, that a mount has begun: until it ends cleanly, it counts as crashed.  New files stay.
+
+        :raises FusecacheError: it cannot be recorded everywhere; no block may turn dirty.
+        """
         self.database.set_values(
             packed(
                 clean_shutdown=False,
@@ -63,15 +72,25 @@ class Binding:
                 cache_bytes=size_of(self._cache_fd),
                 origin=self._origin.identity(),
             )
+            | self._bond.renewed()
         )
-        self._origin.write_claim(Claim(self.uuid, str(self.metadata_path)))
         self._created.pop_all()
+        try:
+            self._bond.settle()
+        except OSError as exc:
+            msg = f"cannot write the stamp of cache {self.cache_path}: {exc.strerror}"
+            raise StoreError(msg) from exc
 
     def end_values(self) -> dict[str, str]:
         """Return what to record at a clean end; raises StoreError."""
         self._origin.make_identity_durable()
-        return packed(clean_shutdown=True, origin=self._origin.identity())
+        return packed(clean_shutdown=True, origin=self._origin.identity()) | self._bond.renewed()
 
-    def release_origin(self) -> None:
-        """Note on the origin that no cache has newer data of it any more."""
-        self._origin.remove_claim()
+    def end(self, *, dirty: int, cached: int) -> None:
+        """Follow a clean end that is recorded: stamp and claim become those of the new generation.
+
+        :param dirty: blocks that only the cache has.
+        :param cached: blocks in the cache.
+        :raises MetadataError: the last of it cannot be recorded.
+        """
+        self._bond.settle_at_end(clean=not dirty, empty=not cached)

@@ -1,8 +1,9 @@
 """A note on the origin that tells whose cache may have newer data of it.
 
-It lies beside the origin's data, which stays as it is.  It is set when a mount begins and goes when one ends with
-nothing dirty.  So a second, empty cache is not put in front of an origin whose newest data lies in the first one.
-Where the note is kept, the kind of origin knows (:class:`fusecache.attach.origin.Origin`).
+It lies beside the origin's data, which stays as it is.  It is written, durably, before a mount turns its first block
+dirty, and stays.  At an end with nothing dirty it says that all is well; then any other cache may be put in front of
+the origin.  Otherwise it must be *disproved* first: by its metadata, which can be opened, and says that nothing is
+dirty.  Metadata that is not there disproves nothing: its disk may not be mounted today, or it may be on another host.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from fusecache.errors import MetadataError
-from fusecache.metadata import Database, Identity, Superblock
+from fusecache.errors import FusecacheError
+from fusecache.metadata import Database
+
+_MOST_BYTES = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +24,13 @@ class Claim:
 
     uuid: str
     metadata: str
-    """Absolute path."""
+    """Absolute path, on the host that wrote it; it may name any file, so it is shown and not relied on."""
+    generation: str = ""
+    """Of the cache when this was written; see :mod:`fusecache.attach.bond`."""
+    clean: bool = False
+    """Whether nothing was dirty then."""
+    host: str = ""
+    """Which host wrote it."""
 
     def pack(self) -> bytes:
         """Write it as a note."""
@@ -31,29 +40,27 @@ class Claim:
     def unpack(cls, note: bytes) -> Claim | None:
         """Read a note; None if it is no claim."""
         try:
-            return cls(**json.loads(note))
-        except (ValueError, TypeError):
+            claim = cls(**json.loads(note[:_MOST_BYTES]))
+        except (ValueError, TypeError, RecursionError):
             return None
+        texts = (claim.uuid, claim.metadata, claim.generation, claim.host)
+        is_sound = all(isinstance(text, str) for text in texts) and isinstance(claim.clean, bool)
+        return claim if is_sound else None
 
-    def holds(self, now: Identity) -> bool:
-        """Tell whether it is still true: the metadata is there, has dirty blocks, and fits the origin as it is now.
-
-        After a clean end, an origin that has changed was replaced.
-
-        :raises StoreError: that cannot be found out now.
-        """
-        if not Path(self.metadata).is_file():
-            return False
+    def is_disproved(self) -> bool:
+        """Tell whether no cache has newer data by this claim; looks at its metadata, and neither changes nor waits."""
+        if self.clean:
+            return True
+        path = Path(self.metadata)
         try:
-            with Database.read_only(Path(self.metadata)) as database:
-                values = database.values()
-                has_newer = database.has_suspects()
-        except MetadataError:
+            if not path.is_file():
+                return False
+            with Database.read_only(path) as database:
+                superblock = database.superblock()
+                return superblock.uuid == self.uuid and not database.has_suspects()
+        except (FusecacheError, OSError, ValueError):  # the last: a path with NUL in it
             return False
-        if not has_newer or values.get("uuid") != self.uuid:
-            return False
-        try:
-            superblock = Superblock.unpack(values)
-        except MetadataError:
-            return True  # its newer blocks can be saved by a repair
-        return not superblock.clean_shutdown or not now.has_changed_since(superblock.origin)
+
+    def __str__(self) -> str:
+        """Say where its metadata is."""
+        return f"{self.metadata} on host {self.host}" if self.host else self.metadata

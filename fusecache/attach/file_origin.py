@@ -1,7 +1,8 @@
 """An origin in a regular file or a block device.
 
-It is known by its path, by file system and inode (a device by its number), by its time of modification and its size.
-The lease is a lock (``flock``), the claim an extended attribute, where the file system has such.
+It is known by its signs (:mod:`fusecache.attach.signs`), by its time of modification and its size, and by what its
+content says of itself (:mod:`fusecache.attach.marks`).  The lease is a lock (``flock``), the claim an extended
+attribute, where the file system has such.
 """
 
 from __future__ import annotations
@@ -11,19 +12,23 @@ import stat
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, final
+from typing import TYPE_CHECKING, Final, final
 
 from fusecache.attach.claim import Claim
 from fusecache.attach.lease import lock
+from fusecache.attach.marks import label_of, marks_of
 from fusecache.attach.origin import OpenStore, Strengths
+from fusecache.attach.signs import entry_of, signs_of
 from fusecache.config import PageCache
 from fusecache.errors import StoreError
 from fusecache.linux import size_of
 from fusecache.metadata import Identity
 from fusecache.stores import Engine, open_file_store, open_for_store
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 _CLAIM: Final = "user.fusecache.claim"
-DEVICES: Final = Path("/sys/dev/block")
 
 
 @final
@@ -51,6 +56,17 @@ class FileLocation:
     def is_at(self, path: Path) -> bool:
         """See :class:`fusecache.attach.origin.Location`."""
         return self.path == path or (self.path.exists() and path.exists() and self.path.samefile(path))
+
+    def signs(self) -> dict[str, str]:
+        """See :class:`fusecache.attach.origin.Location`."""
+        try:
+            fd = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            return {}
+        try:
+            return signs_of(fd)
+        finally:
+            os.close(fd)
 
     def open(self, resources: ExitStack, *, writable: bool = True) -> FileOrigin:
         """See :class:`fusecache.attach.origin.Location`."""
@@ -82,15 +98,25 @@ class FileOrigin:
         return size_of(self._fd)
 
     def identity(self) -> Identity:
-        """See :class:`fusecache.attach.origin.Origin`; changes of a device do not show."""
-        status = os.fstat(self._fd)
+        """See :class:`fusecache.attach.origin.Origin`; changes of a device show in its marks only."""
+        status, size = os.fstat(self._fd), self.size
         is_device = stat.S_ISBLK(status.st_mode)
         return Identity(
             address=self.address,
-            key=f"device {status.st_rdev}" if is_device else f"{status.st_dev}:{status.st_ino}",
+            place=f"device {status.st_rdev}" if is_device else f"{status.st_dev}:{status.st_ino}",
             version="0" if is_device else str(status.st_mtime_ns),
-            size=self.size,
+            size=size,
+            signs=signs_of(self._fd),
+            marks=self._marks(marks_of, size),
+            label=self._marks(label_of, size),
         )
+
+    def _marks(self, find: Callable[[Callable[[int, int], bytes], int], str], size: int) -> str:
+        """Find something in the content; nothing where that cannot be read."""
+        try:
+            return find(self.read_now, size)
+        except StoreError:
+            return ""
 
     def read_now(self, offset: int, length: int) -> bytes:
         """See :class:`fusecache.attach.origin.Origin`."""
@@ -112,10 +138,14 @@ class FileOrigin:
         except OSError:
             return None
 
-    def write_claim(self, claim: Claim) -> None:
+    def write_claim(self, claim: Claim) -> bool:
         """See :class:`fusecache.attach.origin.Origin`."""
-        with suppress(OSError):
+        try:
             os.setxattr(self._fd, _CLAIM, claim.pack())
+            os.fsync(self._fd)
+        except OSError:
+            return False
+        return True
 
     def remove_claim(self) -> None:
         """See :class:`fusecache.attach.origin.Origin`."""
@@ -160,7 +190,7 @@ class _Queue:
     @classmethod
     def of(cls, device: int) -> _Queue:
         """Find that of a device, or of the disk that a partition is on."""
-        entry = (DEVICES / f"{os.major(device)}:{os.minor(device)}").resolve()
+        entry = entry_of(device)
         own = entry / "queue"
         return cls(own if own.is_dir() else entry.parent / "queue")
 

@@ -3,35 +3,36 @@
 Refused are: files that are missing, locked, too small for what is in them, or that do not belong together; metadata
 that is foreign or damaged; a cache file that holds something else.
 
-An origin is known again by its :class:`fusecache.metadata.Identity`.  If others changed it since a clean end, what is
-cached of it is stale.  Clean blocks are then dropped; with dirty blocks in the cache the mount is refused, unless it is
-the same file grown, as a sample of it shows: that explains the change, and what is newer than the origin counts as
-before.
+Whether the origin is the one that is cached, and unchanged, :mod:`fusecache.attach.agreement` decides.  If it was
+changed, what is cached of it is stale: clean blocks are dropped; with newer blocks in the cache the mount is refused.
 """
 
 from __future__ import annotations
 
 import os
+import shlex
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import islice
 from typing import TYPE_CHECKING, Final
 
-from crc32c import crc32c
-
+from fusecache.attach.agreement import Verdict, judge_origin, require_no_other_claim, require_one_moment
+from fusecache.attach.bond import require_same_generation
 from fusecache.attach.cache_file import CacheSpace, is_blank
 from fusecache.attach.choice import locate
+from fusecache.attach.claim import Claim
+from fusecache.attach.claims import Claims
+from fusecache.attach.findings import look_at_origin
 from fusecache.attach.lease import lock
+from fusecache.attach.places import default_places
 from fusecache.attach.plan import Plan
 from fusecache.attach.resizing import Resize, plan_resize
 from fusecache.attach.sizes import image_size, known_geometry, new_geometry
 from fusecache.attach.stamp import DATA_START, read_stamp
 from fusecache.block import Geometry
-from fusecache.config import MIB
 from fusecache.errors import MetadataError, RefusedError, UsageError
 from fusecache.linux import size_of
 from fusecache.metadata import Database, packed, region_blocks_for
-from fusecache.paths import defaults_for
+from fusecache.paths import claims_directory
 from fusecache.stores import open_for_store
 
 if TYPE_CHECKING:
@@ -42,8 +43,6 @@ if TYPE_CHECKING:
     from fusecache.config import MountConfig
     from fusecache.metadata import Superblock
 
-_SAMPLE: Final = 16 * MIB
-"""So much of an origin is read to see whether it is still the same."""
 _TWICE: Final = 2
 
 
@@ -58,31 +57,42 @@ def inspect(config: MountConfig, *, environ: Mapping[str, str]) -> Plan:
         origin = places.origin.open(resources)
         cache_fd = _open(cache_path, resources) if cache_path.exists() else None
         has_metadata = _lock_metadata(metadata_path, resources)
-        database, own_uuid = None, ""
+        looking = resources.enter_context(ExitStack())
+        database, given_up = None, None
         if has_metadata and metadata_path.stat().st_size:
-            database, own_uuid = _known_database(config, metadata_path, cache_path, cache_fd, resources)
+            database, given_up = _known_database(config, metadata_path, cache_path, cache_fd, looking)
+        own_uuid = given_up.uuid if given_up is not None else ""
         if database is None and cache_fd is not None:
             own_uuid = _require_unused(config, cache_path, cache_fd, own_uuid)
+        claims = Claims(origin, claims_directory(environ=environ, is_root=os.geteuid() == 0))
         image_bytes = image_size(config, origin)
         if database is None or cache_fd is None:
             geometry = new_geometry(config, image_bytes, cache_path, cache_fd)
         else:
             geometry = known_geometry(config, database.superblock(), image_bytes, cache_path, cache_fd)
+        verdict = Verdict.SAME
+        if database is not None:
+            found = look_at_origin(claims, database)
+            verdict = judge_origin(database.superblock(), found, arguments=_arguments(config))
+        elif config.format < _TWICE:
+            _require_no_claim(claims, given_up)
         plan = Plan(
             geometry=geometry,
             origin=origin,
+            claims=claims,
             cache_path=cache_path,
             metadata_path=metadata_path,
             resources=resources,
+            looking=looking,
             cache_fd=cache_fd,
             database=database,
             replace_metadata=has_metadata,
             own_directory=places.own_directory,
             uuid=own_uuid,
         )
-        _verify_claim(config, plan)
         if database is not None:
-            plan.resize = _resize(plan, database, stale=_is_stale(plan, database))
+            _note_change(plan, database, verdict)
+            plan.resize = _resize(plan, database, stale=verdict is not Verdict.SAME)
         plan.resources = resources.pop_all()
     return plan
 
@@ -103,7 +113,7 @@ def _find(config: MountConfig, environ: Mapping[str, str]) -> _Places:
     try:
         origin, cache, metadata, own_directory = locate(config.origin), config.cache, config.metadata, None
         if cache is None or metadata is None:
-            defaults = defaults_for(origin.address, environ=environ, is_root=os.geteuid() == 0)
+            defaults = default_places(origin, environ=environ, is_root=os.geteuid() == 0)
             cache, metadata = cache or defaults.cache, metadata or defaults.metadata
             own_directory = defaults.cache.parent
         places = _Places(origin, cache.resolve(), metadata.resolve(), own_directory)
@@ -150,47 +160,57 @@ def _lock_metadata(path: Path, resources: ExitStack) -> bool:
     return True
 
 
-def _verify_claim(config: MountConfig, plan: Plan) -> None:
-    """Refuse an origin whose newest data is in another cache, unless told twice to give that up."""
-    claim = plan.origin.claim()
-    own_uuid = plan.database.superblock().uuid if plan.database is not None else plan.uuid
-    if claim is None or claim.uuid == own_uuid or config.format >= _TWICE:
-        return
-    if claim.holds(plan.origin.identity()):
-        msg = (
-            f"newer data of origin {plan.origin.address} is in the cache that metadata {claim.metadata} describes: "
-            "mount it with that one, or give that data up with --format twice"
-        )
-        raise RefusedError(msg)
+# Whether an origin may be used with this cache
+
+
+def _require_no_claim(claims: Claims, given_up: Superblock | None) -> None:
+    """Refuse to put a new cache in front of an origin whose newest data may be elsewhere."""
+    claim = claims.read()
+    if given_up is not None:
+        require_one_moment(given_up, claim)
+    own_uuid = given_up.uuid if given_up is not None else ""
+    require_no_other_claim(own_uuid, claim, now=claims.origin.identity(), is_disproved=Claim.is_disproved)
+
+
+def _note_change(plan: Plan, database: Database, verdict: Verdict) -> None:
+    clean = database.count(dirty_only=False) - database.count_newer()
+    if verdict is not Verdict.SAME and clean:
+        plan.notes.append(f"the origin was {verdict.value} outside fusecache: {clean} cached blocks were dropped")
+
+
+def _arguments(config: MountConfig) -> str:
+    """Return the words by which a command is told the files of this mount."""
+    words = [config.origin]
+    words += ["--cache", str(config.cache)] if config.cache is not None else []
+    words += ["--metadata", str(config.metadata)] if config.metadata is not None else []
+    return shlex.join(words)
 
 
 # What is known of an existing cache
 
 
 def _known_database(
-    config: MountConfig, metadata_path: Path, cache_path: Path, cache_fd: int | None, resources: ExitStack
-) -> tuple[Database | None, str]:
-    """Open existing metadata and hold the cache against it; returns it, and its uuid.
+    config: MountConfig, metadata_path: Path, cache_path: Path, cache_fd: int | None, looking: ExitStack
+) -> tuple[Database | None, Superblock | None]:
+    """Look at existing metadata and hold the cache against it.
 
-    None in its place if cache and metadata are to be made anew.
+    Returns it, open for reading; or None and, if it can be read, what it says, if cache and metadata are to be made
+    anew.
     """
     try:
-        database = Database.open(metadata_path)
+        database = looking.enter_context(Database.read_only(metadata_path))
+        superblock = database.superblock()
     except MetadataError as exc:
         if config.format >= _TWICE:
-            return None, ""
+            return None, None
         msg = f"{exc}; nothing was changed (--format twice makes it anew and throws away what the cache holds)"
         raise MetadataError(msg) from exc
-    with ExitStack() as opened:
-        opened.callback(database.close)
-        if config.format:
-            _require_disposable(config, database, cache_path)
-            return None, database.values().get("uuid", "")  # of metadata that is given up, damaged or not
-        superblock = database.superblock()
-        _require_healthy(database, superblock)
-        _verify_cache(database, superblock, cache_path, cache_fd)
-        resources.push(opened.pop_all())
-    return database, ""
+    if config.format:
+        _require_disposable(config, database, cache_path)
+        return None, superblock
+    _require_healthy(database, superblock)
+    _verify_cache(database, superblock, cache_path, cache_fd)
+    return database, superblock
 
 
 def _require_disposable(config: MountConfig, database: Database, cache_path: Path) -> None:
@@ -214,41 +234,12 @@ def _verify_cache(database: Database, superblock: Superblock, cache_path: Path, 
         msg = f"cache {cache_path} is missing, and metadata {database.path} has {blocks} blocks in it"
         raise RefusedError(msg)
     stamp = read_stamp(cache_fd)
-    if stamp != superblock.uuid and (stamp or blocks or not is_blank(cache_fd)):
+    if stamp is None and not blocks and is_blank(cache_fd):
+        return
+    if stamp is None or stamp.uuid != superblock.uuid:
         msg = f"cache {cache_path} does not belong to metadata {database.path}"
         raise RefusedError(msg)
-
-
-def _is_stale(plan: Plan, database: Database) -> bool:
-    """Refuse an origin that is not the one cached; tell whether others changed it since."""
-    superblock = database.superblock()
-    cached, now = superblock.origin, plan.origin.identity()
-    if not now.is_same_origin(cached):
-        msg = f"cache {plan.cache_path} belongs to another origin, {cached.address}"
-        raise RefusedError(msg)
-    if not superblock.clean_shutdown or not now.has_changed_since(cached):
-        return False
-    dirty = database.count(dirty_only=True)
-    has_grown = now.has_grown_since(cached) and _is_as_cached(plan, database)
-    if dirty and not has_grown:
-        msg = (
-            f"origin {plan.origin.address} was changed by others while {dirty} newer blocks of it are in the cache; "
-            "--format twice throws those away"
-        )
-        raise RefusedError(msg)
-    if clean := database.count(dirty_only=False) - dirty:
-        what = "grown" if has_grown else "changed"
-        plan.notes.append(f"the origin was {what} outside fusecache: {clean} cached blocks were dropped")
-    return True
-
-
-def _is_as_cached(plan: Plan, database: Database) -> bool:
-    """Tell whether some blocks of an origin that is longer now are as before; else another one was put in its place."""
-    geometry = plan.geometry
-    clean = (row for row in database.rows() if not row.dirty and 0 <= row.oblock < geometry.origin_blocks)
-    summed = ((row.oblock * geometry.block_size, row.crc) for row in clean if row.crc is not None)
-    sample = islice(summed, max(1, _SAMPLE // geometry.block_size))
-    return all(crc32c(plan.origin.read_now(start, geometry.block_size)) == crc for start, crc in sample)
+    require_same_generation(stamp, superblock, cache=cache_path, metadata=database.path)
 
 
 def _resize(plan: Plan, database: Database, *, stale: bool) -> Resize | None:
@@ -284,9 +275,9 @@ def _require_unused(config: MountConfig, cache_path: Path, cache_fd: int, own_uu
     :return: it, if the cache has its stamp, so that the new metadata can go on with it; else nothing.
     """
     stamp = read_stamp(cache_fd)
-    if stamp and stamp == own_uuid:
+    if stamp is not None and stamp.uuid == own_uuid:
         return own_uuid
-    if config.format < _TWICE and stamp:
+    if config.format < _TWICE and stamp is not None:
         msg = f"cache {cache_path} belongs to metadata that is not here; --format twice throws away what it holds"
         raise RefusedError(msg)
     if not config.format and not is_blank(cache_fd):

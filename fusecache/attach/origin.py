@@ -16,12 +16,15 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from fusecache.attach.claim import Claim
 from fusecache.config import PageCache
 from fusecache.metadata import Identity
 from fusecache.stores import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +70,8 @@ class Origin(Protocol):
     def claim(self) -> Claim | None:
         """Return the claim on it, if there is one."""
 
-    def write_claim(self, claim: Claim) -> None:
-        """Put a claim on it, in the place of any other, where that is possible."""
+    def write_claim(self, claim: Claim) -> bool:
+        """Put a claim on it, durably, in the place of any other; returns whether it can keep one."""
 
     def remove_claim(self) -> None:
         """Take the claim from it."""
@@ -96,6 +99,9 @@ class Location(Protocol):
 
     def is_at(self, path: Path) -> bool:
         """Tell whether a file with this absolute path is, or would be, the origin itself; raises OSError."""
+
+    def signs(self) -> Mapping[str, str]:
+        """Return the signs by which it is known again; nothing where there is no origin, or it cannot tell."""
 
     def open(self, resources: ExitStack, *, writable: bool = True) -> Origin:
         """Open it, and keep others from it until ``resources`` are closed.

@@ -17,12 +17,14 @@ import os
 import uuid
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from fusecache.attach.binding import Binding
+from fusecache.attach.bond import Bond
 from fusecache.attach.cache_file import CacheSpace
 from fusecache.attach.lease import in_use, lock
-from fusecache.attach.stamp import DATA_START, read_stamp, write_stamp
+from fusecache.attach.stamp import DATA_START, Stamp, read_stamp, write_stamp
 from fusecache.config import PageCache
 from fusecache.errors import MetadataError, StoreError
 from fusecache.linux import size_of, sync_directory
@@ -33,6 +35,7 @@ from fusecache.units import format_size
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from fusecache.attach.claims import Claims
     from fusecache.attach.origin import Origin
     from fusecache.attach.resizing import Resize
     from fusecache.block import Geometry
@@ -44,14 +47,17 @@ class Plan:
 
     geometry: Geometry
     origin: Origin
+    claims: Claims
     cache_path: Path
     metadata_path: Path
     resources: ExitStack
     """Everything open and locked; the caller closes it in the end, whether the plan was carried out or not."""
+    looking: ExitStack
+    """Closes the database that was opened for reading."""
     cache_fd: int | None
     """None if there is no file; it may also be an empty one."""
     database: Database | None
-    """None if metadata is to be made."""
+    """Open for reading until the plan is carried out; None if metadata is to be made."""
     replace_metadata: bool
     """Whether there is a file in its place, which is to go."""
     own_directory: Path | None = None
@@ -79,12 +85,13 @@ class Plan:
                 page_cache=page_cache,
                 resources=self.resources,
             )
-            database = self.database if self.database is not None else self._create_metadata(undo)
+            database = self._create_metadata(undo) if self.database is None else self._open_metadata()
             if self.resize is not None:
                 self.resize.carry_out(database, CacheSpace(cache_fd, self.cache_path, self.geometry.block_size))
             superblock = database.superblock()
-            if read_stamp(cache_fd) != superblock.uuid:
-                write_stamp(cache_fd, superblock.uuid)
+            stamp = read_stamp(cache_fd)
+            if stamp is None or stamp.uuid != superblock.uuid:
+                write_stamp(cache_fd, Stamp(superblock.uuid, superblock.generation))
             created = self.resources.enter_context(undo.pop_all())
         return Binding(
             origin=origin.store,
@@ -94,7 +101,6 @@ class Plan:
             engine=origin.engine,
             strengths=origin.strengths,
             region_blocks=superblock.region_blocks,
-            uuid=superblock.uuid,
             was_clean=superblock.clean_shutdown,
             notes=self.notes,
             cache_path=self.cache_path,
@@ -102,7 +108,25 @@ class Plan:
             _origin=self.origin,
             _cache_fd=cache_fd,
             _created=created,
+            _bond=Bond(
+                uuid=superblock.uuid,
+                generation=superblock.generation,
+                previous=superblock.previous_generation,
+                metadata=str(self.metadata_path),
+                ledger=database,
+                write_stamp=partial(write_stamp, cache_fd),
+                write_claim=self.claims.write,
+                remove_claim=self.claims.remove,
+            ),
         )
+
+    def _open_metadata(self) -> Database:
+        """Open the database that was looked at for writing."""
+        self.looking.close()
+        database = Database.open(self.metadata_path)
+        self.resources.callback(database.close)
+        self.database = database
+        return database
 
     def _provide_cache(self, undo: ExitStack) -> int:
         """Return the cache's descriptor, with its space taken if it is a new one."""

@@ -1,37 +1,54 @@
-"""The first page of a cache file: whose it is.
+"""The first page of a cache file: whose it is, and of which generation.
 
-One line of magic, then a JSON object with the uuid of the metadata that the cache belongs to, then zeros.  The blocks
-follow it.
+One line of magic, then a JSON object with the uuid of the metadata that the cache belongs to and the generation that
+both were of when it was written (:mod:`fusecache.attach.bond`), then zeros.  The blocks follow it.
 """
 
 from __future__ import annotations
 
 import json
 import os
+from dataclasses import dataclass
 from typing import Final
 
 DATA_START: Final = 4096
 """Where the blocks begin in the cache, behind the stamp."""
 
-DAMAGED: Final = "damaged"
+_MAGIC: Final = "fusecache cache"
+_TEXT_BYTES: Final = 512
+"""The text is shorter than that: one sector, which a power cut leaves old or new."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What a stamp says."""
+
+    uuid: str
+    """Of the metadata that the cache belongs to."""
+    generation: str = ""
+    """Empty in stamps of versions that knew none."""
+
+
+DAMAGED: Final = Stamp("damaged")
 """What :func:`read_stamp` returns for a stamp that says nothing readable."""
 
-_MAGIC: Final = "fusecache cache"
 
-
-def read_stamp(fd: int) -> str:
-    """Return the uuid in a cache's stamp, or an empty string if it has none."""
+def read_stamp(fd: int) -> Stamp | None:
+    """Return the stamp of a cache; None if it has none."""
     head, _, rest = os.pread(fd, DATA_START, 0).partition(b"\n")
     if head.decode("ascii", "replace") != _MAGIC:
-        return ""
+        return None
     try:
-        return str(json.loads(rest.rstrip(b"\0"))["uuid"])
-    except (ValueError, KeyError, TypeError):
+        found = json.loads(rest.rstrip(b"\0"))
+        return Stamp(str(found["uuid"]), str(found.get("generation", "")))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return DAMAGED
 
 
-def write_stamp(fd: int, identity: str) -> None:
-    """Write a stamp with this uuid, durable when this returns."""
-    text = f"{_MAGIC}\n{json.dumps({'uuid': identity, 'data_start': DATA_START})}\n".encode()
+def write_stamp(fd: int, stamp: Stamp) -> None:
+    """Write a stamp, durable when this returns; raises OSError."""
+    fields = {"uuid": stamp.uuid, "generation": stamp.generation, "data_start": DATA_START}
+    text = f"{_MAGIC}\n{json.dumps(fields)}\n".encode()
+    assert len(text) <= _TEXT_BYTES, text
     os.pwrite(fd, text.ljust(DATA_START, b"\0"), 0)
     os.fsync(fd)

@@ -37,6 +37,10 @@ def check(
     heal: Annotated[
         bool, typer.Option("--heal", help="With --data: forget clean blocks that have changed in the cache.")
     ] = False,
+    heal_origin: Annotated[
+        bool,
+        typer.Option("--heal-origin", help="With --data: where the origin's copy is wrong, write the cache's back."),
+    ] = False,
     clear_needs_check: Annotated[
         bool, typer.Option("--clear-needs-check", help="Let it be mounted again, if nothing is wrong.")
     ] = False,
@@ -49,8 +53,8 @@ def check(
 
     files = _files(origin, cache, metadata)
     report = offline.check(files)
-    if (data or heal) and not report.problems:
-        offline.verify(files, report, heal=heal)
+    if (data or heal or heal_origin) and all(problem.of_content for problem in report.problems):
+        offline.verify(files, report, heal=heal, heal_origin=heal_origin)
     if clear_needs_check and report.needs_check:
         offline.clear_needs_check(files, report)
         report.needs_check = False
@@ -171,6 +175,25 @@ def writeback(
     offline.require_complete(outcome)
 
 
+@app.command(help="Bind a cache to an origin that was copied, moved or restored, if what is cached agrees with it.")
+def adopt(
+    origin: Annotated[str, typer.Argument(metavar="ORIGIN", help="The image as it is now.", show_default=False)],
+    cache: Cache = None,
+    metadata: Metadata = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also if nothing of what is cached can be compared with it.")
+    ] = False,
+) -> None:
+    """Adopt an origin."""
+    from fusecache import offline  # noqa: PLC0415 - see the package's docstring
+
+    files = _files(origin, cache, metadata)
+    with _progress("comparing") as progress:
+        adopted = offline.adopt(files, os.environ, progress, force=force)
+    for line in offline.describe_adoption(adopted):
+        typer.echo(line)
+
+
 @app.command("metadata-size", help="Say how much room the metadata of a cache takes at most.")
 def metadata_size(
     block_size: Annotated[str | None, typer.Option(metavar="SIZE", help="Size of the cache's blocks.")] = None,
@@ -202,8 +225,8 @@ def _files(origin: str | None, cache: Path | None, metadata: Path | None) -> Fil
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
-    """Show on a terminal how many blocks are written, and when the rest will be."""
+def _progress(what: str = "writing back") -> Iterator[Callable[[int, int], None]]:
+    """Show on a terminal how many blocks are done, and when the rest will be."""
     from rich.console import Console  # noqa: PLC0415 - see the package's docstring
     from rich.progress import (  # noqa: PLC0415 - see the package's docstring
         BarColumn,
@@ -218,5 +241,5 @@ def _progress() -> Iterator[Callable[[int, int], None]]:
     with Progress(
         *columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal
     ) as shown:
-        task = shown.add_task("writing back", total=None)
+        task = shown.add_task(what, total=None)
         yield lambda done, total: shown.update(task, completed=done, total=total)

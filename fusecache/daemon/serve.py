@@ -248,8 +248,7 @@ async def _end_cleanly(volume: Volume, binding: Binding) -> None:
         await binding.database.save_hints(hints)
     values = packed(hints=hint_signature(policy), stats=volume.counters.persistent()) | binding.end_values()
     await binding.database.commit(Transaction(values=values))
-    if not volume.mapping.dirty_count:
-        binding.release_origin()
+    binding.end(dirty=volume.mapping.dirty_count, cached=volume.mapping.mapped_count)
 
 
 @contextmanager

@@ -1,14 +1,16 @@
 """The durable record: which block lies where in the cache, and what is known of it after a crash."""
 
 from fusecache.metadata.database import Database
+from fusecache.metadata.identity import Identity
 from fusecache.metadata.readonly import (
     SQLITE_ERRORS,
     connect,
     copied,
     header_complaint,
+    log_complaint,
     reading,
     require_metadata,
-    side_files,
+    require_whole,
     sqlite_errors,
 )
 from fusecache.metadata.record import Record, Row, Transaction
@@ -17,7 +19,6 @@ from fusecache.metadata.superblock import (
     IDENTITY,
     NAMES,
     SIZES,
-    Identity,
     Superblock,
     faults,
     is_sqlite,
@@ -25,6 +26,7 @@ from fusecache.metadata.superblock import (
     region_blocks_for,
 )
 from fusecache.metadata.suspects import Suspects
+from fusecache.metadata.write_ahead_log import side_files
 
 __all__ = [
     "FORMAT",
@@ -44,10 +46,12 @@ __all__ = [
     "faults",
     "header_complaint",
     "is_sqlite",
+    "log_complaint",
     "packed",
     "reading",
     "region_blocks_for",
     "require_metadata",
+    "require_whole",
     "side_files",
     "sqlite_errors",
 ]

@@ -2,8 +2,9 @@
 
 Theory of operation
 -------------------
-One file, in WAL mode with ``synchronous=FULL``: a commit is durable when it returns, and SQLite answers for its being
-whole after any crash.  Three tables, readable with any SQLite tool:
+One file, in WAL mode with ``synchronous=FULL`` while it is written: a commit is durable when it returns, and SQLite
+answers for its being whole after any crash.  Which log belongs to it, :mod:`fusecache.metadata.write_ahead_log` says.
+Three tables, readable with any SQLite tool:
 
 ``blocks``
     a row per cached block: cblock, oblock, whether it is known to be dirty, the policy's hint, and the CRC-32C of its
@@ -25,6 +26,7 @@ import sqlite3
 import tempfile
 from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, final
 
@@ -33,9 +35,10 @@ import trio
 
 from fusecache.errors import MetadataError
 from fusecache.linux import sync_directory
-from fusecache.metadata.readonly import connect, log_size, reading, require_metadata, side_files, sqlite_errors
+from fusecache.metadata.readonly import connect, reading, require_metadata, require_whole, sqlite_errors
 from fusecache.metadata.record import Row
-from fusecache.metadata.superblock import APPLICATION_ID, FORMAT, Superblock
+from fusecache.metadata.superblock import APPLICATION_ID, FORMAT, IN_USE, Superblock
+from fusecache.metadata.write_ahead_log import begin_writing, end_writing, is_in_wal_mode, log_size, side_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -67,13 +70,14 @@ _DAMAGED_ROW: Final = """
 class Database:
     """An open metadata file; made by :meth:`create` or :meth:`open`, both of which raise MetadataError."""
 
-    __slots__ = ("_connection", "_free", "_limiter", "path")
+    __slots__ = ("_connection", "_free", "_is_writing", "_limiter", "path")
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self.path = path
         self._connection = connection
         self._limiter = trio.CapacityLimiter(1)
         self._free = 0
+        self._is_writing = False
 
     @classmethod
     def create(cls, path: Path, values: Mapping[str, str], *, replace: bool = False) -> Database:
@@ -110,8 +114,12 @@ class Database:
 
     @classmethod
     def open(cls, path: Path) -> Database:
-        """Open an existing metadata file; one that is not ours, damaged or of another version is refused."""
+        """Open an existing metadata file; one that is not ours, damaged or of another version is refused.
+
+        Nothing is changed before something is written.
+        """
         require_metadata(path)
+        require_whole(path)
         with ExitStack() as opened:
             database = cls(path, _connect(path))
             opened.callback(database.close)
@@ -129,6 +137,7 @@ class Database:
         :raises StoreError: it has a write-ahead log, and there is no room for a copy of both.
         """
         require_metadata(path)
+        require_whole(path)
         with reading(path) as connection:
             database = cls(path, connection)
             database._require_tables()
@@ -152,18 +161,19 @@ class Database:
             raise MetadataError(msg) from exc
 
     def values(self) -> dict[str, str]:
-        """Read all names and values of ``meta``."""
+        """Read all names and values of ``meta`` but its own."""
         with sqlite_errors(self.path):
             values = dict(self._connection.execute("SELECT name, value FROM meta"))
         for name, value in values.items():
             if not (isinstance(name, str) and isinstance(value, str)):
                 msg = f"metadata {self.path} is damaged: {name!r} is {value!r}"
                 raise MetadataError(msg)
+        values.pop(IN_USE, None)
         return values
 
     def set_values(self, values: Mapping[str, str]) -> None:
         """Write names and values, durable when this returns."""
-        with sqlite_errors(self.path), _transaction(self._connection) as connection:
+        with self._transaction() as connection:
             connection.executemany("REPLACE INTO meta VALUES (?, ?)", values.items())
 
     def rows(self) -> Iterator[Row]:
@@ -185,6 +195,31 @@ class Database:
             query = self._connection.execute("SELECT COUNT(*) FROM blocks WHERE dirty >= ?", (int(dirty_only),))
             (count,) = query.fetchone()
             return int(count)
+
+    def count_newer(self) -> int:
+        """Count the blocks that count as dirty; see :mod:`fusecache.metadata.suspects`."""
+        query = "SELECT COUNT(*) FROM blocks WHERE dirty OR cblock / ? IN (SELECT region FROM regions)"
+        with sqlite_errors(self.path):
+            (count,) = self._connection.execute(query, (self.superblock().region_blocks,)).fetchone()
+            return int(count)
+
+    def sums(self, most: int, *, turn: int = 0, leave_out: int = -1) -> Iterator[tuple[int, int]]:
+        """Read some clean blocks with their sums, as ``(oblock, CRC-32C)``, spread over the cache.
+
+        :param most: about so many, and never twice as many.
+        :param turn: a number; another one chooses others.
+        :param leave_out: a sum of no interest.
+        """
+        which = (
+            "FROM blocks WHERE NOT dirty AND crc IS NOT NULL AND crc <> ? AND cblock / ? NOT IN "
+            "(SELECT region FROM regions)"
+        )
+        values = (leave_out, self.superblock().region_blocks)
+        with sqlite_errors(self.path):
+            (count,) = self._connection.execute(f"SELECT COUNT(*) {which}", values).fetchone()
+            step = max(1, count // most)
+            rows = self._connection.execute(f"SELECT oblock, crc {which} ORDER BY cblock", values)
+            yield from islice(rows, turn % step, None, step)
 
     def regions(self) -> set[int]:
         """Read the regions that may have been written."""
@@ -216,8 +251,21 @@ class Database:
         await self._in_thread(partial(self._save_hints, hints))
 
     def close(self) -> None:
-        """Close the file; what was committed stays."""
+        """Close the file, in order: all commits are in it, and it needs no log any more, unless that cannot be done."""
+        with suppress(sqlite3.Error):
+            if is_in_wal_mode(self._connection):
+                end_writing(self._connection)
         self._connection.close()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """Commit at the end, durably; roll back on any exception, of which SQLite's become MetadataError."""
+        with sqlite_errors(self.path):
+            if not self._is_writing:
+                begin_writing(self._connection)
+                self._is_writing = True
+            with _transaction(self._connection) as connection:
+                yield connection
 
     async def _in_thread(self, function: Callable[[], None]) -> None:
         for pause in _PAUSES:
@@ -233,7 +281,7 @@ class Database:
 
     def apply(self, transaction: Transaction) -> None:
         """Make the changes durable together, at once: for the time when nothing runs yet."""
-        with sqlite_errors(self.path), _transaction(self._connection) as connection:
+        with self._transaction() as connection:
             connection.executemany(
                 "DELETE FROM blocks WHERE cblock = ?", ((cblock,) for cblock in transaction.unmapped)
             )
@@ -250,7 +298,7 @@ class Database:
         self._free = int(free) * int(page)
 
     def _save_hints(self, hints: Iterable[tuple[int, int]]) -> None:
-        with sqlite_errors(self.path), _transaction(self._connection) as connection:
+        with self._transaction() as connection:
             # What stays as it is need not be written.
             connection.executemany("UPDATE blocks SET hint = ?2 WHERE cblock = ?1 AND hint IS NOT ?2", hints)
 
@@ -270,8 +318,8 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]
 
 def _end_log(path: Path) -> None:
     """Have all of a metadata file in that file, so that nothing is lost if a crash leaves it without its log."""
-    with suppress(sqlite3.Error), closing(sqlite3.connect(path)) as connection:
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    with suppress(sqlite3.Error), closing(connect(path)) as connection:
+        end_writing(connection)
     for name in side_files(path):
         name.unlink(missing_ok=True)
     sync_directory(path.parent)
@@ -290,7 +338,7 @@ def _connect(path: Path) -> sqlite3.Connection:
         # One thread at a time uses it, but not always the same one.
         connection = connect(path, in_one_thread=False)
         opened.callback(connection.close)
-        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
         connection.execute("PRAGMA synchronous = FULL")
         opened.pop_all()
         return connection

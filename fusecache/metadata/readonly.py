@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 from fusecache.errors import MetadataError, StoreError
 from fusecache.metadata.superblock import HEADER_BYTES, header_fault
+from fusecache.metadata.write_ahead_log import log_fault, log_size, side_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,17 +27,6 @@ if TYPE_CHECKING:
 SQLITE_ERRORS: Final = (sqlite3.Error, OverflowError, UnicodeDecodeError, MemoryError)
 """What reading a damaged database raises: SQLite may quote a damaged name in its complaint, or take a number for the
 size of a record, and ask for that much memory."""
-
-
-def side_files(path: Path) -> list[Path]:
-    """Return what SQLite may have beside a database: the write-ahead log, which holds commits, and its index."""
-    return [path.with_name(path.name + ending) for ending in ("-wal", "-shm")]
-
-
-def log_size(path: Path) -> int:
-    """Return how many bytes of commits lie beside a metadata file that may not be in it yet."""
-    log, _ = side_files(path)
-    return log.stat().st_size if log.exists() else 0
 
 
 def require_metadata(path: Path) -> None:
@@ -57,6 +47,38 @@ def header_complaint(path: Path) -> str:
     return fault and f"{path} {fault}"
 
 
+def log_complaint(path: Path) -> str:
+    """Say what is wrong with the log of a metadata file; nothing if all of its commits are there.
+
+    :raises MetadataError: SQLite's complaints.
+    """
+    with sqlite_errors(path):
+        try:
+            return log_fault(path, _values_in_file)
+        except OSError as exc:
+            return f"cannot look at metadata {path}: {exc.strerror}"
+
+
+def require_whole(path: Path) -> None:
+    """Refuse metadata that lacks some of its commits, or has another's; raises MetadataError."""
+    if complaint := log_complaint(path):
+        raise MetadataError(complaint)
+
+
+def _values_in_file(path: Path) -> dict[str, str]:
+    with _pages(path) as connection:
+        return dict(connection.execute("SELECT name, value FROM meta"))
+
+
+@contextmanager
+def _pages(path: Path) -> Iterator[sqlite3.Connection]:
+    """Open what is in the file itself; SQLite looks at nothing beside it, and creates nothing."""
+    uri = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
+    with closing(sqlite3.connect(uri, isolation_level=None, uri=True)) as connection:
+        connection.execute("PRAGMA cell_size_check = ON")
+        yield connection
+
+
 @contextmanager
 def reading(path: Path) -> Iterator[sqlite3.Connection]:
     """Open a metadata file for reading only; its log counts, and nothing changes on the disk.
@@ -68,9 +90,7 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
             with copied(path) as copy, closing(connect(copy)) as connection:
                 yield connection
         else:
-            uri = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
-            with closing(sqlite3.connect(uri, isolation_level=None, uri=True)) as connection:
-                connection.execute("PRAGMA cell_size_check = ON")
+            with _pages(path) as connection:
                 yield connection
 
 
@@ -81,8 +101,9 @@ def copied(path: Path) -> Iterator[Path]:
         copy = Path(directory, "metadata")
         try:
             shutil.copyfile(path, copy)
-            if log_size(path):
-                shutil.copyfile(side_files(path)[0], side_files(copy)[0])
+            for file, its_copy in zip(side_files(path), side_files(copy), strict=True):
+                if not file.name.endswith("-shm") and file.exists():  # SQLite makes an index itself
+                    shutil.copyfile(file, its_copy)
         except OSError as exc:
             msg = f"cannot copy metadata {path} to {directory}: {exc.strerror}"
             raise StoreError(msg) from exc  # that is no damage

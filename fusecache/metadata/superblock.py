@@ -14,12 +14,15 @@ from typing import TYPE_CHECKING, Final, TypedDict, Unpack
 
 from fusecache.config import check_block_size
 from fusecache.errors import MetadataError, UsageError
+from fusecache.metadata.identity import Identity
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 APPLICATION_ID: Final = 0x46554341  # "FUCA"
-FORMAT: Final = 2
+FORMAT: Final = 3
+READABLE: Final = (2, FORMAT)
+"""Format 2 knew no generations (:mod:`fusecache.attach.bond`); a mount makes format 3 of it."""
 HEADER_BYTES: Final = 100
 """Of SQLite's file header."""
 _MAGIC: Final = b"SQLite format 3\0"
@@ -27,10 +30,20 @@ _MAGIC: Final = b"SQLite format 3\0"
 SIZES: Final = ("block_size", "cache_blocks", "region_blocks", "image_bytes")
 _FLAGS: Final = ("clean_shutdown", "needs_check")
 IDENTITY: Final = ("uuid", "origin_path", "origin_inode", "origin_mtime_ns")
+_SINCE_FORMAT_3: Final = (
+    "generation",
+    "previous_generation",
+    "origin_claimed",
+    "origin_signs",
+    "origin_marks",
+    "origin_label",
+)
 REQUIRED: Final = (*SIZES, *_FLAGS, *IDENTITY)
 _LAST_SIZES: Final = ("cache_bytes", "origin_bytes")
 """Of the files, at the last mount; metadata that never was mounted has none."""
-NAMES: Final = (*REQUIRED, *_LAST_SIZES, "hints", "stats")
+IN_USE: Final = "in_use"
+"""Whether commits may lie in the write-ahead log only; see :mod:`fusecache.metadata.write_ahead_log`."""
+NAMES: Final = (*REQUIRED, *_LAST_SIZES, *_SINCE_FORMAT_3, IN_USE, "hints", "stats")
 
 _NUMBER: Final = re.compile(r"[1-9][0-9]{0,18}")
 """A size or a count: positive, and short enough to be one."""
@@ -40,36 +53,6 @@ _MAX_CACHE_BLOCKS: Final = 2**32 - 1
 """dm-cache counts them in 32 bits."""
 _MAX_REGION_BLOCKS: Final = 64
 _REGIONS_PER_CACHE: Final = 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """By which an origin is known again; the text in it is compared, and nothing else."""
-
-    address: str
-    """What the user knows it by, written in one way only: of a file, its absolute path without links."""
-    key: str
-    """What it is, whatever its address: of a file, file system and inode; of a device, its number."""
-    version: str
-    """Another one after each change: of a file, its time of modification; ``0`` where changes do not show."""
-    size: int | None
-    """In bytes; None where the metadata does not say."""
-
-    def is_same_origin(self, recorded: Identity) -> bool:
-        """Tell whether this is the origin that was recorded, perhaps with other content: one sign is enough."""
-        return self.address == recorded.address or self.key == recorded.key
-
-    def has_changed_since(self, recorded: Identity) -> bool:
-        """Tell whether others have changed it since a clean end at which that was recorded.
-
-        After any other end it tells nothing: the last writes may have been ours.
-        """
-        return self.version != recorded.version
-
-    def has_grown_since(self, recorded: Identity) -> bool:
-        """Tell whether it is the same thing, and longer."""
-        is_longer = self.size is not None and recorded.size is not None and self.size > recorded.size
-        return self.key == recorded.key and is_longer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +71,12 @@ class Superblock:
     """Whether the last mount ended cleanly; true if there was none."""
     needs_check: bool = False
     """Whether a mount found something wrong; then the next one is refused."""
+    generation: str = ""
+    """Which beginning or end of a mount this is of; cache and claim have the same.  Empty: not known."""
+    previous_generation: str = ""
+    """That which cache and claim may still have, if the change to :attr:`generation` was interrupted."""
+    origin_claimed: bool = False
+    """Whether the origin has a claim of this cache, or something else keeps it."""
     cache_bytes: int | None = None
     """How long the cache was at the last mount."""
     hints: str | None = None
@@ -114,14 +103,12 @@ class Superblock:
             cache_blocks=number["cache_blocks"],
             region_blocks=number["region_blocks"],
             image_bytes=number["image_bytes"],
-            origin=Identity(
-                address=values["origin_path"],
-                key=values["origin_inode"],
-                version=values["origin_mtime_ns"],
-                size=number.get("origin_bytes"),
-            ),
+            origin=Identity.unpack(values),
             clean_shutdown=values["clean_shutdown"] == "1",
             needs_check=values["needs_check"] == "1",
+            generation=values.get("generation", ""),
+            previous_generation=values.get("previous_generation", ""),
+            origin_claimed=values.get("origin_claimed") == "1",
             cache_bytes=number.get("cache_bytes"),
             hints=values.get("hints"),
             stats=_counters(values.get("stats", "{}")),
@@ -139,6 +126,9 @@ class Changes(TypedDict, total=False):
     origin: Identity
     clean_shutdown: bool
     needs_check: bool
+    generation: str
+    previous_generation: str
+    origin_claimed: bool
     cache_bytes: int
     hints: str
     stats: Mapping[str, int]
@@ -153,8 +143,7 @@ def _packed(changes: Mapping[str, object]) -> dict[str, str]:
     values: dict[str, str] = {}
     for name, value in changes.items():
         if isinstance(value, Identity):
-            values |= {"origin_path": value.address, "origin_inode": value.key, "origin_mtime_ns": value.version}
-            values |= {} if value.size is None else {"origin_bytes": str(value.size)}
+            values |= value.pack()
         elif isinstance(value, bool):
             values[name] = str(int(value))
         elif isinstance(value, dict):
@@ -197,8 +186,8 @@ def header_fault(header: bytes) -> str:
         return "is not fusecache metadata, or its first page is damaged"
     if int.from_bytes(header[68:72], "big") != APPLICATION_ID:
         return "is not fusecache metadata (an SQLite file of something else)"
-    if (version := int.from_bytes(header[60:64], "big")) != FORMAT:
-        return f"has format {version}; this version of fusecache reads format {FORMAT}"
+    if (version := int.from_bytes(header[60:64], "big")) not in READABLE:
+        return f"has format {version}; this version of fusecache reads formats {READABLE[0]} to {FORMAT}"
     return ""
 
 

@@ -6,6 +6,7 @@ appears whole or not at all; writeback records a block as clean only after the o
 killed at any point and run again.
 """
 
+from fusecache.offline.adopting import adopt, describe_adoption
 from fusecache.offline.checking import check, clear_needs_check, describe_check, put_stamp, require_no_problems
 from fusecache.offline.dumping import dump, dump_to_file
 from fusecache.offline.opening import Files, find_files
@@ -17,8 +18,10 @@ from fusecache.offline.writing_back import describe_writeback, require_complete,
 
 __all__ = [
     "Files",
+    "adopt",
     "check",
     "clear_needs_check",
+    "describe_adoption",
     "describe_check",
     "describe_repair",
     "describe_writeback",

@@ -13,12 +13,38 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
-from fusecache.attach import DAMAGED, DATA_START, Origin, locate, lock, read_stamp, write_stamp
+from fusecache.attach import (
+    DAMAGED,
+    DATA_START,
+    Claims,
+    DisagreementError,
+    Stamp,
+    Verdict,
+    judge_origin,
+    locate,
+    lock,
+    look_at_origin,
+    read_stamp,
+    require_same_generation,
+    shows_in_content_only,
+    write_stamp,
+)
 from fusecache.errors import FusecacheError, MetadataError, RefusedError
 from fusecache.linux import size_of
-from fusecache.metadata import Database, Superblock, Suspects, faults, header_complaint, is_sqlite, packed, reading
+from fusecache.metadata import (
+    Database,
+    Superblock,
+    Suspects,
+    faults,
+    header_complaint,
+    is_sqlite,
+    log_complaint,
+    packed,
+    reading,
+)
 from fusecache.offline.facts import contested, geometry_of, judge, raw_rows, read_regions, read_values
 from fusecache.offline.opening import open_locked, open_origin
+from fusecache.paths import claims_directory
 from fusecache.stores import open_for_store
 from fusecache.units import format_size
 
@@ -45,6 +71,8 @@ class Problem:
     """For the data."""
     command: str
     """What to type next."""
+    of_content: bool = False
+    """Whether reading all clean blocks tells more of it."""
 
 
 @dataclass(slots=True)
@@ -59,6 +87,9 @@ class Report:
     stamp_missing: bool = False
     """Likewise: the cache has no stamp."""
     uuid: str = ""
+    generation: str = ""
+    may_compare: bool = False
+    """Whether clean blocks may be held against the origin: but for their content, nothing shows that it has changed."""
     blocks: int = 0
     dirty: int = 0
     suspects: int = 0
@@ -94,7 +125,7 @@ def put_stamp(files: Files, report: Report) -> None:
         fd = open_for_store(files.cache)
         resources.callback(os.close, fd)
         lock(fd, files.cache)
-        write_stamp(fd, report.uuid)
+        write_stamp(fd, Stamp(report.uuid, report.generation))
 
 
 def _require_sound(report: Report) -> None:
@@ -116,12 +147,21 @@ class _Check:
         """Look at the metadata, then at what it says of the others."""
         superblock = self._look_at_metadata()
         if superblock is not None:
+            is_sound = not self._report.problems
             self._look_at_cache(superblock)
-            self._look_at_origin(superblock)
+            self._look_at_origin(superblock, is_sound=is_sound)
         return self._report
 
     def _problem(self, what: str, meaning: str = _DAMAGE, command: str = "") -> None:
         self._report.problems.append(Problem(what, meaning, command or self._repair))
+
+    def _elsewhere(self, option: str) -> str:
+        """Name the command that looks at another file in this role."""
+        words = [] if self._files.origin is None else [self._files.origin]
+        paths = {"--cache": self._files.cache, "--metadata": self._files.metadata}
+        for name, path in paths.items():
+            words += [name, "FILE" if name == option else str(path)] if path is not None else []
+        return _command("check", *words)
 
     # Metadata
 
@@ -132,6 +172,11 @@ class _Check:
             return None
         self._report.facts.append(f"metadata {path}, {format_size(path.stat().st_size)}")
         try:
+            if complaint := log_complaint(path):
+                self._problem(
+                    complaint, "what it says is not of one moment, so no mount uses it", self._elsewhere("--metadata")
+                )
+                return None
             with reading(path) as connection:
                 return self._read(connection)
         except MetadataError as exc:
@@ -166,6 +211,7 @@ class _Check:
             return None
         superblock = Superblock.unpack(values)
         self._report.uuid = superblock.uuid
+        self._report.generation = superblock.generation
         self._report.needs_check = superblock.needs_check
         self._tell_sizes(superblock)
         self._read_blocks(connection, superblock)
@@ -226,7 +272,7 @@ class _Check:
         if path is None:
             return
         at_stake = f"{self._report.dirty} dirty blocks are in it, and nowhere else"
-        elsewhere = _command("check", *replace(self._files, cache=None).words(), "--cache", "FILE")
+        elsewhere = self._elsewhere("--cache")
         if not path.exists():
             if self._report.blocks:
                 self._problem(f"cache {path} is missing", at_stake, elsewhere)
@@ -240,56 +286,51 @@ class _Check:
                 f"what lay behind the end is lost; {at_stake}",
                 elsewhere,
             )
-        if stamp not in {superblock.uuid, "", DAMAGED}:
+        if stamp is None or stamp == DAMAGED:
+            self._report.stamp_missing = size > 0 or self._report.blocks > 0
+        elif stamp.uuid != superblock.uuid:
             self._problem(
-                f"cache {path} belongs to other metadata (uuid {stamp})",
+                f"cache {path} belongs to other metadata (uuid {stamp.uuid})",
                 "with this metadata its blocks would be taken for others, so no mount uses the two together",
                 elsewhere,
             )
-        self._report.stamp_missing = stamp in {"", DAMAGED} and (size > 0 or self._report.blocks > 0)
+        else:
+            try:
+                require_same_generation(stamp, superblock, cache=path, metadata=self._files.metadata)
+            except RefusedError as exc:
+                self._problem(str(exc), "no mount uses the two together", elsewhere)
 
     # Origin
 
-    def _look_at_origin(self, superblock: Superblock) -> None:
+    def _look_at_origin(self, superblock: Superblock, *, is_sound: bool) -> None:
         if self._files.origin is None:
             return
-        origin = open_origin(locate(self._files.origin), self._resources)
-        cached, now = superblock.origin, origin.identity()
-        mine = _command("check", *replace(self._files, origin=None).words())
+        location = locate(self._files.origin)
+        origin = open_origin(location, self._resources)
         if origin.size < superblock.image_bytes:
             self._problem(
-                f"origin {now.address} has {origin.size} bytes, fewer than the image's {superblock.image_bytes}",
+                f"origin {location.address} has {origin.size} bytes, fewer than the image's {superblock.image_bytes}",
                 "what lay behind its end is lost, but for what is in the cache; the command makes it as long as it was",
-                f"truncate --size={superblock.image_bytes} {shlex.quote(now.address)}",
+                f"truncate --size={superblock.image_bytes} -- {shlex.quote(location.address)}"
+                if origin.identity().is_known_by_signs(superblock.origin)
+                else _command("check", *replace(self._files, origin=None).words()),
             )
-        if not now.is_same_origin(cached):
-            self._problem(
-                f"the cache belongs to another origin, {cached.address}",
-                "put in front of this one it would show the blocks of that one",
-                mine,
-            )
-        elif superblock.clean_shutdown and now.has_changed_since(cached):
-            self._complain_of_change(now.address)
-        self._look_at_claim(origin, superblock)
-
-    def _complain_of_change(self, address: str) -> None:
-        if not self._report.dirty:
-            self._report.facts.append("the origin was changed outside fusecache: the next mount drops what is cached")
             return
-        self._problem(
-            f"origin {address} was changed by others after the last mount",
-            f"{self._report.dirty} blocks of the cache are newer than what the origin had then: one of the two has "
-            "to give way; the command writes these blocks to the origin, `mount --format --format` throws them away",
-            _command("writeback", "--force", *self._files.words()),
-        )
-
-    def _look_at_claim(self, origin: Origin, superblock: Superblock) -> None:
-        claim = origin.claim()
-        if claim is not None and claim.uuid != superblock.uuid and claim.holds(origin.identity()):
-            self._problem(
-                "newer data of the origin is in another cache",
-                f"that cache has to be mounted or written back first: its metadata is {claim.metadata}",
-                _command("check", "--metadata", claim.metadata),
+        if not is_sound:
+            return  # what it says of the origin is in doubt
+        claims = Claims(origin, claims_directory(environ=os.environ, is_root=os.geteuid() == 0))
+        try:
+            with Database.read_only(self._files.metadata) as database:
+                found = look_at_origin(claims, database)
+            verdict = judge_origin(superblock, found, arguments=shlex.join(self._files.words()))
+        except DisagreementError as exc:
+            self._report.problems.append(Problem(exc.what, exc.meaning, exc.command, exc.in_content_only))
+            self._report.may_compare = exc.in_content_only
+            return
+        self._report.may_compare = verdict is Verdict.SAME or shows_in_content_only(superblock, found)
+        if verdict is not Verdict.SAME:
+            self._report.facts.append(
+                f"the origin was {verdict.value} outside fusecache: the next mount drops what is clean"
             )
 
 

@@ -10,9 +10,8 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fusecache.attach import Location, Origin, locate, lock
+from fusecache.attach import Location, Origin, default_places, locate, lock
 from fusecache.errors import BusyError, RefusedError, UsageError
-from fusecache.paths import defaults_for
 from fusecache.stores import open_for_store
 
 if TYPE_CHECKING:
@@ -50,9 +49,10 @@ def find_files(
             msg = "name the cache: by its ORIGIN, or by --metadata FILE"
             raise UsageError(msg)
         return Files(metadata.resolve(), cache and cache.resolve(), None)
-    origin = locate(origin).address
+    location = locate(origin)
+    origin = location.address
     if cache is None or metadata is None:
-        defaults = defaults_for(origin, environ=environ, is_root=os.geteuid() == 0)
+        defaults = default_places(location, environ=environ, is_root=os.geteuid() == 0)
         cache, metadata = cache or defaults.cache, metadata or defaults.metadata
     return Files(metadata.resolve(), cache.resolve(), origin)
 
@@ -77,14 +77,14 @@ def open_locked(path: Path, resources: ExitStack) -> int:
     return fd
 
 
-def open_origin(location: Location, resources: ExitStack) -> Origin:
-    """Open an origin for reading, and keep others from it until ``resources`` are closed.
+def open_origin(location: Location, resources: ExitStack, *, writable: bool = False) -> Origin:
+    """Open an origin, for reading unless said otherwise, and keep others from it until ``resources`` are closed.
 
     :raises BusyError: a mount or another command has it.
     :raises StoreError: it is missing, not permitted, or cannot be an origin.
     """
     try:
-        return location.open(resources, writable=False)
+        return location.open(resources, writable=writable)
     except BusyError as exc:
         raise _in_use(location.address) from exc
 

@@ -22,7 +22,6 @@ from fusecache.attach import DAMAGED, DATA_START, locate, read_stamp
 from fusecache.errors import MetadataError, RefusedError
 from fusecache.linux import size_of
 from fusecache.metadata import (
-    FORMAT,
     IDENTITY,
     SIZES,
     Superblock,
@@ -30,6 +29,7 @@ from fusecache.metadata import (
     copied,
     faults,
     header_complaint,
+    log_complaint,
     packed,
     region_blocks_for,
 )
@@ -90,9 +90,15 @@ def repair(files: Files, output: Path, *, block_size: int | None = None) -> Repa
 
 
 def _require_not_foreign(path: Path) -> None:
-    """Refuse what is sound, but not ours or not ours to read; raises MetadataError."""
+    """Refuse what is sound, but not ours or not ours to read, or not of one moment; raises MetadataError."""
     complaint = header_complaint(path)
-    if "something else" in complaint or f"reads format {FORMAT}" in complaint:
+    if "something else" in complaint or "has format" in complaint:
+        raise MetadataError(complaint)
+    try:
+        complaint = log_complaint(path)
+    except MetadataError:
+        return  # it is damaged, so nobody knows
+    if complaint:
         raise MetadataError(complaint)
 
 
@@ -124,8 +130,8 @@ def _superblock(
 
 def _learn_from_cache(fd: int, known: dict[str, str]) -> None:
     stamp = read_stamp(fd)
-    if stamp not in {"", DAMAGED}:
-        known.setdefault("uuid", stamp)
+    if stamp is not None and stamp != DAMAGED:
+        known.setdefault("uuid", stamp.uuid)
     if "block_size" in known:
         blocks = (size_of(fd) - DATA_START) // int(known["block_size"])
         known.setdefault("cache_blocks", str(max(1, blocks)))

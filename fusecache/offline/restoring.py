@@ -21,9 +21,10 @@ from __future__ import annotations
 import uuid
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from dataclasses import replace as replace_fields
 from typing import TYPE_CHECKING, BinaryIO
 
-from fusecache.attach import DAMAGED, DATA_START, changed_at, hint_signature, locate, read_stamp
+from fusecache.attach import ANY, DAMAGED, DATA_START, Stamp, changed_at, hint_signature, locate, read_stamp
 from fusecache.config import MIN_BLOCK_SIZE
 from fusecache.errors import MetadataError, RefusedError, UsageError
 from fusecache.linux import size_of
@@ -63,6 +64,8 @@ def restore(source: BinaryIO, name: str, files: Files, *, replace: bool = False,
         def begin(head: Head) -> Draft:
             surroundings.require_current(head, force=force)
             superblock = surroundings.complete(head, name, restored)
+            if force:  # whatever cache and origin are like is taken for right
+                superblock = replace_fields(superblock, generation="", previous_generation="", origin_claimed=False)
             draft = resources.enter_context(drafted(files.metadata, name, replace=replace))
             draft.superblock(superblock)
             return draft
@@ -78,37 +81,44 @@ class _Surroundings:
     files: Files
     origin: Identity | None
     cache_fd: int | None
-    stamp: str
-    """The uuid in the cache; nothing, if there is none that can be read."""
+    stamp: Stamp | None
+    """That of the cache, if there is one that can be read."""
 
     @classmethod
     def of(cls, files: Files, resources: ExitStack) -> _Surroundings:
         """Look at both, and lock them."""
         origin = None if files.origin is None else open_origin(locate(files.origin), resources).identity()
         if files.cache is None or not files.cache.exists():
-            return cls(files, origin, None, "")
+            return cls(files, origin, None, None)
         fd = open_locked(files.cache, resources)
         stamp = read_stamp(fd)
-        return cls(files, origin, fd, "" if stamp == DAMAGED else stamp)
+        return cls(files, origin, fd, None if stamp == DAMAGED else stamp)
 
     def require_current(self, head: Head, *, force: bool) -> None:
         """Refuse a dump that is older than the cache, or of another cache, or of a larger one."""
         if self.cache_fd is None:
             return
         path, size, changed = self.files.cache, size_of(self.cache_fd), changed_at(self.cache_fd)
-        if self.stamp and head.uuid and self.stamp != head.uuid:
+        if self.stamp is not None and head.uuid and self.stamp.uuid != head.uuid:
             msg = f"cache {path} belongs to other metadata, not to what was dumped (uuid {head.uuid})"
             raise RefusedError(msg)
         needed = DATA_START + head.cache_blocks * head.block_size
         if size and size < needed:
             msg = f"cache {path} has {size} bytes, fewer than the {needed} that were dumped"
             raise RefusedError(msg)
-        if head.notes.get(CACHE_TIME, changed) != changed and not force:
+        if force:
+            return
+        if head.notes.get(CACHE_TIME, changed) != changed or self._is_of_another_moment(head):
             msg = (
                 f"cache {path} has been written since the dump was made, which no longer says what lies where; "
                 "if it was only copied, use --force"
             )
             raise RefusedError(msg)
+
+    def _is_of_another_moment(self, head: Head) -> bool:
+        """Tell whether cache and dump are of different generations; see :mod:`fusecache.attach.bond`."""
+        known = {head.notes.get("generation", ""), *head.notes.get("previous_generation", "").split()}
+        return self.stamp is not None and bool(known - {""}) and not known & {self.stamp.generation, ANY}
 
     def complete(self, head: Head, name: str, restored: Restored) -> Superblock:
         """Add to what the XML says what metadata has to say besides."""
@@ -124,13 +134,13 @@ class _Surroundings:
             values = packed(hints=_hints(head.policy)) | values
             values |= packed(image_bytes=self.origin.size, origin=self.origin)
             restored.notes.append(f"taken to belong to {self.origin.address} as it is now: that cannot be verified")
-        if self.cache_fd is not None and not self.stamp:
+        if self.cache_fd is not None and self.stamp is None:
             restored.notes.append(
                 f"cache {self.files.cache} has no stamp: if its blocks begin at byte {DATA_START}, "
                 "put one there with `fusecache check --write-stamp`"
             )
         values |= packed(
-            uuid=head.uuid or self.stamp or str(uuid.uuid4()),
+            uuid=head.uuid or (self.stamp.uuid if self.stamp is not None else str(uuid.uuid4())),
             block_size=head.block_size,
             cache_blocks=head.cache_blocks,
             region_blocks=region_blocks_for(head.cache_blocks),

@@ -28,14 +28,21 @@ if TYPE_CHECKING:
 
 _SHOWN: Final = 20
 _CACHE_BAD: Final = "nothing is lost: the block is clean, so the origin has it; the command lets the cache forget it"
-_ORIGIN_BAD: Final = "the origin's disk has lost something, or others wrote to it; the cache has what was there before"
+_ORIGIN_BAD: Final = (
+    "the origin's disk has lost something, or others wrote there and left no other trace; the cache has what was there "
+    "before; the command shows the difference, and `fusecache check --data --heal-origin` takes the cache's copy for "
+    "right, and lets the next mount write it back"
+)
 _BOTH_BAD: Final = "what was there is lost, unless there is a backup"
 
 
-def verify(files: Files, report: Report, *, heal: bool = False) -> None:
+def verify(files: Files, report: Report, *, heal: bool = False, heal_origin: bool = False) -> None:
     """Read every clean block, and add what is wrong to a report of sound metadata.
 
+    With an origin that was changed by others nothing is compared: it has what is right, and the cache has not.
+
     :param heal: let the cache forget blocks whose cached copy is wrong.
+    :param heal_origin: let blocks count as dirty whose copy at the origin is wrong.
     :raises RefusedError: there is no cache to read.
     """
     if files.cache is None or not files.cache.exists():
@@ -44,15 +51,25 @@ def verify(files: Files, report: Report, *, heal: bool = False) -> None:
     with ExitStack() as resources:
         open_locked(files.metadata, resources)
         cache_fd = open_locked(files.cache, resources)
-        origin = None if files.origin is None else open_origin(locate(files.origin), resources)
+        origin = None
+        if files.origin is not None and report.may_compare:
+            origin = open_origin(locate(files.origin), resources)
         verification = _Verification(files, cache_fd, origin)
         with reading(files.metadata) as connection:
             visit(connection, verification)
+        if heal_origin and verification.lost:
+            with closing(Database.open(files.metadata)) as database:
+                database.apply(Transaction(mapped=[(row.cblock, row.oblock, True, None) for row in verification.lost]))
+            report.facts.append(
+                f"{len(verification.lost)} blocks count as dirty now; `fusecache writeback` writes them"
+            )
+            verification.problems = [problem for problem in verification.problems if problem.meaning != _ORIGIN_BAD]
         if heal and verification.rotten:
             with closing(Database.open(files.metadata)) as database:
                 database.apply(Transaction(unmapped=verification.rotten))
             report.facts.append(f"{len(verification.rotten)} blocks were forgotten; the origin has them")
             verification.problems = [problem for problem in verification.problems if problem.meaning != _CACHE_BAD]
+    report.problems = [problem for problem in report.problems if not problem.of_content]  # told by block now
     verification.tell(report)
 
 
@@ -68,6 +85,8 @@ class _Verification(Visitor):
         self._unknown = 0
         self.rotten: list[int] = []
         """Clean blocks whose cached copy is wrong."""
+        self.lost: list[Row] = []
+        """Clean blocks whose cached copy is right, and the origin's is not."""
         self.problems: list[Problem] = []
 
     def superblock(self, superblock: Superblock) -> None:
@@ -105,7 +124,10 @@ class _Verification(Visitor):
         elif origin_is_right:
             self._forget(block, "the cached copy cannot be read" if cached is None else "the cached copy differs")
         elif cache_is_right:
-            self._add(block, "the origin's copy has changed or cannot be read", _ORIGIN_BAD, self._copy_command(block))
+            self.lost.append(block)
+            self._add(
+                block, "the origin's copy has changed or cannot be read", _ORIGIN_BAD, self._compare_command(block)
+            )
         else:
             self._add(block, "both copies have changed or cannot be read", _BOTH_BAD, self._command())
 
@@ -123,13 +145,15 @@ class _Verification(Visitor):
     def _command(self, *options: str) -> str:
         return shlex.join(["fusecache", "check", "--data", *options, *self._files.words()])
 
-    def _copy_command(self, block: Row) -> str:
-        """Name the command that copies a block from the cache to the origin."""
-        cache_start = DATA_START + block.cblock * self._size
-        cache, origin = (shlex.quote(str(name)) for name in (self._files.cache, self._files.origin))
-        return (
-            f"dd if={cache} of={origin} conv=notrunc "
-            f"bs=4096 skip={cache_start // 4096} seek={block.oblock * self._size // 4096} count={self._size // 4096}"
+    def _compare_command(self, block: Row) -> str:
+        """Name the command that shows in which bytes cache and origin differ; it writes nothing."""
+        assert self._origin is not None
+        if not self._origin.address.startswith("/"):
+            return self._command()
+        cache_start, start = DATA_START + block.cblock * self._size, block.oblock * self._size
+        skip = f"--ignore-initial={cache_start}:{start}"
+        return shlex.join(
+            ["cmp", "--verbose", skip, f"--bytes={self._size}", "--", str(self._files.cache), self._origin.address]
         )
 
 

@@ -14,20 +14,36 @@ what cannot is named by byte range, and the block stays dirty.
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections import Counter
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import trio
 from crc32c import crc32c
 
-from fusecache.attach import DamagedRowError, inspect, locate, recover
+from fusecache.attach import (
+    ANY,
+    Claims,
+    DamagedRowError,
+    DisagreementError,
+    inspect,
+    judge_origin,
+    locate,
+    look_at_origin,
+    read_stamp,
+    recover,
+    require_same_generation,
+    require_same_origin,
+)
 from fusecache.block import DIRTY
 from fusecache.config import PolicyChoice
 from fusecache.errors import FusecacheError, MetadataError, RefusedError, StoreError
-from fusecache.metadata import Database, Transaction, packed
+from fusecache.metadata import Database, Suspects, Transaction, packed
 from fusecache.offline.opening import find_files, open_locked, open_origin
+from fusecache.paths import claims_directory
 from fusecache.tasks import for_each
 from fusecache.volume import new_policy
 
@@ -37,7 +53,8 @@ if TYPE_CHECKING:
     from fusecache.attach import Binding
     from fusecache.block import Mapping as BlockMapping
     from fusecache.config import MountConfig
-    from fusecache.metadata import Record
+    from fusecache.metadata import Record, Superblock
+    from fusecache.offline.opening import Files
     from fusecache.stores import Store
 
     Progress = Callable[[int, int], None]
@@ -92,17 +109,35 @@ def write_back(
 
 
 def _forget_stale(config: MountConfig, environ: Mapping[str, str]) -> None:
-    """Let the origin count as unchanged, and forget the clean blocks, which it may have changed under."""
+    """Let an origin that others changed count as it is now, and forget the clean blocks, which are stale.
+
+    Another origin, or a cache of another moment, is refused as ever: what would be written is not known then.
+    """
     files = find_files(config.origin, cache=config.cache, metadata=config.metadata, environ=environ)
     with ExitStack() as resources:
         open_locked(files.metadata, resources)
-        now = open_origin(locate(config.origin), resources).identity()
+        origin = open_origin(locate(config.origin), resources)
         database = resources.enter_context(closing(Database.open(files.metadata)))
         superblock = database.superblock()
-        if superblock.clean_shutdown and now.has_changed_since(superblock.origin):
-            clean = [row.cblock for row in database.rows() if not row.dirty]
-            known = replace(superblock.origin, version=now.version)  # still that origin, whatever this one is
-            database.apply(Transaction(unmapped=clean, values=packed(origin=known)))
+        claims = Claims(origin, claims_directory(environ=environ, is_root=os.geteuid() == 0))
+        found = look_at_origin(claims, database)
+        arguments = shlex.join(files.words())
+        require_same_origin(superblock, found.now, arguments=arguments)
+        try:
+            judge_origin(superblock, found, arguments=arguments)
+        except DisagreementError:
+            _require_same_moment(files, superblock, resources)
+            suspects = Suspects(database.regions(), superblock.region_blocks)
+            clean = [row.cblock for row in database.rows() if not suspects.count_as_dirty(row)]
+            values = packed(origin=found.now, previous_generation=ANY, origin_claimed=False)
+            database.apply(Transaction(unmapped=clean, values=values))
+
+
+def _require_same_moment(files: Files, superblock: Superblock, resources: ExitStack) -> None:
+    """Refuse a cache that is not of one moment with the metadata; what is missing is told later."""
+    assert files.cache is not None
+    if files.cache.exists() and (stamp := read_stamp(open_locked(files.cache, resources))) is not None:
+        require_same_generation(stamp, superblock, cache=files.cache, metadata=files.metadata)
 
 
 async def _write_back(binding: Binding, progress: Progress, retries: int) -> Outcome:
@@ -127,8 +162,7 @@ async def _write_back(binding: Binding, progress: Progress, retries: int) -> Out
     outcome = await work.run(progress)
     if not outcome.reason:
         database.set_values(binding.end_values())
-        if not mapping.dirty_count:
-            binding.release_origin()
+        binding.end(dirty=mapping.dirty_count, cached=mapping.mapped_count)
     return outcome
 
 

@@ -207,7 +207,7 @@ class SimBinding:
     metadata_path: Path = Path("/metadata")
     engine: str = "simulated"
 
-    def release_origin(self) -> None:
+    def end(self, *, dirty: int, cached: int) -> None:
         """Give up a claim on the origin that nobody contests here."""
 
     def end_values(self) -> dict[str, str]:

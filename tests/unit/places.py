@@ -71,6 +71,8 @@ class Place:
             trio.run(binding.database.commit, Transaction(mapped=[(*row, None) for row in rows]))
             if clean:
                 binding.database.set_values(binding.end_values())
+                dirty, cached = (binding.database.count(dirty_only=only) for only in (True, False))
+                binding.end(dirty=dirty, cached=cached)
         return binding
 
     def refused(self, kind: type[FusecacheError], words: str, **changes: Any) -> str:

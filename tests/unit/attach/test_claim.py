@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def claim_on(path: Path) -> Claim | None:
 
 
 @pytest.mark.parametrize("clean", [True, False])
-def test_no_second_cache_in_front_of_an_origin_that_lacks_dirty_data(place: Place, clean: bool) -> None:
+def test_f01_no_second_cache_in_front_of_an_origin_that_lacks_dirty_data(place: Place, clean: bool) -> None:
     place.mount(rows=DIRTY, clean=clean)
     line = place.refused(RefusedError, OTHER, **other_cache(place))
     assert str(place.metadata) in line
@@ -66,43 +67,96 @@ def test_told_twice_it_is_given_up(place: Place) -> None:
     assert claim.metadata == str(place.directory / "metadata 2")
 
 
+@pytest.mark.parametrize("clean", [True, False])
+def test_f01_a_disk_that_is_not_mounted_disproves_nothing(place: Place, clean: bool) -> None:
+    place.mount(rows=DIRTY, clean=clean)
+    ssd = place.directory / "ssd"
+    ssd.mkdir()
+    for path in (place.cache, place.metadata):
+        path.rename(ssd / path.name)
+    assert str(place.metadata) in place.refused(RefusedError, OTHER)
+    place.refused(RefusedError, OTHER, format=1)
+    for path in (place.cache, place.metadata):
+        (ssd / path.name).rename(path)
+    with place.bound():
+        pass
+    assert place.blocks() == list(DIRTY)
+
+
+def test_f01_after_format_twice_the_other_cache_is_refused_when_it_returns(place: Place) -> None:
+    place.mount(rows=DIRTY)
+    place.mount(**other_cache(place), format=2, rows=CLEAN)
+    assert "another cache was in front of it" in place.refused(RefusedError, "1 newer blocks")
+    place.mount(**other_cache(place), rows=DIRTY, clean=False)
+    place.refused(RefusedError, OTHER)
+
+
 def test_clean_data_elsewhere_is_in_nobodys_way(place: Place) -> None:
     place.mount(rows=CLEAN)
     with place.bound(**other_cache(place)):
         pass
 
 
-def test_an_end_with_nothing_dirty_takes_the_note_away(place: Place) -> None:
-    binding = place.mount()
-    assert claim_on(place.origin) == Claim(binding.uuid, str(place.metadata))
+def test_f01_clean_blocks_are_stale_once_another_cache_was_there(place: Place) -> None:
+    place.mount(rows=CLEAN)
+    place.mount(**other_cache(place), rows=CLEAN)
     with place.bound() as binding:
-        binding.release_origin()
+        assert binding.notes == ["the origin was changed outside fusecache: 2 cached blocks were dropped"]
+
+
+def test_the_note_says_whether_all_is_well(place: Place) -> None:
+    def said() -> bool:
+        claim = claim_on(place.origin)
+        assert claim is not None
+        assert claim.metadata == str(place.metadata)
+        return claim.clean
+
+    with place.bound():
+        assert not said()
+    place.mount(rows=DIRTY)
+    assert not said()
+    place.mount(rows=((0, 3, False),))
+    assert said()
+
+
+def test_an_end_with_nothing_cached_takes_the_note_away(place: Place) -> None:
+    place.mount()
     assert claim_on(place.origin) is None
-
-
-def test_metadata_that_is_gone_claims_nothing(place: Place) -> None:
-    place.mount(rows=DIRTY)
-    place.metadata.unlink()
-    with place.bound(**other_cache(place)):
+    with place.bound():
         pass
 
 
-def test_metadata_that_is_damaged_or_another_one_claims_nothing(place: Place) -> None:
+def test_f01_a_note_that_is_gone_shows_another_origin(place: Place) -> None:
+    place.mount(rows=DIRTY)
+    os.removexattr(place.origin, "user.fusecache.claim")
+    assert "note that fusecache left on it is gone" in place.refused(RefusedError, "1 newer blocks")
+    place.mount(format=2, rows=CLEAN)
+    os.removexattr(place.origin, "user.fusecache.claim")
+    with place.bound() as binding:
+        assert binding.notes == ["the origin was changed outside fusecache: 2 cached blocks were dropped"]
+
+
+def test_f01_only_metadata_that_opens_and_says_so_disproves(place: Place) -> None:
+    def is_disproved(claim: Claim) -> bool:
+        before = place.contents()
+        try:
+            return claim.is_disproved()
+        finally:
+            assert place.contents() == before
+
     binding = place.mount(rows=DIRTY)
-    with opened(place.origin) as origin:
-        now = origin.identity()
-    assert Claim(binding.uuid, str(place.metadata)).holds(now)
-    assert not Claim("another", str(place.metadata)).holds(now)
+    claim = Claim(binding.uuid, str(place.metadata))
+    assert not is_disproved(claim)
+    assert is_disproved(replace(claim, clean=True))
+    place.mount(rows=((0, 3, False),))
+    assert is_disproved(claim)
+    assert not is_disproved(replace(claim, uuid="another"))
+    place.mount(clean=False)
+    assert is_disproved(claim)
     place.metadata.write_bytes(b"no database")
-    assert not Claim(binding.uuid, str(place.metadata)).holds(now)
-
-
-def test_an_origin_that_was_written_anew_since_is_free(place: Place) -> None:
-    place.mount(rows=DIRTY)
-    place.origin.write_bytes(place.origin.read_bytes()[::-1])
-    os.utime(place.origin, ns=(1, 1))
-    with place.bound(**other_cache(place)):
-        pass
+    assert not is_disproved(claim)
+    for name in ("nowhere", "nul\0", "x" * 5000):
+        assert not is_disproved(replace(claim, metadata=name))
 
 
 def test_the_note_is_not_in_the_data(place: Place) -> None:
@@ -117,8 +171,11 @@ def test_what_is_no_claim_is_none(tmp_path: Path) -> None:
     with opened(path) as origin:
         assert origin.claim() is None
         origin.remove_claim()
+        deep = b'{"uuid": ' + b"[" * 30_000
+        for text in (b"", b"[1]", b'{"uuid": "u"}', b"\xff", b'{"uuid": 1, "metadata": "m"}', deep):
+            assert Claim.unpack(text) is None
         for text in (b"", b"[1]", b'{"uuid": "u"}', b"\xff"):
             os.setxattr(path, "user.fusecache.claim", text)
             assert origin.claim() is None
-        origin.write_claim(Claim("u", "/m"))
+        assert origin.write_claim(Claim("u", "/m"))
         assert origin.claim() == Claim("u", "/m")

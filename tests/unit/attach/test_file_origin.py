@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 import trio
 
-from fusecache.attach import file_origin, locate
+from fusecache.attach import locate, signs
 from fusecache.attach.file_origin import strengths_of
 from fusecache.attach.origin import OpenStore, Origin, Strengths
 from fusecache.config import PageCache
@@ -42,7 +42,7 @@ def test_what_it_is_known_by(path: Path) -> None:
         os.truncate(path, SIZE + 1)
         os.utime(path, ns=(1, 1))
         now = origin.identity()
-    assert now.is_same_origin(before)
+    assert now.is_known_by_signs(before)
     assert now.has_changed_since(before)
     assert now.has_grown_since(before)
     assert not before.has_grown_since(now)
@@ -96,8 +96,10 @@ class Device:
         (directory / "8:16").symlink_to(self.disk)
         (directory / "8:17").symlink_to(self.disk / "sdx1")
         self.number = os.makedev(8, 16)
-        monkeypatch.setattr(file_origin, "DEVICES", directory)
-        monkeypatch.setattr(file_origin, "os", SimpleNamespace(fstat=self.fstat, major=os.major, minor=os.minor))
+        monkeypatch.setattr(signs, "DEVICES", directory)
+        monkeypatch.setattr(
+            "fusecache.attach.file_origin.os", SimpleNamespace(fstat=self.fstat, major=os.major, minor=os.minor)
+        )
 
     def fstat(self, fd: int) -> SimpleNamespace:
         return SimpleNamespace(st_mode=stat.S_IFBLK, st_rdev=self.number, st_blksize=4096)

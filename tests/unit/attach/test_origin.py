@@ -32,7 +32,7 @@ class Disk:
     def __init__(self, name: str) -> None:
         self.name = name
         self.content = bytearray(b"o" * IMAGE)
-        self.generation = 1
+        self.version = 1
         self.claim: Claim | None = None
         self.leased = False
         self.settled = 0
@@ -53,6 +53,9 @@ class DiskLocation:
 
     def exists(self) -> bool:
         return True
+
+    def signs(self) -> dict[str, str]:
+        return {"serial number": self.disk.name}
 
     def is_at(self, path: Path) -> bool:
         return False
@@ -78,7 +81,8 @@ class DiskOrigin:
         return len(self.disk.content)
 
     def identity(self) -> Identity:
-        return Identity(self.address, self.disk.name, f"generation {self.disk.generation}", self.size)
+        signs = {"serial number": self.disk.name}
+        return Identity(self.address, "rack", f"version {self.disk.version}", self.size, signs)
 
     def read_now(self, offset: int, length: int) -> bytes:
         return bytes(self.disk.content[offset : offset + length])
@@ -86,8 +90,9 @@ class DiskOrigin:
     def claim(self) -> Claim | None:
         return self.disk.claim
 
-    def write_claim(self, claim: Claim) -> None:
+    def write_claim(self, claim: Claim) -> bool:
         self.disk.claim = claim
+        return True
 
     def remove_claim(self) -> None:
         self.disk.claim = None
@@ -129,16 +134,18 @@ def test_it_is_looked_at_planned_and_bound_like_any_other(place: Place, disk: Di
         assert binding.origin.size == IMAGE
         assert not disk.is_claimed()
         binding.begin()
-        assert disk.claim == Claim(binding.uuid, str(place.metadata))
+        assert disk.claim is not None
+        assert (disk.claim.uuid, disk.claim.metadata) == (binding.uuid, str(place.metadata))
         place.refused(BusyError, f"{ADDRESS} is in use")
         values = binding.database.values()
         binding.database.set_values(binding.end_values())
-        binding.release_origin()
+        binding.end(dirty=0, cached=0)
         assert disk.settled == 1
     assert not disk.is_claimed()
     assert disk.is_free()
-    assert (values["origin_path"], values["origin_inode"]) == (ADDRESS, "serial 1")
-    assert (values["origin_mtime_ns"], values["origin_bytes"]) == ("generation 1", str(IMAGE))
+    assert (values["origin_path"], values["origin_inode"]) == (ADDRESS, "rack")
+    assert (values["origin_mtime_ns"], values["origin_bytes"]) == ("version 1", str(IMAGE))
+    assert values["origin_signs"] == '{"serial number": "serial 1"}'
     assert sorted(place.contents()) == ["cache", "metadata"]
     with place.bound(cache_size=None, block_size=None) as again:
         assert again.was_clean
@@ -147,18 +154,18 @@ def test_it_is_looked_at_planned_and_bound_like_any_other(place: Place, disk: Di
 
 def test_another_one_at_the_same_time_or_in_its_place_is_told_by_its_signs(place: Place, disk: Disk) -> None:
     place.mount(rows=DIRTY)
-    disk.generation += 1
+    disk.version += 1
     place.refused(RefusedError, f"origin {ADDRESS} was changed by others while 1 newer blocks")
-    disk.generation -= 1
+    disk.version -= 1
     with place.bound(origin="memory://elsewhere/disk"):  # the same disk by another name
         pass
     disk.name = "serial 2"
-    place.refused(RefusedError, "belongs to another origin, memory://elsewhere/disk", origin="memory://third/disk")
+    place.refused(RefusedError, "belongs to another origin, memory://elsewhere/disk.*serial 2, not serial 1")
 
 
 def test_changed_by_others_it_makes_clean_blocks_stale(place: Place, disk: Disk) -> None:
     place.mount(rows=CLEAN)
-    disk.generation += 1
+    disk.version += 1
     with place.bound() as binding:
         assert binding.notes == ["the origin was changed outside fusecache: 2 cached blocks were dropped"]
     assert not place.blocks()
@@ -167,7 +174,7 @@ def test_changed_by_others_it_makes_clean_blocks_stale(place: Place, disk: Disk)
 def test_grown_it_is_read_to_see_whether_it_is_the_same(place: Place, disk: Disk) -> None:
     place.mount(rows=DIRTY)
     disk.content += bytes(BLOCK)
-    disk.generation += 1
+    disk.version += 1
     with place.bound() as binding:
         assert binding.notes == ["the origin was grown outside fusecache: 1 cached blocks were dropped"]
     disk.content[:] = disk.content[:IMAGE]
@@ -177,7 +184,7 @@ def test_grown_it_is_read_to_see_whether_it_is_the_same(place: Place, disk: Disk
 def test_a_second_cache_in_front_of_it_is_refused(place: Place) -> None:
     place.mount(rows=DIRTY)
     other = {"cache": place.directory / "cache 2", "metadata": place.directory / "metadata 2"}
-    place.refused(RefusedError, f"newer data of origin {ADDRESS} is in the cache", **other)
+    place.refused(RefusedError, f"newer data of origin {ADDRESS} may be in the cache", **other)
 
 
 def test_the_tools_for_unmounted_caches_take_it_too(place: Place, disk: Disk) -> None:
@@ -196,7 +203,9 @@ def test_the_tools_for_unmounted_caches_take_it_too(place: Place, disk: Disk) ->
     outcome = write_back(place.config, {}, lambda *_: None, retries=0)
     assert (outcome.written, outcome.failures) == (1, [])
     assert disk.content[3 * BLOCK : 4 * BLOCK] == b"n" * BLOCK
-    assert (disk.claim, disk.leased) == (None, False)
+    assert disk.claim is not None
+    assert disk.claim.clean
+    assert not disk.leased
     with closing(Database.open(place.metadata)) as database:
         assert database.superblock().clean_shutdown
 

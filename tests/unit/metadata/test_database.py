@@ -71,8 +71,10 @@ def test_it_is_ours_by_application_id_and_version_and_durable_by_wal_and_full(da
     assert header[68:72] == b"FUCA"
     assert int.from_bytes(header[60:64], "big") == FORMAT
     ask = database._connection.execute
-    assert ask("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert ask("PRAGMA journal_mode").fetchone() == ("delete",)
     assert ask("PRAGMA synchronous").fetchone() == (2,)
+    commit(database, mapped=[(1, 10, True, None)])
+    assert ask("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
 def test_creating_replaces_what_was_there_with_its_log_if_told_so(path: Path) -> None:
@@ -144,7 +146,7 @@ def test_other_peoples_databases_are_refused_and_not_written_to(path: Path) -> N
 def test_another_format_is_named(database: Database, path: Path, version: int) -> None:
     database._connection.execute(f"PRAGMA user_version = {version}")
     database.close()
-    with pytest.raises(MetadataError, match=f"has format {version}; .* reads format {FORMAT}"):
+    with pytest.raises(MetadataError, match=f"has format {version}; .* reads formats 2 to {FORMAT}"):
         Database.open(path)
 
 
@@ -440,7 +442,7 @@ def test_a_torn_log_loses_whole_commits_only(tmp_path: Path) -> None:
     log = path.with_name("metadata-wal")
     main, whole = path.read_bytes(), log.read_bytes()
     seen = []
-    for size in range(0, len(whole) + 1, 1000):
+    for size in range(1000, len(whole) + 1, 1000):
         for leftover in path.parent.iterdir():
             leftover.unlink()
         path.write_bytes(main)
@@ -450,6 +452,10 @@ def test_a_torn_log_loses_whole_commits_only(tmp_path: Path) -> None:
             assert {row.oblock for row in opened.rows()} == ({seen[-1]} if seen[-1] else set())
     assert seen == sorted(seen)
     assert {0, 1} <= set(seen)
+    path.write_bytes(main)
+    log.write_bytes(b"")
+    with pytest.raises(MetadataError, match="its log metadata-wal is missing"):
+        Database.open(path)
 
 
 @pytest.mark.parametrize("old", [False, True])

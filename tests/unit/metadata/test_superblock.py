@@ -15,7 +15,7 @@ from fusecache.metadata.superblock import APPLICATION_ID, NAMES, REQUIRED, Chang
 
 texts = st.text(st.characters(codec="utf-8"))
 sizes = st.integers(1, 10**19 - 1)
-origins = st.builds(Identity, texts, texts, texts, st.none() | sizes)
+origins = st.builds(Identity, texts, texts, texts, st.none() | sizes, st.dictionaries(texts, texts), texts, texts)
 superblocks = st.builds(
     Superblock,
     uuid=texts,
@@ -28,6 +28,9 @@ superblocks = st.builds(
     needs_check=st.booleans(),
     cache_bytes=st.none() | sizes,
     hints=st.none() | texts,
+    generation=texts,
+    previous_generation=texts,
+    origin_claimed=st.booleans(),
     stats=st.dictionaries(texts, st.integers(0)),
 )
 PLAIN = Superblock(
@@ -36,8 +39,13 @@ PLAIN = Superblock(
     cache_blocks=1024,
     region_blocks=1,
     image_bytes=1 << 30,
-    origin=Identity("/origin", "8:17", "1700000000", 1 << 30),
+    origin=Identity(
+        "/origin", "8:17", "1700000000", 1 << 30, {"serial number": "W1"}, marks="8a9136aa", label="ext4 1b4e28ba"
+    ),
     clean_shutdown=True,
+    generation="7-3f9a0c52",
+    previous_generation="6-00000001",
+    origin_claimed=True,
     cache_bytes=4096 + (1 << 26),
     hints="smq 2 4",
     stats={"read_hits": 3, "write_hits": 0},
@@ -53,8 +61,8 @@ def test_what_is_packed_is_read_again(superblock: Superblock) -> None:
     assert not faults(values)
 
 
-def test_the_text_is_that_of_format_2() -> None:
-    assert FORMAT == 2
+def test_the_text_is_that_of_format_3() -> None:
+    assert FORMAT == 3
     assert PLAIN.pack() == {
         "uuid": "0b5a",
         "block_size": "65536",
@@ -65,6 +73,12 @@ def test_the_text_is_that_of_format_2() -> None:
         "origin_inode": "8:17",
         "origin_mtime_ns": "1700000000",
         "origin_bytes": "1073741824",
+        "origin_signs": '{"serial number": "W1"}',
+        "origin_marks": "8a9136aa",
+        "origin_label": "ext4 1b4e28ba",
+        "origin_claimed": "1",
+        "generation": "7-3f9a0c52",
+        "previous_generation": "6-00000001",
         "clean_shutdown": "1",
         "needs_check": "0",
         "cache_bytes": "67112960",
@@ -183,8 +197,9 @@ def header(magic: bytes = b"SQLite format 3\0", application: int = APPLICATION_I
         (b"", "is not fusecache metadata, or its first page is damaged"),
         (header(magic=b"Dear diary, toda"), "is not fusecache metadata, or its first page is damaged"),
         (header(application=0), "is not fusecache metadata (an SQLite file of something else)"),
-        (header(version=1), "has format 1; this version of fusecache reads format 2"),
-        (header(version=3), "has format 3; this version of fusecache reads format 2"),
+        (header(version=2), ""),
+        (header(version=1), "has format 1; this version of fusecache reads formats 2 to 3"),
+        (header(version=4), "has format 4; this version of fusecache reads formats 2 to 3"),
     ],
 )
 def test_headers(start: bytes, fault: str) -> None:

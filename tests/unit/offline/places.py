@@ -87,6 +87,8 @@ class Place:
             rows.append((cblock, oblock, dirty, None if dirty else crc32c(data)))
         values = {"hints": "smq 2 4"} | (binding.end_values() if clean else {})
         binding.database.apply(Transaction(mapped=rows, opened=sorted(suspects), values=values))
+        if clean:
+            binding.end(dirty=sum(row[2] for row in rows), cached=len(rows))
 
     def hint(self, hints: dict[int, int]) -> None:
         """Note hints, by cblock."""

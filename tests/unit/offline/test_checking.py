@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fusecache.attach.lease import lock
-from fusecache.attach.stamp import write_stamp
+from fusecache.attach.stamp import Stamp, write_stamp
 from fusecache.errors import BusyError, FusecacheError, RefusedError, StoreError
 from fusecache.offline.checking import (
     Report,
@@ -170,7 +170,7 @@ def test_a_cache_that_is_missing(place: Place) -> None:
     what, meaning, command = only_problem(place)
     assert what == f"cache {place.cache} is missing"
     assert meaning == "5 dirty blocks are in it, and nowhere else"
-    assert command == f"fusecache check {place.origin} --metadata {place.metadata} --cache FILE"
+    assert command == f"fusecache check {place.origin} --cache FILE --metadata {place.metadata}"
 
 
 def test_a_cache_that_is_missing_and_held_nothing_is_no_problem(place: Place) -> None:
@@ -189,7 +189,7 @@ def test_a_cache_that_has_lost_its_end(place: Place) -> None:
 def test_a_cache_of_other_metadata(place: Place) -> None:
     place.fill(MIXED)
     with place.cache.open("r+b") as file:
-        write_stamp(file.fileno(), "another")
+        write_stamp(file.fileno(), Stamp("another"))
     assert only_problem(place)[0] == f"cache {place.cache} belongs to other metadata (uuid another)"
 
 
@@ -227,7 +227,7 @@ def test_an_origin_that_is_shorter(place: Place) -> None:
         file.truncate(8192)
     what, _, command = only_problem(place)
     assert what == f"origin {place.origin} has 8192 bytes, fewer than the image's 262656"
-    assert command == f"truncate --size=262656 {place.origin}"
+    assert command == f"truncate --size=262656 -- {place.origin}"
 
 
 def test_another_origin(place: Place, tmp_path: Path) -> None:
@@ -235,16 +235,19 @@ def test_another_origin(place: Place, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.write_bytes(place.origin.read_bytes())
     problems = check(replace(place.files, origin=str(other))).problems
-    assert problems[0].what == f"the cache belongs to another origin, {place.origin}"
+    assert problems[0].what.startswith(
+        f"the cache belongs to another origin, {place.origin}, not to {other} (its inode"
+    )
+    assert problems[0].command.startswith(f"fusecache adopt {other} ")
 
 
 def test_an_origin_that_others_have_changed(place: Place) -> None:
     place.fill(MIXED)
     os.utime(place.origin, ns=(0, 0))
     what, meaning, command = only_problem(place)
-    assert what == f"origin {place.origin} was changed by others after the last mount"
-    assert "5 blocks of the cache are newer" in meaning
-    assert command.startswith(f"fusecache writeback --force {place.origin} ")
+    assert what.startswith(f"origin {place.origin} was changed by others while 5 newer blocks of it are in the cache")
+    assert f"`fusecache writeback --force {place.origin} " in meaning
+    assert command.startswith(f"fusecache check --data {place.origin} ")
 
 
 def test_an_origin_that_others_have_changed_under_a_clean_cache(place: Place) -> None:
@@ -252,7 +255,7 @@ def test_an_origin_that_others_have_changed_under_a_clean_cache(place: Place) ->
     os.utime(place.origin, ns=(0, 0))
     report = check(place.files)
     require_no_problems(report)
-    assert "the next mount drops what is cached" in report.facts[-1]
+    assert "the next mount drops what is clean" in report.facts[-1]
 
 
 def test_newer_data_in_another_cache(place: Place, tmp_path: Path) -> None:
@@ -265,7 +268,7 @@ def test_newer_data_in_another_cache(place: Place, tmp_path: Path) -> None:
     if not os.listxattr(place.origin):
         pytest.skip("this file system has no extended attributes")
     what, _, command = only_problem(place)
-    assert what == "newer data of the origin is in another cache"
+    assert what.startswith(f"newer data of origin {place.origin} may be in the cache that metadata {other.metadata}")
     assert command == f"fusecache check --metadata {other.metadata}"
 
 

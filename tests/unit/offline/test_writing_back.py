@@ -47,8 +47,8 @@ def test_afterwards_the_origin_is_complete_and_the_cache_is_clean(place: Place) 
     assert [row.hint for row in place.rows()] == [cblock + 5 for cblock in MIXED]
     assert [row.crc for row in place.rows()] == [crc32c(image[row.oblock]) for row in place.rows()]
     assert place.values()["clean_shutdown"] == "1"
-    assert not os.listxattr(place.origin)
     assert place.mounts()
+    assert b'"clean": true' in os.getxattr(place.origin, "user.fusecache.claim")
 
 
 def test_after_a_crash_suspects_are_written_too(place: Place) -> None:
@@ -89,7 +89,7 @@ def test_nothing_is_written_by_damaged_metadata(place: Place, statement: str) ->
     place.fill(MIXED)
     place.sql(statement)
     before = place.contents()
-    with pytest.raises(MetadataError):
+    with pytest.raises((MetadataError, RefusedError)):  # a block that lies elsewhere is not what the origin has
         run(place)
     assert {name: place.contents()[name] for name in before} == before
 

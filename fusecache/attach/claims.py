@@ -1,0 +1,109 @@
+"""Where the claim on an origin is kept: on the origin itself, or, where that has no room for notes, beside our files.
+
+A block device has no extended attributes, nor has every file system.  Then the claim lies in a file of its own on this
+host, with the signs of the origin beside it.  It is found by these, and so whatever the origin is called by then.
+Other hosts, and other users, do not see it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from fusecache.attach.claim import Claim
+from fusecache.linux import sync_directory
+from fusecache.metadata import Identity
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from fusecache.attach.origin import Origin
+
+log = structlog.get_logger(__name__)
+
+_MOST_BYTES: Final = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """What is claimed of one origin."""
+
+    origin: Origin
+    directory: Path | None
+    """Where claims are kept that the origin cannot keep; None if there is no such place."""
+
+    def read(self) -> Claim | None:
+        """Return the claim on the origin, if there is one."""
+        if (claim := self.origin.claim()) is not None:
+            return claim
+        if noted := list(self._noted()):
+            now = self.origin.identity()
+            return next((claim for of, claim, _ in noted if _is_it(now, of)), None)
+        return None
+
+    def write(self, claim: Claim) -> bool:
+        """Put a claim on it, durably, in the place of any other; returns whether something keeps it."""
+        if self.origin.write_claim(claim):
+            self._forget()
+            return True
+        return self._note(claim)
+
+    def remove(self) -> None:
+        """Take the claim from it."""
+        self.origin.remove_claim()
+        self._forget()
+
+    def _noted(self) -> Iterator[tuple[Identity, Claim, Path]]:
+        if self.directory is None or not self.directory.is_dir():
+            return
+        for path in sorted(self.directory.glob("*.claim")):
+            try:
+                with path.open("rb") as file:
+                    noted = json.loads(file.read(_MOST_BYTES))
+                claim = Claim.unpack(json.dumps(noted["claim"]).encode())
+                identity = Identity.unpack(noted["origin"])
+            except (OSError, ValueError, KeyError, TypeError, RecursionError):
+                continue
+            if claim is not None:
+                yield identity, claim, path
+
+    def _note(self, claim: Claim) -> bool:
+        if self.directory is None:
+            return False
+        now = self.origin.identity()
+        path = self.directory / f"{hashlib.sha256(os.fsencode(now.address)).hexdigest()[:16]}.claim"
+        draft = path.with_suffix(".draft")
+        try:
+            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            draft.unlink(missing_ok=True)
+            fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            with os.fdopen(fd, "w", encoding="utf-8") as file:
+                json.dump({"origin": now.pack(), "claim": asdict(claim)}, file)
+                file.flush()
+                os.fsync(fd)
+            self._forget()
+            draft.replace(path)
+            sync_directory(self.directory)
+        except OSError as exc:
+            log.warning("the claim is kept nowhere", origin=now.address, reason=exc.strerror)
+            return False
+        return True
+
+    def _forget(self) -> None:
+        if noted := list(self._noted()):
+            now = self.origin.identity()
+            for of, _, path in noted:
+                if _is_it(now, of):
+                    path.unlink(missing_ok=True)
+
+
+def _is_it(now: Identity, noted: Identity) -> bool:
+    if now.signs.keys() & noted.signs.keys():
+        return now.is_known_by_signs(noted)
+    return now.is_where_it_was(noted)

@@ -1,0 +1,147 @@
+"""Binding a cache to an origin that was copied, moved or restored, after it was shown that the two agree.
+
+Theory of operation
+-------------------
+A mount knows its origin by what it is (:mod:`fusecache.metadata.identity`), so it refuses a copy, though that has every
+byte.  Here every clean block is read from the origin and held against its sum.  One that differs shows that this is
+another origin, or the same one at another time: what is dirty in the cache must not be written over it.  If all agree
+the record takes the origin as it is now, under a new generation, in all three parts.  So of two copies of one cache
+that are both used from now on, no part fits the other's.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from crc32c import crc32c
+
+from fusecache.attach import (
+    Bond,
+    Claim,
+    Claims,
+    Origin,
+    locate,
+    lock,
+    read_stamp,
+    require_no_other_claim,
+    require_one_moment,
+    require_same_generation,
+    write_stamp,
+)
+from fusecache.errors import RefusedError, StoreError
+from fusecache.metadata import Database, packed
+from fusecache.offline.opening import open_locked, open_origin
+from fusecache.paths import claims_directory
+from fusecache.stores import open_for_store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from fusecache.metadata import Superblock
+    from fusecache.offline.opening import Files
+
+    Progress = Callable[[int, int], None]
+    """Hears how many blocks are done, and of how many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """What was found."""
+
+    origin: str
+    compared: int
+    newer: int
+    """Blocks that the origin lacks."""
+
+
+def adopt(files: Files, environ: Mapping[str, str], progress: Progress, *, force: bool = False) -> Adopted:
+    """Bind the cache to the origin that the files name.
+
+    :param force: also where nothing of what is cached can be compared.
+    :raises FusecacheError: the parts do not agree; nothing was changed.
+    """
+    assert files.origin is not None
+    assert files.cache is not None
+    with ExitStack() as resources:
+        open_locked(files.metadata, resources)
+        cache_fd = open_for_store(files.cache)
+        resources.callback(os.close, cache_fd)
+        lock(cache_fd, files.cache)
+        origin = open_origin(locate(files.origin), resources, writable=True)
+        claims = Claims(origin, claims_directory(environ=environ, is_root=os.geteuid() == 0))
+        with Database.read_only(files.metadata) as looked_at:
+            superblock = looked_at.superblock()
+            _require_parts(files, superblock, cache_fd, claims)
+            adopted = _compare(origin, looked_at, progress)
+            is_empty = not looked_at.count(dirty_only=False)
+        if not (adopted.compared or force or is_empty):
+            msg = (
+                f"nothing that is cached can be compared with {adopted.origin}: if you know that it is the right one, "
+                "use --force"
+            )
+            raise RefusedError(msg)
+        database = resources.enter_context(closing(Database.open(files.metadata)))
+        bond = Bond(
+            uuid=superblock.uuid,
+            generation=superblock.generation,
+            previous=superblock.previous_generation,
+            metadata=str(files.metadata),
+            ledger=database,
+            write_stamp=partial(write_stamp, cache_fd),
+            write_claim=claims.write,
+            remove_claim=claims.remove,
+        )
+        origin.make_identity_durable()
+        database.set_values(packed(origin=origin.identity()) | bond.renewed())
+        bond.settle(clean=not adopted.newer, empty=is_empty)
+    return adopted
+
+
+def _require_parts(files: Files, superblock: Superblock, cache_fd: int, claims: Claims) -> None:
+    """Refuse parts that are not of one moment, and an origin that is too short; raises RefusedError."""
+    assert files.cache is not None
+    stamp = read_stamp(cache_fd)
+    if stamp is None or stamp.uuid != superblock.uuid:
+        msg = f"cache {files.cache} does not belong to metadata {files.metadata}"
+        raise RefusedError(msg)
+    require_same_generation(stamp, superblock, cache=files.cache, metadata=files.metadata)
+    origin, claim = claims.origin, claims.read()
+    if origin.size < superblock.image_bytes:
+        msg = f"origin {origin.address} has {origin.size} bytes, fewer than the image's {superblock.image_bytes}"
+        raise RefusedError(msg)
+    require_no_other_claim(superblock.uuid, claim, now=origin.identity(), is_disproved=Claim.is_disproved)
+    require_one_moment(superblock, claim)
+
+
+def _compare(origin: Origin, database: Database, progress: Progress) -> Adopted:
+    """Read every clean block; raises RefusedError if one is not what it was."""
+    size, total = database.superblock().block_size, database.count(dirty_only=False)
+    newer = database.count_newer()
+    compared = differing = 0
+    for oblock, crc in database.sums(total + 1):
+        try:
+            content = origin.read_now(oblock * size, size)
+        except StoreError:
+            continue  # that it cannot be read says nothing of what it is
+        compared += 1
+        differing += len(content) != size or crc32c(content) != crc
+        progress(compared, total - newer)
+    if differing:
+        msg = (
+            f"{differing} of {compared} clean blocks are not what {origin.address} has, so it is not the one that is "
+            f"cached, or not as it was; {newer} blocks in the cache are newer than that one was"
+        )
+        raise RefusedError(msg)
+    return Adopted(origin.address, compared, newer)
+
+
+def describe_adoption(adopted: Adopted) -> Iterator[str]:
+    """Yield what to tell the user, line by line."""
+    yield f"{adopted.compared} clean blocks were compared with {adopted.origin}, and agree"
+    if adopted.newer:
+        yield f"{adopted.newer} blocks in the cache are newer, and stay dirty"
+    yield f"the cache belongs to {adopted.origin} from now on"
