@@ -16,7 +16,7 @@ from crc32c import crc32c
 
 from fusecache.attach import DATA_START, Origin, locate
 from fusecache.errors import RefusedError, StoreError
-from fusecache.metadata import Database, Transaction, reading
+from fusecache.metadata import Database, Transaction, packed, reading
 from fusecache.offline.checking import Problem
 from fusecache.offline.opening import open_locked, open_origin
 from fusecache.offline.visiting import Visitor, visit
@@ -57,12 +57,11 @@ def verify(files: Files, report: Report, *, heal: bool = False, heal_origin: boo
         verification = _Verification(files, cache_fd, origin)
         with reading(files.metadata) as connection:
             visit(connection, verification)
-        if heal_origin and verification.lost:
+        if heal_origin and origin is not None and verification.lost:
+            rows = [(row.cblock, row.oblock, True, None) for row in verification.lost]
             with closing(Database.open(files.metadata)) as database:
-                database.apply(Transaction(mapped=[(row.cblock, row.oblock, True, None) for row in verification.lost]))
-            report.facts.append(
-                f"{len(verification.lost)} blocks count as dirty now; `fusecache writeback` writes them"
-            )
+                database.apply(Transaction(mapped=rows, values=packed(origin=origin.identity())))
+            report.facts.append(f"{len(rows)} blocks count as dirty now: `fusecache writeback` writes them")
             verification.problems = [problem for problem in verification.problems if problem.meaning != _ORIGIN_BAD]
         if heal and verification.rotten:
             with closing(Database.open(files.metadata)) as database:

@@ -104,7 +104,7 @@ def contents(config: MountConfig) -> dict[str, bytes]:
 
 def values(config: MountConfig) -> dict[str, str]:
     assert config.metadata is not None
-    with closing(Database.open(config.metadata)) as database:
+    with Database.read_only(config.metadata) as database:
         return database.values()
 
 
