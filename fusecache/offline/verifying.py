@@ -58,7 +58,9 @@ def verify(files: Files, report: Report, *, heal: bool = False, heal_origin: boo
         with reading(files.metadata) as connection:
             visit(connection, verification)
         if heal_origin and origin is not None and verification.lost:
-            rows = [(row.cblock, row.oblock, True, None) for row in verification.lost]
+            rows: list[tuple[int, int, bool, int | None]] = [
+                (row.cblock, row.oblock, True, None) for row in verification.lost
+            ]
             with closing(Database.open(files.metadata)) as database:
                 database.apply(Transaction(mapped=rows, values=packed(origin=origin.identity())))
             report.facts.append(f"{len(rows)} blocks count as dirty now: `fusecache writeback` writes them")
