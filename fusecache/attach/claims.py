@@ -59,6 +59,16 @@ class Claims:
         self.origin.remove_claim()
         self._forget()
 
+    def warning(self) -> str:
+        """Say, for the user, where a claim is kept that others do not see; nothing if the origin keeps it."""
+        if self.origin.keeps_claims:
+            return ""
+        where = f"in {self.directory} only, which other hosts and users do not see" if self.directory else "nowhere"
+        return (
+            f"origin {self.origin.address} has no extended attributes: that its newest data may be in this cache is "
+            f"noted {where}; never put another cache in front of it"
+        )
+
     def _noted(self) -> Iterator[tuple[Identity, Claim, Path]]:
         if self.directory is None or not self.directory.is_dir():
             return

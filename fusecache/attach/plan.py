@@ -191,4 +191,6 @@ class Plan:
         self.resources.callback(database.close)
         lock(fd, path)
         self.notes.append(f"created metadata {path}")
+        if warning := self.claims.warning():
+            self.notes.append(warning)
         return database
