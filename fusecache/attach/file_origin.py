@@ -22,7 +22,7 @@ from fusecache.attach.origin import OpenStore, Strengths
 from fusecache.attach.signs import entry_of, signs_of
 from fusecache.config import PageCache
 from fusecache.errors import StoreError
-from fusecache.linux import size_of
+from fusecache.linux import inode_is_stable, size_of
 from fusecache.metadata import Identity
 from fusecache.stores import Engine, open_file_store, open_for_store
 
@@ -102,9 +102,10 @@ class FileOrigin:
         """See :class:`fusecache.attach.origin.Origin`; changes of a device show in its marks only."""
         status, size = os.fstat(self._fd), self.size
         is_device = stat.S_ISBLK(status.st_mode)
+        place = f"device {status.st_rdev}" if is_device else f"{status.st_dev}:{status.st_ino}"
         return Identity(
             address=self.address,
-            place=f"device {status.st_rdev}" if is_device else f"{status.st_dev}:{status.st_ino}",
+            place=place if is_device or inode_is_stable(self._fd) else "",
             version="0" if is_device else str(status.st_mtime_ns),
             size=size,
             signs=signs_of(self._fd),

@@ -33,7 +33,7 @@ class Identity:
     """What the user knows it by, written in one way only: of a file, its absolute path without links."""
     place: str
     """Where it is in this system: of a file, file system and inode; of a device, its number.  Others may be there
-    tomorrow."""
+    tomorrow.  Empty where even that is not certain."""
     version: str
     """Another one after each change: of a file, its time of modification; ``0`` where changes do not show."""
     size: int | None
@@ -61,7 +61,7 @@ class Identity:
 
     def is_where_it_was(self, recorded: Identity) -> bool:
         """Tell whether it is in the same place, or has the same address."""
-        return self.address == recorded.address or self.place == recorded.place
+        return self.address == recorded.address or (bool(self.place) and self.place == recorded.place)
 
     def has_changed_since(self, recorded: Identity) -> bool:
         """Tell whether others have changed it since a clean end at which that was recorded.
@@ -74,7 +74,7 @@ class Identity:
     def has_grown_since(self, recorded: Identity) -> bool:
         """Tell whether it is the same thing, and longer."""
         is_longer = self.size is not None and recorded.size is not None and self.size > recorded.size
-        is_same = self.is_known_by_signs(recorded) or self.place == recorded.place
+        is_same = self.is_known_by_signs(recorded) or self.is_where_it_was(recorded)
         return is_same and is_longer and not self.other_signs_than(recorded)
 
     def pack(self) -> dict[str, str]:
