@@ -38,7 +38,15 @@ from fusecache.linux import sync_directory
 from fusecache.metadata.readonly import connect, reading, require_metadata, require_whole, sqlite_errors
 from fusecache.metadata.record import Row
 from fusecache.metadata.superblock import APPLICATION_ID, FORMAT, IN_USE, Superblock
-from fusecache.metadata.write_ahead_log import begin_writing, end_writing, is_in_wal_mode, log_size, side_files
+from fusecache.metadata.write_ahead_log import (
+    LONG_LOG,
+    begin_writing,
+    empty_log,
+    end_writing,
+    is_in_wal_mode,
+    log_size,
+    side_files,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -70,7 +78,7 @@ _DAMAGED_ROW: Final = """
 class Database:
     """An open metadata file; made by :meth:`create` or :meth:`open`, both of which raise MetadataError."""
 
-    __slots__ = ("_connection", "_free", "_is_writing", "_limiter", "path")
+    __slots__ = ("_connection", "_free", "_is_writing", "_limiter", "_log", "path")
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self.path = path
@@ -78,6 +86,7 @@ class Database:
         self._limiter = trio.CapacityLimiter(1)
         self._free = 0
         self._is_writing = False
+        self._log, _, _ = side_files(path)
 
     @classmethod
     def create(cls, path: Path, values: Mapping[str, str], *, replace: bool = False) -> Database:
@@ -266,6 +275,9 @@ class Database:
                 self._is_writing = True
             with _transaction(self._connection) as connection:
                 yield connection
+        if self._log.stat().st_size > LONG_LOG:
+            with suppress(sqlite3.Error):  # what was committed stays, and the next commit tries again
+                empty_log(self._connection)
 
     async def _in_thread(self, function: Callable[[], None]) -> None:
         for pause in _PAUSES:
