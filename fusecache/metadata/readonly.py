@@ -124,5 +124,7 @@ def sqlite_errors(path: Path) -> Iterator[None]:
         yield
     except SQLITE_ERRORS as exc:
         # SQLite quotes what it cannot read, in several lines, and asks for the memory that damaged sizes name.
-        msg = f"metadata {path}: {' '.join(str(exc).split()) or 'it asks for too much memory'}"
+        reason = " ".join(str(exc).split()) or "it asks for too much memory"
+        holder = " (another program has it open: a shell with a transaction, perhaps)" if "locked" in reason else ""
+        msg = f"metadata {path}: {reason}{holder}"
         raise MetadataError(msg) from exc
