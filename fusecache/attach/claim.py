@@ -31,8 +31,9 @@ class Claim:
     def unpack(cls, note: bytes) -> Claim | None:
         """Read a note; None if it is no claim."""
         try:
-            return cls(**json.loads(note))
-        except (ValueError, TypeError):
+            said = json.loads(note)
+            return cls(**said) if all(isinstance(value, str) for value in said.values()) else None
+        except (ValueError, TypeError, AttributeError, RecursionError):
             return None
 
     def holds(self, now: Identity) -> bool:

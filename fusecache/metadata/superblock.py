@@ -40,6 +40,7 @@ _MAX_CACHE_BLOCKS: Final = 2**32 - 1
 """dm-cache counts them in 32 bits."""
 _MAX_REGION_BLOCKS: Final = 64
 _REGIONS_PER_CACHE: Final = 1024
+_MAX_COUNT: Final = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,9 +185,10 @@ def faults(values: Mapping[str, str]) -> dict[str, str]:
 
 
 def _counters(text: str) -> dict[str, int] | None:
+    """Read the counters that are numbers which counting can reach; None if it is no table of them."""
     try:
         kept = json.loads(text)
-        return {name: count for name, count in kept.items() if type(count) is int and count >= 0}
+        return {name: count for name, count in kept.items() if type(count) is int and 0 <= count <= _MAX_COUNT}
     except (ValueError, AttributeError, RecursionError):
         return None
 
