@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Final
 
 from crc32c import crc32c
 
-from fusecache.attach.cache_file import CacheSpace, is_blank
+from fusecache.attach.cache_file import CacheSpace
 from fusecache.attach.choice import locate
+from fusecache.attach.contents import found_on
 from fusecache.attach.lease import lock
 from fusecache.attach.plan import Plan
 from fusecache.attach.resizing import Resize, plan_resize
@@ -214,7 +215,7 @@ def _verify_cache(database: Database, superblock: Superblock, cache_path: Path, 
         msg = f"cache {cache_path} is missing, and metadata {database.path} has {blocks} blocks in it"
         raise RefusedError(msg)
     stamp = read_stamp(cache_fd)
-    if stamp != superblock.uuid and (stamp or blocks or not is_blank(cache_fd)):
+    if stamp != superblock.uuid and (stamp or blocks or found_on(cache_fd)):
         msg = f"cache {cache_path} does not belong to metadata {database.path}"
         raise RefusedError(msg)
 
@@ -289,7 +290,7 @@ def _require_unused(config: MountConfig, cache_path: Path, cache_fd: int, own_uu
     if config.format < _TWICE and stamp:
         msg = f"cache {cache_path} belongs to metadata that is not here; --format twice throws away what it holds"
         raise RefusedError(msg)
-    if not config.format and not is_blank(cache_fd):
-        msg = f"{cache_path} holds data that is not a fusecache cache; --format to overwrite it"
+    if not config.format and (found := found_on(cache_fd)):
+        msg = f"{cache_path} holds {found}; --format to overwrite it"
         raise RefusedError(msg)
     return ""

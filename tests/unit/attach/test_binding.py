@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -267,6 +268,25 @@ def test_data_behind_a_blank_first_page_is_data(place: Place, offset: int) -> No
     """Btrfs begins at 64 KiB, an md member (1.2) at 4 KiB."""
     place.cache.write_bytes(bytes(offset) + b"_BHRfS_M" + bytes(1 * MIB))
     place.refused(RefusedError, "not a fusecache cache", cache_size=None)
+
+
+def test_f21_a_disk_that_holds_data_in_its_middle_alone_is_not_overwritten(place: Place) -> None:
+    with place.cache.open("wb") as file:
+        file.truncate(300 * MIB)
+        file.seek(150 * MIB)
+        file.write(b"my thesis")
+    before = place.cache.stat().st_blocks
+    place.refused(RefusedError, "holds data in its middle .*; --format to overwrite it", cache_size=None)
+    assert place.cache.stat().st_blocks == before
+    with place.bound(cache_size=None, format=1):
+        pass
+
+
+def test_f21_what_would_be_overwritten_is_named(place: Place) -> None:
+    with place.cache.open("wb") as file:
+        file.truncate(8 * MIB)
+    subprocess.run(["mkfs.ext4", "-q", place.cache], check=True, timeout=60)
+    place.refused(RefusedError, "holds an ext2, ext3 or ext4 file system; --format to overwrite it", cache_size=None)
 
 
 def test_an_empty_file_that_was_there_stays_there_on_failure(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
