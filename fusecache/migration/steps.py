@@ -23,6 +23,7 @@ from fusecache.errors import FusecacheError, StoreError
 from fusecache.migration.batches import Held
 from fusecache.migration.copier import CacheReadError
 from fusecache.migration.origin_slots import PATIENCE, SHORT_PATIENCE
+from fusecache.stores import write_sparsely
 
 if TYPE_CHECKING:
     from fusecache.migration.batches import Batch
@@ -141,14 +142,14 @@ class Steps:
         self.note_written_back(oblock, cblock, crc)
 
     async def write_origin(self, position: int, content: memoryview, patience: float) -> None:
-        """Write to the origin when that may be done; raises StoreError."""
+        """Write to the origin when that may be done, without filling its holes with zeros; raises StoreError."""
         volume = self._volume
         if volume.health.cache_lost:  # to bring data to safety needs no slot
             await volume.activity.give_way(patience)
-            await volume.origin.write(position, content)
+            await write_sparsely(volume.origin, position, content)
         else:
             async with self._origin_slots.slot(position, patience):
-                await volume.origin.write(position, content)
+                await write_sparsely(volume.origin, position, content)
 
     def note_written_back(self, oblock: int, cblock: int, crc: int) -> None:
         """Note that the origin has what the cache has."""
