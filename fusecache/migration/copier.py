@@ -94,9 +94,11 @@ class Copier:
             part = data[start : start + _SLICE]
             async with self._in_loop:
                 crc = crc32c(part, crc, _HOLD_GIL)
-                done = cache.write_nowait(position + start, part)
+                with self._volume.counters.at_cache():
+                    done = cache.write_nowait(position + start, part)
             if not done:
-                await cache.write(position + start, part)
+                with self._volume.counters.at_cache():
+                    await cache.write(position + start, part)
         return crc
 
     async def name_lost(self, oblock: int, cblock: int) -> None:
