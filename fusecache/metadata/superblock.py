@@ -41,6 +41,8 @@ _MAX_CACHE_BLOCKS: Final = 2**32 - 1
 _MAX_REGION_BLOCKS: Final = 64
 _REGIONS_PER_CACHE: Final = 1024
 _MAX_COUNT: Final = 2**63 - 1
+_MAX_UUID: Final = 128
+"""Characters: it goes into the stamp, which is one page."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +176,8 @@ def faults(values: Mapping[str, str]) -> dict[str, str]:
     for name in _FLAGS:
         if name in values and values[name] not in {"0", "1"}:
             found[name] = f"{name} is {values[name][:_SHOWN]!r}, not 0 or 1"
+    if "uuid" in values and not 1 <= len(values["uuid"]) <= _MAX_UUID:
+        found["uuid"] = f"uuid is {values['uuid'][:_SHOWN]!r}, which has not 1 to {_MAX_UUID} characters"
     if "block_size" not in found:
         try:
             check_block_size(int(values["block_size"]))

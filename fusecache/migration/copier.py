@@ -90,14 +90,13 @@ class Copier:
         :raises StoreError: the cache cannot be written; parts of it may have been.
         """
         cache = self._volume.cache
-        for start in range(0, len(data), _SLICE):
-            part = data[start : start + _SLICE]
-            async with self._in_loop:
-                crc = crc32c(part, crc, _HOLD_GIL)
-                with self._volume.counters.at_cache():
+        with self._volume.counters.at_cache():
+            for start in range(0, len(data), _SLICE):
+                part = data[start : start + _SLICE]
+                async with self._in_loop:
+                    crc = crc32c(part, crc, _HOLD_GIL)
                     done = cache.write_nowait(position + start, part)
-            if not done:
-                with self._volume.counters.at_cache():
+                if not done:
                     await cache.write(position + start, part)
         return crc
 

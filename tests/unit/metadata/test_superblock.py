@@ -18,7 +18,7 @@ sizes = st.integers(1, 10**19 - 1)
 origins = st.builds(Identity, texts, texts, texts, st.none() | sizes)
 superblocks = st.builds(
     Superblock,
-    uuid=texts,
+    uuid=st.text(st.characters(codec="utf-8"), min_size=1, max_size=128),
     block_size=st.integers(1, 1 << 18).map(lambda pages: pages * 4096),
     cache_blocks=st.integers(1, 2**32 - 1),
     region_blocks=sizes,
@@ -134,6 +134,14 @@ def test_a_size_that_cannot_be(name: str, value: str) -> None:
 @pytest.mark.parametrize("value", ["", "2", "yes", "01", "True"])
 def test_a_flag_that_cannot_be(name: str, value: str) -> None:
     assert faults({**PLAIN.pack(), name: value}) == {name: f"{name} is {value!r}, not 0 or 1"}
+
+
+@pytest.mark.parametrize("value", ["", "u" * 129, "u" * 5000])
+def test_f19_a_uuid_that_the_stamp_has_no_room_for_or_nobody_has(value: str) -> None:
+    """F19: a longer stamp would overwrite the first block; none at all would fit a cache without a stamp."""
+    assert faults({**PLAIN.pack(), "uuid": value}) == {
+        "uuid": f"uuid is {value[:40]!r}, which has not 1 to 128 characters"
+    }
 
 
 @pytest.mark.parametrize(
