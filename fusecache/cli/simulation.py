@@ -42,7 +42,7 @@ def simulate(
         typer.Option(
             metavar="N",
             min=1,
-            help="Refuse a trace of more requests, cut into blocks: 16777216 unless told; each takes memory.",
+            help="Refuse a trace of more requests, cut into blocks: 16777216 unless told; each may take 250 bytes.",
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="A list of flat JSON objects.")] = False,

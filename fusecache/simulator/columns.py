@@ -14,7 +14,7 @@ MAX_NUMBER: Final = 2**63 - 1
 MAX_LENGTH: Final = 1 << 30
 """Bytes of the largest request: far beyond what disks take at once, and a limit to what one line can mean."""
 MOST_REQUESTS: Final = 1 << 24
-"""So many requests are kept, unless more are asked for: a few megabytes of gzip can hold thousands of millions."""
+"""So many requests are kept, unless more are asked for: a few megabytes of gzip can hold hundreds of millions."""
 LONGEST_LINE: Final = 1 << 12
 """Bytes; what is longer is no line of any trace, and perhaps never ends."""
 OUT_OF_ORDER_US: Final = 1_000_000
