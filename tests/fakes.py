@@ -241,6 +241,11 @@ class SimStore:
     async def forget(self, offset: int, length: int) -> None:
         self._require(offset, length)
 
+    async def holes(self, offset: int, length: int) -> list[tuple[int, int]]:
+        """Claim at random that everything is a hole, which is only a hint."""
+        self._require(offset, length)
+        return [(offset, offset + length)] if self._rng.random() < 0.5 else []
+
     def _choose_cut(self, offset: int, length: int) -> int:
         """Choose where a write pauses halfway, between two sectors; 0 for not at all."""
         cut = self._rng.randrange(length) if self._rng.random() < 0.2 else 0

@@ -13,18 +13,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fusecache.attach.stamp import DATA_START
-from fusecache.config import MIB
 from fusecache.errors import StoreError
 from fusecache.linux import size_of
 from fusecache.units import format_size
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-
-def is_blank(fd: int) -> bool:
-    """Tell whether both ends, where file systems, RAIDs and partition tables have what they are known by, are zero."""
-    return not any(os.pread(fd, MIB, start).strip(b"\0") for start in (0, max(0, size_of(fd) - MIB)))
 
 
 def is_device(fd: int) -> bool:

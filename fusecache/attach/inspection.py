@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Final
 
 from fusecache.attach.agreement import Verdict, judge_origin, require_no_other_claim, require_one_moment
 from fusecache.attach.bond import require_same_generation
-from fusecache.attach.cache_file import CacheSpace, is_blank
+from fusecache.attach.cache_file import CacheSpace
 from fusecache.attach.choice import locate
 from fusecache.attach.claim import Claim
 from fusecache.attach.claims import Claims
+from fusecache.attach.contents import found_on
 from fusecache.attach.findings import look_at_origin
 from fusecache.attach.lease import lock
 from fusecache.attach.places import default_places
@@ -234,7 +235,7 @@ def _verify_cache(database: Database, superblock: Superblock, cache_path: Path, 
         msg = f"cache {cache_path} is missing, and metadata {database.path} has {blocks} blocks in it"
         raise RefusedError(msg)
     stamp = read_stamp(cache_fd)
-    if stamp is None and not blocks and is_blank(cache_fd):
+    if stamp is None and not blocks and not found_on(cache_fd):
         return
     if stamp is None or stamp.uuid != superblock.uuid:
         msg = f"cache {cache_path} does not belong to metadata {database.path}"
@@ -280,7 +281,7 @@ def _require_unused(config: MountConfig, cache_path: Path, cache_fd: int, own_uu
     if config.format < _TWICE and stamp is not None:
         msg = f"cache {cache_path} belongs to metadata that is not here; --format twice throws away what it holds"
         raise RefusedError(msg)
-    if not config.format and not is_blank(cache_fd):
-        msg = f"{cache_path} holds data that is not a fusecache cache; --format to overwrite it"
+    if not config.format and (found := found_on(cache_fd)):
+        msg = f"{cache_path} holds {found}; --format to overwrite it"
         raise RefusedError(msg)
     return ""

@@ -15,8 +15,6 @@ DATA_START: Final = 4096
 """Where the blocks begin in the cache, behind the stamp."""
 
 _MAGIC: Final = "fusecache cache"
-_TEXT_BYTES: Final = 512
-"""The text is shorter than that: one sector, which a power cut leaves old or new."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +46,8 @@ def read_stamp(fd: int) -> Stamp | None:
 def write_stamp(fd: int, stamp: Stamp) -> None:
     """Write a stamp, durable when this returns; raises OSError."""
     fields = {"uuid": stamp.uuid, "generation": stamp.generation, "data_start": DATA_START}
+    # Short enough for one sector, which a power cut leaves old or new, unless somebody else has chosen the uuid.
     text = f"{_MAGIC}\n{json.dumps(fields)}\n".encode()
-    assert len(text) <= _TEXT_BYTES, text
+    assert len(text) <= DATA_START, text
     os.pwrite(fd, text.ljust(DATA_START, b"\0"), 0)
     os.fsync(fd)

@@ -17,9 +17,13 @@ way back: unmount, mount.
 *The origin cannot be flushed.*  Whatever was written back since the last flush may be gone.  So no row is recorded as
 clean any more, and fsync fails.  The way back: unmount and mount; recovery writes it back again.
 
-Two failures are smaller.  A policy of another package that fails (:mod:`fusecache.volume.guard`) costs hits only; the
+Some failures are smaller.  A policy of another package that fails (:mod:`fusecache.volume.guard`) costs hits only; the
 way back is to set another policy.  A block that cannot be read although only the cache has its content costs that
 content: :attr:`Health.lost` has the ranges of the image, until they are written back after all.
+
+Work in the background fails without anybody waiting for it: an origin that is full takes no writebacks, a cache on a
+disk that is full no promotions.  Nothing is lost, it is tried again, and here it says so.  A block that could not be
+written back counts until it is; promotions count until one succeeds.
 """
 
 from __future__ import annotations
@@ -89,6 +93,14 @@ class Health:
     """Why nothing that was written back counts as durable any more."""
     policy_failed: str = ""
     """Which policy failed, and how; it is not asked any more."""
+    unwritten: set[int] = field(default_factory=set)
+    """Blocks of the image that could not be written back at the last try."""
+    unwritten_reason: str = ""
+    """Why not, of the last one."""
+    failed_promotions: int = 0
+    """How many failed since one has succeeded."""
+    promotion_reason: str = ""
+    """Why the last one failed."""
     lost: ByteRanges = field(default_factory=ByteRanges)
     """What cannot be read: only the cache has it, and the cache fails."""
 
@@ -99,6 +111,29 @@ class Health:
             msg = f"{unreported}: of what was written before, something may be lost"
             raise StoreError(msg)
 
+    def writeback_failed(self, oblock: int, reason: str) -> None:
+        """Note that the origin does not take a block."""
+        self.unwritten.add(oblock)
+        self.unwritten_reason = reason
+
+    def written_back(self, oblock: int) -> None:
+        """Note that the origin took a block."""
+        self.unwritten.discard(oblock)
+
+    def promotion_failed(self, reason: str) -> None:
+        """Note that a block could not be copied into the cache."""
+        self.failed_promotions += 1
+        self.promotion_reason = reason
+
+    def promoted(self) -> None:
+        """Note that a block was copied into the cache."""
+        self.failed_promotions = 0
+
+    @property
+    def is_hindered(self) -> bool:
+        """Whether work in the background fails."""
+        return bool(self.unwritten or self.failed_promotions)
+
     @property
     def state(self) -> str:
         """Name the state: ``ok``, ``degraded`` (works on), ``failing`` (fsync fails) or ``read-only``."""
@@ -106,7 +141,8 @@ class Health:
             return "read-only"
         if self.origin_lost or self.emptying:
             return "failing"
-        return "degraded" if self.cache_lost or self.policy_failed or len(self.lost) else "ok"
+        is_degraded = self.cache_lost or self.policy_failed or len(self.lost) or self.is_hindered
+        return "degraded" if is_degraded else "ok"
 
     def __str__(self) -> str:
         """Say in one line what is wrong and what to do; ``ok`` if nothing is."""
@@ -122,4 +158,13 @@ class Health:
             told.append(f"policy {self.policy_failed}; nothing new is cached until another one is set")
         if len(self.lost):
             told.append(f"{len(self.lost)} bytes of the image cannot be read (user.fusecache.lost has the ranges)")
+        if self.unwritten:
+            told.append(
+                f"{len(self.unwritten)} blocks cannot be written back: {self.unwritten_reason}; "
+                "they are safe in the cache, and are tried again"
+            )
+        if self.failed_promotions:
+            told.append(
+                f"the last {self.failed_promotions} promotions failed: {self.promotion_reason}; the origin serves these"
+            )
         return "; ".join(told) or "ok"

@@ -37,6 +37,14 @@ def simulate(
             help="1GiB, 10% of the blocks that the trace touches, 1000blocks; may be repeated.",
         ),
     ],
+    most_requests: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Refuse a trace of more requests, cut into blocks: 16777216 unless told; each may take 250 bytes.",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="A list of flat JSON objects.")] = False,
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE.png|.svg", readable=False, help="Draw the miss-ratio curves.")
@@ -46,6 +54,7 @@ def simulate(
     from rich.console import Console  # noqa: PLC0415 - see the package's docstring
 
     from fusecache.simulator import (  # noqa: PLC0415 - likewise
+        MOST_REQUESTS,
         CacheSize,
         Job,
         parse_contenders,
@@ -54,6 +63,7 @@ def simulate(
         progress_bar,
         read_trace,
         require_plotting,
+        require_replayable,
         resolve_sizes,
         results_json,
         run_jobs,
@@ -65,7 +75,12 @@ def simulate(
     if plot is not None:
         require_plotting(plot)
     # All traces are read before the first is simulated: a bad one should not cost the time of those before it.
-    studies = [(trace, resolve_sizes(sizes, trace, block_bytes)) for trace in map(read_trace, traces)]
+    most = most_requests or MOST_REQUESTS
+    studies = []
+    for path in traces:
+        trace = read_trace(path, most)
+        require_replayable(trace, block_bytes, most)
+        studies.append((trace, resolve_sizes(sizes, trace, block_bytes)))
     everything = []
     for trace, blocks in studies:
         jobs = [Job(contender, block_bytes, count) for count in blocks for contender in contenders]

@@ -140,7 +140,11 @@ class Client:
 
     def stats(self) -> dict[str, Any]:
         """Read the statistics."""
-        stats: dict[str, Any] = json.loads(self._read_stats())
+        try:
+            stats: dict[str, Any] = json.loads(self._read_stats())
+        except (ValueError, RecursionError) as exc:
+            msg = f"{self._mountpoint} is not a fusecache mount"
+            raise RefusedError(msg) from exc
         return stats
 
     def _read_stats(self) -> str:

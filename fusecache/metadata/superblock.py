@@ -47,12 +47,16 @@ NAMES: Final = (*REQUIRED, *_LAST_SIZES, *_SINCE_FORMAT_3, IN_USE, "hints", "sta
 
 _NUMBER: Final = re.compile(r"[1-9][0-9]{0,18}")
 """A size or a count: positive, and short enough to be one."""
+_GENERATION: Final = re.compile(r"([0-9]{1,15}-[0-9a-f]{1,16})?")
 _SHOWN: Final = 40
 """Characters of a wrong value that a message repeats."""
 _MAX_CACHE_BLOCKS: Final = 2**32 - 1
 """dm-cache counts them in 32 bits."""
 _MAX_REGION_BLOCKS: Final = 64
 _REGIONS_PER_CACHE: Final = 1024
+_MAX_COUNT: Final = 2**63 - 1
+_MAX_UUID: Final = 128
+"""Characters: it goes into the stamp, which is one page."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,6 +166,10 @@ def faults(values: Mapping[str, str]) -> dict[str, str]:
     for name in _FLAGS:
         if name in values and values[name] not in {"0", "1"}:
             found[name] = f"{name} is {values[name][:_SHOWN]!r}, not 0 or 1"
+    if "uuid" in values and not 1 <= len(values["uuid"]) <= _MAX_UUID:
+        found["uuid"] = f"uuid is {values['uuid'][:_SHOWN]!r}, which has not 1 to {_MAX_UUID} characters"
+    if not _GENERATION.fullmatch(values.get("generation", "")):
+        found["generation"] = f"generation is {values['generation'][:_SHOWN]!r}, which is none"
     if "block_size" not in found:
         try:
             check_block_size(int(values["block_size"]))
@@ -173,9 +181,10 @@ def faults(values: Mapping[str, str]) -> dict[str, str]:
 
 
 def _counters(text: str) -> dict[str, int] | None:
+    """Read the counters that are numbers which counting can reach; None if it is no table of them."""
     try:
         kept = json.loads(text)
-        return {name: count for name, count in kept.items() if type(count) is int and count >= 0}
+        return {name: count for name, count in kept.items() if type(count) is int and 0 <= count <= _MAX_COUNT}
     except (ValueError, AttributeError, RecursionError):
         return None
 

@@ -90,13 +90,14 @@ class Copier:
         :raises StoreError: the cache cannot be written; parts of it may have been.
         """
         cache = self._volume.cache
-        for start in range(0, len(data), _SLICE):
-            part = data[start : start + _SLICE]
-            async with self._in_loop:
-                crc = crc32c(part, crc, _HOLD_GIL)
-                done = cache.write_nowait(position + start, part)
-            if not done:
-                await cache.write(position + start, part)
+        with self._volume.counters.at_cache():
+            for start in range(0, len(data), _SLICE):
+                part = data[start : start + _SLICE]
+                async with self._in_loop:
+                    crc = crc32c(part, crc, _HOLD_GIL)
+                    done = cache.write_nowait(position + start, part)
+                if not done:
+                    await cache.write(position + start, part)
         return crc
 
     async def name_lost(self, oblock: int, cblock: int) -> None:

@@ -91,7 +91,8 @@ class Migrations:
         if together:
             start = batch.works[stretch.start].oblock * size
             try:
-                await volume.origin.read(start, buffer[stretch.start * size : stretch.stop * size])
+                with volume.counters.at_origin():
+                    await volume.origin.read(start, buffer[stretch.start * size : stretch.stop * size])
             except StoreError:
                 together = False
         for number in stretch:
@@ -115,7 +116,8 @@ class Migrations:
         crc = 0
         for start in range(0, size, COPY_SIZE):
             content = buffer[: size - start]
-            await volume.origin.read(work.oblock * size + start, content)
+            with volume.counters.at_origin():
+                await volume.origin.read(work.oblock * size + start, content)
             crc = await self._copier.store(work.cblock * size + start, content, crc)
         return crc
 
@@ -190,8 +192,10 @@ class Migrations:
             # A write that has not ended yet will make the block dirty; nobody may take it for clean until then.
             unchanged = volume.mapping.writeback_ended(work.cblock) and not volume.locks.is_writing(work.oblock)
             if error is not None:
+                volume.health.writeback_failed(work.oblock, str(error))
                 batch.failed(work, error)
             else:
+                volume.health.written_back(work.oblock)
                 if unchanged:
                     self._steps.note_written_back(work.oblock, work.cblock, crc)
                 batch.done(work, not volume.is_dirty(work.cblock))

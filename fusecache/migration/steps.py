@@ -23,6 +23,7 @@ from fusecache.errors import FusecacheError, StoreError
 from fusecache.migration.batches import Held
 from fusecache.migration.copier import CacheReadError
 from fusecache.migration.origin_slots import PATIENCE, SHORT_PATIENCE
+from fusecache.stores import write_sparsely
 
 if TYPE_CHECKING:
     from fusecache.migration.batches import Batch
@@ -59,14 +60,17 @@ class Steps:
         try:
             await volume.locks.drain(work.oblock)
             await volume.durability.wait_reusable(work.cblock)
-            if not volume.cache.write_nowait(start, data):
-                await volume.cache.write(start, data)
+            with volume.counters.at_cache():
+                if not volume.cache.write_nowait(start, data):
+                    await volume.cache.write(start, data)
             volume.require_cache()
         except FusecacheError as exc:
             log.warning("overwrite failed", oblock=work.oblock, cblock=work.cblock, error=str(exc))
+            volume.health.promotion_failed(str(exc))
             batch.failed(work, exc)
             try:
-                await volume.origin.write(work.oblock * volume.geometry.block_size, data)
+                with volume.counters.at_origin():
+                    await volume.origin.write(work.oblock * volume.geometry.block_size, data)
             finally:
                 volume.durability.flushes.origin_written()
             return
@@ -98,12 +102,15 @@ class Steps:
             if volume.mapping.find(oblock) != cblock or volume.is_dirty(cblock):
                 return False
             mine, right = bytearray(size), bytearray(size)
-            await volume.cache.read(cblock * size, mine)
-            await volume.origin.read(oblock * size, right)
+            with volume.counters.at_cache():
+                await volume.cache.read(cblock * size, mine)
+            with volume.counters.at_origin():
+                await volume.origin.read(oblock * size, right)
             rotten = mine != right
             if rotten:
                 volume.counters.healed += 1
-                await volume.cache.write(cblock * size, right)
+                with volume.counters.at_cache():
+                    await volume.cache.write(cblock * size, right)
                 volume.content_changed()
             volume.mapping.sum_known(cblock, crc32c(right))
             volume.durability.rows.summed(cblock)
@@ -137,18 +144,24 @@ class Steps:
                     await self._copier.name_lost(oblock, cblock)
                     raise
                 self.require_dirty(cblock)
-                await self.write_origin(oblock * size + start, content, patience)
+                try:
+                    await self.write_origin(oblock * size + start, content, patience)
+                except StoreError as exc:
+                    volume.health.writeback_failed(oblock, str(exc))
+                    raise
         self.note_written_back(oblock, cblock, crc)
 
     async def write_origin(self, position: int, content: memoryview, patience: float) -> None:
-        """Write to the origin when that may be done; raises StoreError."""
+        """Write to the origin when that may be done, without filling its holes with zeros; raises StoreError."""
         volume = self._volume
         if volume.health.cache_lost:  # to bring data to safety needs no slot
             await volume.activity.give_way(patience)
-            await volume.origin.write(position, content)
+            with volume.counters.at_origin():
+                await write_sparsely(volume.origin, position, content)
         else:
             async with self._origin_slots.slot(position, patience):
-                await volume.origin.write(position, content)
+                with volume.counters.at_origin():
+                    await write_sparsely(volume.origin, position, content)
 
     def note_written_back(self, oblock: int, cblock: int, crc: int) -> None:
         """Note that the origin has what the cache has."""
@@ -156,6 +169,7 @@ class Steps:
         size = volume.geometry.block_size
         volume.set_clean(cblock, crc)
         volume.counters.writebacks += 1
+        volume.health.written_back(oblock)
         if volume.health.lost:
             volume.health.lost.discard(oblock * size, (oblock + 1) * size)
 
@@ -170,6 +184,7 @@ class Steps:
         volume.mapping.insert(work.oblock, work.cblock)
         volume.durability.rows.promoted(work.cblock)
         volume.counters.promotions += 1
+        volume.health.promoted()
         batch.done(work)
 
     async def unmap(self, cblock: int) -> None:

@@ -35,7 +35,7 @@ import trio
 
 from fusecache.block import ALL_OUT, UNMAPPED
 from fusecache.config import COPY_SIZE, Mode
-from fusecache.errors import BusyError, FusecacheError
+from fusecache.errors import BusyError, FusecacheError, StoreError
 from fusecache.migration.backlog import Backlog
 from fusecache.migration.batches import Batch, Held
 from fusecache.migration.copier import Copier
@@ -229,6 +229,8 @@ class MigrationWorker:
         errors = {work: error for work, error in batch.errors.items() if not isinstance(error, BusyError)}
         for work, error in errors.items():
             log.warning("migration failed", op=work.op.value, oblock=work.oblock, cblock=work.cblock, error=str(error))
+            if work.op is Op.PROMOTE and isinstance(error, StoreError):
+                self._volume.health.promotion_failed(str(error))
         if errors:
             self._back_off()
         elif not batch.errors:

@@ -45,6 +45,8 @@ KEPT: Final = frozenset(NAMES) - {"uuid", "block_size", "cache_blocks", "region_
 """Values that have no place in dm-cache's format, and are kept in the comment."""
 _DEFAULT_POLICY: Final = "smq"
 _CHUNK: Final = 1 << 16
+_LONGEST: Final = 1 << 20
+"""Bytes of a tag or comment.  The parser looks at an unfinished one anew with each chunk, and keeps all of it."""
 _NUMBER: Final = re.compile(r"[0-9]{1,20}")
 _MAX_U32: Final = 2**32 - 1
 _MAX_OBLOCK: Final = 2**63 - 1
@@ -165,6 +167,7 @@ class _Reader(Generic[Guest]):
         self._path = [""]
         self._hint_bytes = HINT_BYTES
         self._notes: dict[str, str] = {}
+        self._fed = 0
         parser = expat.ParserCreate()
         parser.StartElementHandler = self._begin
         parser.EndElementHandler = self._end
@@ -179,6 +182,10 @@ class _Reader(Generic[Guest]):
 
     def feed(self, chunk: bytes) -> None:
         self._parser.Parse(chunk, False)
+        self._fed += len(chunk)
+        if self._fed - self._parser.CurrentByteIndex > _LONGEST:
+            msg = f"a tag or comment longer than {_LONGEST} bytes"
+            raise _DocumentError(msg)
 
     def finish(self) -> Guest:
         self._parser.Parse(b"", True)

@@ -44,6 +44,7 @@ from fusecache.errors import FusecacheError, MetadataError, RefusedError, StoreE
 from fusecache.metadata import Database, Suspects, Transaction, packed
 from fusecache.offline.opening import find_files, open_locked, open_origin
 from fusecache.paths import claims_directory
+from fusecache.stores import write_sparsely
 from fusecache.tasks import for_each
 from fusecache.volume import new_policy
 
@@ -295,7 +296,7 @@ class WriteBack:
 
     async def _transfer(self, cblock: int, start: int, buffer: memoryview) -> None:
         await self._cache.read(cblock * self._size + start, buffer)
-        await self._origin.write(self._mapping.oblock_of[cblock] * self._size + start, buffer)
+        await write_sparsely(self._origin, self._mapping.oblock_of[cblock] * self._size + start, buffer)
 
     def _fail(self, start: int, length: int, reason: str) -> None:
         """Note a failure, joined to the one before it in the image."""

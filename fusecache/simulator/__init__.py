@@ -1,12 +1,14 @@
 """Recorded block traces, replayed through the same policies that mounts use, to compare policies and sizes."""
 
+from fusecache.simulator.columns import MOST_REQUESTS
 from fusecache.simulator.plot import plot_results, require_plotting
 from fusecache.simulator.report import print_results, progress_bar, results_json
 from fusecache.simulator.runner import Job, run_jobs
-from fusecache.simulator.study import CacheSize, parse_contenders, resolve_sizes
+from fusecache.simulator.study import CacheSize, parse_contenders, require_replayable, resolve_sizes
 from fusecache.simulator.trace import read_trace
 
 __all__ = [
+    "MOST_REQUESTS",
     "CacheSize",
     "Job",
     "parse_contenders",
@@ -15,6 +17,7 @@ __all__ = [
     "progress_bar",
     "read_trace",
     "require_plotting",
+    "require_replayable",
     "resolve_sizes",
     "results_json",
     "run_jobs",

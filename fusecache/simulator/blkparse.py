@@ -18,7 +18,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
-from fusecache.simulator.columns import Columns, LineError, number, shown
+from fusecache.simulator.columns import Columns, LineError, lines, number, shown
 from fusecache.units import SECTOR
 
 if TYPE_CHECKING:
@@ -36,15 +36,14 @@ _NANOSECONDS_PER_US: Final = 1000
 _US_PER_SECOND: Final = 1_000_000
 
 
-def read_blkparse(file: BinaryIO) -> Columns:
-    """Read blkparse's output.
+def read_blkparse(file: BinaryIO, columns: Columns) -> None:
+    """Read blkparse's output into ``columns``.
 
     :raises LineError: a line is not an event, or the requests are of several devices.
     """
-    columns = Columns()
     traced = b""
     summary = False
-    for line, text in enumerate(file, 1):
+    for line, text in lines(file, 1):
         event = _EVENT.match(text)
         if event is None:
             summary = summary or _SUMMARY.match(text) is not None
@@ -60,7 +59,6 @@ def read_blkparse(file: BinaryIO) -> Columns:
             )
         time_us = number(line, "the time", seconds) * _US_PER_SECOND + int(nanoseconds) // _NANOSECONDS_PER_US
         columns.append(line, time_us, *request)
-    return columns
 
 
 def _request(line: int, text: bytes) -> tuple[bool, int, int] | None:

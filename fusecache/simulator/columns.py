@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from array import array
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import BinaryIO
 
 MAX_NUMBER: Final = 2**63 - 1
 """The largest offset that the kernel knows, and the largest number in any column."""
-MAX_LENGTH: Final = 1 << 32
+MAX_LENGTH: Final = 1 << 30
 """Bytes of the largest request: far beyond what disks take at once, and a limit to what one line can mean."""
+MOST_REQUESTS: Final = 1 << 24
+"""So many requests are kept, unless more are asked for: a few megabytes of gzip can hold hundreds of millions."""
+LONGEST_LINE: Final = 1 << 12
+"""Bytes; what is longer is no line of any trace, and perhaps never ends."""
 OUT_OF_ORDER_US: Final = 1_000_000
 """How much earlier than one before it a request may be.  Recorders write what several processors did: nearly sorted."""
 
@@ -25,14 +33,15 @@ class LineError(Exception):
 
 
 class Columns:
-    """Requests, a column each for the time, whether it writes, the offset and the length.
+    """Requests, a column each for the time, whether it writes, the offset and the length; ``most`` of them at most.
 
     ``timed`` tells whether the times are real; ``latest_us`` is the greatest of them, -1 before the first.
     """
 
-    __slots__ = ("_sorted", "latest_us", "lengths", "offsets", "timed", "times_us", "writes")
+    __slots__ = ("_sorted", "latest_us", "lengths", "most", "offsets", "timed", "times_us", "writes")
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = MOST_REQUESTS) -> None:
+        self.most = most
         self.times_us = array("q")
         self.writes = bytearray()
         self.offsets = array("q")
@@ -47,12 +56,15 @@ class Columns:
     def append(self, line: int, time_us: int, write: bool, offset: int, length: int) -> None:
         """Add one request; no number is negative.
 
-        :raises LineError: a number is too large, the request has no bytes, or time goes back by more than a second.
+        :raises LineError: a number is too large, the request has no bytes, time goes back by more than a second, or
+            there are as many requests as may be.
         """
+        if len(self.writes) >= self.most:
+            raise LineError(line, f"more than {self.most} requests (--most-requests allows more, if memory does)")
         if length == 0:
             raise LineError(line, "a request of no bytes")
         if length > MAX_LENGTH:
-            raise LineError(line, f"a request of {length} bytes is larger than {MAX_LENGTH} (4 GiB)")
+            raise LineError(line, f"a request of {length} bytes is larger than {MAX_LENGTH} (1 GiB)")
         if offset + length > MAX_NUMBER:
             raise LineError(line, f"the request ends beyond {MAX_NUMBER}")
         if time_us > MAX_NUMBER:
@@ -78,6 +90,24 @@ class Columns:
         self.offsets = array("q", map(self.offsets.__getitem__, order))
         self.lengths = array("q", map(self.lengths.__getitem__, order))
         self._sorted = True
+
+
+def lines(file: BinaryIO, first: int) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines of a file with their numbers, the next one being number ``first``.
+
+    :raises LineError: one is longer than lines are.
+    """
+    line = first
+    while text := file.readline(LONGEST_LINE):
+        require_line(line, text)
+        yield line, text
+        line += 1
+
+
+def require_line(line: int, text: bytes) -> None:
+    """Raise LineError if ``text``, read by ``readline(LONGEST_LINE)``, is not all of its line."""
+    if len(text) == LONGEST_LINE and not text.endswith(b"\n"):
+        raise LineError(line, f"a line longer than {LONGEST_LINE} bytes: {shown(text)}")
 
 
 def number(line: int, what: str, text: bytes) -> int:

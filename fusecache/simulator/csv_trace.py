@@ -11,7 +11,16 @@ from itertools import islice
 from operator import add, gt
 from typing import TYPE_CHECKING, Final
 
-from fusecache.simulator.columns import MAX_LENGTH, MAX_NUMBER, Columns, LineError, number, shown
+from fusecache.simulator.columns import (
+    LONGEST_LINE,
+    MAX_LENGTH,
+    MAX_NUMBER,
+    Columns,
+    LineError,
+    number,
+    require_line,
+    shown,
+)
 
 if TYPE_CHECKING:
     from typing import BinaryIO
@@ -25,23 +34,26 @@ _NOT_OPS: Final = bytes(set(range(256)) - set(b"rw"))
 _WRITES: Final = bytes.maketrans(b"rw", b"\0\1")
 
 
-def read_csv(file: BinaryIO) -> Columns:
-    """Read a CSV trace, header included; ``timed`` is False if the times are only the numbers of the requests, from 0.
+def read_csv(file: BinaryIO, columns: Columns) -> None:
+    """Read a CSV trace, header included, into ``columns``.
+
+    ``timed`` is False if the times are only the numbers of the requests, from 0.
 
     :raises LineError: a line is malformed.
     """
-    columns = Columns()
-    if file.readline().rstrip(b"\r\n") != HEADER:
+    if file.readline(LONGEST_LINE).rstrip(b"\r\n") != HEADER:
         raise LineError(1, f"the header must be {HEADER.decode()}")
     line = 2
-    while part := file.read(_PART) + file.readline():
+    while part := file.read(_PART):
+        rest = file.readline(LONGEST_LINE)
+        require_line(line + part.count(b"\n"), rest)
+        part += rest
         if not part.endswith(b"\n"):
             part += b"\n"
         if not (_LINES.fullmatch(part) and _take(columns, part)):
             _take_by_line(columns, part, line)
         line += part.count(b"\n")
     columns.timed = any(index != time for index, time in enumerate(columns.times_us))
-    return columns
 
 
 def _take(columns: Columns, part: bytes) -> bool:
@@ -50,7 +62,8 @@ def _take(columns: Columns, part: bytes) -> bool:
     fields.pop()
     times, offsets, lengths = (list(map(int, fields[field::4])) for field in (0, 2, 3))
     if (
-        times[0] < columns.latest_us
+        len(columns) + len(times) > columns.most
+        or times[0] < columns.latest_us
         or any(map(gt, times, islice(times, 1, None)))
         or times[-1] > MAX_NUMBER
         or min(lengths) == 0

@@ -20,7 +20,7 @@ from array import array
 from typing import TYPE_CHECKING, Final
 
 from fusecache.config import MAX_BLOCK_SIZE
-from fusecache.simulator.columns import MAX_NUMBER, Columns, LineError, number, shown
+from fusecache.simulator.columns import LONGEST_LINE, MAX_NUMBER, Columns, LineError, lines, number, shown
 
 if TYPE_CHECKING:
     from typing import BinaryIO
@@ -31,34 +31,35 @@ _VERSIONS: Final = {b"fio version 2 iolog": False, b"fio version 3 iolog": True}
 _SKIPPED: Final = frozenset({b"add", b"open", b"close", b"sync", b"datasync", b"sync_file_range", b"trim"})
 _REQUEST_WORDS: Final = 4
 _FEWEST_WORDS: Final = 2
+_MOST_FILES: Final = 1 << 16
 
 
-def read_fio_iolog(file: BinaryIO) -> Columns:
-    """Read a log, header included.
+def read_fio_iolog(file: BinaryIO, columns: Columns) -> None:
+    """Read a log, header included, into ``columns``.
 
-    :raises LineError: the version is unknown, a line is malformed, or the files are too large together.
+    :raises LineError: the version is unknown, a line is malformed, or the files are too many, or too large together.
     """
-    header = file.readline().rstrip()
+    header = file.readline(LONGEST_LINE).rstrip()
     if header not in _VERSIONS:
         raise LineError(1, f"{shown(header)}: fio's logs are read in version 2 and 3")
     has_times = _VERSIONS[header]
-    log = _Log()
+    log = _Log(columns)
     line = 1
-    for line, text in enumerate(file, 2):
+    for line, text in lines(file, 2):
         words = text.split()
         if has_times and words:
             log.clock_us = number(line, "the time", words.pop(0))
         log.take(line, words, waits=not has_times)
-    return log.finish(line, timed=has_times or log.waited)
+    log.finish(line, timed=has_times or log.waited)
 
 
 class _Log:
     """The requests so far, each with the file it goes to."""
 
-    def __init__(self) -> None:
+    def __init__(self, columns: Columns) -> None:
         self.clock_us = 0
         self.waited = False
-        self._columns = Columns()
+        self._columns = columns
         self._files: dict[bytes, int] = {}
         self._ends: list[int] = []
         self._file_of = array("L")
@@ -70,6 +71,8 @@ class _Log:
         name, action, *numbers = words
         file = self._files.setdefault(name, len(self._files))
         if file == len(self._ends):
+            if file == _MOST_FILES:
+                raise LineError(line, f"more than {_MOST_FILES} files")
             self._ends.append(0)
         if action in {b"read", b"write"}:
             if len(words) != _REQUEST_WORDS:
@@ -84,7 +87,7 @@ class _Log:
         elif action not in _SKIPPED:
             raise LineError(line, f"unknown action {shown(action)}")
 
-    def finish(self, line: int, *, timed: bool) -> Columns:
+    def finish(self, line: int, *, timed: bool) -> None:
         """Give every file its place; ``line`` is the last line's number."""
         columns = self._columns
         columns.timed = timed
@@ -98,4 +101,3 @@ class _Log:
                 raise LineError(line, f"the files end beyond {MAX_NUMBER} when laid one after another")
             places = zip(columns.offsets, self._file_of, strict=True)
             columns.offsets = array("q", (offset + starts[file] for offset, file in places))
-        return columns

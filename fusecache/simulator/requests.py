@@ -97,6 +97,11 @@ def count_unique(trace: Trace, block_size: int) -> int:
     return unique
 
 
+def count_requests(trace: Trace, block_size: int) -> int:
+    """Count the block requests into which :func:`split` cuts a trace, without cutting it."""
+    return sum(last + 1 - first for first, last in _ranges(trace, block_size))
+
+
 def count_origin(trace: Trace, block_size: int) -> int:
     """Count the blocks of the smallest origin that a trace fits."""
     return max(last for _, last in _ranges(trace, block_size)) + 1

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _FEWEST_REQUESTS: Final = 100_000
 """Other processes pay off from this many requests on, those of all simulations together."""
 _POLL_SECONDS: Final = 0.1
+_SAFE_PATH: Final = "PYTHONSAFEPATH"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,7 @@ def _run_side_by_side(
     context = multiprocessing.get_context("spawn")
     shares = context.RawArray("d", len(jobs))
     others = set(multiprocessing.active_children())
-    with ProcessPoolExecutor(processes, context, _Worker.start, (trace, shares)) as pool:
+    with _safe_path(), ProcessPoolExecutor(processes, context, _Worker.start, (trace, shares)) as pool:
         try:
             with _interrupts_held():
                 futures = [pool.submit(_Worker.run, index, job) for index, job in enumerate(jobs)]
@@ -105,6 +106,20 @@ def _run_side_by_side(
             for process in set(multiprocessing.active_children()) - others:
                 process.terminate()
             raise
+
+
+@contextmanager
+def _safe_path() -> Iterator[None]:
+    """Let Python processes that are started within this block import nothing from the current directory (-P)."""
+    before = os.environ.get(_SAFE_PATH)
+    os.environ[_SAFE_PATH] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_SAFE_PATH]
+        else:
+            os.environ[_SAFE_PATH] = before
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from fusecache.errors import InvalidError, UsageError
 from fusecache.grammar import parse_policy
 from fusecache.simulator.replay import LIMITS, count_unique
+from fusecache.simulator.requests import count_requests
 from fusecache.units import parse_size
 from policies import PolicyError, create_policy
 from policies.sizes import check_sizes
@@ -92,6 +93,19 @@ class CacheSize:
             msg = f"cache size {text!r} is less than one block"
             raise UsageError(msg)
         return size
+
+
+def require_replayable(trace: Trace, block_size: int, most_requests: int) -> None:
+    """Refuse a trace that becomes more block requests than are to be kept: a long request becomes many.
+
+    :raises InvalidError: it does.
+    """
+    if (count := count_requests(trace, block_size)) > most_requests:
+        msg = (
+            f"{trace.name}: {count} requests when cut into blocks of {block_size} bytes, more than {most_requests} "
+            "(--most-requests allows more, if memory does)"
+        )
+        raise InvalidError(msg)
 
 
 def resolve_sizes(sizes: Iterable[CacheSize], trace: Trace, block_size: int) -> list[int]:

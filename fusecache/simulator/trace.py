@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from fusecache.errors import FusecacheError
 from fusecache.simulator import blkparse, csv_trace, fio_iolog
-from fusecache.simulator.columns import MAX_LENGTH, Columns, LineError
+from fusecache.simulator.columns import MAX_LENGTH, MOST_REQUESTS, Columns, LineError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,7 +41,7 @@ class Trace:
     offsets: array[int]
     """Bytes."""
     lengths: array[int]
-    """Bytes, from 1 to 4 GiB; no request ends beyond 2**63 - 1."""
+    """Bytes, from 1 to 1 GiB; no request ends beyond 2**63 - 1."""
     timed: bool
     """Whether the times are real; if not, they are the numbers of the requests, from 0."""
 
@@ -63,18 +63,20 @@ class Trace:
         assert self.timed or list(self.times_us) == list(range(count))
 
 
-def read_trace(path: Path) -> Trace:
-    """Read a trace, plain or compressed by gzip.
+def read_trace(path: Path, most_requests: int = MOST_REQUESTS) -> Trace:
+    """Read a trace, plain or compressed by gzip; it is read as a stream, and only its requests are kept.
 
-    :raises TraceError: the file cannot be read, is of no known format, is malformed, or holds no request.
+    :raises TraceError: the file cannot be read, is of no known format, is malformed, or holds no request or too
+        many.
     """
+    columns = Columns(most_requests)
     try:
         with path.open("rb") as file:
             if file.peek(len(_GZIP)).startswith(_GZIP):
                 with BufferedReader(gzip.open(file), _BUFFER) as plain:
-                    columns = _read(plain)
+                    _read(plain, columns)
             else:
-                columns = _read(file)
+                _read(file, columns)
     except LineError as exc:
         msg = f"{path}:{exc.line}: {exc}"
         raise TraceError(msg) from None
@@ -97,13 +99,12 @@ def read_trace(path: Path) -> Trace:
     )
 
 
-def _read(file: BufferedReader[Any]) -> Columns:
-    columns = _recognise(file.peek(_LONGEST_START))(file)
+def _read(file: BufferedReader[Any], columns: Columns) -> None:
+    _recognise(file.peek(_LONGEST_START))(file, columns)
     columns.sort()
-    return columns
 
 
-def _recognise(start: bytes) -> Callable[[BinaryIO], Columns]:
+def _recognise(start: bytes) -> Callable[[BinaryIO, Columns], None]:
     if start.startswith(csv_trace.HEADER):
         return csv_trace.read_csv
     if start.startswith(fio_iolog.START):

@@ -4,6 +4,7 @@ from fusecache.stores.base import Data, Store
 from fusecache.stores.choice import make_engine, open_file_store
 from fusecache.stores.engine import Engine, ThreadEngine
 from fusecache.stores.file import open_for_store
+from fusecache.stores.sparse import write_sparsely
 
 __all__ = [
     "Data",
@@ -13,4 +14,5 @@ __all__ = [
     "make_engine",
     "open_file_store",
     "open_for_store",
+    "write_sparsely",
 ]

@@ -10,6 +10,7 @@ part, or in any order with others.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 Data = bytes | bytearray | memoryview
@@ -40,6 +41,9 @@ class Store(Protocol):
 
     async def write(self, offset: int, data: Data) -> None:
         """Write ``data`` at ``offset``."""
+
+    async def holes(self, offset: int, length: int) -> Sequence[tuple[int, int]]:
+        """Tell which parts of a range, as ``(begin, end)`` in order, may take no space and read as zeros: a hint."""
 
     async def flush(self) -> None:
         """Make every write that has returned durable."""

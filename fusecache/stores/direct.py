@@ -160,6 +160,10 @@ class DirectStore:
             # A flush may have begun and ended meanwhile.
             self.unflushed = True
 
+    async def holes(self, offset: int, length: int) -> list[tuple[int, int]]:
+        """See :class:`fusecache.stores.base.Store`."""
+        return await self._file.holes(offset, length)
+
     async def flush(self) -> None:
         """See :class:`fusecache.stores.base.Store`."""
         await self._file.flush()

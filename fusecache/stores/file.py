@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 PAGE: Final = os.sysconf("SC_PAGESIZE")
 _WITHIN_PAGE: Final = PAGE - 1
+_STAT_UNIT: Final = 512
+"""Bytes that st_blocks counts in."""
 _LONG: Final = 0.005
 """A write takes long if it takes more seconds than this."""
 _DECLINE: Final = 20
@@ -72,6 +74,30 @@ def open_for_store(path: Path, access: int = os.O_RDWR) -> int:
         raise StoreError(msg) from exc
 
 
+def _is_sparse(fd: int) -> bool:
+    """Tell whether a file takes less space than it is long."""
+    status = os.fstat(fd)
+    return stat.S_ISREG(status.st_mode) and status.st_blocks * _STAT_UNIT < status.st_size
+
+
+def _find_holes(fd: int, begin: int, end: int) -> list[tuple[int, int]]:
+    """Find the holes in a range; those up to a place where the file system cannot tell."""
+    holes = []
+    position = begin
+    with suppress(OSError):
+        while (hole := os.lseek(fd, position, os.SEEK_HOLE)) < end:
+            try:
+                position = min(end, os.lseek(fd, hole, os.SEEK_DATA))
+            except OSError as exc:
+                if exc.errno != errno.ENXIO:
+                    raise
+                position = end
+            holes.append((hole, position))
+            if position == end:
+                break
+    return holes
+
+
 def _drop(fd: int, ranges: list[tuple[int, int]]) -> None:
     """Drop ranges from the page cache, except what is not on the disk yet."""
     for position, length in ranges:
@@ -97,6 +123,7 @@ class FileStore:
         "_lost",
         "_nowait",
         "_read_flags",
+        "_sparse",
         "_start",
         "_unwanted",
         "_written",
@@ -116,6 +143,7 @@ class FileStore:
         self._looking_until = 0.0
         self._unwanted: list[tuple[int, int]] = []
         self._written = False
+        self._sparse = _is_sparse(fd)  # later it may have fewer holes, never more that matter
         self._read_flags = 0 if is_in_memory(fd) else os.RWF_NOWAIT
         self.name = name
         self.size = size
@@ -177,6 +205,14 @@ class FileStore:
         finally:
             # A flush may have begun and ended while the engine was still writing.
             self.unflushed = self._written = True
+
+    async def holes(self, offset: int, length: int) -> list[tuple[int, int]]:
+        """See :class:`fusecache.stores.base.Store`; of a file that was sparse when it was opened."""
+        if not self._sparse:
+            return []
+        begin = self._start + offset
+        found = await trio.to_thread.run_sync(_find_holes, self._fd, begin, begin + length)
+        return [(hole - self._start, end - self._start) for hole, end in found]
 
     async def flush(self) -> None:
         """See :class:`fusecache.stores.base.Store`; does nothing if nothing was written since the last one.

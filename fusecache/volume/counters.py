@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Final
 
+from fusecache.errors import StoreError
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 PERSISTENT: Final = ("read_hits", "read_misses", "write_hits", "write_misses")
 """The counters that go on over restarts, as in dm-cache; all others begin at 0 with each mount."""
@@ -39,13 +42,31 @@ class Counters:
     origin_write_bytes: int = 0
     """Bytes of those."""
     cache_errors: int = 0
-    """Reads and writes of the cache that failed."""
+    """Reads and writes of the cache that failed, for users and for migrations."""
     origin_errors: int = 0
-    """Reads and writes of the origin for users' requests that failed."""
+    """Reads and writes of the origin that failed, for users and for migrations."""
     scrubbed: int = 0
     """Blocks that the scrub has read."""
     healed: int = 0
     """Blocks found rotten, and rewritten from the origin."""
+
+    @contextmanager
+    def at_origin(self) -> Iterator[None]:
+        """Count a failure of the origin within this block."""
+        try:
+            yield
+        except StoreError:
+            self.origin_errors += 1
+            raise
+
+    @contextmanager
+    def at_cache(self) -> Iterator[None]:
+        """Count a failure of the cache within this block."""
+        try:
+            yield
+        except StoreError:
+            self.cache_errors += 1
+            raise
 
     def as_dict(self) -> dict[str, int]:
         """List all counters by name."""

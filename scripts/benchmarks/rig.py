@@ -97,7 +97,7 @@ def python_server(program: str, *arguments: str | Path) -> Iterator[int]:
     """Run a module of this package that mounts at its last argument, a directory that is made here."""
     mountpoint = Path(arguments[-1])
     mountpoint.mkdir()
-    command = (sys.executable, "-m", f"{__package__}.{program}", *arguments)
+    command = (sys.executable, "-P", "-m", f"{__package__}.{program}", *arguments)
     with server(*command, at=mountpoint, PYTHONPATH=str(ROOT)) as pid:
         yield pid
 

@@ -210,6 +210,63 @@ def test_scenario_19_a_commit_that_fails_makes_it_read_only_until_it_was_checked
         mount.unmount()
 
 
+def test_f13_an_origin_that_is_full_shows_and_so_does_that_it_has_room_again(mounted: Mounted, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "small", "1m") as small:
+        origin = small / "origin"
+        origin.touch()
+        os.truncate(origin, 2 * MIB)  # sparse, and longer than there is room
+        mount = mounted("--policy", "smq,migration_threshold=0", origin=origin, cache_size="4MiB")
+        cache_everything(mount)
+        image = mount.image.read_bytes()
+        filler = use_up(small)
+        mount.setxattr("migration_threshold", "204800")
+
+        def told() -> bool:
+            health = str(mount.status()["health"])
+            return "blocks cannot be written back: write of" in health and "No space left on device" in health
+
+        wait_until(told, "the mount says that the origin is full")
+        status = mount.status()
+        assert status["state"] == "degraded"
+        assert mount.count("origin_errors") > 0
+        assert mount.count("dirty_blocks") > 0
+        assert mount.image.read_bytes() == image
+        filler.unlink()
+        run("mount", "-o", "remount,size=4m", small)
+        wait_until(lambda: mount.count("dirty_blocks") == 0, "everything is written back", 60)
+        assert (mount.status()["state"], mount.status()["health"]) == ("ok", "ok")
+        assert origin.read_bytes() == image
+        mount.unmount()
+
+
+def test_f13_a_cache_on_a_full_disk_shows_and_so_does_that_it_has_room_again(mounted: Mounted, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "small", "4m") as small:
+        mount = mounted(size=MIB, cache_size="2MiB")
+        mount.unmount()
+        cache = small / "cache"
+        run("cp", "--sparse=always", mount.cache, cache)  # as of a cache that a tool has made sparse
+        mount.cache = cache
+        filler = use_up(small)
+        mount.mount()
+
+        def told() -> bool:
+            mount.image.read_bytes()
+            return "promotions failed: write of" in str(mount.status()["health"])
+
+        wait_until(told, "the mount says that the cache takes nothing")
+        assert mount.status()["state"] == "degraded"
+        assert mount.count("cache_errors") > 0
+        assert mount.image.read_bytes() == mount.origin.read_bytes()
+        filler.unlink()
+
+        def promoted() -> bool:
+            mount.image.read_bytes()
+            return mount.count("promotions") > 0 and mount.status()["state"] == "ok"
+
+        wait_until(promoted, "promotions go on", 60)
+        mount.unmount()
+
+
 def files(mount: Mount) -> list[str]:
     """Spell the options that name a mount's files."""
     return ["--cache", str(mount.cache), "--metadata", str(mount.metadata)]

@@ -88,6 +88,7 @@ class MemoryStore:
         self.held: dict[int, trio.Event] = {}
         """Offsets from which a read or write waits."""
         self.calls: list[tuple[str, int, int]] = []
+        self.hole_ranges: list[tuple[int, int]] = []
         self.before: Callable[[str], Awaitable[None]] | None = None
 
     async def _begin(self, name: str, offset: int, length: int) -> None:
@@ -146,6 +147,10 @@ class MemoryStore:
 
     async def forget(self, offset: int, length: int) -> None:
         pass
+
+    async def holes(self, offset: int, length: int) -> list[tuple[int, int]]:
+        """Tell of the holes that a test has set."""
+        return [(max(begin, offset), min(end, offset + length)) for begin, end in self.hole_ranges]
 
     def names(self) -> list[str]:
         """List what was done, without where."""

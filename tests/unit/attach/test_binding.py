@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -269,6 +270,25 @@ def test_data_behind_a_blank_first_page_is_data(place: Place, offset: int) -> No
     place.refused(RefusedError, "not a fusecache cache", cache_size=None)
 
 
+def test_f21_a_disk_that_holds_data_in_its_middle_alone_is_not_overwritten(place: Place) -> None:
+    with place.cache.open("wb") as file:
+        file.truncate(300 * MIB)
+        file.seek(150 * MIB)
+        file.write(b"my thesis")
+    before = place.cache.stat().st_blocks
+    place.refused(RefusedError, "holds data in its middle .*; --format to overwrite it", cache_size=None)
+    assert place.cache.stat().st_blocks == before
+    with place.bound(cache_size=None, format=1):
+        pass
+
+
+def test_f21_what_would_be_overwritten_is_named(place: Place) -> None:
+    with place.cache.open("wb") as file:
+        file.truncate(8 * MIB)
+    subprocess.run(["mkfs.ext4", "-q", place.cache], check=True, timeout=60)
+    place.refused(RefusedError, "holds an ext2, ext3 or ext4 file system; --format to overwrite it", cache_size=None)
+
+
 def test_an_empty_file_that_was_there_stays_there_on_failure(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_space(fd: int, offset: int, length: int) -> None:
         os.ftruncate(fd, length // 2)
@@ -309,7 +329,16 @@ def test_a_stamp_that_was_wiped_with_blocks_behind_it(place: Place) -> None:
     place.refused(RefusedError, "does not belong")
 
 
-@pytest.mark.parametrize("text", [b"fusecache cache\n{not json", b"fusecache cache\n{}", b"fusecache cache\n[1]"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"fusecache cache\n{not json",
+        b"fusecache cache\n{}",
+        b"fusecache cache\n[1]",
+        pytest.param(b"fusecache cache\n" + b"[" * 4000, id="nested (F19)"),
+        pytest.param(b'fusecache cache\n{"uuid": ' + b"[" * 900 + b"]" * 900 + b"}", id="nested within (F19)"),
+    ],
+)
 def test_a_damaged_stamp(place: Place, text: bytes) -> None:
     place.mount(rows=CLEAN)
     with place.cache.open("r+b") as file:

@@ -31,6 +31,13 @@ def place(tmp_path: Path) -> Place:
     return Place(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "note", [b"[" * 60_000, b'{"uuid": "1", "metadata": ["/a"]}', b'{"uuid": 1, "metadata": "/a"}', b"[]", b"\xff"]
+)
+def test_f19_a_note_that_is_no_claim_is_none(note: bytes) -> None:
+    assert Claim.unpack(note) is None
+
+
 def other_cache(place: Place) -> dict[str, Any]:
     return {"cache": place.directory / "cache 2", "metadata": place.directory / "metadata 2"}
 

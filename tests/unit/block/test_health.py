@@ -90,6 +90,29 @@ def test_what_is_lost_is_told_until_it_is_found_again() -> None:
     assert (health.state, str(health)) == ("ok", "ok")
 
 
+def test_f13_blocks_that_cannot_be_written_back_are_told_until_they_are() -> None:
+    health = Health()
+    for oblock in (3, 7, 3):
+        health.writeback_failed(oblock, "write of /o failed: No space left on device")
+    assert health.state == "degraded"
+    assert str(health).startswith("2 blocks cannot be written back: write of /o failed: No space left on device; ")
+    health.written_back(3)
+    assert str(health).startswith("1 blocks cannot")
+    health.written_back(7)
+    health.written_back(9)
+    assert (health.state, str(health)) == ("ok", "ok")
+
+
+def test_f13_promotions_that_fail_are_told_until_one_succeeds() -> None:
+    health = Health()
+    health.promotion_failed("read of /o failed: Input/output error")
+    health.promotion_failed("write of /c failed: No space left on device")
+    assert health.state == "degraded"
+    assert str(health).startswith("the last 2 promotions failed: write of /c failed: No space left on device; ")
+    health.promoted()
+    assert (health.state, str(health)) == ("ok", "ok")
+
+
 def test_a_cache_that_is_being_emptied_is_worse_than_one_that_is_empty() -> None:
     health = Health(cache_lost="this is why", emptying=True)
     assert health.state == "failing"

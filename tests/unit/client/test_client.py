@@ -109,6 +109,14 @@ def test_status_of_a_cache_that_was_never_used(capsys: pytest.CaptureFixture[str
     assert "- (0 hits, 0 misses)" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("text", ["", "nonsense", "[" * 50_000])
+def test_f19_a_file_that_only_looks_like_an_image_is_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    attributes = FakeAttributes({})
+    monkeypatch.setattr(attributes, "get", lambda _name: text)
+    with pytest.raises(RefusedError, match="/mnt/disk is not a fusecache mount"):
+        make_client(attributes).show_status(as_json=False)
+
+
 @pytest.mark.parametrize(
     ("code", "complaint"),
     [

@@ -18,7 +18,7 @@ sizes = st.integers(1, 10**19 - 1)
 origins = st.builds(Identity, texts, texts, texts, st.none() | sizes, st.dictionaries(texts, texts), texts, texts)
 superblocks = st.builds(
     Superblock,
-    uuid=texts,
+    uuid=st.text(st.characters(codec="utf-8"), min_size=1, max_size=128),
     block_size=st.integers(1, 1 << 18).map(lambda pages: pages * 4096),
     cache_blocks=st.integers(1, 2**32 - 1),
     region_blocks=sizes,
@@ -28,10 +28,10 @@ superblocks = st.builds(
     needs_check=st.booleans(),
     cache_bytes=st.none() | sizes,
     hints=st.none() | texts,
-    generation=texts,
+    generation=st.just("") | st.from_regex(r"[1-9][0-9]{0,8}-[0-9a-f]{8}", fullmatch=True),
     previous_generation=texts,
     origin_claimed=st.booleans(),
-    stats=st.dictionaries(texts, st.integers(0)),
+    stats=st.dictionaries(texts, st.integers(0, 2**63 - 1)),
 )
 PLAIN = Superblock(
     uuid="0b5a",
@@ -150,6 +150,14 @@ def test_a_flag_that_cannot_be(name: str, value: str) -> None:
     assert faults({**PLAIN.pack(), name: value}) == {name: f"{name} is {value!r}, not 0 or 1"}
 
 
+@pytest.mark.parametrize("value", ["", "u" * 129, "u" * 5000])
+def test_f19_a_uuid_that_the_stamp_has_no_room_for_or_nobody_has(value: str) -> None:
+    """F19: a longer stamp would overwrite the first block; none at all would fit a cache without a stamp."""
+    assert faults({**PLAIN.pack(), "uuid": value}) == {
+        "uuid": f"uuid is {value[:40]!r}, which has not 1 to 128 characters"
+    }
+
+
 @pytest.mark.parametrize(
     ("name", "value", "fault"),
     [
@@ -166,6 +174,12 @@ def test_numbers_that_are_none_of_ours(name: str, value: str, fault: str) -> Non
 @pytest.mark.parametrize("text", ["", "x", "[]", "3", "null", "[" * 100000])
 def test_counters_that_cannot_be_read_are_no_reason_to_refuse(text: str) -> None:
     assert Superblock.unpack({**PLAIN.pack(), "stats": text}) == replace(PLAIN, stats=None)
+
+
+def test_f19_counters_beyond_what_counting_reaches_are_left_out() -> None:
+    """F19: one more than 10**4300 - 1 has too many digits for Python to write: each end of a mount would fail."""
+    text = f'{{"a": {2**63 - 1}, "b": {2**63}, "c": {"9" * 4300}}}'
+    assert Superblock.unpack({**PLAIN.pack(), "stats": text}).stats == {"a": 2**63 - 1}
 
 
 def test_of_counters_those_count_that_are_some() -> None:

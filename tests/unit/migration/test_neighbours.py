@@ -8,7 +8,7 @@ import trio
 from fusecache.block.locks import ALL_OUT, WRITERS_OUT
 from fusecache.block.states import WRITEBACK_IN_FLIGHT
 from fusecache.config import COPY_SIZE
-from fusecache.errors import StoreError
+from fusecache.errors import FusecacheError, StoreError
 from policies import Op, Work
 from tests.unit.worlds import BLOCK, World, settle, virtual
 
@@ -237,6 +237,51 @@ async def test_a_failing_origin_fails_every_block_of_a_stretch_once() -> None:
         assert world.mapping.dirty_count == 4
         assert len(writes_of(world)) == 5
         assert not any(flags & WRITEBACK_IN_FLIGHT for flags in world.mapping.flags)
+
+
+@pytest.mark.parametrize("size", [BLOCK, 2 * COPY_SIZE])
+@virtual
+async def test_f13_an_origin_that_takes_nothing_shows_until_it_has_taken_each_block(size: int) -> None:
+    world = World(cache_blocks=4, origin_blocks=16, block_size=size)
+    for cblock, oblock in enumerate((4, 6, 8, 9)):
+        world.load(oblock, cblock, dirty=True)
+    world.origin.errors["write"] = StoreError("full")
+    async with world.running():
+        ask_all(world, Op.WRITEBACK, {4: 0, 6: 1, 8: 2, 9: 3})
+        await settle()
+        assert world.volume.health.unwritten == {4, 6, 8, 9}
+        assert world.volume.health.state == "degraded"
+        assert world.volume.counters.origin_errors >= 4
+        world.origin.errors.clear()
+        world.origin.refused.add(6 * size)
+        world.flusher.start()
+        with pytest.raises(FusecacheError, match="1 blocks could not be written"):
+            await world.flusher.flush()
+        assert world.volume.health.unwritten == {6}
+        assert "1 blocks cannot be written back: write at" in str(world.volume.health)
+        world.origin.refused.clear()
+        await world.worker.invalidate(6)
+        assert (world.volume.health.state, str(world.volume.health)) == ("ok", "ok")
+
+
+@pytest.mark.parametrize("broken", ["origin", "cache"])
+@virtual
+async def test_f13_promotions_that_fail_show_until_one_succeeds(broken: str) -> None:
+    world = World(cache_blocks=8)
+    store, name = (world.origin, "read") if broken == "origin" else (world.cached, "write")
+    store.errors[name] = StoreError("dead")
+    async with world.running():
+        ask_all(world, Op.PROMOTE, {4: 6, 5: 1, 6: 3, 7: 0})
+        await settle()
+        assert world.volume.health.failed_promotions == 4
+        assert world.volume.health.state == "degraded"
+        counters = world.volume.counters
+        assert (counters.origin_errors if broken == "origin" else counters.cache_errors) >= 4
+        store.errors.clear()
+        await trio.sleep(1)
+        world.ask(Op.PROMOTE, 9, 6)
+        await settle()
+        assert (world.volume.health.state, world.volume.health.failed_promotions) == ("ok", 0)
 
 
 @virtual

@@ -169,6 +169,32 @@ def test_bad_documents_are_refused_and_the_line_is_named(old: str, new: str, com
     assert complaint in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "start", ["<superblock uuid='", "<!-- ", "<!-- fusecache ", "<?target ", f"{ROOT}</superblock "]
+)
+def test_f19_a_tag_or_comment_without_an_end_is_refused_soon(start: str) -> None:
+    """F19: the parser would look at all of it anew with each chunk: minutes for 200 MB, and all of it in memory."""
+
+    class Endless(io.RawIOBase):
+        """A document that goes on."""
+
+        sent = 0
+
+        def read(self, size: int = -1) -> bytes:
+            self.sent += 1
+            assert self.sent < 20
+            return start.encode() if self.sent == 1 else b" " * 65536
+
+    with pytest.raises(MetadataError, match="a tag or comment longer than 1048576 bytes in line 1"):
+        read_xml(Endless(), "dump.xml", lambda _: Listener())  # type: ignore[arg-type]  # it reads, and that is all
+
+
+def test_f19_entities_that_multiply_are_refused_before_they_do() -> None:
+    steps = "".join(f'<!ENTITY a{n} "{f"&a{n - 1};" * 10}">' for n in range(1, 11))
+    with pytest.raises(MetadataError, match="a document type, which no dump has"):
+        read(f'<!DOCTYPE superblock [<!ENTITY a0 "ha">{steps}]>{ROOT}&a10;</superblock>')
+
+
 def test_other_comments_say_nothing() -> None:
     assert read(f"<!-- hello -->{DEBIAN.replace('</mappings>', '</mappings><!-- fusecache nonsense -->')}") == (
         HEAD,

@@ -190,6 +190,25 @@ def test_a_bad_trace_is_refused_before_a_good_one_is_simulated(
     assert capsys.readouterr().err == f"fusecache: {bad}:3002: expected t_us,op,offset,length, found 3 fields\n"
 
 
+def test_f19_long_requests_that_become_too_many_are_refused(
+    run: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "simulate", lambda *_, **__: pytest.fail("it was simulated"))
+    wide = tmp_path / "wide.csv"
+    wide.write_text(HEADER + "".join(f"{i},w,{i << 30},{1 << 30}\n" for i in range(65)))
+    assert run(wide, *(f"{name}={text}" for name, text in GOOD.items())) == 1
+    assert capsys.readouterr().err.startswith("fusecache: wide: 17039360 requests when cut into blocks of 4096 bytes")
+
+
+def test_f19_more_requests_are_simulated_if_asked_for(
+    run: Callable[..., int], disk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [disk, *(f"{name}={text}" for name, text in GOOD.items() if name != "--plot")]
+    assert run(*words, "--most-requests", "2999") == 1
+    assert "more than 2999 requests" in capsys.readouterr().err
+    assert run(*words, "--most-requests", "3000") == 0
+
+
 @pytest.mark.parametrize("left_out", [*GOOD, "TRACE"])
 def test_nothing_has_a_default(
     run: Callable[..., int], disk: Path, capsys: pytest.CaptureFixture[str], left_out: str

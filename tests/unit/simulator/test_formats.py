@@ -188,7 +188,7 @@ def test_traces_after_a_summary_are_read_too(tmp_path: Path) -> None:
             "expected a kind, a sector and a number of sectors, not 'R -8 + 8 [a]'",
         ),
         (f"8,0 0 1 13.000000000 1 Q R {END} + 8 [a]", f"the request ends beyond {END}"),
-        (f"8,0 0 1 13.000000000 1 Q R 0 + {'9' * 5000} [a]", f"the number of sectors is beyond {END}: '{'9' * 40}...'"),
+        (f"8,0 0 1 13.000000000 1 Q R 0 + {'9' * 4000} [a]", f"the number of sectors is beyond {END}: '{'9' * 40}...'"),
         (f"8,0 0 1 {END}.000000000 1 Q R 0 + 8 [a]", f"the time is beyond {END} us"),
         ("8,0 0 1 1.000000000 1 Q R 0 + 8 [a]", "time goes back, from 12500000 to 1000000 us"),
         ("8,0 0 1 13.0 1 Q R 0 + 8 [a]", "not an event of blkparse's default format: '8,0 0 1 13.0 1 Q R 0 + 8 [a]'"),

@@ -61,7 +61,7 @@ def test_requests_inside_blocks_and_others_are_cut_alike() -> None:
 
 
 def test_the_longest_request_comes_in_chunks_of_the_usual_size() -> None:
-    trace = make_trace([("w", 100, 2**32)])
+    trace = make_trace([("w", 100, 2**30)])
     portions = list(islice(split(trace, 512), 3))
     assert [len(portion.oblocks) for portion in portions] == [requests.PORTION] * 3
     assert portions[0].lengths[:2] == [412, 512]
@@ -77,5 +77,5 @@ def test_unique_blocks_and_the_origin_are_counted(wanted: list[Request], block_s
 
 
 def test_counting_costs_nothing_by_the_block() -> None:
-    trace = make_trace([("r", n * 2**31, 2**32) for n in range(1000)])
-    assert count_unique(trace, 1) == count_origin(trace, 1) == 1001 * 2**31
+    trace = make_trace([("r", n * 2**29, 2**30) for n in range(1000)])
+    assert count_unique(trace, 1) == count_origin(trace, 1) == 1001 * 2**29

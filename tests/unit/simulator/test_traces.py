@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import random
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -95,7 +96,7 @@ def test_nearly_sorted_requests_are_sorted_and_stay_in_order_otherwise(tmp_path:
         (GOOD + "7,r,0,4096.0\n", "5: length must be a whole number, not '4096.0'"),
         (GOOD + "7,r,0,\n", "5: length must be a whole number, not ''"),
         (GOOD + "2000000,r,0,0\n", "5: a request of no bytes"),
-        (GOOD + f"2000000,r,0,{2**32 + 1}\n", f"5: a request of {2**32 + 1} bytes is larger than {2**32} (4 GiB)"),
+        (GOOD + f"2000000,r,0,{2**30 + 1}\n", f"5: a request of {2**30 + 1} bytes is larger than {2**30} (1 GiB)"),
         (GOOD + f"2000000,r,{END},1\n", f"5: the request ends beyond {END}"),
         (GOOD + f"{END + 1},r,0,1\n", f"5: t_us is beyond {END}: '{END + 1}'"),
         (GOOD + f"7,r,{10**30},1\n", f"5: offset is beyond {END}: '{10**30}'"),
@@ -110,8 +111,8 @@ def test_a_line_that_is_wrong_is_named(tmp_path: Path, content: str, message: st
 
 
 def test_the_largest_numbers_are_read(tmp_path: Path) -> None:
-    assert rows(read_trace(written(tmp_path, f"{HEADER}{END},w,{END - 2**32},{2**32}\n"))) == [
-        (END, 1, END - 2**32, 2**32)
+    assert rows(read_trace(written(tmp_path, f"{HEADER}{END},w,{END - 2**30},{2**30}\n"))) == [
+        (END, 1, END - 2**30, 2**30)
     ]
 
 
@@ -130,6 +131,46 @@ def test_damaged_compression_is_refused(tmp_path: Path) -> None:
     flipped = whole[:20] + bytes([whole[20] ^ 0xFF]) + whole[21:]
     for damaged in (whole[:-9], whole[:12], whole[:3], flipped, whole + b"junk"):
         assert refusal(written(tmp_path, damaged)).startswith(" the compressed data is damaged")
+
+
+BOMBS = {
+    "a line without an end": (HEADER.encode(), b"0" * 2**20, f"2: a line longer than 4096 bytes: '{'0' * 40}...'"),
+    "a header without an end": (HEADER.encode().rstrip(), b"0" * 2**20, "1: the header must be t_us,op,offset,length"),
+    "a log without line ends": (b"fio version 2 iolog\n", b"a" * 2**20, "2: a line longer than 4096 bytes"),
+    "events without line ends": (b"  8,0 ", b"a" * 2**20, "1: a line longer than 4096 bytes"),
+    "a log of many files": (
+        b"fio version 2 iolog\n",
+        b"".join(b"%d add\n" % number for number in range(2**16 + 1)),
+        "65538: more than 65536 files",
+    ),
+    "many requests": (HEADER.encode(), b"0,r,0,4096\n" * 2**16, "65538: more than 65536 requests (--most-requests"),
+}
+
+
+@pytest.mark.parametrize("what", BOMBS)
+def test_f19_what_unpacks_without_end_is_refused_in_bounded_memory(tmp_path: Path, what: str) -> None:
+    start, piece, message = BOMBS[what]
+    path = tmp_path / "bomb.gz"
+    with gzip.open(path, "wb") as file:
+        file.write(start)
+        for _ in range(64):
+            file.write(piece)
+    tracemalloc.start()
+    try:
+        with pytest.raises(TraceError) as caught:
+            read_trace(path, 2**16)
+        assert tracemalloc.get_traced_memory()[1] < 48 << 20
+    finally:
+        tracemalloc.stop()
+    assert str(caught.value).startswith(f"{path}:{message}")
+
+
+def test_f19_as_many_requests_as_are_allowed_are_read(tmp_path: Path) -> None:
+    for compact in (HEADER + "0,r,0,1\n" * 5, HEADER + "2,r,0,1\n1,r,0,1\n" + "2,r,0,1\n" * 3):
+        path = written(tmp_path, compact)
+        assert len(read_trace(path, 5)) == 5
+        with pytest.raises(TraceError, match="6: more than 4 requests"):
+            read_trace(path, 4)
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
@@ -151,7 +192,7 @@ def test_many_pieces_are_read_as_one_and_lines_stay_counted(tmp_path: Path, monk
 @settings(max_examples=200, deadline=None)
 @given(
     requests=st.lists(
-        st.tuples(st.integers(0, 10**6), st.integers(0, 1), st.integers(0, 2**62), st.integers(1, 2**32)),
+        st.tuples(st.integers(0, 10**6), st.integers(0, 1), st.integers(0, 2**62), st.integers(1, 2**30)),
         min_size=1,
     )
 )
