@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 import trio
 
-from fusecache.errors import FusecacheError
+from fusecache.errors import FusecacheError, RefusedError
 from fusecache.tasks import for_each
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ async def evacuate(volume: Volume, worker: MigrationWorker, jobs: Jobs) -> None:
         pass  # a promotion that was under way has mapped its block now
 
     async def leave(oblock: int) -> None:
+        if job.cancelled:
+            return
         try:
             await worker.invalidate(oblock)
         except FusecacheError as exc:
@@ -45,6 +47,9 @@ async def evacuate(volume: Volume, worker: MigrationWorker, jobs: Jobs) -> None:
     with jobs.job("evacuate", total=mapping.mapped_count) as job:
         while mapping.mapped_count:
             await for_each((oblock for _, oblock in mapping.mapped()), leave, side_by_side=_SIDE_BY_SIDE)
+            if job.cancelled:
+                job.fail(RefusedError(job.cancelled))
+                return
             if mapping.mapped_count:
                 await trio.sleep(pause)
                 pause = min(2 * pause, _LAST_PAUSE)

@@ -297,9 +297,9 @@ class History:
         elif kind < 0.6:
             await control.set("policy", rng.choice(_POLICIES))
         elif kind < 0.75:
-            await control.set("message", "flush")
+            control.begin("message", "flush")
         elif kind < 0.8:
-            await control.set("message", "decommission")
+            control.begin("message", "decommission")
         else:
             last = self._rig.disk.geometry.cache_blocks
             if self._rig.volume.mode is Mode.PASSTHROUGH:

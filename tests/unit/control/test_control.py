@@ -10,6 +10,7 @@ import trio
 from fusecache.config import MIB, Mode, PolicyChoice
 from fusecache.control.control import Control
 from fusecache.errors import (
+    BusyError,
     FusecacheError,
     InvalidError,
     MetadataError,
@@ -20,6 +21,7 @@ from fusecache.errors import (
     UsageError,
 )
 from fusecache.grammar import join_words
+from fusecache.jobs.job import Job
 from fusecache.jobs.switching import switch_policy
 from fusecache.volume.policies import new_policy
 from policies import Op
@@ -305,11 +307,282 @@ async def test_the_status_tells_what_is() -> None:
         assert words[-2:] == ["rw", "-"]
 
 
+# Long work and who asked for it
+
+
+def slowly(world: World) -> None:
+    """Have each read and write of the origin take ten seconds."""
+
+    async def slow(name: str) -> None:
+        if name != "flush":
+            await trio.sleep(10)
+
+    world.origin.before = slow
+
+
+@virtual
+async def test_f10_no_setter_waits() -> None:
+    world = World()
+    world.load(5, 1, dirty=True)
+    slowly(world)
+    async with controlled(world) as control:
+        await control.set("policy", "smq")
+        jobs = [
+            control.begin(name, value)
+            for name, value in (
+                ("mode", "writethrough"),
+                ("policy", "mq"),
+                ("mode", "passthrough"),
+                ("message", "invalidate_cblocks 0-4"),
+                ("message", "flush"),
+                ("message", "decommission"),
+            )
+        ]
+        assert trio.current_time() == 0
+        ended: list[str] = []
+
+        async def wait(job: Job) -> None:
+            await job.wait()
+            ended.append(job.title)
+
+        async with trio.open_nursery() as nursery:
+            for job in jobs:
+                assert job is not None
+                nursery.start_soon(wait, job)
+        assert [title for title in ended if title != "flush"] == [
+            "mode writethrough",
+            "policy mq",
+            "mode passthrough",
+            "invalidate",
+            "decommission",
+        ]
+        assert control.get("mode") == "passthrough"
+        assert control.get("policy") == "mq"
+        assert control.status().decommissioned
+
+
+@virtual
+async def test_f10_a_request_tells_what_became_of_it() -> None:
+    world = World(cache_blocks=8)
+    for number in range(8):
+        world.load(2 * number, number, dirty=True)
+    slowly(world)
+    async with controlled(world) as control:
+        await control.set("policy", "smq")
+        control.begin("request", "one mode writethrough")
+        control.begin("request", "two policy mq,sequential_threshold=7")
+        control.begin("request", "3 migration_threshold 8")
+        await trio.sleep(16)
+        assert control.get("request.one") == "running 4 8 mode writethrough 4/8 blocks, 1KiB/s"
+        assert control.get("request.two") == "waiting 0 0 policy mq (waiting)"
+        assert control.get("request.3") == "done 0 0 migration_threshold"
+        await trio.sleep(60)
+        assert control.get("request.one") == "done 8 8 mode writethrough"
+        assert control.get("request.two") == "done 8 8 policy mq"
+        for name in ("request.four", "request.", "request"):
+            with pytest.raises(UnknownKeyError):
+                control.get(name)
+        assert control.status().outcomes == {"mode": "done", "policy": "done"}
+
+
+@virtual
+async def test_f10_two_who_ask_for_the_same_each_hear_of_their_own() -> None:
+    world = World()
+    world.load(5, 1, dirty=True)
+    world.origin.dead = {5 * BLOCK}
+    async with controlled(world) as control:
+        await control.set("policy", "smq")
+        control.begin("request", "first mode writethrough")
+        control.begin("request", "second mode writethrough")
+        await trio.sleep(0.5)
+        world.origin.dead.clear()
+        await trio.sleep(60)
+        assert control.get("request.first").startswith("failed 1 1 1 blocks could not be written to the origin")
+        assert control.get("request.second").startswith("done")
+        assert control.get("mode") == "writethrough"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "x", "one two three 4", "a/b mode writeback", "x" * 65 + " mode writeback", "x request y mode writeback"],
+)
+@virtual
+async def test_f10_requests_that_cannot_be(text: str) -> None:
+    world = World()
+    async with controlled(world) as control:
+        with pytest.raises(FusecacheError):
+            control.begin("request", text)
+        assert control.get("error")
+
+
+@virtual
+async def test_f10_a_refusal_is_told_to_the_ticket_too() -> None:
+    world = World()
+    async with controlled(world) as control:
+        with pytest.raises(UsageError):
+            control.begin("request", "one mode sideways")
+        control.begin("copy_rate", "0")
+        assert not control.get("error"), "others have asked since"
+        assert control.get("request.one").startswith("failed 0 0 ")
+        assert "sideways" in control.get("request.one")
+        with pytest.raises(InvalidError, match="not in use"):
+            control.begin("request", "one mode writeback")
+
+
+@virtual
+async def test_f10_requests_take_no_more_room_than_they_must() -> None:
+    world = World()
+    world.load(5, 1, dirty=True)
+    slowly(world)
+    async with controlled(world) as control:
+        await control.set("policy", "smq")
+        control.begin("request", "mine mode writethrough")
+        for number in range(1000):
+            control.begin("request", f"t{number} copy_rate 0")
+        assert len(control._requests) <= 256
+        assert control.get("request.mine").startswith("running")
+        assert control.get("request.t999").startswith("done")
+        with pytest.raises(UnknownKeyError):
+            control.get("request.t0")
+        await trio.sleep(60)
+
+
+@virtual
+async def test_f10_there_is_a_limit_to_what_waits() -> None:
+    world = World()
+    world.load(5, 1, dirty=True)
+    slowly(world)
+    async with controlled(world) as control:
+        await control.set("policy", "smq")
+        for _ in range(8):
+            control.begin("mode", "writethrough")
+        for name, value in (("mode", "writeback"), ("policy", "mq"), ("message", "decommission")):
+            with pytest.raises(BusyError, match="try again"):
+                control.begin(name, value)
+        for _ in range(64):
+            control.begin("message", "flush")
+        with pytest.raises(BusyError, match="try again"):
+            control.begin("message", "flush")
+        await trio.sleep(60)
+        await control.set("mode", "writeback")
+
+
+@virtual
+async def test_f10_what_is_asked_for_while_a_change_waits_is_held_against_what_will_be() -> None:
+    world = World()
+    world.load(5, 1, dirty=True)
+    slowly(world)
+    async with controlled(world) as control:
+        await control.set("policy", "smq")
+        control.begin("mode", "writethrough")
+        with pytest.raises(RefusedError, match="passthrough mode only"):
+            control.begin("message", "invalidate_cblocks 0")
+        control.begin("policy", "mq,migration_threshold=9")
+        control.begin("policy.sequential_threshold", "77")
+        with pytest.raises(InvalidError):
+            control.begin("policy.sequential_threshold", "many")
+        control.begin("migration_threshold", "5")
+        control.begin("mode", "passthrough")
+        job = control.begin("message", "invalidate_cblocks 0-4")
+        assert job is not None
+        await job.wait()
+        assert (control.get("policy"), control.get("policy.sequential_threshold")) == ("mq", "77")
+        assert control.get("migration_threshold") == "5", "it was asked for last"
+        assert world.mapping.mapped_count == 0
+
+
+@virtual
+async def test_f10_blocks_are_not_dropped_if_passthrough_mode_was_not_reached() -> None:
+    world = World()
+    world.load(5, 1, dirty=True)
+    world.origin.dead = {5 * BLOCK}
+    async with controlled(world) as control:
+        await control.set("policy", "smq")
+        control.begin("mode", "passthrough")
+        with pytest.raises(RefusedError, match="not reached"):
+            await control.set("message", "invalidate_cblocks 0-4")
+        assert world.mapping.mapped_count == 1
+
+
+@virtual
+async def test_f10_the_end_of_the_mount_waits_for_no_change() -> None:
+    world = World(cache_blocks=8)
+    for number in range(8):
+        world.load(2 * number, number, dirty=True)
+    world.worker.copy_rate.set_rate(1)
+    async with controlled(world) as control:
+        await control.set("policy", "smq")
+        jobs = [control.begin("mode", "writethrough"), control.begin("policy", "mq"), control.begin("message", "flush")]
+        await trio.sleep(5)
+        world.jobs.close("the mount is ending")
+        world.worker.copy_rate.set_rate(0)
+        with trio.fail_after(1):
+            for job in jobs:
+                assert job is not None
+                with pytest.raises(FusecacheError, match="the mount is ending"):
+                    await job.wait()
+            async with world.worker.paused():
+                pass
+        assert control.get("mode") == "writeback"
+        assert world.mapping.dirty_count
+
+
+@virtual
+async def test_f10_dropping_a_large_cache_ends_with_the_mount() -> None:
+    world = World(cache_blocks=3000, origin_blocks=3000, mode=Mode.PASSTHROUGH)
+    for number in range(3000):
+        world.load(number, number)
+
+    async def slow(_: object) -> None:
+        await trio.sleep(1)
+
+    world.record.before = slow
+    async with controlled(world) as control:
+        job = control.begin("message", "invalidate_cblocks 0-3000")
+        assert job is not None
+        await trio.sleep(2)
+        world.jobs.close("the mount is ending")
+        with trio.fail_after(5), pytest.raises(RefusedError, match="ending"):
+            await job.wait()
+        assert world.mapping.mapped_count
+
+
+@virtual
+async def test_f10_a_change_that_fails_as_nobody_expected_costs_only_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+
+    async def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    async with controlled(world) as control:
+        with monkeypatch.context() as patched:
+            patched.setattr("fusecache.jobs.changes.switch_mode", fail)
+            with pytest.raises(FusecacheError, match="ZeroDivisionError"):
+                await control.set("mode", "writethrough")
+        await control.set("mode", "writethrough")
+
+
+@pytest.mark.parametrize("text", ["-1", "18014398509481984", "99999999999999999999", "9" * 5000, "1e3", ""])
+@virtual
+async def test_f21_a_threshold_that_cannot_be_is_refused_with_its_bounds(text: str) -> None:
+    world = World()
+    async with controlled(world) as control:
+        for name, value in (
+            ("migration_threshold", text),
+            ("message", f"migration_threshold {text or chr(34)}"),
+            ("policy", f"smq,migration_threshold={text or '-'}"),
+        ):
+            with pytest.raises(UsageError, match="0 to 18014398509481983") as caught:
+                control.begin(name, value)
+            assert len(str(caught.value)) < 200
+        await control.set("migration_threshold", "18014398509481983")
+
+
 # Messages
 
 
 @virtual
-async def test_ranges_are_dropped_from_left_to_right_up_to_a_bad_one() -> None:
+async def test_ranges_are_dropped_all_or_if_one_is_bad_none() -> None:
     world = World(cache_blocks=8, mode=Mode.PASSTHROUGH)
     for cblock in range(8):
         world.load(cblock + 3, cblock)
@@ -319,7 +592,7 @@ async def test_ranges_are_dropped_from_left_to_right_up_to_a_bad_one() -> None:
         assert sorted(world.record.rows) == [1, 4, 5, 6, 7]
         with pytest.raises(FusecacheError, match="7-9"):
             await control.set("message", "invalidate_cblocks 4 5-6 7-9 6")
-        assert [cblock for cblock, _ in world.mapping.mapped()] == [1, 6, 7]
+        assert [cblock for cblock, _ in world.mapping.mapped()] == [1, 4, 5, 6, 7]
         await control.set("message", "invalidate_cblocks 0-8")
         await control.set("message", "invalidate_cblocks")
         assert world.mapping.mapped_count == 0
@@ -358,7 +631,7 @@ async def test_a_flush_is_begun_and_can_be_followed() -> None:
 
     world.origin.before = slow
     async with controlled(world) as control:
-        await control.set("message", "flush")
+        control.begin("message", "flush")
         assert trio.current_time() == 0
         assert control.status().flush_pending == 1
         await trio.sleep(60)
@@ -383,10 +656,11 @@ async def test_long_work_can_be_watched() -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(control.set, "mode", "passthrough")
             await trio.sleep(16)
-            assert control.get("job") == control.status().job == "mode passthrough; flush 4/8 blocks, 1KiB/s"
+            assert control.get("job") == control.status().job == "mode passthrough 4/8 blocks, 1KiB/s"
             assert control.status().flush_pending == 4
-            await control.set("message", "decommission")
-            assert control.get("job").endswith("blocks, 1KiB/s; decommission")
+            assert control.get("mode") == "writeback", "until it is what it is to be"
+            control.begin("message", "decommission")
+            assert control.get("job") == "mode passthrough 4/8 blocks, 1KiB/s; decommission (waiting)"
         await trio.sleep(10)
         assert control.get("job") == ""
         assert control.status().decommissioned
@@ -416,7 +690,7 @@ async def test_decommissioning_leaves_a_complete_origin_and_an_empty_cache() -> 
     world.load(6, 2)
     async with controlled(world) as control:
         await control.set("policy", "smq")
-        await control.set("message", "decommission")
+        control.begin("message", "decommission")
         await trio.sleep(60)
         assert control.status().decommissioned
         assert control.get("mode") == "passthrough"
@@ -436,38 +710,36 @@ async def test_decommissioning_that_fails_is_not_done_and_can_be_asked_for_again
     world.origin.dead = {5 * BLOCK}
     async with controlled(world) as control:
         await control.set("policy", "smq")
-        await control.set("message", "decommission")
+        control.begin("message", "decommission")
         await trio.sleep(60)
         assert not control.status().decommissioned
         assert control.status().flush_failed == 1
         assert control.get("mode") == "writeback"
         assert world.mapping.dirty_count == 1
         world.origin.dead.clear()
-        await control.set("message", "decommission")
+        control.begin("message", "decommission")
         await trio.sleep(60)
         assert control.status().decommissioned
         assert control.status().flush_failed == 0
 
 
 @virtual
-async def test_a_flush_is_not_blamed_for_an_earlier_decommissioning() -> None:
+async def test_a_decommissioning_that_cannot_be_recorded_says_so_each_time() -> None:
     world = World()
     world.load(5, 1, dirty=True)
     world.record.error = MetadataError("disk is full")
     async with controlled(world) as control:
         await control.set("policy", "smq")
-        await control.set("message", "decommission")
-        assert control.status().flush_failed == 0
-        await trio.sleep(60)
-        assert control.status().flush_failed == 1
-        await control.set("message", "decommission")
-        assert control.status().flush_failed == 0, "nobody may take the last one's failure for this one's"
-        await trio.sleep(60)
-        assert control.status().flush_failed == 1
+        for _ in range(2):
+            with pytest.raises(MetadataError, match="full"):
+                await control.set("message", "decommission")
+            assert control.status().outcomes["decommission"] == "failed: disk is full"
+            assert control.get("error") == "decommission: disk is full"
+            assert control.status().flush_failed == 1
 
 
 @virtual
-async def test_decommissioning_again_while_it_is_under_way_begins_anew() -> None:
+async def test_decommissioning_again_while_it_is_under_way_is_done_when_that_is() -> None:
     world = World()
     world.load(5, 1, dirty=True)
 
@@ -478,11 +750,11 @@ async def test_decommissioning_again_while_it_is_under_way_begins_anew() -> None
     world.origin.before = slow
     async with controlled(world) as control:
         await control.set("policy", "smq")
-        await control.set("message", "decommission")
+        control.begin("message", "decommission")
         await trio.sleep(5)
-        await control.set("message", "decommission")
-        await control.set("message", "decommission")
-        assert control.get("job").count("decommission") == 2
+        control.begin("message", "decommission")
+        control.begin("message", "decommission")
+        assert control.get("job").count("decommission") == 3
         await trio.sleep(60)
         assert control.status().decommissioned
         assert control.get("job") == ""
@@ -499,7 +771,7 @@ async def test_work_goes_on_while_a_message_is_carried_out() -> None:
 
     world.origin.before = slow
     async with controlled(world) as control:
-        await control.set("message", "flush")
+        control.begin("message", "flush")
         world.ask(Op.PROMOTE, 7, 3)
         await settle()
         assert world.mapping.find(7) == 3
