@@ -20,6 +20,7 @@ was written to, or failed, or was being migrated, goes alone, and keeps writers 
 from __future__ import annotations
 
 from array import array
+from heapq import merge
 from itertools import compress
 from typing import TYPE_CHECKING, Final
 
@@ -33,7 +34,7 @@ from fusecache.tasks import for_each
 from policies import Op, Work
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from fusecache.jobs.job import Job
     from fusecache.jobs.table import Jobs
@@ -48,6 +49,8 @@ _MOST_FLUSHES: Final = 64
 _SIDE_BY_SIDE: Final = 4
 _ATTEMPTS: Final = 3
 _RETRY_SECONDS: Final = 0.2
+_SORTED_AT_ONCE: Final = 16384
+"""Cache blocks that are put in order before other tasks may run: some milliseconds."""
 _HOPELESS: Final = 64
 """When so many blocks in a row could not be written, the next ones are not tried again and again."""
 _MOST_LINES: Final = 16
@@ -148,16 +151,26 @@ class Flusher:
             self._asked = trio.Event()
             while self._flushes:
                 self._hopeless = self._lines = 0
-                await for_each(self._take(self._flushes[0]), self._write, side_by_side=_SIDE_BY_SIDE)
+                cblocks = await self._in_order(self._flushes[0])
+                await for_each(self._take(self._flushes[0], cblocks), self._write, side_by_side=_SIDE_BY_SIDE)
                 await self._complete()
 
-    def _take(self, flush: _Flush) -> Iterator[list[int]]:
+    async def _in_order(self, flush: _Flush) -> Iterable[int]:
+        """List what a flush wants in the order of the origin; others run meanwhile, and the list is not large."""
+        oblock_of = self._volume.mapping.oblock_of.__getitem__
+        parts: list[array[int]] = []
+        for start in range(0, len(flush.wanted), _SORTED_AT_ONCE):
+            part = flush.wanted[start : start + _SORTED_AT_ONCE]
+            parts.append(array("q", sorted(compress(range(start, start + len(part)), part), key=oblock_of)))
+            await trio.lowlevel.checkpoint()
+        return merge(*parts, key=oblock_of)
+
+    def _take(self, flush: _Flush, cblocks: Iterable[int]) -> Iterator[list[int]]:
         """Take runs of neighbours out of what a flush wants."""
         oblock_of = self._volume.mapping.oblock_of
         most = max(1, COPY_SIZE // self._volume.geometry.block_size)
-        wanted = compress(range(len(flush.wanted)), flush.wanted)
         run: list[int] = []
-        for cblock in array("q", sorted(wanted, key=oblock_of.__getitem__)):
+        for cblock in cblocks:
             if run and (len(run) == most or oblock_of[cblock] != oblock_of[run[-1]] + 1):
                 yield run
                 run = []
