@@ -193,7 +193,7 @@ def is_mounted(path: Path) -> bool:
 
 def fuse_mountpoints() -> list[Path]:
     """List where FUSE file systems are mounted."""
-    fields = (line.split(" ") for line in Path("/proc/self/mounts").read_text().splitlines())
+    fields = (line.split(" ") for line in Path("/proc/self/mounts").read_text(errors="surrogateescape").splitlines())
     return [Path(words[1].replace("\\040", " ")) for words in fields if words[2].startswith("fuse")]
 
 
