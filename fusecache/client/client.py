@@ -94,8 +94,9 @@ class Client:
 
     def flush(self) -> None:
         """Write back everything that is dirty now."""
+        origin = self.stats()["origin"]
         self.send_message(["flush"])
-        _say(f"{self.stats()['origin']} is complete up to now")
+        _say(f"{origin} is complete up to now")
 
     def decommission(self) -> None:
         """Write back everything and empty the cache, so that it can be thrown away."""

@@ -252,7 +252,7 @@ def test_messages_go_out_in_one_line() -> None:
 
 def test_flush_waits_for_its_own_end(capsys: pytest.CaptureFixture[str]) -> None:
     reports = ("running 0 16 flush", "running 13 16 flush", "done 16 16 flush")
-    attributes = FakeAttributes({"dirty_blocks": 16}, {"dirty_blocks": 20, "flush_pending": 20}, reports=reports)
+    attributes = FakeAttributes({"dirty_blocks": 16}, {"dirty_blocks": 16}, {"dirty_blocks": 20}, reports=reports)
     make_client(attributes).flush()
     assert attributes.told == ["message flush"]
     assert capsys.readouterr().out == "writing back 16 blocks (1MiB)\n/data/disk.img is complete up to now\n"
