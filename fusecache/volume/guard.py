@@ -233,8 +233,8 @@ class GuardedPolicy(Policy):
     def _values(self) -> dict[str, str]:
         values = dict(self._inner.config_values())
         for word in (word for pair in values.items() for word in pair):
-            if str.split(word) != [word]:  # a TypeError if it is no text
-                msg = f"{word!r} is no word that can name a tunable or be its value"
+            if not str.isprintable(word):  # a TypeError if it is no text
+                msg = f"{word!r} is no text that can name a tunable or be its value"
                 raise ValueError(msg)
         return values
 

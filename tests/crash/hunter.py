@@ -309,7 +309,7 @@ class History:
         try:
             await change
         except FusecacheError as exc:
-            if "passthrough mode only" not in str(exc):
+            if "passthrough mode only" not in str(exc) and "try again when some" not in str(exc):
                 self._require_tolerable(exc)
 
     def _require_tolerable(self, exc: FusecacheError) -> None:
