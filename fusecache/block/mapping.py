@@ -15,7 +15,6 @@ unmapped block has state 0.
 from __future__ import annotations
 
 from array import array
-from itertools import compress
 from typing import TYPE_CHECKING, Final
 
 from fusecache.block.states import DIRTY, SUMMED, WRITEBACK_IN_FLIGHT, Event, broken_rule, transitions
@@ -251,9 +250,9 @@ class Mapping:
         dirty.sort(key=self.oblock_of.__getitem__)
         return dirty
 
-    def dirty_oblocks(self) -> list[int]:
-        """List the oblocks of all dirty blocks, in order."""
-        return sorted(compress(self.oblock_of, self.flags.translate(_ONLY_DIRTY)))
+    def dirty_map(self) -> bytearray:
+        """Tell which cache blocks are dirty: 1 for each that is, and 0 for the others."""
+        return bytearray(self.flags.translate(_ONLY_DIRTY))
 
     def _home(self, oblock: int) -> int:
         return ((oblock * _SPREAD) & 0xFFFFFFFFFFFFFFFF) >> self._shift

@@ -3,8 +3,9 @@
 Theory of operation
 -------------------
 Whatever a mount tells or is told is an attribute of ``MOUNTPOINT/image``; the kernel passes it to the daemon and gives
-back an errno and nothing else, which :class:`Client` turns into a line.  Long work is begun by a message, which returns
-at once, and followed in the statistics.
+back an errno and nothing else, which :class:`Client` turns into a line.  Setting returns at once, so a command asks by
+a *request* with a ticket of its own, and then asks again and again what became of it: another client may ask for the
+same at the same time, and has another ticket.
 
 Unmounting has to see the daemon end: the kernel lets go of a mount long before its daemon has made everything safe.
 So the daemon is held by a pidfd from before the unmounting, and what it left behind is read from the metadata.
@@ -23,9 +24,9 @@ import sys
 import time
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from secrets import token_hex
 from typing import TYPE_CHECKING, Any, Final, Protocol, TextIO
 
-from fusecache.config import Mode
 from fusecache.errors import BusyError, FusecacheError, RefusedError
 from fusecache.grammar import join_words
 from fusecache.units import SECTOR, format_size
@@ -44,7 +45,7 @@ class Attributes(Protocol):
         """Read one."""
 
     def set(self, name: str, value: str) -> None:
-        """Set one; returns when the daemon has done what that means."""
+        """Set one; returns at once, and what takes longer goes on."""
 
 
 class ImageAttributes:
@@ -83,39 +84,29 @@ class Client:
             _show_table(_status_rows(self.stats()))
 
     def set_value(self, key: str, value: str) -> None:
-        """Set one value; what leaving writeback mode takes is shown."""
-        stats = self.stats()
-        try:
-            if key == "mode" and stats["mode"] == Mode.WRITEBACK.value != value and stats["dirty_blocks"]:
-                self._set_while_writing_back(key, value)
-            else:
-                self._attributes.set(key, value)
-        except OSError as exc:
-            raise self._refusal(exc, f"{key} {value}") from exc
+        """Set one value, and wait until that is done."""
+        self._carry_out(key, value, f"{key} {value}")
 
     def send_message(self, words: Sequence[str]) -> None:
-        """Send a message; what it begins goes on by itself."""
-        self.stats()  # says what is wrong if this is no mount of ours
+        """Send a message, and wait until what it asks for is done."""
         text = join_words(words)
-        try:
-            self._attributes.set("message", text)
-        except OSError as exc:
-            raise self._refusal(exc, text) from exc
+        self._carry_out("message", text, text)
 
     def flush(self) -> None:
         """Write back everything that is dirty now."""
+        origin = self.stats()["origin"]
         self.send_message(["flush"])
-        stats = self._follow("writing back", "flush_pending", lambda stats: not stats["flush_pending"])
-        self._require_all_written(stats)
-        _say(f"{stats['origin']} is complete up to now")
+        _say(f"{origin} is complete up to now")
 
     def decommission(self) -> None:
         """Write back everything and empty the cache, so that it can be thrown away."""
         self.send_message(["decommission"])
-        stats = self._follow(
-            "writing back", "dirty_blocks", lambda stats: stats["decommissioned"] or stats["flush_failed"]
-        )
-        self._require_all_written(stats)
+        stats = self.stats()
+        if not stats["decommissioned"]:
+            msg = (
+                f"nothing was cached any more, but somebody has set the mode to {stats['mode']} since: it caches again"
+            )
+            raise FusecacheError(msg)
         _say(f"{stats['origin']} is complete, and nothing is cached any more")
         _say(f"after `fusecache unmount {self._mountpoint}` these can be deleted:")
         for name in ("cache", "metadata"):
@@ -166,41 +157,65 @@ class Client:
                 text = f"{mountpoint}: {exc.strerror}"
         return RefusedError(text)
 
-    def _refusal(self, exc: OSError, what: str) -> FusecacheError:
+    def _carry_out(self, key: str, value: str, what: str) -> None:
+        """Ask for a value to be set, and follow that to its end; ``what`` says in short what is asked for."""
+        stats = self.stats()  # says what is wrong if this is no mount of ours
+        ticket = token_hex(8)
+        try:
+            self._attributes.set("request", f"{ticket} {key} {value}")
+        except OSError as exc:
+            raise self._refusal(exc, ticket, what) from exc
+        try:
+            self._follow(stats, ticket, what)
+        except KeyboardInterrupt as exc:
+            command = f"fusecache status {self._mountpoint}"
+            msg = f"no longer waited for, but it goes on: {what}; `{command}` shows how far it is"
+            raise FusecacheError(msg) from exc
+
+    def _refusal(self, exc: OSError, ticket: str, what: str) -> FusecacheError:
         """Say why something was not set: in the daemon's words, if it refused."""
         match exc.errno:
             case errno.ENOTCONN | errno.ECONNABORTED:
                 return self._unreachable(exc)
             case errno.EINVAL | errno.EPERM | errno.EBUSY | errno.EIO:
                 kind = BusyError if exc.errno == errno.EBUSY else RefusedError
-                return kind(self._attributes.get("error") or f"{what}: {exc.strerror}")
+                return kind(self._words_of(ticket) or f"{what}: {exc.strerror}")
             case _:
                 return FusecacheError(f"{what}: {exc.strerror}")
 
-    def _set_while_writing_back(self, key: str, value: str) -> None:
-        """Set the mode, which returns only when nothing is dirty any more, and show how far it is."""
-        from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - see above
+    def _words_of(self, ticket: str) -> str:
+        try:
+            return _Report(self._attributes.get(f"request.{ticket}")).words
+        except OSError:
+            return ""
 
-        with ThreadPoolExecutor(1) as pool:
-            setting = pool.submit(self._attributes.set, key, value)
-            self._follow("writing back", "dirty_blocks", lambda _: setting.done())
-        setting.result()
+    def _report(self, ticket: str, what: str) -> _Report:
+        """Ask what became of a request."""
+        try:
+            return _Report(self._attributes.get(f"request.{ticket}"))
+        except OSError as exc:
+            if exc.errno in {errno.ENODATA, errno.ENOTSUP, errno.ENOENT, errno.ENOTDIR}:
+                msg = f"{self._mountpoint} was unmounted before this was done: {what}"
+                raise FusecacheError(msg) from exc
+            raise self._unreachable(exc) from exc
 
-    def _follow(self, task: str, name: str, is_done: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-        """Show how the count of blocks called ``name`` goes down; return the statistics that were ``is_done``."""
-        stats = self.stats()
-        if is_done(stats):
-            return stats
-        total = stats[name]
-        if total and stats["dirty_blocks"] and not _is_terminal(sys.stderr):
-            _say(f"{task} {total} blocks ({format_size(total * stats['block_bytes'])})")
-        with _counting(task, total) as show:
-            while not is_done(stats):
-                time.sleep(self._poll_seconds)
-                stats = self.stats()
-                total = max(total, stats[name])
-                show(total - stats[name], total)
-        return stats
+    def _follow(self, stats: dict[str, Any], ticket: str, what: str) -> None:
+        """Show how far a request is, until it has ended; raises FusecacheError if it has failed."""
+        report = self._report(ticket, what)
+        if report.goes_on and not _is_terminal(sys.stderr):
+            if report.state == "waiting":
+                _say(f"waiting for what was asked before: {self.stats()['job']}")
+            elif report.total and stats["dirty_blocks"]:
+                _say(f"writing back {report.total} blocks ({format_size(report.total * stats['block_bytes'])})")
+        if report.goes_on:
+            with _counting(what, report.total) as show:
+                while report.goes_on:
+                    time.sleep(self._poll_seconds)
+                    report = self._report(ticket, what)
+                    show(report.done, report.total)
+        if report.state == "failed":
+            msg = f"{what}: {report.words}; {_log_of(stats)}"
+            raise RefusedError(msg)
 
     def _wait_for(self, pidfd: int) -> None:
         """Wait for the end of a process."""
@@ -209,10 +224,18 @@ class Client:
         with _waiting("unmounted; the daemon makes everything safe"):
             poll.poll()
 
-    def _require_all_written(self, stats: dict[str, Any]) -> None:
-        if failed := stats["flush_failed"]:
-            msg = f"{failed} blocks could not be written back and are still dirty in {stats['cache']}; {_log_of(stats)}"
-            raise FusecacheError(msg)
+
+class _Report:
+    """What a mount says of a request: a state, blocks done, blocks in all, words."""
+
+    def __init__(self, text: str) -> None:
+        self.state, done, total, self.words = text.split(" ", 3)
+        self.done, self.total = int(done), int(total)
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether it has not ended yet."""
+        return self.state in {"waiting", "running"}
 
 
 def _say(line: str) -> None:

@@ -1,14 +1,17 @@
 """The one table of names: extended attributes, messages and commands all come here.
 
-``user.fusecache.NAME`` is read with :meth:`Control.get` and set with :meth:`Control.set`; every value is one line of
-text.  An errno says little, so ``error`` has the last refusal in words.
+``user.fusecache.NAME`` is read with :meth:`Control.get`; every value is one line of text.  An errno says little, so
+``error`` has the last refusal in words.
 
-Long work (:mod:`fusecache.jobs`) is begun here, and ``job`` shows it.  A message begins a flush or a decommissioning
-and returns at once; a change of policy or mode returns when it is done.
+*Nothing that is set is waited for here.*  :meth:`Control.begin` refuses at once what cannot be, does at once what needs
+no waiting, and gives back a job for the rest (:mod:`fusecache.jobs`); ``job`` shows what runs.  Who sets an attribute
+hears nothing but an errno, and others may set it as well.  So whoever wants to know what becomes of it asks by a
+*request*: ``request`` is set to ``TICKET NAME VALUE``, and ``request.TICKET`` tells how far that is and how it ended.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -33,14 +36,18 @@ from fusecache.units import SECTOR, parse_size
 from policies import PolicyError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
 
     from fusecache.control.facts import MetadataSize, MountFacts
-    from fusecache.jobs import Flusher, Jobs
+    from fusecache.jobs import Flusher, Job, Jobs
     from fusecache.migration import MigrationWorker
     from fusecache.volume import Volume
 
 _TUNABLE: Final = "policy."
+_REQUEST: Final = "request."
+_TICKET: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_MOST_REQUESTS: Final = 256
+"""Requests of which is known what became of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +55,7 @@ class _Attribute:
     """How one name is read and set; None where it cannot be."""
 
     get: Callable[[], str] | None = None
-    set: Callable[[str], Awaitable[None]] | None = None
+    set: Callable[[str], Job | None] | None = None
 
 
 class Control:
@@ -77,20 +84,22 @@ class Control:
         self._scrub = Scrub(volume, worker, jobs, scrub_rate)
         self._changes = Changes(volume, worker, flusher, jobs)
         self._began = trio.current_time()
-        self._last_error = ""
+        self._requests: dict[str, Job | str] = {}
+        """What became of requests, by their tickets: the job that was begun, or a report."""
         self._attributes = {
             "policy": _Attribute(lambda: volume.policy.name, self._set_policy),
-            "mode": _Attribute(lambda: volume.mode.value, self._set_mode),
+            "mode": _Attribute(lambda: self._changes.mode.value, self._set_mode),
             MIGRATION_THRESHOLD: _Attribute(lambda: str(volume.migration_threshold // SECTOR), self._set_threshold),
             "copy_rate": _Attribute(lambda: str(worker.copy_rate.rate), self._set_copy_rate),
             "scrub": _Attribute(lambda: str(self._scrub.rate), self._set_scrub),
             "message": _Attribute(None, self._carry_out),
+            "request": _Attribute(None, self._request),
             "status": _Attribute(lambda: status_line(self.status())),
             "table": _Attribute(lambda: facts.table),
             "stats": _Attribute(lambda: self.status().as_json()),
             "job": _Attribute(lambda: str(jobs)),
             "lost": _Attribute(lambda: " ".join(f"{begin}-{end}" for begin, end in volume.health.lost)),
-            "error": _Attribute(lambda: self._last_error),
+            "error": _Attribute(lambda: jobs.last_error),
         }
 
     async def run(self) -> None:
@@ -113,25 +122,40 @@ class Control:
             values = self._volume.policy.config_values()
             if (value := values.get(name.removeprefix(_TUNABLE))) is not None:
                 return value
+        if (asked := self._requests.get(name.removeprefix(_REQUEST))) is not None and name.startswith(_REQUEST):
+            return asked if isinstance(asked, str) else asked.report()
         attribute = self._attributes.get(name)
         if attribute is None or attribute.get is None:
             msg = f"no attribute {name!r}"
             raise UnknownKeyError(msg)
         return attribute.get()
 
-    async def set(self, name: str, value: str) -> None:
-        """Set an attribute; raises FusecacheError, and then nothing was changed."""
-        try:
-            await self._set(name, value)
-        except FusecacheError as exc:
-            self._last_error = str(exc)
-            raise
-        self._last_error = ""
+    def begin(self, name: str, value: str) -> Job | None:
+        """Set an attribute; returns at once, with the job if there is something to wait for.
 
-    async def _set(self, name: str, value: str) -> None:
+        :raises FusecacheError: nothing was changed, and nothing will be.
+        """
+        try:
+            job = self._begin(name, value)
+        except FusecacheError as exc:
+            self._jobs.last_error = str(exc)
+            raise
+        self._jobs.last_error = ""
+        return job
+
+    async def set(self, name: str, value: str) -> None:
+        """Set an attribute, and wait until that is done; raises FusecacheError.  For tests: no setter may wait."""
+        if (job := self.begin(name, value)) is not None:
+            await job.wait()
+
+    async def settle(self) -> None:
+        """Wait until every change that was asked for has ended, for good or ill."""
+        await self._changes.settle()
+
+    def _begin(self, name: str, value: str) -> Job | None:
         if name.startswith(_TUNABLE):
             self._set_tunable(name.removeprefix(_TUNABLE), value)
-            return
+            return None
         attribute = self._attributes.get(name)
         if attribute is None:
             settable = ", ".join(name for name, attribute in self._attributes.items() if attribute.set is not None)
@@ -140,7 +164,7 @@ class Control:
         if attribute.set is None:
             msg = f"attribute {name!r} can only be read"
             raise ReadOnlyKeyError(msg)
-        await attribute.set(value.strip())
+        return attribute.set(value.strip())
 
     def status(self) -> Status:
         """Report everything at this moment."""
@@ -156,7 +180,7 @@ class Control:
             dirty_blocks=mapping.dirty_count,
             suspect_blocks=min(facts.suspects, mapping.dirty_count),
             **volume.counters.as_dict(),
-            mode=volume.mode,
+            mode=self._changes.mode,
             page_cache=facts.page_cache,
             engine=facts.engine,
             policy=volume.policy.name,
@@ -172,7 +196,8 @@ class Control:
             scrub_rate=self._scrub.rate,
             job=str(self._jobs),
             flush_pending=self._flusher.pending,
-            flush_failed=max(self._flusher.failed, int(self._changes.decommission_failed)),
+            flush_failed=self._flusher.failed,
+            outcomes=dict(self._jobs.outcomes),
             decommissioned=self._changes.decommissioned,
             metadata_used_bytes=self._metadata.used_size(),
             metadata_total_bytes=self._metadata.size(),
@@ -187,40 +212,59 @@ class Control:
 
     # Setters
 
-    async def _set_policy(self, text: str) -> None:
-        await self._changes.set_policy(parse_policy(text, "policy"))
+    def _set_policy(self, text: str) -> Job:
+        return self._changes.set_policy(parse_policy(text, "policy"))
 
-    async def _set_mode(self, text: str) -> None:
-        await self._changes.set_mode(Mode.parse(text))
+    def _set_mode(self, text: str) -> Job:
+        return self._changes.set_mode(Mode.parse(text))
 
-    async def _set_threshold(self, text: str) -> None:
-        self._change_threshold(parse_threshold(text))
+    def _set_threshold(self, text: str) -> None:
+        self._changes.set_threshold(parse_threshold(text))
 
-    async def _set_copy_rate(self, text: str) -> None:
+    def _set_copy_rate(self, text: str) -> None:
         self._worker.copy_rate.set_rate(parse_size(text))
 
-    async def _set_scrub(self, text: str) -> None:
+    def _set_scrub(self, text: str) -> None:
         self._scrub.set_rate(parse_size(text))
-
-    def _change_threshold(self, size: int) -> None:
-        self._volume.migration_threshold = size
-        self._worker.wake()
 
     def _set_tunable(self, key: str, value: str) -> None:
         try:
-            self._volume.policy.set_config_value(key, value.strip())
+            self._changes.policy.set_config_value(key, value.strip())
         except PolicyError as exc:
             raise InvalidError(str(exc)) from exc
 
-    async def _carry_out(self, message: str) -> None:
+    def _carry_out(self, message: str) -> Job | None:
         match parse_message(message):
             case SetThreshold(size):
-                self._change_threshold(size)
+                self._changes.set_threshold(size)
             case SetTunable(key, value):
                 self._set_tunable(key, value)
             case InvalidateCblocks(ranges):
-                await self._changes.drop(ranges)
+                return self._changes.drop(ranges)
             case Flush():
-                self._flusher.start()
+                return self._flusher.start()
             case Decommission():
-                self._changes.decommission()
+                return self._changes.decommission()
+        return None
+
+    def _request(self, text: str) -> Job | None:
+        """Set an attribute for somebody who is going to ask what became of it."""
+        ticket, _, setting = text.partition(" ")
+        name, _, value = setting.partition(" ")
+        if _TICKET.fullmatch(ticket) is None or ticket in self._requests or name == "request":
+            msg = "a request is TICKET NAME VALUE, where TICKET is a word of letters and digits that is not in use"
+            raise InvalidError(msg)
+        self._forget_requests()
+        try:
+            job = self._begin(name, value)
+        except FusecacheError as exc:
+            self._requests[ticket] = f"failed 0 0 {' '.join(str(exc).split())}"
+            raise
+        self._requests[ticket] = f"done 0 0 {name}" if job is None else job
+        return job
+
+    def _forget_requests(self) -> None:
+        """Forget the oldest requests that have ended, so that there is room for another one."""
+        ended = [ticket for ticket, asked in self._requests.items() if isinstance(asked, str) or asked.outcome]
+        for ticket in ended[: max(0, len(self._requests) - _MOST_REQUESTS + 1)]:
+            del self._requests[ticket]

@@ -76,9 +76,11 @@ class Status:
     job: str
     """The long work that is under way, and how far it is; empty if there is none."""
     flush_pending: int
-    """Blocks that a running flush still has to write back."""
+    """Blocks that flushes under way still have to write back."""
     flush_failed: int
     """Blocks that the last flush could not write back."""
+    outcomes: dict[str, str]
+    """What became of the last job of each kind: ``done``, or ``failed: `` and why."""
     decommissioned: bool
     """The origin alone is complete, and nothing is cached any more."""
     metadata_used_bytes: int
@@ -103,16 +105,17 @@ class Status:
     def as_json(self) -> str:
         """Write one flat JSON object, in one line.
 
-        The names are those of the fields; tunables are ``policy.<key>``, ``migration_threshold`` is in sectors (as in
-        dm-cache), ``features`` one string of words.
+        The names are those of the fields; tunables are ``policy.<key>``, outcomes of jobs ``outcome.<job>``,
+        ``migration_threshold`` is in sectors (as in dm-cache), ``features`` one string of words.
         """
         flat: dict[str, object] = {field.name: getattr(self, field.name) for field in fields(self)}
         flat["mode"] = self.mode.value
         flat["page_cache"] = self.page_cache.value
         flat["migration_threshold"] = self.migration_threshold // SECTOR
         flat["features"] = " ".join(self.features)
-        del flat["policy_values"]
+        del flat["policy_values"], flat["outcomes"]
         flat.update({f"policy.{key}": value for key, value in self.policy_values.items()})
+        flat.update({f"outcome.{name}": value for name, value in self.outcomes.items()})
         return json.dumps(flat)
 
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 MAX_POLICY_NAME: Final = 15
 MIGRATION_THRESHOLD: Final = "migration_threshold"
+MAX_THRESHOLD: Final = 2**54 - 1
+"""Sectors: as many as the largest file can have."""
 
 
 def parse_policy(text: str, where: str = "--policy") -> PolicyChoice:
@@ -57,4 +59,11 @@ def policy_words(choice: PolicyChoice) -> list[str]:
 
 def parse_threshold(text: str) -> int:
     """Read a migration threshold, in sectors, as bytes; raises UsageError."""
-    return parse_decimal(text, MIGRATION_THRESHOLD) * SECTOR
+    msg = f"{MIGRATION_THRESHOLD} must be a decimal number of sectors, 0 to {MAX_THRESHOLD}, not {text[:40]!r}"
+    try:
+        sectors = parse_decimal(text, MIGRATION_THRESHOLD)
+    except UsageError as exc:
+        raise UsageError(msg) from exc
+    if sectors > MAX_THRESHOLD:
+        raise UsageError(msg)
+    return sectors * SECTOR

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 import trio
 
-from fusecache.errors import FusecacheError
+from fusecache.errors import FusecacheError, RefusedError
 from fusecache.tasks import for_each
 
 if TYPE_CHECKING:
@@ -34,18 +34,28 @@ async def evacuate(volume: Volume, worker: MigrationWorker, jobs: Jobs) -> None:
         pass  # a promotion that was under way has mapped its block now
 
     async def leave(oblock: int) -> None:
+        if job.cancelled:
+            return
         try:
             await worker.invalidate(oblock)
         except FusecacheError as exc:
-            log.warning("block not brought to safety yet", oblock=oblock, error=str(exc))
+            errors.append(exc)
+            del errors[:-1]  # one of them says it for all
         else:
             job.advance()
 
+    errors: list[FusecacheError] = []
     pause = _FIRST_PAUSE
     with jobs.job("evacuate", total=mapping.mapped_count) as job:
         while mapping.mapped_count:
+            errors.clear()
             await for_each((oblock for _, oblock in mapping.mapped()), leave, side_by_side=_SIDE_BY_SIDE)
-            if mapping.mapped_count:
+            if left := mapping.mapped_count:
+                if job.cancelled:
+                    job.fail(RefusedError(job.cancelled))
+                    return
+                if errors:
+                    log.warning("blocks are not brought to safety yet", blocks=left, error=str(errors[-1]))
                 await trio.sleep(pause)
                 pause = min(2 * pause, _LAST_PAUSE)
     volume.health.emptying = False

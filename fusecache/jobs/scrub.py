@@ -78,6 +78,8 @@ class Scrub:
                 began = trio.current_time()
                 try:
                     await self._look_at(cblock, oblock)
+                except BusyError:
+                    pass  # it is being migrated; the next round will see it
                 except FusecacheError as exc:
                     log.warning("scrub passes a block by", oblock=oblock, error=str(exc))
                 job.advance()
@@ -115,8 +117,6 @@ class Scrub:
         try:
             if await self._worker.steps.heal(oblock, cblock):
                 log.error("rot healed from the origin", oblock=oblock, cblock=cblock)
-        except BusyError:
-            pass  # it is being migrated; the next round will see it
         except StoreError:
             self._worker.drop_unreadable(oblock)
             raise

@@ -17,12 +17,14 @@ import structlog
 import trio
 
 from fusecache.attach import hint_signature
-from fusecache.block import DIRTY
+from fusecache.block import DIRTY, UNMAPPED
 from fusecache.config import Mode
-from fusecache.errors import RefusedError
+from fusecache.errors import FusecacheError, RefusedError
 from fusecache.tasks import for_each
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from fusecache.jobs.flush import Flusher
     from fusecache.jobs.job import Job
     from fusecache.migration import MigrationWorker
@@ -33,6 +35,7 @@ log = structlog.get_logger(__name__)
 
 _SLICE: Final = 256
 _DROPS_PER_COMMIT: Final = 512
+_LOOKED_AT_AT_ONCE: Final = 4096
 
 
 async def switch_policy(volume: Volume, worker: MigrationWorker, new: Policy, job: Job) -> None:
@@ -57,6 +60,7 @@ async def switch_policy(volume: Volume, worker: MigrationWorker, new: Policy, jo
                 volume.handed_over = some[-1][0] + 1
                 job.advance(len(some))
                 await trio.lowlevel.checkpoint()
+                job.require_going_on()
         finally:
             volume.incoming = None
         new.allow_migrations(volume.mode is not Mode.PASSTHROUGH)
@@ -65,11 +69,12 @@ async def switch_policy(volume: Volume, worker: MigrationWorker, new: Policy, jo
 
 
 async def switch_mode(
-    volume: Volume, worker: MigrationWorker, flusher: Flusher, mode: Mode, replacement: Policy, job: Job
+    volume: Volume, worker: MigrationWorker, flusher: Flusher, mode: Mode, replacement: Callable[[], Policy], job: Job
 ) -> None:
     """Change the mode; what has to be clean for it is written back first.
 
-    :param replacement: a new policy of the present kind; passthrough mode begins with one that has no unfinished work.
+    :param replacement: makes a new policy of the present kind; passthrough mode begins with one that has no unfinished
+        work.
     :raises FusecacheError: not everything could be written back; the mode is what it was.
     """
     old = volume.mode
@@ -77,10 +82,10 @@ async def switch_mode(
         return
     try:
         if mode is not Mode.WRITEBACK and (old is Mode.WRITEBACK or volume.mapping.dirty_count):
-            await _write_back_all(volume, worker, flusher)
+            await _write_back_all(volume, worker, flusher, job)
         volume.mode = mode
         if mode is Mode.PASSTHROUGH:
-            await switch_policy(volume, worker, replacement, job)
+            await switch_policy(volume, worker, replacement(), job)
             await volume.locks.drain_writers()
             _require_clean(volume)
     except BaseException:
@@ -92,13 +97,13 @@ async def switch_mode(
     log.info("mode switched", old=old.value, new=mode.value)
 
 
-async def _write_back_all(volume: Volume, worker: MigrationWorker, flusher: Flusher) -> None:
+async def _write_back_all(volume: Volume, worker: MigrationWorker, flusher: Flusher, job: Job) -> None:
     log.info("leaving writeback: dirty blocks are written back first", dirty=volume.mapping.dirty_count)
     volume.mode = Mode.WRITETHROUGH
     async with worker.paused():
         pass  # overwrites that were under way may have made blocks dirty
     await volume.locks.drain_writers()
-    await flusher.flush()
+    await flusher.flush(job)
     _require_clean(volume)
 
 
@@ -108,14 +113,33 @@ def _require_clean(volume: Volume) -> None:
         raise RefusedError(msg)
 
 
-async def drop_all(volume: Volume, worker: MigrationWorker, job: Job) -> None:
-    """Forget every cached block, durably; for passthrough mode, where nothing is promoted meanwhile."""
+async def drop(volume: Volume, worker: MigrationWorker, cblocks: range, job: Job) -> None:
+    """Forget what these cache blocks hold, durably; for passthrough mode, where nothing is promoted meanwhile.
 
-    async def drop(oblock: int) -> None:
-        await worker.invalidate(oblock)
+    What cannot be dropped does not keep the rest from being dropped.
+
+    :raises FusecacheError: how many could not be, and why.
+    """
+    errors: list[FusecacheError] = []
+
+    async def drop_one(oblock: int) -> None:
+        if job.cancelled:
+            return
+        try:
+            await worker.invalidate(oblock)
+        except FusecacheError as exc:
+            errors.append(exc)
         job.advance()
 
-    job.total += volume.mapping.mapped_count
-    oblocks = (oblock for _, oblock in volume.mapping.mapped())
-    await for_each(oblocks, drop, side_by_side=_DROPS_PER_COMMIT)
-    await volume.durability.flush()
+    oblock_of = volume.mapping.oblock_of
+    job.total += len(cblocks)
+    for start in range(0, len(cblocks), _LOOKED_AT_AT_ONCE):
+        some = cblocks[start : start + _LOOKED_AT_AT_ONCE]
+        oblocks = [oblock_of[cblock] for cblock in some if oblock_of[cblock] != UNMAPPED]
+        job.advance(len(some) - len(oblocks))
+        await for_each(oblocks, drop_one, side_by_side=min(_DROPS_PER_COMMIT, len(oblocks)))
+        await trio.lowlevel.checkpoint()
+        job.require_going_on()
+    if errors:
+        msg = f"{len(errors)} blocks could not be dropped from the cache: {errors[-1]}"
+        raise FusecacheError(msg)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from fusecache.errors import FusecacheError
 from fusecache.jobs.job import Job
 
 if TYPE_CHECKING:
@@ -12,19 +13,22 @@ if TYPE_CHECKING:
 
 
 class Jobs:
-    """The jobs of one volume.  Pure: time comes from ``clock``, in seconds.
+    """The jobs of one volume.  Time comes from ``clock``, in seconds.
 
     :ivar running: in the order in which they began.
+    :ivar outcomes: how the last one of each kind ended, by name.
+    :ivar last_error: why the last thing that was asked for was refused or failed; empty if nothing has since.
     """
 
-    __slots__ = ("_block_size", "_clock", "_closed", "_latest", "running")
+    __slots__ = ("_block_size", "_clock", "_closed", "last_error", "outcomes", "running")
 
     def __init__(self, block_size: int, clock: Callable[[], float]) -> None:
         self._block_size = block_size
         self._clock = clock
         self._closed = ""
-        self._latest: dict[str, Job] = {}
         self.running: list[Job] = []
+        self.outcomes: dict[str, str] = {}
+        self.last_error = ""
 
     def begin(self, name: str, detail: str = "", *, total: int = 0) -> Job:
         """Begin a job."""
@@ -32,13 +36,15 @@ class Jobs:
         if self._closed:
             job.cancel(self._closed)
         self.running.append(job)
-        self._latest[name] = job
         return job
 
     def end(self, job: Job) -> None:
         """End a job that runs."""
         job.end()
         self.running.remove(job)
+        self.outcomes[job.name] = job.outcome
+        if job.error:
+            self.last_error = f"{job.title}: {job.error}"
 
     @contextmanager
     def job(self, name: str, detail: str = "", *, total: int = 0) -> Iterator[Job]:
@@ -51,15 +57,14 @@ class Jobs:
         """End a job that has begun already at the end of this block; it fails with whatever is raised there."""
         try:
             yield job
+        except FusecacheError as exc:
+            job.fail(exc)
+            raise
         except BaseException as exc:
-            job.fail(str(exc) or type(exc).__name__)
+            job.fail(FusecacheError(str(exc) or type(exc).__name__))
             raise
         finally:
             self.end(job)
-
-    def latest(self, name: str) -> Job | None:
-        """Return the job of a kind that began last, whether it still runs or has ended."""
-        return self._latest.get(name)
 
     def close(self, reason: str) -> None:
         """Cancel all jobs that run, and whatever begins from now on."""
@@ -77,7 +82,4 @@ class Jobs:
             job.check()
             assert job.ended is None, job
             assert job.cancelled or not self._closed, job
-        for name, job in self._latest.items():
-            job.check()
-            assert job.name == name, job
-            assert (job.ended is None) == (job in self.running), job
+        assert all(self.outcomes.values()), self.outcomes

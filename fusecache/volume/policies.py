@@ -37,4 +37,4 @@ def new_policy(geometry: Geometry, choice: PolicyChoice) -> Policy:
         log.exception("policy cannot be made", policy=choice.name)
         msg = f"policy {choice.name!r} cannot be made: {type(exc).__name__}: {exc}"
         raise InvalidError(msg) from exc
-    return guarded(policy)
+    return guarded(policy, geometry.origin_blocks)

@@ -297,9 +297,9 @@ class History:
         elif kind < 0.6:
             await control.set("policy", rng.choice(_POLICIES))
         elif kind < 0.75:
-            await control.set("message", "flush")
+            control.begin("message", "flush")
         elif kind < 0.8:
-            await control.set("message", "decommission")
+            control.begin("message", "decommission")
         else:
             last = self._rig.disk.geometry.cache_blocks
             if self._rig.volume.mode is Mode.PASSTHROUGH:
@@ -309,7 +309,7 @@ class History:
         try:
             await change
         except FusecacheError as exc:
-            if "passthrough mode only" not in str(exc):
+            if "passthrough mode only" not in str(exc) and "try again when some" not in str(exc):
                 self._require_tolerable(exc)
 
     def _require_tolerable(self, exc: FusecacheError) -> None:

@@ -313,7 +313,8 @@ class Rig:
         await trio.sleep(0.001)
         if self.flusher.pending:
             await self.flusher.flush()
-        async with self.control._changes._one_at_a_time, self.worker.paused():
+        await self.control.settle()
+        async with self.worker.paused():
             await self.volume.durability.commit()
             assert not self.volume.locks.held, f"locks are held: {list(self.volume.locks.held)}"
             self.volume.check()
@@ -344,7 +345,9 @@ def simulated(tick_seconds: float = QUICK_TICKS) -> Iterator[None]:
         patch.object(mount, "_TICK_SECONDS", tick_seconds),
         patch.object(mount, "_TICKS_PER_CLOSING", _TICKS_PER_CLOSING),
         patch("fusecache.jobs.switching._SLICE", 1),
-        patch("fusecache.volume.policies.guarded", lambda policy: policy),  # what the wild policy asserts is to be seen
+        patch(
+            "fusecache.volume.policies.guarded", lambda policy, _: policy
+        ),  # what the wild policy asserts is to be seen
         # Trio shuffles the order in which tasks run; from our seed only, so that a run can be repeated.
         patch("trio._core._run._ALLOW_DETERMINISTIC_SCHEDULING", True),
     ):

@@ -185,7 +185,7 @@ async def to_passthrough(bench: Bench) -> None:
 
 
 async def decommission(bench: Bench) -> None:
-    await bench.rig.control.set("message", "decommission")
+    bench.rig.control.begin("message", "decommission")
     await trio.sleep(5)
     await bench.write(_PER_BLOCK, 2)
 

@@ -339,7 +339,6 @@ _FAULTY = [
 
 
 _FIRST_SEEDS: Final[dict[Callable[[Patch], None], int]] = {
-    fsync_trusts_writebacks_of_blocks_that_have_no_row: 84,
     resizing_extends_the_cache_before_the_rows_of_what_was_cut_are_gone: 56,
     rule_4_region_closed_though_opened_again_meanwhile: 57,
     what_a_lost_cache_may_have_forgotten_is_written_back: 53,

@@ -126,7 +126,15 @@ class Mount:
         return os.getxattr(self.image, f"user.fusecache.{name}").decode()
 
     def setxattr(self, name: str, value: str) -> None:
-        """Set ``user.fusecache.NAME``."""
+        """Set ``user.fusecache.NAME``, and wait until a change that this began has ended."""
+        self.begin(name, value)
+        kind = "invalidate" if "invalidate" in value else name
+        if kind in {"mode", "policy", "invalidate"}:
+            wait_until(lambda: kind not in self.getxattr("job"), f"{name} {value} is done", COMMAND_SECONDS)
+            assert self.status()[f"outcome.{kind}"] == "done"
+
+    def begin(self, name: str, value: str) -> None:
+        """Set ``user.fusecache.NAME``, and wait for nothing."""
         os.setxattr(self.image, f"user.fusecache.{name}", value.encode())
 
     def message(self, *words: str) -> None:
@@ -185,7 +193,7 @@ def is_mounted(path: Path) -> bool:
 
 def fuse_mountpoints() -> list[Path]:
     """List where FUSE file systems are mounted."""
-    fields = (line.split(" ") for line in Path("/proc/self/mounts").read_text().splitlines())
+    fields = (line.split(" ") for line in Path("/proc/self/mounts").read_text(errors="surrogateescape").splitlines())
     return [Path(words[1].replace("\\040", " ")) for words in fields if words[2].startswith("fuse")]
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 import pyfuse3
 import structlog
+import trio
 
 from fusecache.errors import (
     BusyError,
@@ -58,6 +59,8 @@ _SYNC_HANDLE: Final = pyfuse3.FileHandleT(2)
 _PREFIX: Final = "user.fusecache."
 _ATTRIBUTES_VALID_S: Final = 300
 _FRAGMENT: Final = 4096
+_MOMENT_SECONDS: Final = 0.05
+"""How long a setter waits for what it began: a change that takes no longer is done, or refused, when it returns."""
 
 
 def _errno_of(error: FusecacheError) -> int:
@@ -157,13 +160,19 @@ class Operations(pyfuse3.Operations):
             raise _fuse_error(exc, "getxattr") from exc
 
     async def setxattr(self, inode: InodeT, name: XAttrNameT, value: bytes, ctx: RequestContext) -> None:
-        """Set a control, or send a message."""
+        """Set a control, or send a message; what takes longer than a moment goes on when this has returned.
+
+        The kernel keeps the inode locked until this returns, and so every write and fsync of the image waiting.
+        """
         del ctx
         key = _control_name(inode, name)
         if key is None:
             raise pyfuse3.FUSEError(errno.EINVAL)
         try:
-            await self._control.set(key, _text(value))
+            job = self._control.begin(key, _text(value))
+            if job is not None:
+                with trio.move_on_after(_MOMENT_SECONDS):
+                    await job.wait()
         except Exception as exc:
             raise _fuse_error(exc, "setxattr") from exc
 

@@ -55,7 +55,8 @@ def agree(mapping: Mapping, model: dict[int, tuple[int, bool]]) -> None:
     assert mapping.mapped_count == len(model)
     dirty = [(held, cblock) for cblock, (held, is_dirty) in model.items() if is_dirty]
     assert mapping.dirty_blocks() == [cblock for _, cblock in sorted(dirty)]
-    assert mapping.dirty_oblocks() == [oblock for oblock, _ in sorted(dirty)]
+    assert [cblock for cblock, flag in enumerate(mapping.dirty_map()) if flag] == sorted(cblock for _, cblock in dirty)
+    assert set(mapping.dirty_map()) <= {0, 1}
     assert mapping.dirty_count == len(dirty)
     for cblock, (held, _) in model.items():
         assert mapping.find(held) == cblock

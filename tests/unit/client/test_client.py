@@ -8,7 +8,6 @@ import os
 import shutil
 import sqlite3
 import subprocess
-import threading
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,6 @@ import pytest
 
 from fusecache.client import client
 from fusecache.client.client import Client
-from fusecache.config import Mode
 from fusecache.errors import BusyError, FusecacheError, RefusedError
 from fusecache.metadata import Database, Identity, Superblock, Transaction
 from tests.unit.control.statuses import make_status
@@ -29,12 +27,17 @@ MNT = Path("/mnt/disk")
 
 
 class FakeAttributes:
-    """Attributes in a dict; each look at the statistics goes one step on in ``history``, and stays at its end."""
+    """Attributes in a dict; each look at the statistics goes one step on in ``history``, and stays at its end.
 
-    def __init__(self, *history: dict[str, Any]) -> None:
+    :ivar reports: what is said of the request, one after the other; the last one again and again.
+    """
+
+    def __init__(self, *history: dict[str, Any], reports: tuple[str, ...] = ("done 0 0 it",)) -> None:
         self.history = [json.loads(make_status(pid=os.getpid()).as_json()) | changes for changes in history or ({},)]
         self.values = {"policy": "mq", "error": ""}
-        self.told: list[tuple[str, str]] = []
+        self.reports = list(reports)
+        self.ticket = ""
+        self.told: list[str] = []
         self.refuse: Callable[[str, str], None] = lambda _name, _value: None
 
     def get(self, name: str) -> str:
@@ -43,12 +46,16 @@ class FakeAttributes:
             if len(self.history) > 1:
                 del self.history[0]
             return json.dumps(now)
+        if name == f"request.{self.ticket}" and self.reports:
+            return self.reports.pop(0) if len(self.reports) > 1 else self.reports[0]
         if name not in self.values:
             raise OSError(errno.ENODATA, "No data available")
         return self.values[name]
 
     def set(self, name: str, value: str) -> None:
-        self.told.append((name, value))
+        assert name == "request"
+        self.ticket, setting = value.split(" ", 1)
+        self.told.append(setting)
         self.refuse(name, value)
 
 
@@ -158,7 +165,7 @@ def test_a_plain_directory_is_no_mount(tmp_path: Path) -> None:
 def test_setting_passes_key_and_value_on() -> None:
     attributes = FakeAttributes()
     make_client(attributes).set_value("policy.random_threshold", "-4")
-    assert attributes.told == [("policy.random_threshold", "-4")]
+    assert attributes.told == ["policy.random_threshold -4"]
 
 
 @pytest.mark.parametrize(
@@ -176,45 +183,68 @@ def test_refused_settings(code: int, key: str, error: type[FusecacheError], comp
     def refuse(_name: str, _value: str) -> None:
         raise OSError(code, os.strerror(code))
 
-    attributes = FakeAttributes({"mode": "writethrough"})
-    attributes.values["error"] = "in the daemon's words"
+    attributes = FakeAttributes({"mode": "writethrough"}, reports=("failed 0 0 in the daemon's words",))
+    attributes.values["error"] = "what somebody else was told"
     attributes.refuse = refuse
     with pytest.raises(error, match=complaint) as caught:
         make_client(attributes).set_value(key, "x")
     assert "\n" not in str(caught.value)
 
 
-def test_leaving_writeback_shows_what_is_written_back(capsys: pytest.CaptureFixture[str]) -> None:
-    all_clean = threading.Event()
+def test_a_refusal_of_which_nothing_is_known() -> None:
+    def refuse(_name: str, _value: str) -> None:
+        raise OSError(errno.EINVAL, "Invalid argument")
 
-    class Draining(FakeAttributes):
-        def get(self, name: str) -> str:
-            text = super().get(name)
-            if not json.loads(text)["dirty_blocks"]:
-                all_clean.set()
-            return text
+    attributes = FakeAttributes(reports=())
+    attributes.refuse = refuse
+    with pytest.raises(RefusedError, match="a b: Invalid argument"):
+        make_client(attributes).send_message(["a", "b"])
 
-    attributes = Draining(*({"dirty_blocks": count} for count in (30, 30, 31, 8, 1, 0)))
-    attributes.refuse = lambda _name, _value: None if all_clean.wait(20) else pytest.fail("nobody looked")
+
+def test_f10_a_change_is_followed_to_its_end(capsys: pytest.CaptureFixture[str]) -> None:
+    reports = ("running 0 30 it", "running 8 30 it", "running 29 30 it", "done 30 30 it")
+    attributes = FakeAttributes({"dirty_blocks": 30}, reports=reports)
     make_client(attributes).set_value("mode", "writethrough")
-    assert attributes.told == [("mode", "writethrough")]
+    assert attributes.told == ["mode writethrough"]
+    assert attributes.reports == ["done 30 30 it"]
     assert capsys.readouterr().out == "writing back 30 blocks (1.9MiB)\n"
 
 
-def test_leaving_writeback_may_fail() -> None:
-    def refuse(_name: str, _value: str) -> None:
-        raise OSError(errno.EIO, "Input/output error")
-
-    attributes = FakeAttributes()
-    attributes.refuse = refuse
-    with pytest.raises(FusecacheError, match="mode passthrough: Input/output error"):
+def test_f10_a_change_that_fails_later_is_told_in_the_daemons_words() -> None:
+    attributes = FakeAttributes({}, reports=("running 0 30 it", "failed 30 30 1 blocks could not be written: dead"))
+    with pytest.raises(RefusedError, match=r"^mode passthrough: 1 blocks could not be written: dead; .*log") as caught:
         make_client(attributes).set_value("mode", "passthrough")
+    assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("changes", [{"dirty_blocks": 0}, {"mode": Mode.WRITETHROUGH.value}])
-def test_nothing_is_shown_where_nothing_is_written_back(
-    changes: dict[str, Any], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_f10_what_waits_for_others_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    attributes = FakeAttributes({"job": "mode writethrough 3/30 blocks"}, reports=("waiting 0 0 it", "done 8 8 it"))
+    make_client(attributes).set_value("policy", "mq")
+    assert capsys.readouterr().out == "waiting for what was asked before: mode writethrough 3/30 blocks\n"
+
+
+def test_f10_an_interrupt_leaves_the_work_running_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(_: float) -> None:
+        raise KeyboardInterrupt
+
+    attributes = FakeAttributes({}, reports=("running 0 30 it",))
+    monkeypatch.setattr("time.sleep", interrupt)
+    with pytest.raises(FusecacheError, match=r"it goes on: mode writethrough; `fusecache status /mnt/disk`"):
+        make_client(attributes).set_value("mode", "writethrough")
+    assert attributes.told == ["mode writethrough"], "nothing is taken back"
+
+
+def test_f10_two_clients_have_two_tickets() -> None:
+    tickets = set()
+    for _ in range(2):
+        attributes = FakeAttributes()
+        make_client(attributes).set_value("mode", "writethrough")
+        tickets.add(attributes.ticket)
+    assert len(tickets) == 2
+
+
+@pytest.mark.parametrize("changes", [{"dirty_blocks": 0}, {}])
+def test_nothing_is_shown_of_what_is_done_at_once(changes: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     make_client(FakeAttributes(changes)).set_value("mode", "passthrough")
     assert capsys.readouterr().out == ""
 
@@ -222,27 +252,17 @@ def test_nothing_is_shown_where_nothing_is_written_back(
 def test_messages_go_out_in_one_line() -> None:
     attributes = FakeAttributes()
     make_client(attributes).send_message(["invalidate_cblocks", "0-3", "7"])
-    assert attributes.told == [("message", "invalidate_cblocks 0-3 7")]
-
-
-def test_refused_messages() -> None:
-    def refuse(_name: str, _value: str) -> None:
-        raise OSError(errno.EINVAL, "Invalid argument")
-
-    attributes = FakeAttributes()
-    attributes.refuse = refuse
-    with pytest.raises(RefusedError, match="a b: Invalid argument"):
-        make_client(attributes).send_message(["a", "b"])
+    assert attributes.told == ["message invalidate_cblocks 0-3 7"]
 
 
 # Long work
 
 
-def test_flush_waits_until_nothing_is_pending(capsys: pytest.CaptureFixture[str]) -> None:
-    attributes = FakeAttributes({}, *({"flush_pending": count} for count in (16, 20, 3, 0)))
+def test_flush_waits_for_its_own_end(capsys: pytest.CaptureFixture[str]) -> None:
+    reports = ("running 0 16 flush", "running 13 16 flush", "done 16 16 flush")
+    attributes = FakeAttributes({"dirty_blocks": 16}, {"dirty_blocks": 16}, {"dirty_blocks": 20}, reports=reports)
     make_client(attributes).flush()
-    assert attributes.told == [("message", "flush")]
-    assert len(attributes.history) == 1
+    assert attributes.told == ["message flush"]
     assert capsys.readouterr().out == "writing back 16 blocks (1MiB)\n/data/disk.img is complete up to now\n"
 
 
@@ -250,25 +270,25 @@ def test_on_a_terminal_the_progress_is_shown(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
-    make_client(FakeAttributes({}, *({"flush_pending": count} for count in (16, 4, 0)))).flush()
+    reports = ("running 0 16 flush", "running 13 16 flush", "done 16 16 flush")
+    make_client(FakeAttributes({}, reports=reports)).flush()
     told = capsys.readouterr()
     assert told.out == "/data/disk.img is complete up to now\n"
-    assert "writing back" in told.err
+    assert "flush" in told.err
     assert "16/16" in told.err
 
 
 def test_flush_that_fails() -> None:
-    attributes = FakeAttributes({}, {"flush_pending": 16}, {"flush_pending": 0, "flush_failed": 2})
-    with pytest.raises(FusecacheError, match=r"2 blocks could not be written back.*/fast/disk\.cache"):
+    attributes = FakeAttributes({}, reports=("running 0 16 flush", "failed 16 16 2 blocks could not be written"))
+    with pytest.raises(FusecacheError, match=r"flush: 2 blocks could not be written; "):
         make_client(attributes).flush()
 
 
-def test_decommission_ends_when_the_mount_says_so(capsys: pytest.CaptureFixture[str]) -> None:
-    attributes = FakeAttributes(
-        {}, {"dirty_blocks": 16}, {"dirty_blocks": 0}, {"dirty_blocks": 0}, {"dirty_blocks": 0, "decommissioned": True}
-    )
+def test_decommission_ends_when_its_job_does(capsys: pytest.CaptureFixture[str]) -> None:
+    reports = ("running 0 16 it", "running 16 32 it", "done 32 32 it")
+    attributes = FakeAttributes({"dirty_blocks": 16}, {"decommissioned": True}, reports=reports)
     make_client(attributes).decommission()
-    assert attributes.told == [("message", "decommission")]
+    assert attributes.told == ["message decommission"]
     assert capsys.readouterr().out.splitlines() == [
         "writing back 16 blocks (1MiB)",
         "/data/disk.img is complete, and nothing is cached any more",
@@ -279,20 +299,35 @@ def test_decommission_ends_when_the_mount_says_so(capsys: pytest.CaptureFixture[
 
 
 def test_decommission_that_fails() -> None:
-    attributes = FakeAttributes({}, {"dirty_blocks": 16}, {"dirty_blocks": 16, "flush_failed": 16})
-    with pytest.raises(FusecacheError, match="16 blocks could not be written back"):
+    attributes = FakeAttributes({}, reports=("failed 16 16 16 blocks could not be written",))
+    with pytest.raises(FusecacheError, match="16 blocks could not be written"):
         make_client(attributes).decommission()
 
 
-def test_a_daemon_that_dies_while_it_is_followed() -> None:
-    class Dying(FakeAttributes):
+def test_f11_decommission_ends_although_somebody_sets_another_mode_then() -> None:
+    attributes = FakeAttributes({}, {"mode": "writeback", "decommissioned": False})
+    with pytest.raises(FusecacheError, match="somebody has set the mode to writeback since"):
+        make_client(attributes).decommission()
+
+
+@pytest.mark.parametrize(
+    ("code", "complaint"),
+    [
+        (errno.ENOTCONN, "has died"),
+        (errno.ECONNABORTED, "has died"),
+        (errno.ENOENT, "/mnt/disk was unmounted before this was done: mode writethrough"),
+        (errno.ENODATA, "/mnt/disk was unmounted before this was done: mode writethrough"),
+    ],
+)
+def test_f10_a_daemon_that_goes_away_while_it_is_followed(code: int, complaint: str) -> None:
+    class Going(FakeAttributes):
         def get(self, name: str) -> str:
-            if len(self.history) == 1:
-                raise OSError(errno.ENOTCONN, "Transport endpoint is not connected")
+            if self.reports == ["gone"]:
+                raise OSError(code, os.strerror(code))
             return super().get(name)
 
-    with pytest.raises(RefusedError, match="has died"):
-        make_client(Dying({}, {"flush_pending": 16}, {})).flush()
+    with pytest.raises(FusecacheError, match=complaint):
+        make_client(Going({}, reports=("running 0 16 it", "gone"))).set_value("mode", "writethrough")
 
 
 # Unmounting

@@ -71,6 +71,7 @@ def make_status(**changes: Any) -> Status:
         job="",
         flush_pending=0,
         flush_failed=0,
+        outcomes={},
         decommissioned=False,
         metadata_used_bytes=4097,
         metadata_total_bytes=3 * 4096,

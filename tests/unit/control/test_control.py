@@ -305,11 +305,27 @@ async def test_the_status_tells_what_is() -> None:
         assert words[-2:] == ["rw", "-"]
 
 
+@pytest.mark.parametrize("text", ["-1", "18014398509481984", "99999999999999999999", "9" * 5000, "1e3", ""])
+@virtual
+async def test_f21_a_threshold_that_cannot_be_is_refused_with_its_bounds(text: str) -> None:
+    world = World()
+    async with controlled(world) as control:
+        for name, value in (
+            ("migration_threshold", text),
+            ("message", f"migration_threshold {text or chr(34)}"),
+            ("policy", f"smq,migration_threshold={text or '-'}"),
+        ):
+            with pytest.raises(UsageError, match="0 to 18014398509481983") as caught:
+                control.begin(name, value)
+            assert len(str(caught.value)) < 200
+        await control.set("migration_threshold", "18014398509481983")
+
+
 # Messages
 
 
 @virtual
-async def test_ranges_are_dropped_from_left_to_right_up_to_a_bad_one() -> None:
+async def test_ranges_are_dropped_all_or_if_one_is_bad_none() -> None:
     world = World(cache_blocks=8, mode=Mode.PASSTHROUGH)
     for cblock in range(8):
         world.load(cblock + 3, cblock)
@@ -319,7 +335,7 @@ async def test_ranges_are_dropped_from_left_to_right_up_to_a_bad_one() -> None:
         assert sorted(world.record.rows) == [1, 4, 5, 6, 7]
         with pytest.raises(FusecacheError, match="7-9"):
             await control.set("message", "invalidate_cblocks 4 5-6 7-9 6")
-        assert [cblock for cblock, _ in world.mapping.mapped()] == [1, 6, 7]
+        assert [cblock for cblock, _ in world.mapping.mapped()] == [1, 4, 5, 6, 7]
         await control.set("message", "invalidate_cblocks 0-8")
         await control.set("message", "invalidate_cblocks")
         assert world.mapping.mapped_count == 0
@@ -358,7 +374,7 @@ async def test_a_flush_is_begun_and_can_be_followed() -> None:
 
     world.origin.before = slow
     async with controlled(world) as control:
-        await control.set("message", "flush")
+        control.begin("message", "flush")
         assert trio.current_time() == 0
         assert control.status().flush_pending == 1
         await trio.sleep(60)
@@ -383,10 +399,11 @@ async def test_long_work_can_be_watched() -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(control.set, "mode", "passthrough")
             await trio.sleep(16)
-            assert control.get("job") == control.status().job == "mode passthrough; flush 4/8 blocks, 1KiB/s"
+            assert control.get("job") == control.status().job == "mode passthrough 4/8 blocks, 1KiB/s"
             assert control.status().flush_pending == 4
-            await control.set("message", "decommission")
-            assert control.get("job").endswith("blocks, 1KiB/s; decommission")
+            assert control.get("mode") == "writeback", "until it is what it is to be"
+            control.begin("message", "decommission")
+            assert control.get("job") == "mode passthrough 4/8 blocks, 1KiB/s; decommission (waiting)"
         await trio.sleep(10)
         assert control.get("job") == ""
         assert control.status().decommissioned
@@ -416,7 +433,7 @@ async def test_decommissioning_leaves_a_complete_origin_and_an_empty_cache() -> 
     world.load(6, 2)
     async with controlled(world) as control:
         await control.set("policy", "smq")
-        await control.set("message", "decommission")
+        control.begin("message", "decommission")
         await trio.sleep(60)
         assert control.status().decommissioned
         assert control.get("mode") == "passthrough"
@@ -436,38 +453,36 @@ async def test_decommissioning_that_fails_is_not_done_and_can_be_asked_for_again
     world.origin.dead = {5 * BLOCK}
     async with controlled(world) as control:
         await control.set("policy", "smq")
-        await control.set("message", "decommission")
+        control.begin("message", "decommission")
         await trio.sleep(60)
         assert not control.status().decommissioned
         assert control.status().flush_failed == 1
         assert control.get("mode") == "writeback"
         assert world.mapping.dirty_count == 1
         world.origin.dead.clear()
-        await control.set("message", "decommission")
+        control.begin("message", "decommission")
         await trio.sleep(60)
         assert control.status().decommissioned
         assert control.status().flush_failed == 0
 
 
 @virtual
-async def test_a_flush_is_not_blamed_for_an_earlier_decommissioning() -> None:
+async def test_a_decommissioning_that_cannot_be_recorded_says_so_each_time() -> None:
     world = World()
     world.load(5, 1, dirty=True)
     world.record.error = MetadataError("disk is full")
     async with controlled(world) as control:
         await control.set("policy", "smq")
-        await control.set("message", "decommission")
-        assert control.status().flush_failed == 0
-        await trio.sleep(60)
-        assert control.status().flush_failed == 1
-        await control.set("message", "decommission")
-        assert control.status().flush_failed == 0, "nobody may take the last one's failure for this one's"
-        await trio.sleep(60)
-        assert control.status().flush_failed == 1
+        for _ in range(2):
+            with pytest.raises(MetadataError, match="full"):
+                await control.set("message", "decommission")
+            assert control.status().outcomes["decommission"] == "failed: disk is full"
+            assert control.get("error") == "decommission: disk is full"
+            assert control.status().flush_failed == 1
 
 
 @virtual
-async def test_decommissioning_again_while_it_is_under_way_begins_anew() -> None:
+async def test_decommissioning_again_while_it_is_under_way_is_done_when_that_is() -> None:
     world = World()
     world.load(5, 1, dirty=True)
 
@@ -478,11 +493,11 @@ async def test_decommissioning_again_while_it_is_under_way_begins_anew() -> None
     world.origin.before = slow
     async with controlled(world) as control:
         await control.set("policy", "smq")
-        await control.set("message", "decommission")
+        control.begin("message", "decommission")
         await trio.sleep(5)
-        await control.set("message", "decommission")
-        await control.set("message", "decommission")
-        assert control.get("job").count("decommission") == 2
+        control.begin("message", "decommission")
+        control.begin("message", "decommission")
+        assert control.get("job").count("decommission") == 3
         await trio.sleep(60)
         assert control.status().decommissioned
         assert control.get("job") == ""
@@ -499,7 +514,7 @@ async def test_work_goes_on_while_a_message_is_carried_out() -> None:
 
     world.origin.before = slow
     async with controlled(world) as control:
-        await control.set("message", "flush")
+        control.begin("message", "flush")
         world.ask(Op.PROMOTE, 7, 3)
         await settle()
         assert world.mapping.find(7) == 3

@@ -51,7 +51,10 @@ async def test_a_write_that_outlasts_the_writeback_of_its_block_is_not_missed_by
         origin_released.set()
         await settle()
         assert world.volume.is_dirty(0)
-        spare = ToyPolicy(world.cache_blocks)
+
+        def spare() -> ToyPolicy:
+            return ToyPolicy(world.cache_blocks)
+
         nursery.start_soon(
             switch_mode, world.volume, world.worker, world.flusher, Mode.PASSTHROUGH, spare, world.jobs.begin("mode")
         )
@@ -221,13 +224,12 @@ async def test_a_policy_that_cannot_take_over_costs_the_decommissioning_not_the_
     world.load(0, 0)
     sizes = {"cache_blocks": world.cache_blocks, "origin_blocks": world.origin_blocks, "block_size": BLOCK}
     async with controlled(world) as control:
-        monkeypatch.setattr(
-            "fusecache.volume.policies.create_policy", lambda *_, **__: GuardedPolicy(Forgetful(**sizes))
-        )
-        await control.set("message", "decommission")
+        forgetful = GuardedPolicy(Forgetful(**sizes), world.origin_blocks)
+        monkeypatch.setattr("fusecache.volume.policies.create_policy", lambda *_, **__: forgetful)
+        control.begin("message", "decommission")
         await trio.sleep(5)
         assert world.volume.mode is Mode.WRITEBACK
-        assert control.status().flush_failed == 1
+        assert "does not take over: KeyError" in control.status().outcomes["decommission"]
         with pytest.raises(InvalidError, match="does not take over: KeyError"):
             await control.set("mode", "passthrough")
         assert await world.cache.read(0, 1) == b"c"

@@ -203,7 +203,7 @@ def test_scenario_07_a_cache_is_left_while_somebody_writes(policy: str) -> None:
                 await trio.sleep(1)
                 await rig.control.set("policy", "cleaner")
                 await rig.control.set("mode", "writethrough")
-                await rig.control.set("message", "decommission")
+                rig.control.begin("message", "decommission")
                 with trio.fail_after(100):
                     while not rig.control.status().decommissioned:  # noqa: ASYNC110
                         await trio.sleep(0.1)
@@ -222,7 +222,7 @@ def test_scenario_08_decommissioning_makes_the_origin_the_image(policy: str) -> 
         image = image_of(disk)
         rig = Rig(disk, 1, policy=policy)
         async with rig.running():
-            await rig.control.set("message", "decommission")
+            rig.control.begin("message", "decommission")
             assert await rig.read_all() == image
             await trio.sleep(30)
             assert rig.control.status().decommissioned

@@ -58,9 +58,9 @@ async def test_a_block_that_is_written_back_has_the_sum_of_what_was_copied(by: s
         elif by == "flush":
             await world.flusher.flush()
         else:
-            spare = ToyPolicy(world.cache_blocks)
+            job = world.jobs.begin("mode")
             await switch_mode(
-                world.volume, world.worker, world.flusher, Mode.WRITETHROUGH, spare, world.jobs.begin("mode")
+                world.volume, world.worker, world.flusher, Mode.WRITETHROUGH, lambda: ToyPolicy(world.cache_blocks), job
             )
         assert world.mapping.sum_of(2) == crc32c(world.origin_block(5)) == crc32c(world.cache_block(2)) != CACHED
         await world.durability.commit()
@@ -125,8 +125,10 @@ async def test_sums_outlive_a_change_of_mode_and_of_policy_and_reads() -> None:
         world.ask(Op.PROMOTE, 5, 2)
         await settle()
         for mode in (Mode.WRITETHROUGH, Mode.PASSTHROUGH, Mode.WRITEBACK):
-            spare = ToyPolicy(world.cache_blocks)
-            await switch_mode(world.volume, world.worker, world.flusher, mode, spare, world.jobs.begin("mode"))
+            job = world.jobs.begin("mode")
+            await switch_mode(
+                world.volume, world.worker, world.flusher, mode, lambda: ToyPolicy(world.cache_blocks), job
+            )
             await world.cache.read(5 * BLOCK, BLOCK)
             assert world.mapping.sum_of(2) == OLD
 

@@ -7,12 +7,14 @@ from typing import Any, cast
 
 import pyfuse3
 import pytest
+import trio
 
 from fusecache.control.control import Control
 from fusecache.datapath.disk import Disk
 from fusecache.errors import (
     BusyError,
     FusecacheError,
+    InvalidError,
     MetadataError,
     OutOfRangeError,
     ReadOnlyKeyError,
@@ -22,6 +24,8 @@ from fusecache.errors import (
     UsageError,
 )
 from fusecache.frontends.fuse.operations import Operations
+from fusecache.jobs.job import Job
+from fusecache.jobs.table import Jobs
 from fusecache.volume.volume import PolicyFaultError
 from tests.unit.worlds import virtual
 
@@ -40,6 +44,7 @@ class FakeControl:
         self.values = {"mode": "writeback", "policy.x": "1"}
         self.error: Exception | None = None
         self.messages: list[tuple[str, str]] = []
+        self.job: Job | None = None
 
     def names(self) -> list[str]:
         return list(self.values)
@@ -52,10 +57,11 @@ class FakeControl:
             raise UnknownKeyError(msg)
         return self.values[name]
 
-    async def set(self, name: str, value: str) -> None:
+    def begin(self, name: str, value: str) -> Job | None:
         if self.error is not None:
             raise self.error
         self.messages.append((name, value))
+        return self.job
 
 
 class FakeCache:
@@ -227,6 +233,37 @@ async def test_bytes_that_are_no_text_go_in_and_come_out_as_they_are() -> None:
     assert face.control.messages == [("policy", os.fsdecode(b"\xff\xfe"))]
     face.control.values["table"] = os.fsdecode(b"/m /c /\xff\xfe 512")
     assert await face.getxattr(IMAGE, key("user.fusecache.table"), CTX) == b"/m /c /\xff\xfe 512"
+
+
+@virtual
+async def test_f10_a_setter_waits_a_moment_for_what_it_began_and_no_longer() -> None:
+    face = Face()
+    jobs = Jobs(4096, trio.current_time)
+    job = face.control.job = jobs.begin("mode", "writethrough")
+    await face.setxattr(IMAGE, key("user.fusecache.mode"), b"writethrough", CTX)
+    assert trio.current_time() <= 0.1
+    assert job.ended is None
+    jobs.end(job)
+    began = trio.current_time()
+    await face.setxattr(IMAGE, key("user.fusecache.mode"), b"writethrough", CTX)
+    assert trio.current_time() == began
+
+
+@virtual
+async def test_f10_what_fails_within_that_moment_is_told_by_errno() -> None:
+    face = Face()
+    jobs = Jobs(4096, trio.current_time)
+    job = face.control.job = jobs.begin("policy", "other")
+
+    async def fail_soon() -> None:
+        await trio.sleep(0.01)
+        job.fail(InvalidError("it does not take over"))
+        jobs.end(job)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(fail_soon)
+        with raises(errno.EINVAL):
+            await face.setxattr(IMAGE, key("user.fusecache.policy"), b"other", CTX)
 
 
 # The tree

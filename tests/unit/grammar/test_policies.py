@@ -36,8 +36,18 @@ def test_a_policy_and_its_tunables(text: str, choice: PolicyChoice) -> None:
         ("mq,a", "--policy: 'a' is not KEY=VALUE"),
         ("mq,=1", "--policy: '=1' is not KEY=VALUE"),
         ("mq,a=", "--policy: 'a=' is not KEY=VALUE"),
-        ("mq,migration_threshold=many", "migration_threshold must be a decimal number, not 'many'"),
-        ("mq,migration_threshold=-1", "migration_threshold must be a decimal number, not '-1'"),
+        (
+            "mq,migration_threshold=many",
+            "migration_threshold must be a decimal number of sectors, 0 to 18014398509481983, not 'many'",
+        ),
+        (
+            "mq,migration_threshold=18014398509481984",
+            "0 to 18014398509481983, not '18014398509481984'",
+        ),
+        (
+            "mq,migration_threshold=-1",
+            "migration_threshold must be a decimal number of sectors, 0 to 18014398509481983, not '-1'",
+        ),
     ],
 )
 def test_what_is_no_policy(text: str, words: str) -> None:

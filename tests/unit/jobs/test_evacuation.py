@@ -50,9 +50,7 @@ async def test_everything_goes_to_the_origin_and_then_fsync_works_again() -> Non
     async with running(world):
         await lose_the_cache(world)
         await trio.sleep(5)
-        job = world.jobs.latest("evacuate")
-        assert job is not None
-        assert (job.done, job.total, job.left, job.error) == (2, 2, 0, "")
+        assert world.jobs.outcomes == {"evacuate": "done"}
         assert world.mapping.mapped_count == 0
         assert world.policy.index == {}
         assert world.origin_block(5) == b"c" * BLOCK
@@ -235,8 +233,14 @@ async def test_the_mode_can_be_changed_once_everything_is_safe() -> None:
     async with running(world):
         await lose_the_cache(world)
         await trio.sleep(10)
-        spare = ToyPolicy(world.cache_blocks)
-        await switch_mode(world.volume, world.worker, world.flusher, Mode.PASSTHROUGH, spare, world.jobs.begin("mode"))
+        await switch_mode(
+            world.volume,
+            world.worker,
+            world.flusher,
+            Mode.PASSTHROUGH,
+            lambda: ToyPolicy(world.cache_blocks),
+            world.jobs.begin("mode"),
+        )
         assert world.volume.mode is Mode.PASSTHROUGH
 
 
@@ -255,3 +259,40 @@ async def test_a_user_flush_writes_everything_back_as_well() -> None:
         assert world.flusher.failed == 1  # the block is still cached
         assert await world.worker.invalidate(5)
         await world.flusher.flush()
+
+
+@virtual
+async def test_f10_an_evacuation_ends_with_the_mount() -> None:
+    world = World()
+    world.load(5, 2, dirty=True)
+    world.load(6, 3, dirty=True)
+    world.origin.errors["write"] = StoreError("dead, too")
+    async with running(world):
+        await lose_the_cache(world)
+        await trio.sleep(5)
+        assert str(world.jobs) == "evacuate 0/2 blocks"
+        world.jobs.close("the mount is ending")
+        await trio.sleep(60)
+        assert world.jobs.outcomes == {"evacuate": "failed: the mount is ending"}
+        async with world.worker.paused():
+            pass
+        assert world.mapping.dirty_count == 2
+
+
+@virtual
+async def test_f13_what_cannot_be_brought_to_safety_yet_is_told_once_a_round(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    world = World(cache_blocks=200, origin_blocks=400)
+    for number in range(200):
+        world.load(2 * number, number, dirty=True)
+    world.origin.errors["write"] = StoreError("dead, too")
+    async with running(world):
+        await lose_the_cache(world)
+        await trio.sleep(20)
+        told = capsys.readouterr().out
+        assert 3 <= told.count("not brought to safety yet") <= 6
+        assert "blocks=200" in told
+        world.origin.errors.clear()
+        await trio.sleep(60)
+        assert world.mapping.mapped_count == 0

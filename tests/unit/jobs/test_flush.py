@@ -125,6 +125,161 @@ async def test_whoever_asks_while_one_runs_waits_for_what_was_dirty_when_they_as
 
 
 @virtual
+async def test_f11_a_flush_ends_when_its_own_blocks_are_written_whoever_asks_after_it() -> None:
+    world = dirty_world((1, 0))
+    for number in range(1, 8):
+        world.load(2 * number + 1, number)
+
+    async def slow(name: str) -> None:
+        if name == "write":
+            await trio.sleep(10)
+
+    world.origin.before = slow
+    ended: dict[int, float] = {}
+
+    async def flush(number: int) -> None:
+        await world.flusher.flush()
+        ended[number] = trio.current_time()
+
+    async with world.running() as nursery:
+        for number in range(1, 8):
+            nursery.start_soon(flush, number - 1)
+            await trio.sleep(1)
+            await world.cache.write((2 * number + 1) * BLOCK, b"new")
+        await trio.sleep(4)
+        assert list(ended) == [0], "six others asked meanwhile, and their blocks are not its business"
+        assert ended[0] <= 11
+        await trio.sleep(100)
+        assert sorted(ended) == list(range(7))
+        assert world.mapping.dirty_blocks() == [7]
+        await world.flusher.flush()
+
+
+@virtual
+async def test_f11_what_several_want_is_written_once() -> None:
+    world = dirty_world(*((2 * number, number) for number in range(8)))
+
+    async def slow(name: str) -> None:
+        if name == "write":
+            await trio.sleep(10)
+
+    world.origin.before = slow
+    async with world.running():
+        async with trio.open_nursery() as nursery:
+            for _ in range(40):
+                nursery.start_soon(world.flusher.flush)
+                await trio.sleep(0.1)
+        assert world.origin.names().count("write") == 8
+        assert trio.current_time() < 21
+        assert (world.flusher.pending, world.flusher.failed) == (0, 0)
+
+
+@virtual
+async def test_f11_each_failure_is_told_to_those_whose_block_it_is() -> None:
+    world = dirty_world((3, 0))
+    world.load(9, 1)
+    world.load(12, 2)
+    world.origin.dead = {9 * BLOCK}
+
+    async def slow(name: str) -> None:
+        if name == "write":
+            await trio.sleep(10)
+
+    world.origin.before = slow
+    heard: dict[str, str] = {}
+
+    async def flush(name: str) -> None:
+        try:
+            await world.flusher.flush()
+        except FusecacheError as exc:
+            heard[name] = str(exc)
+        else:
+            heard[name] = "done"
+
+    async with world.running() as nursery:
+        nursery.start_soon(flush, "before")
+        await trio.sleep(1)
+        await world.cache.write(9 * BLOCK, b"new")
+        for number in range(40):
+            nursery.start_soon(flush, f"bad {number}")
+        await trio.sleep(100)
+        assert heard.pop("before") == "done"
+        assert len(heard) == 40
+        assert all(text.startswith("1 blocks could not be written") for text in heard.values()), heard
+        world.origin.dead.clear()
+        await flush("after")
+        assert heard["after"] == "done"
+
+
+@virtual
+async def test_f11_a_cache_block_that_changes_hands_meanwhile_is_not_taken_for_written() -> None:
+    """What is dirty in a cache block when a flush is asked for is written, though another flush looked there before."""
+    world = dirty_world((3, 0), (5, 1))
+
+    async def slow(name: str) -> None:
+        if name == "write":
+            await trio.sleep(10)
+
+    world.origin.before = slow
+    async with world.running() as nursery:
+        nursery.start_soon(world.flusher.flush)
+        await trio.sleep(5)
+        assert await world.worker.invalidate(3)
+        world.load(7, 0)
+        await world.cache.write(7 * BLOCK, b"new")
+        await world.flusher.flush()
+        assert world.origin_block(7)[:3] == b"new"
+        assert world.mapping.dirty_count == 0
+
+
+@virtual
+async def test_f11_a_flush_of_a_dead_origin_ends_soon_and_tries_every_block() -> None:
+    blocks = 3000
+    world = World(cache_blocks=blocks, origin_blocks=2 * blocks)
+    for number in range(blocks):
+        world.load(2 * number, number, dirty=True)
+    world.origin.errors["write"] = StoreError("dead")
+    async with world.running():
+        with pytest.raises(FusecacheError, match=f"{blocks} blocks could not be written .*: dead"):
+            await world.flusher.flush()
+        assert trio.current_time() < 60
+        assert world.flusher.failed == blocks
+        assert len({offset for name, offset, _ in world.origin.calls if name == "write"}) == blocks
+
+
+@virtual
+async def test_f13_a_block_that_is_being_migrated_is_no_failure_to_be_logged(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    world = dirty_world(*((2 * number, number) for number in range(8)))
+    async with world.running() as nursery:
+        for number in range(8):
+            assert world.locks.try_exclusive(2 * number, ALL_OUT)
+        nursery.start_soon(world.flusher.flush)
+        await trio.sleep(5)
+        for number in range(8):
+            world.locks.end_exclusive(2 * number)
+        await trio.sleep(5)
+        assert world.mapping.dirty_count == 0
+    assert "writeback failed" not in capsys.readouterr().out
+
+
+@virtual
+async def test_f13_what_fails_is_logged_but_not_a_million_times(capsys: pytest.CaptureFixture[str]) -> None:
+    world = World(cache_blocks=300, origin_blocks=600)
+    for number in range(300):
+        world.load(2 * number, number, dirty=True)
+    world.origin.errors["write"] = StoreError("dead")
+    async with world.running():
+        with pytest.raises(FusecacheError):
+            await world.flusher.flush()
+    told = capsys.readouterr().out
+    assert told.count("writeback failed") == 16
+    assert told.count("flush failed") == 1
+    assert "blocks=300" in told
+
+
+@virtual
 async def test_a_hiccup_is_tried_again() -> None:
     world = dirty_world((3, 0))
     attempts = 0

@@ -5,10 +5,12 @@ from __future__ import annotations
 import random
 
 import pytest
+import trio
 
-from fusecache.errors import StoreError
+from fusecache.errors import FusecacheError, RefusedError, StoreError
 from fusecache.jobs.job import RATE_SECONDS, Job
 from fusecache.jobs.table import Jobs
+from tests.unit.worlds import virtual
 
 BLOCK = 1 << 20
 
@@ -108,7 +110,7 @@ def test_whatever_happens_it_stays_possible(jobs: Jobs, clock: Clock, seed: int)
             case 0:
                 job.total += rng.randrange(10)
             case 1:
-                job.fail("something")
+                job.fail(FusecacheError("something"))
             case _:
                 job.advance(rng.randrange(5))
         assert job.rate >= 0
@@ -123,7 +125,7 @@ def test_whatever_happens_it_stays_possible(jobs: Jobs, clock: Clock, seed: int)
 
 def test_nothing_runs_in_the_beginning(jobs: Jobs) -> None:
     assert not str(jobs)
-    assert jobs.latest("flush") is None
+    assert not jobs.outcomes
     jobs.check()
 
 
@@ -142,14 +144,49 @@ def test_how_the_last_of_each_kind_ended_is_known(jobs: Jobs) -> None:
         work_that_fails(jobs)
     with jobs.job("policy", "mq"):
         pass
-    latest = jobs.latest("drop")
-    assert latest is not None
-    assert latest.error == "dead"
-    assert latest.ended is not None
-    with jobs.job("drop") as again:
-        assert jobs.latest("drop") is again
-    assert not again.error
+    assert jobs.outcomes == {"drop": "failed: dead", "policy": "done"}
+    assert jobs.last_error == "drop: dead"
+    with jobs.job("drop"):
+        assert jobs.outcomes["drop"] == "failed: dead"
+    assert jobs.outcomes["drop"] == "done"
     jobs.check()
+
+
+def test_f10_programs_can_read_how_a_job_is(jobs: Jobs) -> None:
+    job = jobs.begin("mode", "writethrough", total=3)
+    job.waiting = True
+    assert job.report() == "waiting 0 3 mode writethrough (waiting)"
+    job.start()
+    job.advance()
+    assert job.report() == "running 1 3 mode writethrough 1/3 blocks"
+    assert not job.outcome
+    jobs.end(job)
+    assert job.report() == "done 1 3 mode writethrough"
+    job = jobs.begin("policy")
+    job.fail(StoreError("one\ntwo"))
+    jobs.end(job)
+    assert job.report() == "failed 0 0 one two"
+
+
+@virtual
+async def test_f10_whoever_waits_for_a_job_hears_what_became_of_it() -> None:
+    jobs = Jobs(BLOCK, trio.current_time)
+    job = jobs.begin("mode")
+    with trio.move_on_after(1) as waiting:
+        await job.wait()
+    assert waiting.cancelled_caught
+    job.fail(StoreError("dead"))
+    jobs.end(job)
+    with pytest.raises(StoreError, match="dead"):
+        await job.wait()
+
+
+def test_f10_work_that_is_to_end_early_can_ask(jobs: Jobs) -> None:
+    job = jobs.begin("policy")
+    job.require_going_on()
+    jobs.close("the mount is ending")
+    with pytest.raises(RefusedError, match="ending"):
+        job.require_going_on()
 
 
 def test_an_error_without_words_is_named_by_its_kind(jobs: Jobs) -> None:

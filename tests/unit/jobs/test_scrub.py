@@ -371,3 +371,17 @@ def test_without_rot_it_never_finds_any_whatever_clients_and_policies_do(
 
     with simulated():
         simulate(seed, history)
+
+
+@virtual
+async def test_f13_a_block_that_is_being_migrated_is_passed_by_without_a_word(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    world = World()
+    world.load(5, 1, dirty=True)
+    world.cached.dead = {BLOCK}
+    async with world.running():
+        assert world.locks.try_exclusive(5, ALL_OUT)
+        await Scrub(world.volume, world.worker, world.jobs, rate=BLOCK).round()
+        world.locks.end_exclusive(5)
+    assert "scrub passes" not in capsys.readouterr().out

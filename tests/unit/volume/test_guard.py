@@ -9,10 +9,11 @@ import trio
 
 from fusecache.block.health import Health
 from fusecache.block.mapping import Mapping
+from fusecache.jobs.switching import switch_policy
 from fusecache.volume.guard import GuardedPolicy, guarded
-from policies import MISS, Op, Policy, PolicyError, Work, create_policy
+from policies import MISS, MISS_QUEUED, Op, Policy, PolicyError, Work, create_policy
 from policies.smq import SmqPolicy
-from tests.unit.worlds import BLOCK, World, virtual
+from tests.unit.worlds import BLOCK, ToyPolicy, World, virtual
 
 
 def handed_out(policy: Policy) -> Work:
@@ -47,7 +48,7 @@ class Wild(SmqPolicy):
 
 def make(monkeypatch: pytest.MonkeyPatch, method: str, error: type[Exception]) -> tuple[Policy, Health]:
     inner = Wild(cache_blocks=4, origin_blocks=16, block_size=4096)
-    policy = guarded(inner)
+    policy = guarded(inner, 16)
     mapping, health = Mapping(4), Health()
     mapping.insert(5, 1)
     policy.load_mapping(5, 1, False, None)
@@ -82,8 +83,9 @@ def test_whatever_raises_the_mapping_answers_instead(
 
 def test_what_the_contract_lets_it_refuse_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     policy, health = make(monkeypatch, "invalidate_mapping", PolicyError)
+    work = handed_out(policy)
     with pytest.raises(PolicyError):
-        policy.invalidate_mapping(1)
+        policy.invalidate_mapping(work.cblock)
     with pytest.raises(PolicyError):
         policy.set_config_value("speed", "9")
     assert health.state == "ok"
@@ -91,7 +93,138 @@ def test_what_the_contract_lets_it_refuse_is_no_failure(monkeypatch: pytest.Monk
 
 def test_ours_are_not_held_up_by_it() -> None:
     policy = create_policy("smq", cache_blocks=4, origin_blocks=16, block_size=4096)
-    assert guarded(policy) is policy
+    assert guarded(policy, 16) is policy
+
+
+def test_f12_a_refusal_to_forget_a_block_that_nobody_works_at_costs_the_policy(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy, health = make(monkeypatch, "invalidate_mapping", PolicyError)
+    assert policy.invalidate_mapping(1)
+    assert "does not forget cblock 1, for which no item is out: out of its mind" in health.policy_failed
+    policy.check()
+
+
+def test_f12_an_item_that_is_only_queued_goes_back_and_the_block_is_forgotten() -> None:
+    inner = ToyPolicy(4)
+    policy = GuardedPolicy(inner, 16)
+    mapping, health = Mapping(4), Health()
+    for oblock, cblock in ((5, 1), (6, 2)):
+        mapping.insert(oblock, cblock)
+        policy.load_mapping(oblock, cblock, False, None)
+        inner.queue.append(Work(Op.DEMOTE, oblock, cblock))
+    policy.serve(mapping, health)
+    assert policy.invalidate_mapping(2)
+    assert inner.completed == [(Op.DEMOTE, 5, False), (Op.DEMOTE, 6, False)]
+    assert health.state == "ok"
+    policy.check()
+
+
+@pytest.mark.parametrize("answer", [4, 10**9, 2, MISS, MISS_QUEUED, -3, -(10**9), None, "1", 1.5])
+@pytest.mark.parametrize("method", ["lookup", "lookup_with_work"])
+def test_f12_an_answer_that_cannot_be_costs_the_policy_not_the_request(
+    method: str, answer: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy, health = make(monkeypatch, "tick", ValueError)
+    assert isinstance(policy, GuardedPolicy)
+    monkeypatch.setattr(policy._inner, method, lambda *_: answer if method == "lookup" else (answer, None))
+    assert METHODS[method](policy) == 1
+    assert "is no answer to a lookup of oblock 5, which is in cblock 1" in health.policy_failed
+    assert policy.lookup(6, False, False) == MISS
+
+
+def test_f12_a_block_that_is_not_cached_is_not_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy, health = make(monkeypatch, "tick", ValueError)
+    assert isinstance(policy, GuardedPolicy)
+    assert policy.lookup(7, False, False) in {MISS, MISS_QUEUED}
+    assert health.state == "ok"
+    monkeypatch.setattr(policy._inner, "lookup", lambda *_: 1)
+    assert policy.lookup(7, False, False) == MISS
+    assert "oblock 7, which is not cached" in health.policy_failed
+
+
+@pytest.mark.parametrize(
+    ("method", "answer"),
+    [
+        *(("get_hint", hint) for hint in (-1, 2**32, None, "9")),
+        *(("residency", count) for count in (-1, 5, 10**9, None)),
+        *(("config_values", values) for values in (None, 7, {"a": 1}, {2: "a"}, {"a": "1\n2"})),
+    ],
+)
+def test_f12_figures_that_cannot_be_cost_the_policy(
+    method: str, answer: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy, health = make(monkeypatch, "tick", ValueError)
+    assert isinstance(policy, GuardedPolicy)
+    monkeypatch.setattr(policy._inner, method, lambda *_: answer)
+    assert METHODS[method](policy) == INSTEAD[method]
+    assert health.state == "degraded"
+
+
+@virtual
+async def test_f12_reads_and_writes_go_on_when_lookups_are_out_of_range(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = strange_world()
+    async with world.running():
+        monkeypatch.setattr(world.policy, "lookup", lambda *_: 10**6)
+        monkeypatch.setattr(world.policy, "lookup_with_work", lambda *_: (10**6, None))
+        assert await world.cache.read(9 * BLOCK, 1) == b"c"
+        assert await world.cache.read(8 * BLOCK, 1) == b"o"
+        assert await world.cache.write(9 * BLOCK, b"new" + bytes(BLOCK - 3)) == BLOCK
+        assert await world.cache.read(9 * BLOCK, 3) == b"new"
+        assert world.volume.health.policy_failed
+
+
+@virtual
+async def test_f12_a_block_is_dropped_and_a_pause_ends_although_the_policy_refuses_to_forget(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = strange_world()
+
+    def refuse(_: int) -> bool:
+        msg = "never"
+        raise PolicyError(msg)
+
+    monkeypatch.setattr(world.policy, "invalidate_mapping", refuse)
+    async with world.running():
+        with trio.fail_after(10):
+            assert await world.worker.invalidate(9)
+            async with world.worker.paused():
+                pass  # as at the end of the mount
+        assert world.mapping.mapped_count == 0
+        assert world.origin_block(9) == b"c" * BLOCK
+        assert "never" in world.volume.health.policy_failed
+
+
+@virtual
+async def test_f12_a_policy_that_fails_while_it_learns_the_mapping_fails_no_write(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World(cache_blocks=2000, origin_blocks=2000)
+    for number in range(2000):
+        world.load(number, number)
+    inner = ToyPolicy(2000)
+
+    def fail(_: int) -> None:
+        msg = "dirt"
+        raise KeyError(msg)
+
+    monkeypatch.setattr(inner, "set_dirty", fail)
+    async with world.running():
+        world.durability.regions.open.update(range(1000))
+        world.record.regions.update(range(1000))
+        failed: list[Exception] = []
+
+        async def switch() -> None:
+            try:
+                await switch_policy(world.volume, world.worker, GuardedPolicy(inner, 2000), world.jobs.begin("policy"))
+            except KeyError as exc:
+                failed.append(exc)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(switch)
+            while not world.volume.handed_over:
+                await trio.lowlevel.checkpoint()
+            assert await world.cache.write(0, b"new") == 3
+        assert failed
+        assert world.volume.policy is world.policy
 
 
 # Items that cannot be
@@ -101,7 +234,7 @@ def strange_world() -> World:
     """A world whose policy is another package's, with block 9 cached and dirty."""
     world = World()
     world.load(9, 2, dirty=True)
-    world.volume.take_over(guarded(world.policy))
+    world.volume.take_over(guarded(world.policy, world.origin_blocks))
     return world
 
 
@@ -115,6 +248,7 @@ def strange_world() -> World:
         [(Op.PROMOTE, 0, 4)],
         [(Op.PROMOTE, 0, -1)],
         [(Op.PROMOTE, -1, 0)],
+        [(Op.PROMOTE, 16, 0)],
     ],
     ids=str,
 )
