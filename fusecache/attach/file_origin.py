@@ -86,7 +86,7 @@ class FileOrigin:
         status = os.fstat(self._fd)
         is_device = stat.S_ISBLK(status.st_mode)
         return Identity(
-            address=self.address,
+            address=self.address.encode(errors="backslashreplace").decode(),  # a name may be no text
             key=f"device {status.st_rdev}" if is_device else f"{status.st_dev}:{status.st_ino}",
             version="0" if is_device else str(status.st_mtime_ns),
             size=self.size,
