@@ -210,4 +210,5 @@ def test_f20_a_mount_command_that_is_ended_leaves_no_mount(mounted: Mounted, num
     wait_until(lambda: not is_running(int(child)), "the daemon has ended")
     assert not is_mounted(mount.mountpoint)
     assert not any(mount.mountpoint.iterdir())
+    assert ended_cleanly(mount)
     mount.mount()
