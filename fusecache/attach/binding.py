@@ -2,7 +2,8 @@
 
 The metadata carries a uuid, the sizes, and the origin's identity; the cache begins with a *stamp* with the same uuid
 (:mod:`fusecache.attach.stamp`); the origin has a claim (:mod:`fusecache.attach.claim`) from the moment when the mount
-begins until it ends with nothing dirty.
+begins until it ends with nothing dirty.  Of an origin to which nothing is written nothing changes, its claim included:
+nothing turns dirty, and what was dirty stays so.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ class Binding:
     uuid: str
     was_clean: bool
     """Whether the last mount ended cleanly."""
+    read_only: str = ""
+    """Why nothing is written to the origin; empty if it is."""
     notes: list[str]
     """What the user should hear."""
     cache_path: Path
@@ -64,14 +67,17 @@ class Binding:
                 origin=self._origin.identity(),
             )
         )
-        self._origin.write_claim(Claim(self.uuid, str(self.metadata_path)))
+        if not self.read_only:
+            self._origin.write_claim(Claim(self.uuid, str(self.metadata_path)))
         self._created.pop_all()
 
     def end_values(self) -> dict[str, str]:
         """Return what to record at a clean end; raises StoreError."""
-        self._origin.make_identity_durable()
+        if not self.read_only:
+            self._origin.make_identity_durable()
         return packed(clean_shutdown=True, origin=self._origin.identity())
 
     def release_origin(self) -> None:
         """Note on the origin that no cache has newer data of it any more."""
-        self._origin.remove_claim()
+        if not self.read_only:
+            self._origin.remove_claim()

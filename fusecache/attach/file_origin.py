@@ -6,8 +6,10 @@ The lease is a lock (``flock``), the claim an extended attribute, where the file
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
+import struct
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +22,10 @@ from fusecache.config import PageCache
 from fusecache.errors import StoreError
 from fusecache.linux import size_of
 from fusecache.metadata import Identity
-from fusecache.stores import Engine, open_file_store, open_for_store
+from fusecache.stores import Engine, open_file_store, open_to_read
 
 _CLAIM: Final = "user.fusecache.claim"
+_BLKROGET: Final = 0x125E
 DEVICES: Final = Path("/sys/dev/block")
 
 
@@ -54,10 +57,13 @@ class FileLocation:
 
     def open(self, resources: ExitStack, *, writable: bool = True) -> FileOrigin:
         """See :class:`fusecache.attach.origin.Location`."""
-        fd = open_for_store(self.path, os.O_RDWR if writable else os.O_RDONLY)
+        fd = open_to_read(self.path)
         resources.callback(os.close, fd)
         lock(fd, self.path)
-        return FileOrigin(self.path, fd, resources)
+        origin = FileOrigin(self.path, fd, resources)
+        if writable and origin.unwritable:
+            raise StoreError(origin.unwritable)
+        return origin
 
 
 @final
@@ -80,6 +86,17 @@ class FileOrigin:
     def size(self) -> int:
         """See :class:`fusecache.attach.origin.Origin`."""
         return size_of(self._fd)
+
+    @property
+    def unwritable(self) -> str:
+        """See :class:`fusecache.attach.origin.Origin`; a device can be opened for writing and refuse every write."""
+        if fcntl.fcntl(self._fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            return f"origin {self._path} cannot be written: it is not permitted, or its file system is read-only"
+        if stat.S_ISBLK(os.fstat(self._fd).st_mode):
+            (is_read_only,) = struct.unpack("i", fcntl.ioctl(self._fd, _BLKROGET, bytes(4)))
+            if is_read_only:
+                return f"origin {self._path} is a device that is set read-only"
+        return ""
 
     def identity(self) -> Identity:
         """See :class:`fusecache.attach.origin.Origin`; changes of a device do not show."""

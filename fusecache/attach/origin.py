@@ -58,6 +58,10 @@ class Origin(Protocol):
     def size(self) -> int:
         """In bytes, as it is at this moment."""
 
+    @property
+    def unwritable(self) -> str:
+        """Why it cannot be written; empty if it can."""
+
     def identity(self) -> Identity:
         """Return what it is known again by, as it is at this moment."""
 
@@ -100,6 +104,7 @@ class Location(Protocol):
     def open(self, resources: ExitStack, *, writable: bool = True) -> Origin:
         """Open it, and keep others from it until ``resources`` are closed.
 
+        :param writable: whether one that can only be read will not do.
         :raises BusyError: another mount, or something else, has it.
         :raises StoreError: it is missing, not permitted, or cannot be an origin.
         """

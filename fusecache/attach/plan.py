@@ -27,7 +27,7 @@ from fusecache.config import PageCache
 from fusecache.errors import MetadataError, StoreError
 from fusecache.linux import size_of, sync_directory
 from fusecache.metadata import Database, Superblock, region_blocks_for
-from fusecache.stores import open_file_store
+from fusecache.stores import ReadOnlyStore, open_file_store
 from fusecache.units import format_size
 
 if TYPE_CHECKING:
@@ -58,6 +58,8 @@ class Plan:
     """Where files go that the user gave no place; it is made if need be, unlike any other."""
     uuid: str = ""
     """That of the metadata which is given up, whose stamp the cache has."""
+    read_only: str = ""
+    """Why nothing is to be written to the origin; empty if it is."""
     notes: list[str] = field(default_factory=list)
     resize: Resize | None = None
     """What has to change before the known cache can be used."""
@@ -87,7 +89,7 @@ class Plan:
                 write_stamp(cache_fd, superblock.uuid)
             created = self.resources.enter_context(undo.pop_all())
         return Binding(
-            origin=origin.store,
+            origin=ReadOnlyStore(origin.store, self.read_only) if self.read_only else origin.store,
             cache=cache,
             database=database,
             geometry=self.geometry,
@@ -96,6 +98,7 @@ class Plan:
             region_blocks=superblock.region_blocks,
             uuid=superblock.uuid,
             was_clean=superblock.clean_shutdown,
+            read_only=self.read_only,
             notes=self.notes,
             cache_path=self.cache_path,
             metadata_path=self.metadata_path,

@@ -17,6 +17,9 @@ way back: unmount, mount.
 *The origin cannot be flushed.*  Whatever was written back since the last flush may be gone.  So no row is recorded as
 clean any more, and fsync fails.  The way back: unmount and mount; recovery writes it back again.
 
+*The origin cannot be written, or is not to be.*  That is no failure.  The image is read-only; what is dirty stays so,
+and is served from the cache, which goes on taking in what is read.
+
 Two failures are smaller.  A policy of another package that fails (:mod:`fusecache.volume.guard`) costs hits only; the
 way back is to set another policy.  A block that cannot be read although only the cache has its content costs that
 content: :attr:`Health.lost` has the ranges of the image, until they are written back after all.
@@ -87,6 +90,8 @@ class Health:
     """A failure that may have cost writes, and for which no fsync has failed yet."""
     origin_lost: str = ""
     """Why nothing that was written back counts as durable any more."""
+    origin_read_only: str = ""
+    """Why nothing is written to the origin, for as long as the mount lasts."""
     policy_failed: str = ""
     """Which policy failed, and how; it is not asked any more."""
     lost: ByteRanges = field(default_factory=ByteRanges)
@@ -106,7 +111,9 @@ class Health:
             return "read-only"
         if self.origin_lost or self.emptying:
             return "failing"
-        return "degraded" if self.cache_lost or self.policy_failed or len(self.lost) else "ok"
+        if self.cache_lost or self.policy_failed or len(self.lost):
+            return "degraded"
+        return "read-only" if self.origin_read_only else "ok"
 
     def __str__(self) -> str:
         """Say in one line what is wrong and what to do; ``ok`` if nothing is."""
@@ -122,4 +129,6 @@ class Health:
             told.append(f"policy {self.policy_failed}; nothing new is cached until another one is set")
         if len(self.lost):
             told.append(f"{len(self.lost)} bytes of the image cannot be read (user.fusecache.lost has the ranges)")
+        if self.origin_read_only:
+            told.append(f"the image is read-only: {self.origin_read_only}")
         return "; ".join(told) or "ok"

@@ -191,7 +191,10 @@ class Control:
         await self._changes.set_policy(parse_policy(text, "policy"))
 
     async def _set_mode(self, text: str) -> None:
-        await self._changes.set_mode(Mode.parse(text))
+        mode = Mode.parse(text)
+        if mode is not Mode.WRITEBACK:
+            self._volume.require_writebacks()
+        await self._changes.set_mode(mode)
 
     async def _set_threshold(self, text: str) -> None:
         self._change_threshold(parse_threshold(text))
@@ -221,6 +224,8 @@ class Control:
             case InvalidateCblocks(ranges):
                 await self._changes.drop(ranges)
             case Flush():
+                self._volume.require_writebacks()
                 self._flusher.start()
             case Decommission():
+                self._volume.require_writebacks()
                 self._changes.decommission()

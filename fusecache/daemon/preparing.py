@@ -72,6 +72,10 @@ def prepare(config: MountConfig, resources: ExitStack) -> Prepared:
     volume.counters.restore(superblock.stats or {})
     if config.policy.migration_threshold is not None:
         volume.migration_threshold = config.policy.migration_threshold
+    if binding.read_only:
+        dirty = volume.mapping.dirty_count
+        stays = f"; {dirty} dirty blocks stay in the cache" if dirty else ""
+        binding.notes.append(f"the image is read-only: {binding.read_only}{stays}")
     if not binding.was_clean:
         binding.notes.append(_recovery_note(volume.mapping.dirty_count, recovered.suspects))
     log.info(
@@ -92,7 +96,7 @@ def _recovery_note(dirty: int, suspects: int) -> str:
 def make_volume(binding: Binding, policy: Policy, mapping: Mapping, open_regions: set[int], mode: Mode) -> Volume:
     """Put the parts of a volume together."""
     locks = BlockLocks()
-    return Volume(
+    volume = Volume(
         geometry=binding.geometry,
         mapping=mapping,
         locks=locks,
@@ -110,6 +114,8 @@ def make_volume(binding: Binding, policy: Policy, mapping: Mapping, open_regions
         ),
         mode=mode,
     )
+    volume.health.origin_read_only = binding.read_only
+    return volume
 
 
 def _require_mountpoint(path: Path) -> None:

@@ -105,6 +105,7 @@ async def _run(
         control,
         image_bytes=binding.geometry.image_bytes,
         page_cache=config.page_cache is PageCache.IMAGE,
+        read_only=bool(binding.read_only),
     )
     pages = KernelPages()
     if config.page_cache is PageCache.IMAGE:

@@ -88,6 +88,7 @@ def write_back(
         if plan.database is None:
             msg = f"there is no metadata {plan.metadata_path}: nothing is cached, or it is elsewhere (--metadata)"
             raise RefusedError(msg)
+        _require_writable(plan.read_only)
         return trio.run(_write_back, plan.carry_out(), progress, retries)
 
 
@@ -96,13 +97,21 @@ def _forget_stale(config: MountConfig, environ: Mapping[str, str]) -> None:
     files = find_files(config.origin, cache=config.cache, metadata=config.metadata, environ=environ)
     with ExitStack() as resources:
         open_locked(files.metadata, resources)
-        now = open_origin(locate(config.origin), resources).identity()
+        origin = open_origin(locate(config.origin), resources)
+        _require_writable(origin.unwritable)
+        now = origin.identity()
         database = resources.enter_context(closing(Database.open(files.metadata)))
         superblock = database.superblock()
         if superblock.clean_shutdown and now.has_changed_since(superblock.origin):
             clean = [row.cblock for row in database.rows() if not row.dirty]
             known = replace(superblock.origin, version=now.version)  # still that origin, whatever this one is
             database.apply(Transaction(unmapped=clean, values=packed(origin=known)))
+
+
+def _require_writable(reason: str) -> None:
+    if reason:
+        msg = f"nothing can be written back, and nothing was changed: {reason}"
+        raise RefusedError(msg)
 
 
 async def _write_back(binding: Binding, progress: Progress, retries: int) -> Outcome:

@@ -208,6 +208,7 @@ class SimBinding:
     cache_path: Path = Path("/cache")
     metadata_path: Path = Path("/metadata")
     engine: str = "simulated"
+    read_only: str = ""
 
     def release_origin(self) -> None:
         """Give up a claim on the origin that nobody contests here."""

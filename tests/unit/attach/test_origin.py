@@ -77,6 +77,10 @@ class DiskOrigin:
     def size(self) -> int:
         return len(self.disk.content)
 
+    @property
+    def unwritable(self) -> str:
+        return ""
+
     def identity(self) -> Identity:
         return Identity(self.address, self.disk.name, f"generation {self.disk.generation}", self.size)
 
