@@ -8,13 +8,15 @@ nothing turns dirty, and what was dirty stays so.
 
 from __future__ import annotations
 
+import os
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from fusecache.attach.claim import Claim
+from fusecache.attach.names import Name
 from fusecache.linux import size_of
-from fusecache.metadata import packed
+from fusecache.metadata import packed, side_files
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,6 +53,8 @@ class Binding:
     _cache_fd: int
     _created: ExitStack
     """What would remove the files made for this mount."""
+    _names: dict[str, Name] = field(default_factory=dict)
+    """Of its files but the origin's."""
 
     @property
     def origin_address(self) -> str:
@@ -70,6 +74,18 @@ class Binding:
         if not self.read_only:
             self._origin.write_claim(Claim(self.uuid, str(self.metadata_path)))
         self._created.pop_all()
+        self._names = {
+            "cache": Name(self.cache_path, os.fstat(self._cache_fd)),
+            "metadata": Name(self.metadata_path, self.metadata_path.stat()),
+        }
+        log, _ = side_files(self.metadata_path)
+        if log.exists():
+            self._names["metadata-log"] = Name(log, log.stat())
+
+    def gone(self) -> dict[str, str]:
+        """Return which parts are not what their names mean any more, and those names; may wait for a disk."""
+        gone = {part: str(name.path) for part, name in self._names.items() if not name.is_in_place()}
+        return gone if self._origin.is_in_place() else gone | {"origin": self.origin_address}
 
     def end_values(self) -> dict[str, str]:
         """Return what to record at a clean end; raises StoreError."""

@@ -17,6 +17,7 @@ from typing import Final, final
 
 from fusecache.attach.claim import Claim
 from fusecache.attach.lease import lock
+from fusecache.attach.names import Name
 from fusecache.attach.origin import OpenStore, Strengths
 from fusecache.config import PageCache
 from fusecache.errors import StoreError
@@ -145,6 +146,10 @@ class FileOrigin:
             self._fd, name=f"origin {self._path}", size=size, page_cache=page_cache, resources=self._resources
         )
         return OpenStore(store, engine.name, strengths_of(self._fd, engine))
+
+    def is_in_place(self) -> bool:
+        """See :class:`fusecache.attach.origin.Origin`."""
+        return Name(self._path, os.fstat(self._fd)).is_in_place()
 
     def make_identity_durable(self) -> None:
         """See :class:`fusecache.attach.origin.Origin`."""

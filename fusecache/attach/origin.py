@@ -6,9 +6,9 @@ A :class:`Location` is an origin that was named and not yet looked at.  Opened, 
 alone, and known by its :class:`fusecache.metadata.Identity`.  Whether a mount may use it is decided by that and
 by its claim.  Only then is it opened as a :class:`fusecache.stores.Store`, which the data path reads and writes.
 
-Everything here but the store is called before requests are served or after the last one was, so these methods may
-wait.  Nothing above this interface knows of descriptors, paths or devices: what can say these few things of itself can
-be an origin.
+Everything here but the store is called before requests are served, after the last one was, or by a thread, so these
+methods may wait.  Nothing above this interface knows of descriptors, paths or devices: what can say these few things
+of itself can be an origin.
 """
 
 from __future__ import annotations
@@ -83,6 +83,9 @@ class Origin(Protocol):
         :param page_cache: what is to be in the host's page cache; where an origin has none, that does not matter.
         :raises RefusedError: it cannot do without the page cache.
         """
+
+    def is_in_place(self) -> bool:
+        """Tell whether its address still means this origin; may wait, and is called while requests are served."""
 
     def make_identity_durable(self) -> None:
         """Make sure that after a crash, too, it is known by the identity that it has now; raises StoreError."""

@@ -20,6 +20,9 @@ clean any more, and fsync fails.  The way back: unmount and mount; recovery writ
 *The origin cannot be written, or is not to be.*  That is no failure.  The image is read-only; what is dirty stays so,
 and is served from the cache, which goes on taking in what is read.
 
+*A file was removed or replaced while it is in use.*  Everything works on, with what is open, which ends with the
+process.  Each kind has its own way back; :mod:`fusecache.daemon.ending` says what the end does about it.
+
 Two failures are smaller.  A policy of another package that fails (:mod:`fusecache.volume.guard`) costs hits only; the
 way back is to set another policy.  A block that cannot be read although only the cache has its content costs that
 content: :attr:`Health.lost` has the ranges of the image, until they are written back after all.
@@ -33,10 +36,23 @@ from typing import TYPE_CHECKING, Final
 from fusecache.errors import StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 _MOST_RANGES: Final = 1000
 """So many ranges are kept apart; beyond that, the last two are joined."""
+
+
+_AFTER_REMOVAL: Final = {
+    "cache": "cache {} was removed or replaced, and ends with this mount: fusecache flush, before anything crashes; to "
+    "unmount writes everything back, too; then mount with --format",
+    "metadata": "metadata {} was removed or replaced, and a crash would lose what is dirty: fusecache flush, then "
+    "unmount, which writes it anew",
+    "metadata-log": "{} was removed or replaced, and a crash would lose what is dirty: fusecache flush, then unmount "
+    "and mount again",
+    "origin": "origin {} was removed or replaced, and its content ends with this mount: copy the image to another "
+    "place before anything else",
+}
+"""The way back, with the name."""
 
 
 class ByteRanges:
@@ -92,6 +108,9 @@ class Health:
     """Why nothing that was written back counts as durable any more."""
     origin_read_only: str = ""
     """Why nothing is written to the origin, for as long as the mount lasts."""
+    gone: Mapping[str, str] = field(default_factory=dict)
+    """Which files were removed or replaced while they are in use: ``cache``, ``metadata``, ``metadata-log`` or
+    ``origin``, with their names."""
     policy_failed: str = ""
     """Which policy failed, and how; it is not asked any more."""
     lost: ByteRanges = field(default_factory=ByteRanges)
@@ -111,7 +130,7 @@ class Health:
             return "read-only"
         if self.origin_lost or self.emptying:
             return "failing"
-        if self.cache_lost or self.policy_failed or len(self.lost):
+        if self.cache_lost or self.policy_failed or len(self.lost) or self.gone:
             return "degraded"
         return "read-only" if self.origin_read_only else "ok"
 
@@ -129,6 +148,7 @@ class Health:
             told.append(f"policy {self.policy_failed}; nothing new is cached until another one is set")
         if len(self.lost):
             told.append(f"{len(self.lost)} bytes of the image cannot be read (user.fusecache.lost has the ranges)")
+        told += [_AFTER_REMOVAL[part].format(path) for part, path in self.gone.items()]
         if self.origin_read_only:
             told.append(f"the image is read-only: {self.origin_read_only}")
         return "; ".join(told) or "ok"

@@ -167,6 +167,7 @@ class Control:
             read_only=bool(health.read_only),
             state=health.state,
             health=str(health),
+            gone=" ".join(health.gone),
             lost_bytes=len(health.lost),
             copy_rate=self._worker.copy_rate.rate,
             scrub_rate=self._scrub.rate,
@@ -174,8 +175,8 @@ class Control:
             flush_pending=self._flusher.pending,
             flush_failed=max(self._flusher.failed, int(self._changes.decommission_failed)),
             decommissioned=self._changes.decommissioned,
-            metadata_used_bytes=self._metadata.used_size(),
-            metadata_total_bytes=self._metadata.size(),
+            metadata_used_bytes=_size(self._metadata.used_size),
+            metadata_total_bytes=_size(self._metadata.size),
             origin=facts.origin,
             cache=facts.cache,
             metadata=facts.metadata,
@@ -229,3 +230,11 @@ class Control:
             case Decommission():
                 self._volume.require_writebacks()
                 self._changes.decommission()
+
+
+def _size(ask: Callable[[], int]) -> int:
+    """Return a size in bytes; 0 if it cannot be had, which is no reason to say nothing of the rest."""
+    try:
+        return ask()
+    except OSError:
+        return 0

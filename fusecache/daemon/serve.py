@@ -36,10 +36,10 @@ from fusecache import __version__
 from fusecache.config import PageCache
 from fusecache.control import Control, MountFacts
 from fusecache.daemon.end_request import EndRequest
-from fusecache.daemon.ending import end_cleanly
+from fusecache.daemon.ending import end_cleanly, metadata_kept, save_what_ends, watch_names
 from fusecache.daemon.preparing import prepare
 from fusecache.datapath import Disk
-from fusecache.errors import RefusedError
+from fusecache.errors import RefusedError, StoreError
 from fusecache.frontends.fuse import KernelPages, Operations, raise_request_limit, serve_requests
 from fusecache.grammar import table_features, table_line
 from fusecache.jobs import Flusher, Jobs
@@ -112,26 +112,31 @@ async def _run(
         volume.content_changed = pages.forget
     mountpoint = config.mountpoint.resolve()  # before it is ours to answer what it is
     with _mounted(operations, config) as mounted:
-        binding.notes.extend(raise_request_limit(mountpoint))
-        binding.begin()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(volume.durability.run)
-            nursery.start_soon(worker.run)
-            nursery.start_soon(flusher.run)
-            nursery.start_soon(control.run)
-            nursery.start_soon(pages.run)
-            nursery.start_soon(_tick, volume, worker)
-            nursery.start_soon(_end_when_asked, end_request, worker, jobs, pages)
-            if not binding.was_clean:
-                await volume.durability.secure()
-            volume.tick()  # policies begin to count with the first tick
-            gc.freeze()  # what is here now stays: no collection has to look at it, while requests wait
-            mounted.goes = False
-            was_ready = await _serve_requests(mountpoint, lambda: on_ready(binding.notes))
-            log.info("ending", dirty=volume.mapping.dirty_count)
-            async with worker.paused():
-                nursery.cancel_scope.cancel()
-        await end_cleanly(volume, binding)
+        with metadata_kept(volume, binding):
+            binding.notes.extend(raise_request_limit(mountpoint))
+            binding.begin()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(volume.durability.run)
+                nursery.start_soon(worker.run)
+                nursery.start_soon(flusher.run)
+                nursery.start_soon(control.run)
+                nursery.start_soon(pages.run)
+                nursery.start_soon(_tick, volume, worker)
+                nursery.start_soon(watch_names, volume, binding)
+                nursery.start_soon(_end_when_asked, end_request, worker, jobs, pages)
+                if not binding.was_clean:
+                    await volume.durability.secure()
+                volume.tick()  # policies begin to count with the first tick
+                gc.freeze()  # what is here now stays: no collection has to look at it, while requests wait
+                mounted.goes = False
+                was_ready = await _serve_requests(mountpoint, lambda: on_ready(binding.notes))
+                log.info("ending", dirty=volume.mapping.dirty_count)
+                lost = await save_what_ends(volume, binding, worker)
+                async with worker.paused():
+                    nursery.cancel_scope.cancel()
+            if lost:
+                raise StoreError(lost)
+            await end_cleanly(volume, binding)
         mounted.goes = True
     if not was_ready:
         end_request.refuse()

@@ -12,6 +12,7 @@ from fusecache.metadata.readonly import (
     sqlite_errors,
 )
 from fusecache.metadata.record import Record, Row, Transaction
+from fusecache.metadata.rescue import put_back
 from fusecache.metadata.superblock import (
     FORMAT,
     IDENTITY,
@@ -45,6 +46,7 @@ __all__ = [
     "header_complaint",
     "is_sqlite",
     "packed",
+    "put_back",
     "reading",
     "region_blocks_for",
     "require_metadata",

@@ -215,6 +215,11 @@ class Database:
         """See :class:`fusecache.metadata.record.Record`."""
         await self._in_thread(partial(self._save_hints, hints))
 
+    def copy_to(self, path: Path) -> None:
+        """Write all of it, as it was committed last, into an empty file."""
+        with sqlite_errors(self.path):
+            self._connection.execute("VACUUM INTO ?", (os.fspath(path),))
+
     def close(self) -> None:
         """Close the file; what was committed stays."""
         self._connection.close()

@@ -101,6 +101,9 @@ class DiskOrigin:
         store.data = self.disk.content
         return OpenStore(store, "memory", STRENGTHS)
 
+    def is_in_place(self) -> bool:
+        return True
+
     def make_identity_durable(self) -> None:
         self.disk.settled += 1
 

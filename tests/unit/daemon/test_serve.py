@@ -341,6 +341,30 @@ def test_f21_what_fuse_takes_and_then_does_not_serve_is_an_error(
     assert values(config)["clean_shutdown"] == "1"
 
 
+@pytest.mark.parametrize("end", ["clean", "crash"])
+def test_f06_metadata_that_lost_its_name_is_written_anew_however_it_ends(
+    config: MountConfig, kernel: Kernel, end: str
+) -> None:
+    async def session(operations: Operations) -> None:
+        assert config.metadata is not None
+        await write_blocks(operations)
+        await operations.fsync(FH, datasync=True)
+        config.metadata.unlink()
+        await trio.sleep(1.5)  # until it is missed
+        if end == "crash":
+            msg = "a bug"
+            raise ValueError(msg)
+
+    if end == "clean":
+        serve(config, kernel, session)
+    else:
+        kernel.session = session
+        with pytest.raises(ExceptionGroup):
+            mount.serve(config, lambda _: None)
+    assert values(config)["clean_shutdown"] == str(int(end == "clean"))
+    serve(config, kernel, check_blocks)
+
+
 @pytest.mark.parametrize("name", ["J\u00fcrgen".encode(), b"J\xfcrgen", b"\xff\xfe, \\"])
 def test_f14_names_of_any_bytes_can_be_mounted(config: MountConfig, kernel: Kernel, name: bytes) -> None:
     directory = Path(config.origin).parent / os.fsdecode(name)
