@@ -168,7 +168,7 @@ class Client:
         """Say why there is no answer."""
         mountpoint = self._mountpoint
         match exc.errno:
-            case errno.ENOTCONN | errno.ECONNABORTED:
+            case errno.ENOTCONN | errno.ECONNABORTED | errno.ECONNREFUSED:
                 command = " ".join(unmount_command(mountpoint))
                 text = f"the daemon of {mountpoint} has died: type `{command}`, then mount again to recover"
             case errno.ENODATA | errno.ENOTSUP | errno.ENOENT | errno.ENOTDIR:

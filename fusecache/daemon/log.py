@@ -47,6 +47,8 @@ _KINDS: Final = 1000
 _TRACE: Final = 16 * 1024
 """Characters of one line with all that follows it, such as a traceback."""
 _PAUSE_SECONDS: Final = 1.0
+_LOOK_SECONDS: Final = 10.0
+"""Others write to the file, too."""
 _CLOSE_SECONDS: Final = 2.0
 """So long the end waits for what is queued; a disk that answers needs a thousandth of that."""
 
@@ -59,8 +61,7 @@ class LogFile:
 
     def write(self, data: bytes) -> None:
         """Append; raises OSError, and then a part may have been written."""
-        if self._path is not None:
-            self._keep_in_place(self._path, len(data))
+        self.keep_in_place(len(data))
         while data:
             data = data[os.write(2, data) :]
 
@@ -75,7 +76,10 @@ class LogFile:
         finally:
             os.close(fd)
 
-    def _keep_in_place(self, path: Path, length: int) -> None:
+    def keep_in_place(self, length: int = 0) -> None:
+        """See to it that the file has its name, and room for some more bytes; raises OSError if it is full."""
+        if (path := self._path) is None:
+            return
         now = os.fstat(2)
         try:
             is_ours = os.path.samestat(path.stat(), now)
@@ -199,10 +203,10 @@ class Log:
                 self._writing = False
                 self._changed.notify_all()
                 wait = self._release()
-                while not (self._queue or self._reopen or self._closed):
-                    self._changed.wait(wait)
-                    wait = self._release()
-                if not (self._queue or self._reopen):
+                if not (self._queue or self._reopen or self._closed):
+                    self._changed.wait(min(wait or _LOOK_SECONDS, _LOOK_SECONDS))
+                    self._release()
+                if self._closed and not (self._queue or self._reopen):
                     return
                 reopen, self._reopen = self._reopen, False
                 item = self._queue.popleft() if self._queue else ""
@@ -211,11 +215,12 @@ class Log:
             with suppress(Exception):  # nobody is there whom it could be told
                 if reopen:
                     self._file.reopen()
-                self._append(item, dropped)
+                if item:
+                    self._append(item, dropped)
+                else:
+                    self._file.keep_in_place()
 
     def _append(self, item: Event | str, dropped: int) -> None:
-        if not item:
-            return
         text = item if isinstance(item, str) else self._line(item)
         if dropped:
             text = f"{dropped} lines could not be written here\n{text}"

@@ -222,6 +222,9 @@ class _Mounted:
 @contextmanager
 def _mounted(operations: Operations, config: MountConfig) -> Iterator[_Mounted]:
     """Have FUSE mounted within this block."""
+    if "auto_unmount" in config.fuse_options:
+        msg = "auto_unmount would take away a mount that ended badly: what is written then goes into a plain file"
+        raise RefusedError(msg)
     options = set(pyfuse3.default_options)
     # pyfuse3 takes nothing but ASCII
     origin = os.fsencode(config.origin).decode("ascii", "backslashreplace").replace("\\", "\\\\").replace(",", "\\,")

@@ -216,6 +216,19 @@ def test_f08_a_file_that_is_large_enough_becomes_the_old_one(path: Path, monkeyp
     assert sorted(path.parent.iterdir()) == [path, old]
 
 
+def test_f08_what_others_write_to_it_is_limited_as_well(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "FILE_BYTES", 1000)
+    monkeypatch.setattr(logs, "_LOOK_SECONDS", 0.02)
+    with logging_to(path):
+        sys.stderr.write("first\n")
+        eventually(path.read_text)
+        os.write(2, b"x" * 1500)
+        eventually(lambda: os.path.samestat(path.stat(), os.fstat(2)) and path.stat().st_size == 0)
+        os.write(2, b"y")
+    assert path.read_text() == "y"
+    assert Path(f"{path}.old").stat().st_size == 1506
+
+
 def test_f08_a_file_that_cannot_be_renamed_does_not_grow(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logs, "FILE_BYTES", 1000)
     Path(f"{path}.old").mkdir()

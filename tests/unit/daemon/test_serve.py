@@ -257,6 +257,10 @@ def test_f09_a_loop_that_ends_by_an_exception_leaves_the_mount_dead(config: Moun
     assert values(config)["clean_shutdown"] == "0"
 
 
+def test_f09_nothing_may_take_a_dead_mount_away(config: MountConfig, kernel: Kernel) -> None:
+    refused(replace(config, fuse_options=("auto_unmount",)), kernel, RefusedError, "auto_unmount would take away")
+
+
 def test_f09_a_mount_that_nobody_was_told_of_does_not_stay(
     config: MountConfig, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
