@@ -17,8 +17,8 @@ nothing
 SIGTERM, SIGHUP) ends the child as well, by SIGTERM; these signals are held back while there is no child to be ended.
 If the parent was killed outright, the child finds nobody to tell, and ends, cleanly.
 
-*Signals that mean nothing to a disk do not end it.*  SIGHUP has the log begun anew; SIGUSR1, SIGUSR2, SIGALRM and
-SIGPIPE are ignored.  What SIGTERM and SIGINT do, :mod:`fusecache.daemon.serve` says.
+*Signals that mean nothing to a disk do not end it.*  SIGHUP has the log begun anew; SIGUSR1, SIGPIPE and their like
+are ignored.  What SIGTERM and SIGINT do, :mod:`fusecache.daemon.serve` says.
 """
 
 from __future__ import annotations
@@ -46,7 +46,20 @@ if TYPE_CHECKING:
 
 _ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """What ends a parent that waits, and its child with it."""
-_MEANINGLESS: Final = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGPIPE)
+_MEANINGLESS: Final = (
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGALRM,
+    signal.SIGVTALRM,
+    signal.SIGPROF,
+    signal.SIGPIPE,
+    signal.SIGIO,
+    signal.SIGPWR,
+    signal.SIGSTKFLT,
+    signal.SIGTTOU,  # to write to a terminal from the background
+    *range(signal.SIGRTMIN, signal.SIGRTMAX + 1),
+)
+"""What would end or stop this process, and is no request to do so."""
 
 
 def load_serve() -> Serve:

@@ -111,7 +111,10 @@ def test_f21_an_option_that_fuse_swallows_without_serving_is_an_error(mounted: M
 
 
 @pytest.mark.parametrize("name", ["J\u00fcrgen".encode(), b"J\xfcrgen, \\ \xff"])
-@pytest.mark.parametrize("environment", [{}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}])
+@pytest.mark.parametrize(
+    "environment",
+    [{}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, {"PYTHONIOENCODING": "utf-8:strict"}],
+)
 def test_f14_names_of_any_bytes(tmp_path: Path, name: bytes, environment: dict[str, str]) -> None:
     directory = os.fsencode(tmp_path) + b"/" + name
     paths = {part: directory + b"/" + name + part.encode() for part in ("origin", "mnt", "cache", "metadata")}
