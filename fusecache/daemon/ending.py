@@ -48,7 +48,11 @@ async def watch_names(volume: Volume, binding: Binding) -> None:
 
 
 async def _look(volume: Volume, binding: Binding) -> None:
-    gone = await trio.to_thread.run_sync(binding.gone, abandon_on_cancel=True)  # a dead disk may never answer
+    try:
+        gone = await trio.to_thread.run_sync(binding.gone, abandon_on_cancel=True)  # a dead disk may never answer
+    except RuntimeError as exc:  # the system gives no thread
+        log.warning("cannot look whether all files have their names", error=str(exc))
+        return
     if gone != volume.health.gone:
         volume.health.gone = gone
         if gone:

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import gc
 import os
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
@@ -152,9 +152,16 @@ async def _serve_requests(mountpoint: Path, on_ready: Callable[[], None]) -> boo
 
     async def become_ready() -> None:
         nonlocal was_ready
-        with suppress(OSError):
+        try:
             await trio.to_thread.run_sync(os.statvfs, mountpoint, abandon_on_cancel=True)
+        except OSError as exc:
+            log.error("the mount does not answer", error=exc.strerror)
+        except RuntimeError as exc:  # the system gives no thread, which is no reason not to serve
+            log.warning("nobody has asked whether the image is ready", error=str(exc))
             was_ready = True
+        else:
+            was_ready = True
+        if was_ready:
             on_ready()
         tried.set()
 

@@ -238,7 +238,7 @@ def test_f08_a_file_that_cannot_be_renamed_does_not_grow(path: Path, monkeypatch
     assert path.stat().st_size == 1000
 
 
-@pytest.mark.parametrize("how", ["renamed", "deleted"])
+@pytest.mark.parametrize("how", ["renamed", "deleted", "truncated"])
 def test_f08_a_file_that_somebody_took_away_is_begun_anew(path: Path, how: str) -> None:
     with logging_to(path) as taken:
         sys.stderr.write("before\n")
@@ -247,8 +247,10 @@ def test_f08_a_file_that_somebody_took_away_is_begun_anew(path: Path, how: str) 
             path.rename(f"{path}.1")
             taken.reopen()  # what SIGHUP does
             eventually(path.exists)
-        else:
+        elif how == "deleted":
             path.unlink()
+        else:
+            os.truncate(path, 0)
         sys.stderr.write("after\n")
     assert path.read_text() == "after\n"
     if how == "renamed":

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Collection
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyfuse3
 import pytest
@@ -342,6 +343,28 @@ def test_f21_what_fuse_takes_and_then_does_not_serve_is_an_error(
     with pytest.raises(RefusedError, match=r"cannot mount on .* \(options: max_read=1\)"):
         mount.serve(replace(config, fuse_options=("max_read=1",)), lambda _: pytest.fail("it is not ready"))
     assert kernel.events == ["init", "main", "close"]
+    assert values(config)["clean_shutdown"] == "1"
+
+
+def test_f06_a_system_that_gives_no_thread_is_no_reason_to_end(
+    config: MountConfig, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = trio.to_thread.run_sync
+
+    async def scarce(function: Callable[..., object], *arguments: object, **options: Any) -> object:
+        if function is os.statvfs or getattr(function, "__name__", "") == "gone":
+            msg = "can't start new thread"
+            raise RuntimeError(msg)
+        return await real(function, *arguments, **options)
+
+    async def session(operations: Operations) -> None:
+        monkeypatch.setattr(trio.to_thread, "run_sync", scarce)
+        await write_blocks(operations)
+        await trio.sleep(1.2)
+        monkeypatch.setattr(trio.to_thread, "run_sync", real)
+
+    monkeypatch.setattr(trio.to_thread, "run_sync", scarce)
+    serve(config, kernel, session)
     assert values(config)["clean_shutdown"] == "1"
 
 
