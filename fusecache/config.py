@@ -97,6 +97,8 @@ class MountConfig:
     table: tuple[str, ...] = field(default=())
     """The words of the table that this came from, if it came from one."""
     page_cache: PageCache = PageCache.STORES
+    read_only: bool = False
+    """Whether nothing is to be written to the origin, even if it could be."""
     copy_rate: int = 0
     """Bytes a second that may be copied between cache and origin; 0 for no limit."""
     scrub: int = 0

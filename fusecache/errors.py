@@ -24,7 +24,7 @@ class BusyError(RefusedError):
 
 
 class ReadOnlyError(RefusedError):
-    """The image can only be read, because the metadata can no longer be written.  EROFS in the mount."""
+    """The image can only be read: the metadata cannot be written any more, or the origin never.  EROFS in the mount."""
 
 
 class StoreError(FusecacheError):

@@ -2,18 +2,21 @@
 
 The metadata carries a uuid, the sizes, and the origin's identity; the cache begins with a *stamp* with the same uuid
 (:mod:`fusecache.attach.stamp`); the origin has a claim (:mod:`fusecache.attach.claim`).  That the three are of one
-moment, their generation says (:mod:`fusecache.attach.bond`).
+moment, their generation says (:mod:`fusecache.attach.bond`).  Of an origin to which nothing is written nothing
+changes, its claim included: nothing turns dirty, and what was dirty stays so.
 """
 
 from __future__ import annotations
 
+import os
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from fusecache.attach.names import Name
 from fusecache.errors import StoreError
 from fusecache.linux import size_of
-from fusecache.metadata import packed
+from fusecache.metadata import packed, side_files
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,6 +43,8 @@ class Binding:
     region_blocks: int
     was_clean: bool
     """Whether the last mount ended cleanly."""
+    read_only: str = ""
+    """Why nothing is written to the origin; empty if it is."""
     notes: list[str]
     """What the user should hear."""
     cache_path: Path
@@ -49,6 +54,8 @@ class Binding:
     _created: ExitStack
     """What would remove the files made for this mount."""
     _bond: Bond
+    _names: dict[str, Name] = field(default_factory=dict)
+    """Of its files but the origin's."""
 
     @property
     def uuid(self) -> str:
@@ -80,10 +87,23 @@ class Binding:
         except OSError as exc:
             msg = f"cannot write the stamp of cache {self.cache_path}: {exc.strerror}"
             raise StoreError(msg) from exc
+        self._names = {
+            "cache": Name(self.cache_path, os.fstat(self._cache_fd)),
+            "metadata": Name(self.metadata_path, self.metadata_path.stat()),
+        }
+        log, *_ = side_files(self.metadata_path)
+        if log.exists():
+            self._names["metadata-log"] = Name(log, log.stat())
+
+    def gone(self) -> dict[str, str]:
+        """Return which parts are not what their names mean any more, and those names; may wait for a disk."""
+        gone = {part: str(name.path) for part, name in self._names.items() if not name.is_in_place()}
+        return gone if self._origin.is_in_place() else gone | {"origin": self.origin_address}
 
     def end_values(self) -> dict[str, str]:
         """Return what to record at a clean end; raises StoreError."""
-        self._origin.make_identity_durable()
+        if not self.read_only:
+            self._origin.make_identity_durable()
         return packed(clean_shutdown=True, origin=self._origin.identity()) | self._bond.renewed()
 
     def end(self, *, dirty: int, cached: int) -> None:

@@ -8,8 +8,10 @@ attribute, where the file system has such.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
+import struct
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,18 +20,20 @@ from typing import TYPE_CHECKING, Final, final
 from fusecache.attach.claim import Claim
 from fusecache.attach.lease import lock
 from fusecache.attach.marks import label_of, marks_of
+from fusecache.attach.names import Name
 from fusecache.attach.origin import OpenStore, Strengths
 from fusecache.attach.signs import entry_of, signs_of
 from fusecache.config import PageCache
 from fusecache.errors import StoreError
 from fusecache.linux import inode_is_stable, size_of
 from fusecache.metadata import Identity
-from fusecache.stores import Engine, open_file_store, open_for_store
+from fusecache.stores import Engine, open_file_store, open_to_read
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 _CLAIM: Final = "user.fusecache.claim"
+_BLKROGET: Final = 0x125E
 
 
 @final
@@ -71,10 +75,13 @@ class FileLocation:
 
     def open(self, resources: ExitStack, *, writable: bool = True) -> FileOrigin:
         """See :class:`fusecache.attach.origin.Location`."""
-        fd = open_for_store(self.path, os.O_RDWR if writable else os.O_RDONLY)
+        fd = open_to_read(self.path)
         resources.callback(os.close, fd)
         lock(fd, self.path)
-        return FileOrigin(self.path, fd, resources)
+        origin = FileOrigin(self.path, fd, resources)
+        if writable and origin.unwritable:
+            raise StoreError(origin.unwritable)
+        return origin
 
 
 @final
@@ -98,13 +105,24 @@ class FileOrigin:
         """See :class:`fusecache.attach.origin.Origin`."""
         return size_of(self._fd)
 
+    @property
+    def unwritable(self) -> str:
+        """See :class:`fusecache.attach.origin.Origin`; a device can be opened for writing and refuse every write."""
+        if fcntl.fcntl(self._fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            return f"origin {self._path} cannot be written: it is not permitted, or its file system is read-only"
+        if stat.S_ISBLK(os.fstat(self._fd).st_mode):
+            (is_read_only,) = struct.unpack("i", fcntl.ioctl(self._fd, _BLKROGET, bytes(4)))
+            if is_read_only:
+                return f"origin {self._path} is a device that is set read-only"
+        return ""
+
     def identity(self) -> Identity:
         """See :class:`fusecache.attach.origin.Origin`; changes of a device show in its marks only."""
         status, size = os.fstat(self._fd), self.size
         is_device = stat.S_ISBLK(status.st_mode)
         place = f"device {status.st_rdev}" if is_device else f"{status.st_dev}:{status.st_ino}"
         return Identity(
-            address=self.address,
+            address=self.address.encode(errors="backslashreplace").decode(),  # a name may be no text
             place=place if is_device or inode_is_stable(self._fd) else "",
             version="0" if is_device else str(status.st_mtime_ns),
             size=size,
@@ -171,6 +189,10 @@ class FileOrigin:
             self._fd, name=f"origin {self._path}", size=size, page_cache=page_cache, resources=self._resources
         )
         return OpenStore(store, engine.name, strengths_of(self._fd, engine))
+
+    def is_in_place(self) -> bool:
+        """See :class:`fusecache.attach.origin.Origin`."""
+        return Name(self._path, os.fstat(self._fd)).is_in_place()
 
     def make_identity_durable(self) -> None:
         """See :class:`fusecache.attach.origin.Origin`."""

@@ -55,7 +55,7 @@ def inspect(config: MountConfig, *, environ: Mapping[str, str]) -> Plan:
     with ExitStack() as resources:
         places = _find(config, environ)
         cache_path, metadata_path = places.cache, places.metadata
-        origin = places.origin.open(resources)
+        origin = places.origin.open(resources, writable=False)
         cache_fd = _open(cache_path, resources) if cache_path.exists() else None
         has_metadata = _lock_metadata(metadata_path, resources)
         looking = resources.enter_context(ExitStack())
@@ -90,6 +90,7 @@ def inspect(config: MountConfig, *, environ: Mapping[str, str]) -> Plan:
             replace_metadata=has_metadata,
             own_directory=places.own_directory,
             uuid=own_uuid,
+            read_only="asked for with -o ro" if config.read_only else origin.unwritable,
         )
         if database is not None:
             _note_change(plan, database, verdict)

@@ -6,9 +6,9 @@ A :class:`Location` is an origin that was named and not yet looked at.  Opened, 
 alone, and known by its :class:`fusecache.metadata.Identity`.  Whether a mount may use it is decided by that and
 by its claim.  Only then is it opened as a :class:`fusecache.stores.Store`, which the data path reads and writes.
 
-Everything here but the store is called before requests are served or after the last one was, so these methods may
-wait.  Nothing above this interface knows of descriptors, paths or devices: what can say these few things of itself can
-be an origin.
+Everything here but the store is called before requests are served, after the last one was, or by a thread, so these
+methods may wait.  Nothing above this interface knows of descriptors, paths or devices: what can say these few things
+of itself can be an origin.
 """
 
 from __future__ import annotations
@@ -61,6 +61,10 @@ class Origin(Protocol):
     def size(self) -> int:
         """In bytes, as it is at this moment."""
 
+    @property
+    def unwritable(self) -> str:
+        """Why it cannot be written; empty if it can."""
+
     def identity(self) -> Identity:
         """Return what it is known again by, as it is at this moment."""
 
@@ -87,6 +91,9 @@ class Origin(Protocol):
         :raises RefusedError: it cannot do without the page cache.
         """
 
+    def is_in_place(self) -> bool:
+        """Tell whether its address still means this origin; may wait, and is called while requests are served."""
+
     def make_identity_durable(self) -> None:
         """Make sure that after a crash, too, it is known by the identity that it has now; raises StoreError."""
 
@@ -110,6 +117,7 @@ class Location(Protocol):
     def open(self, resources: ExitStack, *, writable: bool = True) -> Origin:
         """Open it, and keep others from it until ``resources`` are closed.
 
+        :param writable: whether one that can only be read will not do.
         :raises BusyError: another mount, or something else, has it.
         :raises StoreError: it is missing, not permitted, or cannot be an origin.
         """

@@ -29,12 +29,13 @@ from fusecache.config import PageCache
 from fusecache.errors import MetadataError, StoreError
 from fusecache.linux import size_of, sync_directory
 from fusecache.metadata import Database, Superblock, region_blocks_for
-from fusecache.stores import open_file_store
+from fusecache.stores import ReadOnlyStore, open_file_store
 from fusecache.units import format_size
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from fusecache.attach.claim import Claim
     from fusecache.attach.claims import Claims
     from fusecache.attach.origin import Origin
     from fusecache.attach.resizing import Resize
@@ -64,6 +65,8 @@ class Plan:
     """Where files go that the user gave no place; it is made if need be, unlike any other."""
     uuid: str = ""
     """That of the metadata which is given up, whose stamp the cache has."""
+    read_only: str = ""
+    """Why nothing is to be written to the origin; empty if it is."""
     notes: list[str] = field(default_factory=list)
     resize: Resize | None = None
     """What has to change before the known cache can be used."""
@@ -94,7 +97,7 @@ class Plan:
                 write_stamp(cache_fd, Stamp(superblock.uuid, superblock.generation))
             created = self.resources.enter_context(undo.pop_all())
         return Binding(
-            origin=origin.store,
+            origin=ReadOnlyStore(origin.store, self.read_only) if self.read_only else origin.store,
             cache=cache,
             database=database,
             geometry=self.geometry,
@@ -102,6 +105,7 @@ class Plan:
             strengths=origin.strengths,
             region_blocks=superblock.region_blocks,
             was_clean=superblock.clean_shutdown,
+            read_only=self.read_only,
             notes=self.notes,
             cache_path=self.cache_path,
             metadata_path=self.metadata_path,
@@ -115,10 +119,15 @@ class Plan:
                 metadata=str(self.metadata_path),
                 ledger=database,
                 write_stamp=partial(write_stamp, cache_fd),
-                write_claim=self.claims.write,
+                write_claim=self._keep_claim if self.read_only else self.claims.write,
                 remove_claim=self.claims.remove,
             ),
         )
+
+    def _keep_claim(self, claim: Claim) -> bool:
+        """Leave what is claimed of an origin that is not written as it is."""
+        del claim
+        return self.claims.read() is not None
 
     def _open_metadata(self) -> Database:
         """Open the database that was looked at for writing."""

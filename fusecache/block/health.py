@@ -17,6 +17,12 @@ way back: unmount, mount.
 *The origin cannot be flushed.*  Whatever was written back since the last flush may be gone.  So no row is recorded as
 clean any more, and fsync fails.  The way back: unmount and mount; recovery writes it back again.
 
+*The origin cannot be written, or is not to be.*  That is no failure.  The image is read-only; what is dirty stays so,
+and is served from the cache, which goes on taking in what is read.
+
+*A file was removed or replaced while it is in use.*  Everything works on, with what is open, which ends with the
+process.  Each kind has its own way back; :mod:`fusecache.daemon.ending` says what the end does about it.
+
 Some failures are smaller.  A policy of another package that fails (:mod:`fusecache.volume.guard`) costs hits only; the
 way back is to set another policy.  A block that cannot be read although only the cache has its content costs that
 content: :attr:`Health.lost` has the ranges of the image, until they are written back after all.
@@ -34,10 +40,23 @@ from typing import TYPE_CHECKING, Final
 from fusecache.errors import StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 _MOST_RANGES: Final = 1000
 """So many ranges are kept apart; beyond that, the last two are joined."""
+
+
+_AFTER_REMOVAL: Final = {
+    "cache": "cache {} was removed or replaced, and ends with this mount: fusecache flush, before anything crashes; to "
+    "unmount writes everything back, too; then mount with --format",
+    "metadata": "metadata {} was removed or replaced, and a crash would lose what is dirty: fusecache flush, then "
+    "unmount, which writes it anew",
+    "metadata-log": "{} was removed or replaced, and a crash would lose what is dirty: fusecache flush, then unmount "
+    "and mount again",
+    "origin": "origin {} was removed or replaced, and its content ends with this mount: copy the image to another "
+    "place before anything else",
+}
+"""The way back, with the name."""
 
 
 class ByteRanges:
@@ -91,6 +110,11 @@ class Health:
     """A failure that may have cost writes, and for which no fsync has failed yet."""
     origin_lost: str = ""
     """Why nothing that was written back counts as durable any more."""
+    origin_read_only: str = ""
+    """Why nothing is written to the origin, for as long as the mount lasts."""
+    gone: Mapping[str, str] = field(default_factory=dict)
+    """Which files were removed or replaced while they are in use: ``cache``, ``metadata``, ``metadata-log`` or
+    ``origin``, with their names."""
     policy_failed: str = ""
     """Which policy failed, and how; it is not asked any more."""
     unwritten: set[int] = field(default_factory=set)
@@ -141,8 +165,10 @@ class Health:
             return "read-only"
         if self.origin_lost or self.emptying:
             return "failing"
-        is_degraded = self.cache_lost or self.policy_failed or len(self.lost) or self.is_hindered
-        return "degraded" if is_degraded else "ok"
+        is_degraded = self.cache_lost or self.policy_failed or len(self.lost) or self.is_hindered or self.gone
+        if is_degraded:
+            return "degraded"
+        return "read-only" if self.origin_read_only else "ok"
 
     def __str__(self) -> str:
         """Say in one line what is wrong and what to do; ``ok`` if nothing is."""
@@ -167,4 +193,7 @@ class Health:
             told.append(
                 f"the last {self.failed_promotions} promotions failed: {self.promotion_reason}; the origin serves these"
             )
+        told += [_AFTER_REMOVAL[part].format(path) for part, path in self.gone.items()]
+        if self.origin_read_only:
+            told.append(f"the image is read-only: {self.origin_read_only}")
         return "; ".join(told) or "ok"

@@ -6,6 +6,7 @@ when it runs, so that ``--help`` and ``status`` answer at once.
 
 from __future__ import annotations
 
+import io
 import sys
 from typing import Annotated, NoReturn
 
@@ -30,6 +31,8 @@ app.add_typer(simulation.app)
 
 def main() -> NoReturn:
     """Run the command that ``sys.argv`` asks for, and exit."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr is: a file's name may be no text
     try:
         app()
     except FusecacheError as exc:

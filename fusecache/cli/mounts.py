@@ -18,6 +18,8 @@ Mountpoint = Annotated[
     Path, typer.Argument(metavar="MOUNTPOINT", readable=False, help="The directory that the image is in.")
 ]
 
+_ACCESS = ("ro", "rw")
+
 # Values may begin with a minus sign, so what looks like an unknown option is a word.
 _WORDS_AS_THEY_ARE = {"ignore_unknown_options": True}
 
@@ -49,7 +51,8 @@ def mount(
         str | None, typer.Option(metavar="NAME[,KEY=VALUE...]", help="Replacement policy (smq) and its tunables.")
     ] = None,
     fuse_options: Annotated[
-        list[str] | None, typer.Option("-o", metavar="FUSEOPT[,...]", help="Options for FUSE, such as allow_other.")
+        list[str] | None,
+        typer.Option("-o", metavar="FUSEOPT[,...]", help="ro for read-only; options for FUSE, such as allow_other."),
     ] = None,
     table: Annotated[
         str | None, typer.Option(metavar="TABLE", help="dm-cache's table, in place of ORIGIN and the options above.")
@@ -72,7 +75,9 @@ def mount(
     from fusecache import daemon  # noqa: PLC0415 - see the package's docstring
     from fusecache.grammar import parse_policy, parse_table  # noqa: PLC0415 - likewise
 
-    options = tuple(option for text in fuse_options or () for option in text.split(",") if option)
+    words = [option for text in fuse_options or () for option in text.split(",") if option]
+    options = tuple(option for option in words if option not in _ACCESS)
+    read_only = [option for option in words if option in _ACCESS][-1:] == ["ro"]  # the last one counts, as in mount(8)
     if table is not None:
         told = {
             "--cache": cache,
@@ -107,7 +112,7 @@ def mount(
             foreground=foreground,
             format=format,
         )
-    daemon.start(replace(config, page_cache=PageCache.parse(page_cache)))
+    daemon.start(replace(config, page_cache=PageCache.parse(page_cache), read_only=read_only))
 
 
 @app.command(help="Unmount; return when everything is safe on disk.")

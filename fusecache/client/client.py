@@ -18,8 +18,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import select
-import subprocess
 import sys
 import time
 from contextlib import contextmanager, nullcontext
@@ -27,6 +25,7 @@ from pathlib import Path
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any, Final, Protocol, TextIO
 
+from fusecache.client.unmounting import detach, dirty_after_clean_end, hold_process, unmount_command, wait_for
 from fusecache.errors import BusyError, FusecacheError, RefusedError
 from fusecache.grammar import join_words
 from fusecache.units import SECTOR, format_size
@@ -56,7 +55,7 @@ class ImageAttributes:
 
     def get(self, name: str) -> str:
         """Read one."""
-        return os.getxattr(self._image, f"user.fusecache.{name}").decode()
+        return os.fsdecode(os.getxattr(self._image, f"user.fusecache.{name}"))
 
     def set(self, name: str, value: str) -> None:
         """Set one."""
@@ -115,19 +114,35 @@ class Client:
     def unmount(self) -> None:
         """Unmount, wait for the daemon's end, and make sure that it was a clean one."""
         stats = self.stats()
-        with _hold_process(stats["pid"], self._mountpoint) as pidfd:
+        self._require_origin(stats)
+        with hold_process(stats["pid"], self._mountpoint) as pidfd:
             log = _log_of(stats)
-            _detach(self._mountpoint)
-            self._wait_for(pidfd)
-        dirty = _dirty_after_clean_end(Path(stats["metadata"]))
+            detach(self._mountpoint)
+            with _waiting("unmounted; the daemon makes everything safe"):
+                wait_for(pidfd)
+        dirty = dirty_after_clean_end(Path(stats["metadata"]))
         if dirty is None:
             msg = (
                 f"{self._mountpoint} is unmounted, but the daemon did not end cleanly (the next mount recovers): {log}"
             )
             raise FusecacheError(msg)
-        if dirty:
-            size = format_size(dirty * stats["block_bytes"])
-            _say(f"{stats['origin']} lacks {dirty} dirty blocks ({size}), which are safe in {stats['cache']}")
+        if not dirty:
+            return
+        size = format_size(dirty * stats["block_bytes"])
+        if not Path(stats["cache"]).exists():
+            msg = f"{stats['origin']} lacks {dirty} dirty blocks ({size}), and {stats['cache']} is not there: {log}"
+            raise FusecacheError(msg)
+        _say(f"{stats['origin']} lacks {dirty} dirty blocks ({size}), which are safe in {stats['cache']}")
+
+    def _require_origin(self, stats: dict[str, Any]) -> None:
+        """Refuse to let go of an origin that has no name any more."""
+        if "origin" in stats.get("gone", "").split():
+            command = " ".join(unmount_command(self._mountpoint))
+            msg = (
+                f"{stats['origin']} was removed or replaced, and its content ends with this mount: copy "
+                f"{self._mountpoint}/image first; if it is not needed, `{command}` unmounts"
+            )
+            raise RefusedError(msg)
 
     def stats(self) -> dict[str, Any]:
         """Read the statistics."""
@@ -148,8 +163,8 @@ class Client:
         """Say why there is no answer."""
         mountpoint = self._mountpoint
         match exc.errno:
-            case errno.ENOTCONN | errno.ECONNABORTED:
-                command = " ".join(_unmount_command(mountpoint))
+            case errno.ENOTCONN | errno.ECONNABORTED | errno.ECONNREFUSED:
+                command = " ".join(unmount_command(mountpoint))
                 text = f"the daemon of {mountpoint} has died: type `{command}`, then mount again to recover"
             case errno.ENODATA | errno.ENOTSUP | errno.ENOENT | errno.ENOTDIR:
                 text = f"{mountpoint} is not a fusecache mount"
@@ -216,13 +231,6 @@ class Client:
         if report.state == "failed":
             msg = f"{what}: {report.words}; {_log_of(stats)}"
             raise RefusedError(msg)
-
-    def _wait_for(self, pidfd: int) -> None:
-        """Wait for the end of a process."""
-        poll = select.poll()
-        poll.register(pidfd, select.POLLIN)
-        with _waiting("unmounted; the daemon makes everything safe"):
-            poll.poll()
 
 
 class _Report:
@@ -319,59 +327,9 @@ def _status_rows(stats: dict[str, Any]) -> dict[str, str]:
     }
 
 
-@contextmanager
-def _hold_process(pid: int, mountpoint: Path) -> Iterator[int]:
-    """Yield a pidfd, so that no other process can be taken for this one."""
-    try:
-        pidfd = os.pidfd_open(pid)
-    except ProcessLookupError as exc:
-        msg = f"the daemon of {mountpoint} (pid {pid}) cannot be seen from here: unmount where it was mounted"
-        raise RefusedError(msg) from exc
-    try:
-        yield pidfd
-    finally:
-        os.close(pidfd)
-
-
 def _log_of(stats: dict[str, Any]) -> str:
     """Say where the daemon writes its log: what its stderr is."""
     try:
         return f"its log is {Path('/proc', str(stats['pid']), 'fd/2').readlink()}"
     except OSError:
         return f"see the log of pid {stats['pid']}"
-
-
-def _unmount_command(mountpoint: Path) -> list[str]:
-    return ["umount", str(mountpoint)] if os.geteuid() == 0 else ["fusermount3", "-u", str(mountpoint)]
-
-
-def _detach(mountpoint: Path) -> None:
-    """Take the mount out of the file tree."""
-    command = _unmount_command(mountpoint)
-    try:
-        done = subprocess.run(command, env=os.environ | {"LC_ALL": "C"}, capture_output=True, text=True, check=False)  # noqa: S603 - fixed commands
-    except OSError as exc:
-        msg = f"cannot run {command[0]}: {exc.strerror}"
-        raise FusecacheError(msg) from exc
-    if done.returncode == 0:
-        return
-    if "busy" in done.stderr:
-        msg = (
-            f"{mountpoint} is busy, so it stays mounted: a VM, a loop device or a shell in it still uses it; "
-            f"`fuser -vm {mountpoint}` or `losetup -j {mountpoint}/image` names it"
-        )
-        raise BusyError(msg)
-    reason = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
-    msg = f"{command[0]} could not unmount {mountpoint}: {reason}"
-    raise FusecacheError(msg)
-
-
-def _dirty_after_clean_end(metadata: Path) -> int | None:
-    """Count the dirty blocks that a daemon left behind; None if it did not end cleanly."""
-    from fusecache.metadata import Database  # noqa: PLC0415 - see above
-
-    try:
-        with Database.read_only(metadata) as database:
-            return database.count(dirty_only=True) if database.superblock().clean_shutdown else None
-    except FusecacheError:
-        return None

@@ -191,6 +191,7 @@ class Control:
             read_only=bool(health.read_only),
             state=health.state,
             health=str(health),
+            gone=" ".join(health.gone),
             lost_bytes=len(health.lost),
             copy_rate=self._worker.copy_rate.rate,
             scrub_rate=self._scrub.rate,
@@ -199,8 +200,8 @@ class Control:
             flush_failed=self._flusher.failed,
             outcomes=dict(self._jobs.outcomes),
             decommissioned=self._changes.decommissioned,
-            metadata_used_bytes=self._metadata.used_size(),
-            metadata_total_bytes=self._metadata.size(),
+            metadata_used_bytes=_size(self._metadata.used_size),
+            metadata_total_bytes=_size(self._metadata.size),
             origin=facts.origin,
             cache=facts.cache,
             metadata=facts.metadata,
@@ -216,7 +217,10 @@ class Control:
         return self._changes.set_policy(parse_policy(text, "policy"))
 
     def _set_mode(self, text: str) -> Job:
-        return self._changes.set_mode(Mode.parse(text))
+        mode = Mode.parse(text)
+        if mode is not Mode.WRITEBACK:
+            self._volume.require_writebacks()
+        return self._changes.set_mode(mode)
 
     def _set_threshold(self, text: str) -> None:
         self._changes.set_threshold(parse_threshold(text))
@@ -242,8 +246,10 @@ class Control:
             case InvalidateCblocks(ranges):
                 return self._changes.drop(ranges)
             case Flush():
+                self._volume.require_writebacks()
                 return self._flusher.start()
             case Decommission():
+                self._volume.require_writebacks()
                 return self._changes.decommission()
         return None
 
@@ -268,3 +274,11 @@ class Control:
         ended = [ticket for ticket, asked in self._requests.items() if isinstance(asked, str) or asked.outcome]
         for ticket in ended[: max(0, len(self._requests) - _MOST_REQUESTS + 1)]:
             del self._requests[ticket]
+
+
+def _size(ask: Callable[[], int]) -> int:
+    """Return a size in bytes; 0 if it cannot be had, which is no reason to say nothing of the rest."""
+    try:
+        return ask()
+    except OSError:
+        return 0

@@ -67,6 +67,8 @@ class Status:
     """``ok``, ``degraded``, ``failing`` or ``read-only``."""
     health: str
     """``ok``, or one line that says what is wrong, and what to do."""
+    gone: str
+    """Which files were removed or replaced: some of ``cache``, ``metadata``, ``metadata-log`` and ``origin``."""
     lost_bytes: int
     """Bytes of the image that only the cache has, and cannot be read."""
     copy_rate: int

@@ -9,15 +9,23 @@ The end has one path, whether it came by an unmount or by SIGTERM or SIGINT: req
 migrations and flushes stop; the record is made exact, with hints and counters; only then is it marked clean, and only
 after that does a mount that is still there disappear.  If any of it fails, the mark is not set, and the next mount
 recovers as after a crash.
+
+*A mount that ended badly stays, dead* ("Transport endpoint is not connected").
+  What must hold: nobody who writes to ``MOUNTPOINT/image`` writes a plain file into the empty directory below, and
+  takes that for his disk.  So the mount is taken away after a clean end only, or if nobody was told of it.
+  What it costs: ``fusermount3 -u`` before the next mount.
+
+*The image is ready when the kernel has had an answer.*
+  What must hold: an option that FUSE takes, and does not get along with afterwards, is an error of the mount command.
+  So the daemon asks the kernel about its own mount, in a thread, and calls it ready when that is answered.
 """
 
 from __future__ import annotations
 
 import gc
 import os
-import signal
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import pyfuse3
@@ -25,32 +33,31 @@ import structlog
 import trio
 
 from fusecache import __version__
-from fusecache.attach import DamagedRowError, hint_signature, inspect, recover
-from fusecache.block import BlockLocks
-from fusecache.config import Mode, PageCache
+from fusecache.config import PageCache
 from fusecache.control import Control, MountFacts
+from fusecache.daemon.end_request import EndRequest
+from fusecache.daemon.ending import end_cleanly, metadata_kept, save_what_ends, watch_names
+from fusecache.daemon.preparing import prepare
 from fusecache.datapath import Disk
-from fusecache.durability import Durability
-from fusecache.errors import BusyError, MetadataError, RefusedError
+from fusecache.errors import RefusedError, StoreError
 from fusecache.frontends.fuse import KernelPages, Operations, raise_request_limit, serve_requests
 from fusecache.grammar import table_features, table_line
 from fusecache.jobs import Flusher, Jobs
 from fusecache.linux import become_io_flusher
-from fusecache.metadata import Transaction, packed
 from fusecache.migration import MigrationWorker
-from fusecache.volume import Volume, new_policy
+from fusecache.volume import Volume
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from fusecache.attach import Binding, Plan
-    from fusecache.block import Mapping
+    from fusecache.attach import Binding
     from fusecache.config import MountConfig
-    from policies import Policy
+    from fusecache.daemon.preparing import Prepared
 
 log = structlog.get_logger(__name__)
 
+_ANSWER_SECONDS: Final = 1.0
 _TICK_SECONDS: Final = 1.0
 _TICKS_PER_CLOSING: Final = 5
 
@@ -69,76 +76,17 @@ def serve(config: MountConfig, on_ready: Callable[[list[str]], None]) -> None:
 
 
 async def _serve(config: MountConfig, on_ready: Callable[[list[str]], None]) -> None:
-    _require_mountpoint(config.mountpoint)
-    plan = inspect(config, environ=dict(os.environ))
-    with plan.resources:
-        new_policy(plan.geometry, config.policy)  # refuse before anything is created
-        _refuse_dirty_passthrough(plan, config.mode)
-        binding = plan.carry_out(config.page_cache)
-        policy = new_policy(plan.geometry, config.policy)
-        superblock = binding.database.superblock()
-        try:
-            recovered = recover(
-                binding.database.rows(),
-                binding.database.regions(),
-                geometry=binding.geometry,
-                region_blocks=binding.region_blocks,
-                policy=policy,
-                hints_valid=binding.was_clean and superblock.hints == hint_signature(policy),
-            )
-        except DamagedRowError as exc:
-            msg = f"metadata {binding.metadata_path} is damaged: {exc}"
-            raise MetadataError(msg) from exc
-        policy.allow_migrations(config.mode is not Mode.PASSTHROUGH)
-        volume = _make_volume(binding, policy, recovered.mapping, recovered.open_regions, config.mode)
-        if superblock.stats is None:
-            log.warning("the counters of earlier mounts cannot be read and begin at 0 again")
-        volume.counters.restore(superblock.stats or {})
-        if config.policy.migration_threshold is not None:
-            volume.migration_threshold = config.policy.migration_threshold
-        if not binding.was_clean:
-            binding.notes.append(_recovery_note(volume.mapping.dirty_count, recovered.suspects))
-        log.info(
-            "recovered",
-            clean=binding.was_clean,
-            blocks=volume.mapping.mapped_count,
-            dirty=volume.mapping.dirty_count,
-            suspects=recovered.suspects,
-        )
-        await _run(volume, binding, config, recovered.suspects, on_ready)
-
-
-def _recovery_note(dirty: int, suspects: int) -> str:
-    doubt = f", {suspects} of them because they may have been written at the time" if suspects else ""
-    return f"recovered after a crash: {dirty} blocks are dirty{doubt}"
-
-
-def _make_volume(binding: Binding, policy: Policy, mapping: Mapping, open_regions: set[int], mode: Mode) -> Volume:
-    locks = BlockLocks()
-    return Volume(
-        geometry=binding.geometry,
-        mapping=mapping,
-        locks=locks,
-        policy=policy,
-        cache=binding.cache,
-        origin=binding.origin,
-        durability=Durability(
-            mapping,
-            locks,
-            cache=binding.cache,
-            origin=binding.origin,
-            record=binding.database,
-            region_blocks=binding.region_blocks,
-            open_regions=open_regions,
-        ),
-        mode=mode,
-    )
+    with EndRequest.heeded() as end_request, ExitStack() as resources:
+        with end_request.interrupting():
+            prepared = prepare(config, resources)
+        await _run(prepared, config, on_ready, end_request)
 
 
 async def _run(
-    volume: Volume, binding: Binding, config: MountConfig, suspects: int, on_ready: Callable[[list[str]], None]
+    prepared: Prepared, config: MountConfig, on_ready: Callable[[list[str]], None], end_request: EndRequest
 ) -> None:
     """Serve the mount, then end it."""
+    volume, binding = prepared.volume, prepared.binding
     worker = MigrationWorker(volume)
     worker.copy_rate.set_rate(config.copy_rate)
     jobs = Jobs(volume.geometry.block_size, trio.current_time)
@@ -148,7 +96,7 @@ async def _run(
         worker,
         flusher,
         jobs,
-        facts=_facts(config, binding, suspects),
+        facts=_facts(config, binding, prepared.suspects),
         metadata=binding.database,
         scrub_rate=config.scrub,
     )
@@ -157,33 +105,73 @@ async def _run(
         control,
         image_bytes=binding.geometry.image_bytes,
         page_cache=config.page_cache is PageCache.IMAGE,
+        read_only=bool(binding.read_only),
     )
     pages = KernelPages()
     if config.page_cache is PageCache.IMAGE:
         volume.content_changed = pages.forget
     mountpoint = config.mountpoint.resolve()  # before it is ours to answer what it is
-    with _mounted(operations, config):
-        binding.notes.extend(raise_request_limit(mountpoint))
-        binding.begin()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(volume.durability.run)
-            nursery.start_soon(worker.run)
-            nursery.start_soon(flusher.run)
-            nursery.start_soon(control.run)
-            nursery.start_soon(pages.run)
-            nursery.start_soon(_tick, volume, worker)
-            await nursery.start(_end_on_signal, worker, jobs, pages)
-            if not binding.was_clean:
-                await volume.durability.secure()
-            volume.tick()  # policies begin to count with the first tick
-            gc.freeze()  # what is here now stays: no collection has to look at it, while requests wait
-            on_ready(binding.notes)
-            await serve_requests()
-            log.info("ending", dirty=volume.mapping.dirty_count)
-            async with worker.paused():
-                nursery.cancel_scope.cancel()
-        await _end_cleanly(volume, binding)
+    with _mounted(operations, config) as mounted:
+        with metadata_kept(volume, binding):
+            binding.notes.extend(raise_request_limit(mountpoint))
+            binding.begin()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(volume.durability.run)
+                nursery.start_soon(worker.run)
+                nursery.start_soon(flusher.run)
+                nursery.start_soon(control.run)
+                nursery.start_soon(pages.run)
+                nursery.start_soon(_tick, volume, worker)
+                nursery.start_soon(watch_names, volume, binding)
+                nursery.start_soon(_end_when_asked, end_request, worker, jobs, pages)
+                if not binding.was_clean:
+                    await volume.durability.secure()
+                volume.tick()  # policies begin to count with the first tick
+                gc.freeze()  # what is here now stays: no collection has to look at it, while requests wait
+                mounted.goes = False
+                was_ready = await _serve_requests(mountpoint, lambda: on_ready(binding.notes))
+                log.info("ending", dirty=volume.mapping.dirty_count)
+                lost = await save_what_ends(volume, binding, worker)
+                async with worker.paused():
+                    nursery.cancel_scope.cancel()
+            if lost:
+                raise StoreError(lost)
+            await end_cleanly(volume, binding)
+        mounted.goes = True
+    if not was_ready:
+        end_request.refuse()
+        msg = f"cannot mount on {config.mountpoint}: the kernel and FUSE do not agree{_told(config)}"
+        raise RefusedError(msg)
     log.info("ended")
+
+
+async def _serve_requests(mountpoint: Path, on_ready: Callable[[], None]) -> bool:
+    """Serve until it is unmounted or asked to end; returns whether it ever became ready."""
+    was_ready = False
+    tried = trio.Event()
+
+    async def become_ready() -> None:
+        nonlocal was_ready
+        try:
+            await trio.to_thread.run_sync(os.statvfs, mountpoint, abandon_on_cancel=True)
+        except OSError as exc:
+            log.error("the mount does not answer", error=exc.strerror)
+        except RuntimeError as exc:  # the system gives no thread, which is no reason not to serve
+            log.warning("nobody has asked whether the image is ready", error=str(exc))
+            was_ready = True
+        else:
+            was_ready = True
+        if was_ready:
+            on_ready()
+        tried.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(become_ready)
+        await serve_requests()
+        with trio.move_on_after(_ANSWER_SECONDS):  # asked to end at once, nobody may have answered
+            await tried.wait()
+        nursery.cancel_scope.cancel()
+    return was_ready
 
 
 def _facts(config: MountConfig, binding: Binding, suspects: int) -> MountFacts:
@@ -220,78 +208,46 @@ async def _tick(volume: Volume, worker: MigrationWorker) -> None:
         volume.durability.commit_later(close_regions=ticks % _TICKS_PER_CLOSING == 0)
 
 
-async def _end_on_signal(
-    worker: MigrationWorker,
-    jobs: Jobs,
-    pages: KernelPages,
-    *,
-    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
-) -> None:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        task_status.started()
-        async for number in signals:
-            log.info("asked to end", signal=signal.Signals(number).name)
-            # A change of mode may wait for a flush that takes hours; what is dirty may stay so.
-            jobs.close("the mount is ending")
-            worker.copy_rate.set_rate(0)
-            await pages.settle()
-            pyfuse3.terminate()
+async def _end_when_asked(end_request: EndRequest, worker: MigrationWorker, jobs: Jobs, pages: KernelPages) -> None:
+    await end_request.wait()
+    log.info("asked to end", signal=end_request.name)
+    # A change of mode may wait for a flush that takes hours; what is dirty may stay so.
+    jobs.close("the mount is ending")
+    worker.copy_rate.set_rate(0)
+    await pages.settle()
+    pyfuse3.terminate()
 
 
-async def _end_cleanly(volume: Volume, binding: Binding) -> None:
-    """Make the record exact, then mark it clean."""
-    await volume.durability.settle()
-    policy = volume.policy
-    if policy.hint_size:
-        # One at a time: a list of them would take more memory than the map.
-        hints = ((cblock, policy.get_hint(cblock)) for cblock, _ in volume.mapping.mapped())
-        await binding.database.save_hints(hints)
-    values = packed(hints=hint_signature(policy), stats=volume.counters.persistent()) | binding.end_values()
-    await binding.database.commit(Transaction(values=values))
-    binding.end(dirty=volume.mapping.dirty_count, cached=volume.mapping.mapped_count)
+@dataclass(slots=True)
+class _Mounted:
+    """A mount in the file tree."""
+
+    goes: bool = True
+    """Whether it is taken away when we are done with it."""
 
 
 @contextmanager
-def _mounted(operations: Operations, config: MountConfig) -> Iterator[None]:
+def _mounted(operations: Operations, config: MountConfig) -> Iterator[_Mounted]:
     """Have FUSE mounted within this block."""
+    if "auto_unmount" in config.fuse_options:
+        msg = "auto_unmount would take away a mount that ended badly: what is written then goes into a plain file"
+        raise RefusedError(msg)
     options = set(pyfuse3.default_options)
-    origin = config.origin.replace("\\", "\\\\").replace(",", "\\,")
+    # pyfuse3 takes nothing but ASCII
+    origin = os.fsencode(config.origin).decode("ascii", "backslashreplace").replace("\\", "\\\\").replace(",", "\\,")
     options |= {f"fsname={origin}", "subtype=fusecache", *config.fuse_options}
     try:
         pyfuse3.init(operations, str(config.mountpoint), options)
-    except RuntimeError as exc:
-        told = f" (options: {','.join(config.fuse_options)})" if config.fuse_options else ""
-        msg = f"cannot mount on {config.mountpoint}: {exc}{told}"
+    except (RuntimeError, UnicodeEncodeError) as exc:
+        msg = f"cannot mount on {config.mountpoint}: {exc}{_told(config)}"
         raise RefusedError(msg) from exc
+    mounted = _Mounted()
     try:
-        yield
+        yield mounted
     finally:
-        pyfuse3.close(unmount=True)
+        pyfuse3.close(unmount=mounted.goes)
 
 
-def _require_mountpoint(path: Path) -> None:
-    try:
-        is_directory = path.is_dir()
-        if not is_directory:
-            msg = f"mountpoint {path} is not a directory" if path.exists() else f"mountpoint {path} does not exist"
-            raise RefusedError(msg)
-        is_empty = not any(path.iterdir())  # raises for a mount whose daemon has died
-        if os.path.ismount(path):
-            msg = f"mountpoint {path} is busy: something is mounted there already"
-            raise BusyError(msg)
-        if not is_empty:
-            msg = f"mountpoint {path} is not empty"
-            raise RefusedError(msg)
-    except OSError as exc:
-        msg = f"mountpoint {path}: {exc.strerror} (a dead mount? try: fusermount3 -u {path})"
-        raise RefusedError(msg) from exc
-
-
-def _refuse_dirty_passthrough(plan: Plan, mode: Mode) -> None:
-    """Refuse passthrough over a cache that has, or after a crash may have, something that the origin does not have."""
-    if mode is not Mode.PASSTHROUGH or plan.database is None:
-        return
-    if plan.database.has_suspects():
-        count = plan.database.count(dirty_only=True) or "some"
-        msg = f"passthrough needs a clean cache, and {count} blocks are dirty: mount writethrough and flush first"
-        raise RefusedError(msg)
+def _told(config: MountConfig) -> str:
+    """Name the options that FUSE was told, for a message."""
+    return f" (options: {','.join(config.fuse_options)})" if config.fuse_options else ""

@@ -13,7 +13,12 @@ to the log; then it serves.  A pipe ties the two together until the parent has i
 nothing
     the child died; the log knows more.
 
-Whoever interrupts the parent before that takes the child down as well, by SIGTERM.
+*Either the command succeeds, or nothing is mounted.*  Whoever ends the parent before it has its answer (SIGINT,
+SIGTERM, SIGHUP) ends the child as well, by SIGTERM; these signals are held back while there is no child to be ended.
+If the parent was killed outright, the child finds nobody to tell, and ends, cleanly.
+
+*Signals that mean nothing to a disk do not end it.*  SIGHUP has the log begun anew; SIGUSR1, SIGPIPE and their like
+are ignored.  What SIGTERM and SIGINT do, :mod:`fusecache.daemon.serve` says.
 """
 
 from __future__ import annotations
@@ -23,20 +28,38 @@ import os
 import signal
 import sys
 import traceback
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from fusecache.errors import FusecacheError, UsageError
 from fusecache.paths import absolute_address, log_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from fusecache.config import MountConfig
 
     Serve = Callable[[MountConfig, Callable[[list[str]], None]], None]
     """Calls its second argument once, with notes for the user, when the image is ready; returns when unmounted."""
+
+_ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""What ends a parent that waits, and its child with it."""
+_MEANINGLESS: Final = (
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGALRM,
+    signal.SIGVTALRM,
+    signal.SIGPROF,
+    signal.SIGPIPE,
+    signal.SIGIO,
+    signal.SIGPWR,
+    signal.SIGSTKFLT,
+    signal.SIGTTOU,  # to write to a terminal from the background
+    *range(signal.SIGRTMIN, signal.SIGRTMAX + 1),
+)
+"""What would end or stop this process, and is no request to do so."""
 
 
 def load_serve() -> Serve:
@@ -54,22 +77,23 @@ def start(config: MountConfig, load: Callable[[], Serve] = load_serve) -> None:
     """
     config = absolute(config)
     if config.foreground:
-        configure_log()
-        load()(config, _print_notes)
+        with _logging(None):
+            load()(config, _print_notes)
         return
     log = log_for(config, environ=os.environ, is_root=os.geteuid() == 0)
     output = _open_log(log, make_directory=config.metadata is None)
     answer, report = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
+    allowed = set(map(int, signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)))
     child = os.fork()
     if child == 0:
-        _run_child(config, load, report, output)
+        _run_child(config, load, report, output, log, allowed)
     os.close(report)
     os.close(output)
     try:
         with os.fdopen(answer, "rb") as pipe:
-            _print_notes(_wait_for_answer(child, pipe.read, log))
+            _print_notes(_wait_for_answer(child, pipe.read, log, allowed))
     except FusecacheError:
         if not log.stat().st_size:
             log.unlink()
@@ -87,22 +111,16 @@ def absolute(config: MountConfig) -> MountConfig:
     )
 
 
-def configure_log() -> None:
-    """Let log events go to stderr, one readable line each, from level info on; once in a process."""
-    import structlog  # noqa: PLC0415 - costs the command line 50 ms, and no other command wants it
+@contextmanager
+def _logging(path: Path | None) -> Iterator[None]:
+    """Have a log in this process, and no signal but those that end it do any harm; what was before comes back."""
+    from fusecache.daemon.log import logging_to  # noqa: PLC0415 - costs 50 ms, and no other command wants it
 
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=False),
-            structlog.dev.ConsoleRenderer(
-                colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
-            ),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger("info"),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
+    with logging_to(path) as log, ExitStack() as before:
+        handlers: dict[int, Callable[..., None] | signal.Handlers] = dict.fromkeys(_MEANINGLESS, signal.SIG_IGN)
+        for number, handler in (handlers | {signal.SIGHUP: lambda *_: log.reopen()}).items():
+            before.callback(signal.signal, number, signal.signal(number, handler))
+        yield
 
 
 def _open_log(path: Path, *, make_directory: bool) -> int:
@@ -116,14 +134,53 @@ def _open_log(path: Path, *, make_directory: bool) -> int:
         raise FusecacheError(msg) from exc
 
 
-def _wait_for_answer(child: int, read: Callable[[], bytes], log: Path) -> list[str]:
-    """Return the child's notes, or raise what it was refused with."""
+class _EndedError(BaseException):
+    """A signal that ends this process, which waits."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Have signals that would kill this process raise an exception instead; SIGINT does so anyway."""
+
+    def end(number: int, _frame: object) -> NoReturn:
+        raise _EndedError(number)
+
+    with ExitStack() as before:
+        for number in _ENDING:
+            if signal.getsignal(number) is signal.SIG_DFL:  # whoever ignores one (nohup) goes on ignoring it
+                before.callback(signal.signal, number, signal.signal(number, end))
+        yield
+
+
+def _read(child: int, read: Callable[[], bytes], allowed: set[int]) -> bytes:
+    """Return the child's answer; whoever ends this process meanwhile ends the child as well.
+
+    :param allowed: signals that are held back no longer from here on.
+    """
     try:
-        answer = read()
+        with _ended_by_signals():
+            try:
+                signal.pthread_sigmask(signal.SIG_SETMASK, allowed)
+                return read()
+            except (KeyboardInterrupt, _EndedError):
+                os.kill(child, signal.SIGTERM)
+                raise
     except KeyboardInterrupt:
-        os.kill(child, signal.SIGTERM)
         os.waitpid(child, 0)
         raise
+    except _EndedError as ended:
+        os.waitpid(child, 0)
+        signal.raise_signal(ended.number)
+        raise
+
+
+def _wait_for_answer(child: int, read: Callable[[], bytes], log: Path, allowed: set[int]) -> list[str]:
+    """Return the child's notes, or raise what it was refused with."""
+    answer = _read(child, read, allowed)
     told = json.loads(answer or "{}")
     if "notes" in told:
         notes: list[str] = told["notes"]
@@ -136,26 +193,40 @@ def _wait_for_answer(child: int, read: Callable[[], bytes], log: Path) -> list[s
 
 
 def _print_notes(notes: list[str]) -> None:
-    for note in notes:
-        print(note, flush=True)  # noqa: T201 - this is for the user
+    """Tell the user; if nobody listens, that is no reason for the image not to be there."""
+    try:
+        for note in notes:
+            sys.stdout.write(f"{note.encode(errors='backslashreplace').decode()}\n")
+        sys.stdout.flush()
+    except OSError:
+        with suppress(OSError):  # what is left would be tried again at the end
+            os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), 1)
 
 
-def _run_child(config: MountConfig, load: Callable[[], Serve], report: int, output: int) -> NoReturn:
+def _run_child(
+    config: MountConfig, load: Callable[[], Serve], report: int, output: int, log: Path, allowed: set[int]
+) -> NoReturn:
     """Be the daemon; never return to what the parent was doing."""
     status = 1
     try:
         _leave_the_terminal(report, output)
-        status = _serve_and_tell(config, load, report)
-    except BaseException:  # noqa: BLE001 - there is nobody above to hand it to
+        signal.pthread_sigmask(signal.SIG_SETMASK, allowed)
+        with _logging(log):
+            try:
+                status = _serve_and_tell(config, load, report)
+            except BaseException:  # noqa: BLE001 - there is nobody above to hand it to
+                traceback.print_exc()
+    except BaseException:  # noqa: BLE001 - likewise; there is no log yet
         traceback.print_exc()
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
         os._exit(status)
 
 
 def _leave_the_terminal(report: int, output: int) -> None:
     """Become a process that outlives the terminal, and keep nothing open that somebody may wait for."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # before the terminal can hang up
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     os.setsid()
     os.chdir("/")
     null = os.open(os.devnull, os.O_RDONLY)
@@ -164,7 +235,6 @@ def _leave_the_terminal(report: int, output: int) -> None:
     limit = os.sysconf("SC_OPEN_MAX")
     os.closerange(3, report)
     os.closerange(report + 1, limit)
-    sys.stdout = sys.stderr = os.fdopen(2, "w", buffering=1, errors="backslashreplace", closefd=False)
 
 
 def _serve_and_tell(config: MountConfig, load: Callable[[], Serve], report: int) -> int:
@@ -174,16 +244,19 @@ def _serve_and_tell(config: MountConfig, load: Callable[[], Serve], report: int)
     def tell(answer: dict[str, object]) -> None:
         nonlocal is_waiting
         is_waiting = False
-        os.write(report, json.dumps(answer).encode())
+        try:
+            os.write(report, json.dumps(answer).encode())
+        except BrokenPipeError:
+            if "notes" in answer:  # the command was killed, so it did not succeed
+                os.kill(os.getpid(), signal.SIGTERM)
         os.close(report)
 
     try:
-        configure_log()
         load()(config, lambda notes: tell({"notes": notes}))
     except FusecacheError as exc:
         if is_waiting:
             tell({"error": str(exc), "usage": isinstance(exc, UsageError)})
         else:
-            print(f"fusecache: {exc}", file=sys.stderr)  # noqa: T201 - into the log
+            sys.stderr.write(f"fusecache: {exc}\n")
         return 1
     return 0

@@ -21,6 +21,9 @@ passthrough             origin          mapping dropped durably, then origin    
 
 A miss goes to the origin.  In writeback mode a write of a whole block may promote the block with its own data.  The
 tail of the image, which is less than a block, is served from the origin and not counted.
+
+If nothing is to be written to the origin, every write is refused, also in writeback mode: what would be dirty could
+never be written back.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ from typing import TYPE_CHECKING
 from fusecache.datapath.origin_io import OriginIO
 from fusecache.datapath.reading import Reader
 from fusecache.datapath.writing import Writer
-from fusecache.errors import FusecacheError
+from fusecache.errors import FusecacheError, ReadOnlyError
 
 if TYPE_CHECKING:
     from fusecache.migration import MigrationWorker
@@ -46,7 +49,7 @@ class Disk:
         origin = OriginIO(volume)
         self._volume = volume
         self.read = Reader(volume, worker, origin).read
-        self.write = Writer(volume, worker, origin).write
+        self.write = self._refuse if volume.health.origin_read_only else Writer(volume, worker, origin).write
 
     async def flush(self) -> None:
         """Make everything durable that was written before; raises FusecacheError if it is not."""
@@ -57,3 +60,8 @@ class Disk:
             health.unreported = ""
             raise
         health.report()
+
+    async def _refuse(self, offset: int, data: bytes | memoryview) -> int:
+        """Take the place of writes where nothing is written."""
+        del offset, data
+        raise ReadOnlyError(str(self._volume.health))

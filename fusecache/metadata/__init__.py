@@ -14,6 +14,7 @@ from fusecache.metadata.readonly import (
     sqlite_errors,
 )
 from fusecache.metadata.record import Record, Row, Transaction
+from fusecache.metadata.rescue import put_back
 from fusecache.metadata.superblock import (
     FORMAT,
     IDENTITY,
@@ -48,6 +49,7 @@ __all__ = [
     "is_sqlite",
     "log_complaint",
     "packed",
+    "put_back",
     "reading",
     "region_blocks_for",
     "require_metadata",

@@ -259,6 +259,11 @@ class Database:
         """See :class:`fusecache.metadata.record.Record`."""
         await self._in_thread(partial(self._save_hints, hints))
 
+    def copy_to(self, path: Path) -> None:
+        """Write all of it, as it was committed last, into an empty file."""
+        with sqlite_errors(self.path):
+            self._connection.execute("VACUUM INTO ?", (os.fspath(path),))
+
     def close(self) -> None:
         """Close the file, in order: all commits are in it, and it needs no log any more, unless that cannot be done."""
         with suppress(sqlite3.Error):

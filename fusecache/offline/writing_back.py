@@ -106,6 +106,7 @@ def write_back(
         if plan.database is None:
             msg = f"there is no metadata {plan.metadata_path}: nothing is cached, or it is elsewhere (--metadata)"
             raise RefusedError(msg)
+        _require_writable(plan.read_only)
         return trio.run(_write_back, plan.carry_out(), progress, retries)
 
 
@@ -118,6 +119,7 @@ def _forget_stale(config: MountConfig, environ: Mapping[str, str]) -> None:
     with ExitStack() as resources:
         open_locked(files.metadata, resources)
         origin = open_origin(locate(config.origin), resources)
+        _require_writable(origin.unwritable)
         database = resources.enter_context(closing(Database.open(files.metadata)))
         superblock = database.superblock()
         claims = Claims(origin, claims_directory(environ=environ, is_root=os.geteuid() == 0))
@@ -139,6 +141,12 @@ def _require_same_moment(files: Files, superblock: Superblock, resources: ExitSt
     assert files.cache is not None
     if files.cache.exists() and (stamp := read_stamp(open_locked(files.cache, resources))) is not None:
         require_same_generation(stamp, superblock, cache=files.cache, metadata=files.metadata)
+
+
+def _require_writable(reason: str) -> None:
+    if reason:
+        msg = f"nothing can be written back, and nothing was changed: {reason}"
+        raise RefusedError(msg)
 
 
 async def _write_back(binding: Binding, progress: Progress, retries: int) -> Outcome:

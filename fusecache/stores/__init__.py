@@ -3,16 +3,19 @@
 from fusecache.stores.base import Data, Store
 from fusecache.stores.choice import make_engine, open_file_store
 from fusecache.stores.engine import Engine, ThreadEngine
-from fusecache.stores.file import open_for_store
+from fusecache.stores.file import open_for_store, open_to_read
+from fusecache.stores.read_only import ReadOnlyStore
 from fusecache.stores.sparse import write_sparsely
 
 __all__ = [
     "Data",
     "Engine",
+    "ReadOnlyStore",
     "Store",
     "ThreadEngine",
     "make_engine",
     "open_file_store",
     "open_for_store",
+    "open_to_read",
     "write_sparsely",
 ]

@@ -20,6 +20,7 @@ whichever way it was written), discarding, and those two pages.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 from typing import TYPE_CHECKING, Final, final
 
@@ -57,7 +58,8 @@ def open_past_page_cache(
     if is_in_memory(fd):
         return file
     try:
-        direct = os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_CLOEXEC | os.O_DIRECT)
+        access = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE
+        direct = os.open(f"/proc/self/fd/{fd}", access | os.O_CLOEXEC | os.O_DIRECT)
         resources.callback(os.close, direct)
         unit = unit_of(direct)
         store = DirectStore(file, direct, start=start, unit=unit, engine=engine)

@@ -98,6 +98,21 @@ def _find_holes(fd: int, begin: int, end: int) -> list[tuple[int, int]]:
     return holes
 
 
+def open_to_read(path: Path) -> int:
+    """Open a file or device that need not be written; for writing all the same, wherever that is permitted.
+
+    Errors are those of :func:`open_for_store`.
+    """
+    try:
+        return open_for_store(path)
+    except BusyError:
+        raise
+    except StoreError as exc:
+        if isinstance(exc.__cause__, OSError) and exc.__cause__.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
+            return open_for_store(path, os.O_RDONLY)
+        raise
+
+
 def _drop(fd: int, ranges: list[tuple[int, int]]) -> None:
     """Drop ranges from the page cache, except what is not on the disk yet."""
     for position, length in ranges:

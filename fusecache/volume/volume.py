@@ -10,7 +10,7 @@ import trio
 
 from fusecache.block import DIRTY, UNMAPPED
 from fusecache.config import DEFAULT_MIGRATION_THRESHOLD, Mode
-from fusecache.errors import FusecacheError, StoreError
+from fusecache.errors import BusyError, FusecacheError, RefusedError, StoreError
 from fusecache.volume.activity import Activity
 from fusecache.volume.counters import Counters
 from fusecache.volume.guard import GuardedPolicy
@@ -84,7 +84,11 @@ class Volume:
             raise PolicyFaultError(msg)
 
     def require_work(self, work: Work) -> None:
-        """Check an item of work against the mapping, before anything is copied; raises PolicyFaultError."""
+        """Check an item of work against the mapping, before anything is copied.
+
+        :raises PolicyFaultError: it contradicts the mapping.
+        :raises BusyError: it would write to an origin to which nothing is written.
+        """
         held = self.mapping.oblock_of[work.cblock]
         if work.op is Op.PROMOTE:
             sane = held == UNMAPPED and self.mapping.find(work.oblock) == UNMAPPED
@@ -93,6 +97,17 @@ class Volume:
         if not sane:
             msg = f"policy {self.policy.name} asks for {work}, but cblock {work.cblock} holds oblock {held}"
             raise PolicyFaultError(msg)
+        if self.health.origin_read_only and work.op is not Op.PROMOTE and self.is_dirty(work.cblock):
+            raise BusyError(self.health.origin_read_only)
+
+    def require_writebacks(self) -> None:
+        """Raise RefusedError if what is dirty cannot be written back in this mount, whatever is done."""
+        if self.health.origin_read_only and self.mapping.dirty_count:
+            msg = (
+                f"nothing is written to the origin ({self.health.origin_read_only}): "
+                f"{self.mapping.dirty_count} dirty blocks stay in the cache"
+            )
+            raise RefusedError(msg)
 
     def require_cache(self) -> None:
         """Raise StoreError if the cache was given up meanwhile: a write that ends only now may not have reached it."""

@@ -26,6 +26,8 @@ from fusecache.block.states import DIRTY
 from fusecache.config import Mode, MountConfig, PolicyChoice
 from fusecache.control.control import Control
 from fusecache.daemon import serve as mount
+from fusecache.daemon.ending import end_cleanly
+from fusecache.daemon.preparing import make_volume
 from fusecache.datapath.disk import Disk
 from fusecache.jobs.flush import Flusher
 from fusecache.jobs.table import Jobs
@@ -206,6 +208,7 @@ class SimBinding:
     cache_path: Path = Path("/cache")
     metadata_path: Path = Path("/metadata")
     engine: str = "simulated"
+    read_only: str = ""
 
     def end(self, *, dirty: int, cached: int) -> None:
         """Give up a claim on the origin that nobody contests here."""
@@ -253,7 +256,7 @@ class Rig:
         )
         instance.allow_migrations(mode is not Mode.PASSTHROUGH)
         binding = cast("Binding", self.binding)
-        self.volume = mount._make_volume(binding, instance, recovered.mapping, recovered.open_regions, mode)
+        self.volume = make_volume(binding, instance, recovered.mapping, recovered.open_regions, mode)
         self.worker = MigrationWorker(self.volume)
         self.jobs = Jobs(BLOCK, trio.current_time)
         self.flusher = Flusher(self.volume, self.worker, self.jobs)
@@ -283,7 +286,7 @@ class Rig:
                 yield
                 async with self.worker.paused():
                     nursery.cancel_scope.cancel()
-            await mount._end_cleanly(self.volume, cast("Binding", self.binding))
+            await end_cleanly(self.volume, cast("Binding", self.binding))
 
     def freeze(self, rng: random.Random) -> SimDisk:
         """Copy what a crash at this moment would have to deal with."""

@@ -193,8 +193,12 @@ def is_mounted(path: Path) -> bool:
 
 def fuse_mountpoints() -> list[Path]:
     """List where FUSE file systems are mounted."""
-    fields = (line.split(" ") for line in Path("/proc/self/mounts").read_text(errors="surrogateescape").splitlines())
+    fields = (line.split(" ") for line in _mounts().split("\n") if line)
     return [Path(words[1].replace("\\040", " ")) for words in fields if words[2].startswith("fuse")]
+
+
+def _mounts() -> str:
+    return Path("/proc/self/mounts").read_text(errors="surrogateescape")
 
 
 def _processes_of(mountpoint: Path) -> list[int]:

@@ -138,10 +138,15 @@ class TestTheEnd:
             result = run(program(), "unmount", mount.mountpoint, check=False)
             assert (result.returncode, result.stdout) == (1, "")
             assert len(result.stderr.splitlines()) == 1
-            assert "busy" in result.stderr
+            assert f"busy, so it stays mounted: in use by pid {os.getpid()} (" in result.stderr
             assert file.read(10)
         mount.write(0, b"still works", sync=True)
         mount.unmount()
+
+    def test_f11_one_who_lets_go_soon_is_waited_for(self, mount: Mount) -> None:
+        with subprocess.Popen(["sleep", "0.5"], cwd=mount.mountpoint):
+            mount.unmount()
+        assert ended_cleanly(mount)
 
     def test_the_daemon_says_nothing_where_it_was_started(self, mount: Mount) -> None:
         pid, log = mount.count("pid"), mount.metadata.with_name("metadata.log")

@@ -95,6 +95,8 @@ class Operations(pyfuse3.Operations):
     """One directory with one file in it, the image.
 
     :param image_bytes: its size, which never changes while mounted.
+    :param read_only: whether the image can only be read.  We refuse what would write, as the kernel does on a file
+        system that it has mounted read-only; there it would refuse to set extended attributes, and so every control.
     :param page_cache: whether the kernel is to keep what was read and written of the image.  That stays right while
         it is mounted, as long as nobody else changes the image (see :mod:`fusecache.frontends.fuse.kernel_pages`).
         A write comes here before it returns.  A write through mmap comes when the kernel likes, but before an fsync.
@@ -102,11 +104,14 @@ class Operations(pyfuse3.Operations):
 
     supports_dot_lookup = False
 
-    def __init__(self, disk: Disk, control: Control, *, image_bytes: int, page_cache: bool = False) -> None:
+    def __init__(
+        self, disk: Disk, control: Control, *, image_bytes: int, page_cache: bool = False, read_only: bool = False
+    ) -> None:
         super().__init__()
         self._disk = disk
         self._control = control
         self._page_cache = page_cache
+        self._read_only = read_only
         self._root = _attributes(_ROOT, stat.S_IFDIR | 0o755, 0)
         self._image = _attributes(IMAGE_INODE, stat.S_IFREG | 0o600, image_bytes)
 
@@ -215,6 +220,8 @@ class Operations(pyfuse3.Operations):
     ) -> pyfuse3.EntryAttributes:
         """Accept new times; a disk keeps its size, mode and owner."""
         del fh, ctx
+        if self._read_only:
+            raise pyfuse3.FUSEError(errno.EROFS)
         entry = await self.getattr(inode, None)  # type: ignore[arg-type]  # our own, which does not look at it
         if fields.update_size and attr.st_size != entry.st_size:
             raise pyfuse3.FUSEError(errno.EPERM)
@@ -229,6 +236,8 @@ class Operations(pyfuse3.Operations):
     async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> pyfuse3.FileInfo:
         """Open the image, past the page cache unless that is to hold it.  A disk cannot be truncated."""
         del inode, ctx
+        if self._read_only and flags & (os.O_ACCMODE | os.O_TRUNC):
+            raise pyfuse3.FUSEError(errno.EROFS)
         if flags & os.O_TRUNC:
             raise pyfuse3.FUSEError(errno.EPERM)
         handle = _SYNC_HANDLE if flags & os.O_DSYNC else _HANDLE  # O_SYNC has that bit too

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from contextlib import ExitStack
@@ -55,6 +56,30 @@ def test_nobody_else_has_it_meanwhile(path: Path) -> None:
             opened(path, others)
     with ExitStack() as resources:
         opened(path, resources)
+
+
+def test_f07_one_that_can_only_be_read_says_so_and_is_no_use_where_it_has_to_be_written(path: Path) -> None:
+    with ExitStack() as resources:
+        assert not opened(path, resources).unwritable
+    denied = PermissionError(errno.EPERM, "Operation not permitted")
+    real = os.open
+
+    def deny(name: Path, flags: int, *arguments: int) -> int:
+        if Path(name) == path and flags & os.O_ACCMODE != os.O_RDONLY:
+            raise denied
+        return real(name, flags, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch, ExitStack() as resources:
+        patch.setattr(os, "open", deny)
+        with pytest.raises(StoreError, match="cannot be written"):
+            locate(str(path)).open(resources)
+    with pytest.MonkeyPatch.context() as patch, ExitStack() as resources:
+        patch.setattr(os, "open", deny)
+        origin = locate(str(path)).open(resources, writable=False)
+        assert origin.unwritable == (
+            f"origin {path} cannot be written: it is not permitted, or its file system is read-only"
+        )
+        assert origin.read_now(0, 3) == b"\0\1\2"
 
 
 def test_reading_ends_where_it_ends(path: Path) -> None:

@@ -80,6 +80,10 @@ class DiskOrigin:
     def size(self) -> int:
         return len(self.disk.content)
 
+    @property
+    def unwritable(self) -> str:
+        return ""
+
     def identity(self) -> Identity:
         signs = {"serial number": self.disk.name}
         return Identity(self.address, "rack", f"version {self.disk.version}", self.size, signs)
@@ -105,6 +109,9 @@ class DiskOrigin:
         store = MemoryStore(size)
         store.data = self.disk.content
         return OpenStore(store, "memory", STRENGTHS)
+
+    def is_in_place(self) -> bool:
+        return True
 
     def make_identity_durable(self) -> None:
         self.disk.settled += 1

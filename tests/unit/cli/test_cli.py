@@ -65,7 +65,8 @@ def test_every_option_of_mount(run: Callable[..., int], started: list[MountConfi
             block_size=65536,
             mode=Mode.PASSTHROUGH,
             policy=PolicyChoice("mq", (("random_threshold", "8"),), 0),
-            fuse_options=("allow_other", "max_read=4096", "ro"),
+            fuse_options=("allow_other", "max_read=4096"),
+            read_only=True,
             page_cache=PageCache.IMAGE,
             foreground=True,
             format=2,
@@ -79,7 +80,7 @@ def test_mount_by_table(run: Callable[..., int], started: list[MountConfig]) -> 
     assert (config.origin, config.mountpoint, config.image_size) == ("o", Path("/mnt"), 2048 * 512)
     assert config.mode is Mode.WRITETHROUGH
     assert config.policy == PolicyChoice("mq", (("random_threshold", "8"),))
-    assert (config.fuse_options, config.foreground, config.format) == (("ro",), True, 1)
+    assert (config.read_only, config.fuse_options, config.foreground, config.format) == (True, (), True, 1)
     assert config.page_cache is PageCache.NONE
 
 

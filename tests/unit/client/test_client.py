@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from fusecache.client import client
+from fusecache.client import client, holders, unmounting
 from fusecache.client.client import Client
 from fusecache.errors import BusyError, FusecacheError, RefusedError
 from fusecache.metadata import Database, Identity, Superblock, Transaction
@@ -383,8 +383,11 @@ def test_unmount_is_quiet_when_the_origin_is_complete(daemon: Daemon, capfd: pyt
 
 def test_unmount_says_what_the_origin_lacks(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
     daemon.leaves(dirty=3)
-    daemon.client.unmount()
-    expected = "/data/disk.img lacks 3 dirty blocks (192KiB), which are safe in /fast/disk.cache\n"
+    cache = daemon.programs / "cache"
+    cache.touch()
+    attributes = FakeAttributes({"pid": daemon.process.pid, "metadata": str(daemon.metadata), "cache": str(cache)})
+    make_client(attributes).unmount()
+    expected = f"/data/disk.img lacks 3 dirty blocks (192KiB), which are safe in {cache}\n"
     assert capsys.readouterr().out == expected
 
 
@@ -420,10 +423,76 @@ def test_metadata_that_cannot_be_read_is_no_success(daemon: Daemon) -> None:
         daemon.client.unmount()
 
 
-def test_a_busy_mount_stays(daemon: Daemon) -> None:
+def test_a_busy_mount_stays(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unmounting, "_BUSY_SECONDS", 0)
     daemon.unmounts_by("echo 'umount: /mnt/disk: target is busy.' >&2; exit 32")
     with pytest.raises(BusyError, match=r"is busy, so it stays mounted.*fuser -vm /mnt/disk"):
         daemon.client.unmount()
+    assert daemon.process.poll() is None
+
+
+def test_f11_a_mount_that_is_busy_for_a_moment_is_tried_again(daemon: Daemon) -> None:
+    daemon.leaves()
+    daemon.unmounts_by(
+        f"""test -e {daemon.programs}/tried && exec kill {daemon.process.pid}
+touch {daemon.programs}/tried; echo 'target is busy.' >&2; exit 32"""
+    )
+    daemon.client.unmount()
+
+
+def test_f11_who_keeps_a_mount_busy_is_named(tmp_path: Path, daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unmounting, "_BUSY_SECONDS", 0)
+    daemon.unmounts_by("echo 'umount: target is busy.' >&2; exit 32")
+    mountpoint = tmp_path / "mnt"
+    mountpoint.mkdir()
+    attributes = FakeAttributes({"pid": daemon.process.pid})
+    (mountpoint / "image").touch()
+    with (mountpoint / "image").open() as image:
+        users = [
+            subprocess.Popen(["sleep", "60"], cwd=mountpoint),
+            subprocess.Popen(["sleep", "60"], stdin=image),
+        ]
+    try:
+        with pytest.raises(BusyError) as caught:
+            make_client(attributes, mountpoint).unmount()
+    finally:
+        for user in users:
+            user.kill()
+            user.wait()
+    assert all(f"pid {user.pid} (" in str(caught.value) for user in users)
+    assert f"{mountpoint} is busy, so it stays mounted: in use by pid " in str(caught.value)
+
+
+def test_f11_loop_devices_and_mounts_inside_keep_it_busy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loops, processes = tmp_path / "block", tmp_path / "proc"
+    for number, file in enumerate(("/mnt/disk/image", "/mnt/disk2/image")):
+        (loops / f"loop{number}/loop").mkdir(parents=True)
+        (loops / f"loop{number}/loop/backing_file").write_text(f"{file}\n")
+    (processes / "self").mkdir(parents=True)
+    (processes / "self/mountinfo").write_text("1 2 0:3 / /mnt/disk rw\n1 2 0:3 / /mnt/disk/a\\040b rw\n")
+    for number in range(6):
+        (processes / f"{1000 + number}").mkdir()
+        (processes / f"{1000 + number}/comm").write_text("odd\nname\n")
+        (processes / f"{1000 + number}/maps").write_text("0-1 r-xp 0 00:1 5 /mnt/disk/image\n2-3 rw-p 0 00:00 0\n")
+    monkeypatch.setattr(holders, "DEVICES", loops)
+    monkeypatch.setattr(holders, "PROCESSES", processes)
+    named = "/dev/loop0, a mount on /mnt/disk/a b, pid 1000 (odd?name), pid 1001 (odd?name) and 4 more"
+    assert holders.holders_of(MNT) == named
+    assert not holders.holders_of(Path("/mnt"[:3]))
+
+
+def test_f06_unmount_does_not_call_safe_what_is_not_there(tmp_path: Path, daemon: Daemon) -> None:
+    daemon.leaves(dirty=3)
+    cache = tmp_path / "cache"
+    attributes = FakeAttributes({"pid": daemon.process.pid, "metadata": str(daemon.metadata), "cache": str(cache)})
+    with pytest.raises(FusecacheError, match=r"lacks 3 dirty blocks .*cache is not there"):
+        make_client(attributes).unmount()
+
+
+def test_f06_unmount_does_not_throw_away_an_origin_that_has_no_name(daemon: Daemon) -> None:
+    attributes = FakeAttributes({"pid": daemon.process.pid, "gone": "cache origin"})
+    with pytest.raises(RefusedError, match=r"/data/disk\.img was removed or replaced.*copy /mnt/disk/image first"):
+        make_client(attributes).unmount()
     assert daemon.process.poll() is None
 
 
@@ -453,4 +522,4 @@ def test_users_and_root_unmount_differently(daemon: Daemon, monkeypatch: pytest.
     daemon.process.wait()
     with pytest.raises(RefusedError, match="cannot be seen from here"):
         daemon.client.unmount()
-    assert client._unmount_command(MNT) == ["umount", "/mnt/disk"]
+    assert unmounting.unmount_command(MNT) == ["umount", "/mnt/disk"]

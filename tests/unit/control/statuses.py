@@ -65,6 +65,7 @@ def make_status(**changes: Any) -> Status:
         read_only=False,
         state="ok",
         health="ok",
+        gone="",
         lost_bytes=0,
         copy_rate=0,
         scrub_rate=0,

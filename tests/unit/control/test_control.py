@@ -545,3 +545,24 @@ async def test_a_store_that_lost_data_shows_in_the_health() -> None:
             await world.durability.flush()
         assert "dead" in control.status().health
         world.cached.errors.clear()
+
+
+@virtual
+async def test_f06_the_status_is_told_whatever_of_it_cannot_be_had() -> None:
+    class Unknown(FixedSize):
+        def size(self) -> int:
+            raise FileNotFoundError(2, "No such file or directory")
+
+        used_size = size
+
+    world = World()
+    world.volume.health.gone = {"metadata": "/m", "origin": "/o"}
+    control = Control(world.volume, world.worker, world.flusher, world.jobs, facts=make_facts(), metadata=Unknown())
+    status = control.status()
+    assert (status.metadata_total_bytes, status.metadata_used_bytes) == (0, 0)
+    assert (status.state, status.gone) == ("degraded", "metadata origin")
+    assert "metadata /m was removed or replaced" in status.health
+    assert "unmount, which writes it anew" in status.health
+    assert "origin /o was removed or replaced" in status.health
+    assert control.get("stats")
+    assert control.get("status")

@@ -8,15 +8,18 @@ import os
 import signal
 import sqlite3
 import threading
+import time
 from collections.abc import Awaitable, Callable, Collection
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyfuse3
 import pytest
 import trio
 
+from fusecache.attach import Binding
 from fusecache.config import KIB, Mode, MountConfig, PageCache, PolicyChoice
 from fusecache.daemon import serve as mount
 from fusecache.errors import BusyError, FusecacheError, MetadataError, RefusedError, StoreError
@@ -42,6 +45,11 @@ class Kernel:
         self.events: list[str] = []
         self.operations: Operations | None = None
         self.end = trio.Event()
+        self.may_answer = threading.Event()
+
+    def hang(self) -> None:
+        """Keep a request waiting that nobody serves."""
+        self.may_answer.wait(10)
 
     def init(self, operations: Operations, mountpoint: str, options: Collection[str]) -> None:
         if self.refuses:
@@ -62,7 +70,7 @@ class Kernel:
         self.end.set()
 
     def close(self, unmount: bool) -> None:
-        self.events.append("close")
+        self.events.append("close" if unmount else "leave dead")
 
 
 @pytest.fixture
@@ -230,9 +238,174 @@ def test_an_end_that_fails_is_not_marked_clean(
     with pytest.raises(FusecacheError, match="Input/output error"):
         mount.serve(config, lambda _: None)
     monkeypatch.undo()
+    assert kernel.events[-1] == "leave dead"
     assert values(config)["clean_shutdown"] == "0"
     with closing(Database.open(Path(config.origin).parent / "metadata")) as database:
         assert database.count(dirty_only=True) or database.regions() or not database.count(dirty_only=False)
+
+
+def test_f09_a_loop_that_ends_by_an_exception_leaves_the_mount_dead(config: MountConfig, kernel: Kernel) -> None:
+    async def crash(operations: Operations) -> None:
+        await write_blocks(operations)
+        msg = "a bug"
+        raise ValueError(msg)
+
+    kernel.session = crash
+    with pytest.raises(ExceptionGroup) as caught:
+        mount.serve(config, lambda _: None)
+    assert caught.group_contains(ValueError, match="a bug")
+    assert kernel.events[-1] == "leave dead"
+    assert values(config)["clean_shutdown"] == "0"
+
+
+def test_f09_nothing_may_take_a_dead_mount_away(config: MountConfig, kernel: Kernel) -> None:
+    refused(replace(config, fuse_options=("auto_unmount",)), kernel, RefusedError, "auto_unmount would take away")
+
+
+def test_f09_a_mount_that_nobody_was_told_of_does_not_stay(
+    config: MountConfig, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: Binding) -> None:
+        msg = "disk full"
+        raise MetadataError(msg)
+
+    monkeypatch.setattr(Binding, "begin", fail)
+    refused(config, kernel, MetadataError, "disk full")
+    assert kernel.events == ["init", "close"]
+
+
+@pytest.mark.parametrize("numbers", [(signal.SIGTERM,) * 3, (signal.SIGINT, signal.SIGTERM)])
+def test_f09_signals_during_the_end_change_nothing(
+    config: MountConfig, kernel: Kernel, monkeypatch: pytest.MonkeyPatch, numbers: tuple[signal.Signals, ...]
+) -> None:
+    async def session(operations: Operations) -> None:
+        await settle()
+        os.kill(os.getpid(), numbers[0])
+        await kernel.end.wait()
+        for number in numbers[1:]:
+            os.kill(os.getpid(), number)
+
+    def close(unmount: bool) -> None:
+        os.kill(os.getpid(), numbers[-1])
+        assert unmount
+
+    monkeypatch.setattr(pyfuse3, "close", close)
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    serve(config, kernel, session)
+    assert values(config)["clean_shutdown"] == "1"
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+
+
+def test_f20_a_signal_interrupts_what_comes_before_the_mount_and_undoes_it(
+    config: MountConfig, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.posix_fallocate
+
+    def take_long(*arguments: int) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+        real(*arguments)
+
+    monkeypatch.setattr(os, "posix_fallocate", take_long)
+    began = time.monotonic()
+    refused(config, kernel, RefusedError, "asked to end")
+    assert time.monotonic() - began < 4
+    assert not kernel.events
+
+
+def test_f20_a_signal_at_the_last_moment_before_the_mount_is_ready(
+    config: MountConfig, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Binding.begin
+
+    def begin(binding: Binding) -> None:
+        real(binding)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Binding, "begin", begin)
+    monkeypatch.setattr(os, "statvfs", lambda _: kernel.hang())
+    kernel.session = None
+    with pytest.raises(RefusedError, match="asked to end"):
+        mount.serve(config, lambda _: pytest.fail("it is not ready"))
+    kernel.may_answer.set()
+    assert kernel.events == ["init", "main", "close"]
+    assert values(config)["clean_shutdown"] == "1"
+
+
+def test_f21_what_fuse_takes_and_then_does_not_serve_is_an_error(
+    config: MountConfig, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: Path) -> None:
+        raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
+
+    monkeypatch.setattr(os, "statvfs", refuse)
+    kernel.session = nothing
+    with pytest.raises(RefusedError, match=r"cannot mount on .* \(options: max_read=1\)"):
+        mount.serve(replace(config, fuse_options=("max_read=1",)), lambda _: pytest.fail("it is not ready"))
+    assert kernel.events == ["init", "main", "close"]
+    assert values(config)["clean_shutdown"] == "1"
+
+
+def test_f06_a_system_that_gives_no_thread_is_no_reason_to_end(
+    config: MountConfig, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = trio.to_thread.run_sync
+
+    async def scarce(function: Callable[..., object], *arguments: object, **options: Any) -> object:
+        if function is os.statvfs or getattr(function, "__name__", "") == "gone":
+            msg = "can't start new thread"
+            raise RuntimeError(msg)
+        return await real(function, *arguments, **options)
+
+    async def session(operations: Operations) -> None:
+        monkeypatch.setattr(trio.to_thread, "run_sync", scarce)
+        await write_blocks(operations)
+        await trio.sleep(1.2)
+        monkeypatch.setattr(trio.to_thread, "run_sync", real)
+
+    monkeypatch.setattr(trio.to_thread, "run_sync", scarce)
+    serve(config, kernel, session)
+    assert values(config)["clean_shutdown"] == "1"
+
+
+@pytest.mark.parametrize("end", ["clean", "crash"])
+def test_f06_metadata_that_lost_its_name_is_written_anew_however_it_ends(
+    config: MountConfig, kernel: Kernel, end: str
+) -> None:
+    async def session(operations: Operations) -> None:
+        assert config.metadata is not None
+        await write_blocks(operations)
+        await operations.fsync(FH, datasync=True)
+        config.metadata.unlink()
+        await trio.sleep(1.5)  # until it is missed
+        if end == "crash":
+            msg = "a bug"
+            raise ValueError(msg)
+
+    if end == "clean":
+        serve(config, kernel, session)
+    else:
+        kernel.session = session
+        with pytest.raises(ExceptionGroup):
+            mount.serve(config, lambda _: None)
+    assert values(config)["clean_shutdown"] == str(int(end == "clean"))
+    serve(config, kernel, check_blocks)
+
+
+@pytest.mark.parametrize("name", ["J\u00fcrgen".encode(), b"J\xfcrgen", b"\xff\xfe, \\"])
+def test_f14_names_of_any_bytes_can_be_mounted(config: MountConfig, kernel: Kernel, name: bytes) -> None:
+    directory = Path(config.origin).parent / os.fsdecode(name)
+    directory.mkdir()
+    origin = Path(config.origin).rename(directory / os.fsdecode(name))
+    (directory / "mnt").mkdir()
+    named = replace(config, origin=str(origin), mountpoint=directory / "mnt", cache=directory / "c")
+    serve(named, kernel, nothing)
+    assert all(option.isascii() for option in kernel.options)
+    serve(named, kernel, check_origin)
+
+
+async def check_origin(operations: Operations) -> None:
+    assert await operations.read(FH, 0, BLOCK) == b"o" * BLOCK
 
 
 @pytest.mark.parametrize("policy", ["smq", "mq", "cleaner"])

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -237,6 +237,135 @@ def test_interrupting_the_parent_ends_the_child(config: MountConfig, tmp_path: P
     assert children.pids
     with pytest.raises(ChildProcessError):
         children.reap()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_f20_whoever_ends_the_parent_ends_the_child(tmp_path: Path, number: signal.Signals) -> None:
+    """With the default actions of a real command; the child would serve for ever."""
+    begun = tmp_path / "begun"
+    with waiting_parent(tmp_path, f"Path({str(begun)!r}).write_text(str(os.getpid()))\n    signal.pause()") as parent:
+        child = int(eventually_read(begun))
+        parent.send_signal(number)
+        parent.wait(10)
+    assert parent.returncode == -number  # Python ends so by SIGINT, too
+    assert not is_running(child)
+
+
+def test_f20_a_child_whose_parent_was_killed_ends_when_it_is_ready(tmp_path: Path) -> None:
+    begun, go_on, ended = (tmp_path / name for name in ("begun", "go on", "ended"))
+    os.mkfifo(go_on)
+    program = f"""signal.signal(signal.SIGTERM, lambda *_: Path({str(ended)!r}).write_text("by SIGTERM"))
+    Path({str(begun)!r}).write_text(str(os.getpid()))
+    Path({str(go_on)!r}).read_text()
+    on_ready([])
+    time.sleep(0.1)"""
+    with waiting_parent(tmp_path, program) as parent:
+        child = int(eventually_read(begun))
+        parent.kill()
+        parent.wait(10)
+        go_on.write_text("")
+        assert eventually_read(ended) == "by SIGTERM"
+        deadline = time.monotonic() + 10
+        while is_running(child) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert not is_running(child)
+
+
+@pytest.mark.parametrize(
+    "number", ["HUP", "USR1", "USR2", "ALRM", "VTALRM", "PROF", "PIPE", "IO", "PWR", "TTOU", "RTMIN"]
+)
+def test_f09_signals_that_mean_nothing_to_a_disk_do_not_end_it(
+    config: MountConfig, children: Children, number: str
+) -> None:
+    def serve(config: MountConfig, on_ready: Callable[[list[str]], None]) -> None:
+        os.kill(os.getpid(), signal.Signals[f"SIG{number}"])
+        on_ready([])
+        time.sleep(0.05)
+        sys.stderr.write("still here\n")
+
+    daemon.start(config, lambda: serve)
+    assert children.reap() == 0
+    assert log_of(config) == "still here\n"
+
+
+def test_f09_a_hang_up_begins_the_log_anew(config: MountConfig, children: Children) -> None:
+    path = Path(f"{config.metadata}.log")
+
+    def serve(config: MountConfig, on_ready: Callable[[list[str]], None]) -> None:
+        path.rename(f"{path}.1")
+        os.kill(os.getpid(), signal.SIGHUP)
+        on_ready([])
+        sys.stderr.write("into the new one\n")
+
+    daemon.start(config, lambda: serve)
+    assert children.reap() == 0
+    assert path.read_text() == "into the new one\n"
+
+
+def test_f08_a_log_that_cannot_be_written_ends_nothing(config: MountConfig, children: Children) -> None:
+    def serve(config: MountConfig, on_ready: Callable[[list[str]], None]) -> None:
+        on_ready([])
+        full = os.open("/dev/full", os.O_WRONLY)
+        os.dup2(full, 1)
+        os.dup2(full, 2)
+        path = Path(f"{config.metadata}.log")
+        path.unlink()
+        path.mkdir()
+        structlog.get_logger().error("nobody will read this")
+        sys.stdout.write("nor this\n")
+        sys.stderr.flush()
+        path.rmdir()
+
+    daemon.start(config, lambda: serve)
+    assert children.reap() == 0
+
+
+def test_f08_notes_that_nobody_reads_are_no_reason_not_to_mount(tmp_path: Path) -> None:
+    with waiting_parent(tmp_path, "on_ready(['a note'])", stdout=subprocess.PIPE, go=tmp_path / "go") as parent:
+        assert parent.stdout is not None
+        parent.stdout.close()
+        (tmp_path / "go").write_text("")
+        parent.wait(10)
+    assert parent.returncode == 0
+
+
+def eventually_read(path: Path) -> str:
+    deadline = time.monotonic() + 10
+    while not (path.exists() and path.read_text()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return path.read_text()
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@contextmanager
+def waiting_parent(
+    tmp_path: Path, serve: str, *, stdout: int = subprocess.DEVNULL, go: Path | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run what starts a daemon, as a process of its own; ``serve`` is what the daemon does."""
+    program = f"""
+import os, signal, time
+from pathlib import Path
+from fusecache.daemon import spawn as daemon
+from fusecache.config import MountConfig
+def serve(config, on_ready):
+    {serve}
+while {str(go)!r} != "None" and not os.path.exists({str(go)!r}):
+    time.sleep(0.01)
+config = MountConfig(origin="o", mountpoint=Path("m"), metadata=Path({str(tmp_path / "meta")!r}))
+daemon.start(config, lambda: serve)
+"""
+    with subprocess.Popen([sys.executable, "-c", program], stdout=stdout, stderr=subprocess.DEVNULL) as parent:
+        try:
+            yield parent
+        finally:
+            parent.kill()
 
 
 def test_the_daemon_outlives_its_terminal(tmp_path: Path) -> None:

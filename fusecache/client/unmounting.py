@@ -1,0 +1,97 @@
+"""Taking a mount out of the file tree, and seeing its daemon end."""
+
+from __future__ import annotations
+
+import os
+import select
+import subprocess
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+from fusecache.client.holders import holders_of
+from fusecache.errors import BusyError, FusecacheError, RefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_BUSY_SECONDS: Final = 1.0
+"""So long a mount may be busy before that is told: what has just ended, or looks at everything new, lets go soon."""
+_PAUSE_SECONDS: Final = 0.1
+
+
+def unmount_command(mountpoint: Path) -> list[str]:
+    """Spell the command that unmounts."""
+    return ["umount", str(mountpoint)] if os.geteuid() == 0 else ["fusermount3", "-u", str(mountpoint)]
+
+
+def detach(mountpoint: Path) -> None:
+    """Take the mount out of the file tree.
+
+    :raises BusyError: it is in use, and stays; by whom, if that can be seen.
+    """
+    deadline = time.monotonic() + _BUSY_SECONDS
+    command = unmount_command(mountpoint)
+    while complaint := _complaint_of(command):
+        if "busy" not in complaint:
+            msg = f"{command[0]} could not unmount {mountpoint}: {complaint}"
+            raise FusecacheError(msg)
+        if time.monotonic() > deadline:
+            raise BusyError(_who_is_it(mountpoint))
+        time.sleep(_PAUSE_SECONDS)
+
+
+def _complaint_of(command: list[str]) -> str:
+    """Run a command; returns what it complains of, in one line."""
+    try:
+        done = subprocess.run(  # noqa: S603 - fixed commands
+            command, env=os.environ | {"LC_ALL": "C"}, capture_output=True, text=True, errors="replace", check=False
+        )
+    except OSError as exc:
+        msg = f"cannot run {command[0]}: {exc.strerror}"
+        raise FusecacheError(msg) from exc
+    if done.returncode == 0:
+        return ""
+    return " ".join(done.stderr.split()) or f"exit code {done.returncode}"
+
+
+def _who_is_it(mountpoint: Path) -> str:
+    if holders := holders_of(mountpoint.resolve()):
+        return f"{mountpoint} is busy, so it stays mounted: in use by {holders}"
+    return (
+        f"{mountpoint} is busy, so it stays mounted: a VM, a loop device or a shell in it still uses it; "
+        f"`fuser -vm {mountpoint}` or `losetup -j {mountpoint}/image` names it"
+    )
+
+
+@contextmanager
+def hold_process(pid: int, mountpoint: Path) -> Iterator[int]:
+    """Yield a pidfd, so that no other process can be taken for this one."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError as exc:
+        msg = f"the daemon of {mountpoint} (pid {pid}) cannot be seen from here: unmount where it was mounted"
+        raise RefusedError(msg) from exc
+    try:
+        yield pidfd
+    finally:
+        os.close(pidfd)
+
+
+def wait_for(pidfd: int) -> None:
+    """Wait for the end of a process."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    poll.poll()
+
+
+def dirty_after_clean_end(metadata: Path) -> int | None:
+    """Count the dirty blocks that a daemon left behind; None if it did not end cleanly."""
+    from fusecache.metadata import Database  # noqa: PLC0415 - only this command needs it
+
+    try:
+        with Database.read_only(metadata) as database:
+            return database.count(dirty_only=True) if database.superblock().clean_shutdown else None
+    except (FusecacheError, OSError):
+        return None

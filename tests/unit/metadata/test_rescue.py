@@ -1,0 +1,77 @@
+"""F06: metadata whose file was removed while it is in use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fusecache.errors import MetadataError
+from fusecache.metadata import Database, Identity, Superblock, Transaction, put_back, side_files
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    superblock = Superblock(
+        uuid="u",
+        block_size=4096,
+        cache_blocks=16,
+        region_blocks=1,
+        image_bytes=1 << 20,
+        origin=Identity("/origin", "1:2", "3", 1 << 20),
+        clean_shutdown=True,
+    )
+    database = Database.create(tmp_path / "metadata", superblock.pack())
+    database.apply(Transaction(mapped=[(n, n + 5, n < 3, n) for n in range(10)]))
+    yield database
+    database.close()
+
+
+def holds_it_all(path: Path) -> bool:
+    with Database.read_only(path) as database:
+        return database.superblock().uuid == "u" and [row.cblock for row in database.rows() if row.dirty] == [0, 1, 2]
+
+
+def names_in(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())
+
+
+def test_f06_it_is_written_anew(database: Database, tmp_path: Path) -> None:
+    database.path.unlink()
+    assert put_back(database) == database.path
+    assert names_in(tmp_path) == ["metadata"]
+    assert holds_it_all(database.path)
+    assert database.path.stat().st_mode & 0o777 == 0o600
+
+
+def test_f06_a_log_that_is_left_is_not_taken_for_that_of_the_new_one(database: Database, tmp_path: Path) -> None:
+    log, *_ = side_files(database.path)
+    database.path.unlink()
+    log.unlink()
+    log.write_bytes(b"something else")
+    assert put_back(database) == database.path
+    assert not log.exists()
+    assert holds_it_all(database.path)
+
+
+def test_f06_what_has_its_name_now_is_left_alone(database: Database, tmp_path: Path) -> None:
+    database.path.unlink()
+    database.path.write_text("precious")
+    (tmp_path / "metadata.rescued").write_text("precious, too")
+    log, index, _ = side_files(database.path)
+    log.unlink()
+    log.write_text("its log")
+    place = put_back(database)
+    assert place == tmp_path / "metadata.rescued1"
+    assert holds_it_all(place)
+    assert database.path.read_text() == "precious"
+    assert log.read_text() == "its log"
+    assert not index.exists()
+    assert names_in(tmp_path) == ["metadata", "metadata-wal", "metadata.rescued", "metadata.rescued1"]
+
+
+def test_f06_where_there_is_no_place_for_it_that_is_told(tmp_path: Path, database: Database) -> None:
+    database.path = tmp_path / "nowhere" / "metadata"
+    with pytest.raises(MetadataError, match="cannot be written anew: No such file"):
+        put_back(database)
