@@ -41,7 +41,8 @@ async def write_sparsely(store: Store, offset: int, data: memoryview) -> None:
     if (zeros := list(_zero_runs(offset, data))) and (holes := await store.holes(offset, len(data))):
         for begin, stop in _in_both(zeros, holes):
             at_an_end = begin == offset or stop == end
-            if (at_an_end or stop - begin >= _LEAST_WITHIN) and await _reads_as_zeros(store, begin, stop):
+            content = data[begin - offset : stop - offset]
+            if (at_an_end or len(content) >= _LEAST_WITHIN) and await _reads_as(store, begin, content):
                 spared.append((begin, stop))
     for (_, begin), (stop, _) in pairwise([(offset, offset), *spared, (end, end)]):
         if begin < stop:
@@ -74,10 +75,11 @@ def _in_both(some: Iterable[Range], others: Iterable[Range]) -> Iterator[Range]:
                 yield first, after
 
 
-async def _reads_as_zeros(store: Store, begin: int, stop: int) -> bool:
-    content = bytearray(stop - begin)
+async def _reads_as(store: Store, position: int, content: memoryview) -> bool:
+    """Tell whether the store has this content already; to read takes no disk where there is a hole."""
+    there = bytearray(len(content))
     try:
-        await store.read(begin, content)
+        await store.read(position, there)
     except StoreError:
         return False
-    return content == bytes(stop - begin)
+    return there == content

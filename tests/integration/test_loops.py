@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -89,4 +90,27 @@ def test_an_unmount_waits_for_the_loop_device(mounted: Mounted, loops: LoopDevic
         mount.unmount()
     fio(device, *DIRECT, size=MIB)
     loops.detach(device)
+    mount.unmount()
+
+
+def test_f21_a_disk_with_data_in_its_middle_becomes_no_cache_unless_told_so(
+    mounted: Mounted, loops: LoopDevices, tmp_path: Path
+) -> None:
+    disk = tmp_path / "disk"
+    disk.touch()
+    os.truncate(disk, 200 * MIB)
+    mount = mounted(size=MIB, cache_size="2MiB")
+    mount.unmount()
+    mount.metadata.unlink()
+    mount.options = []
+    mount.cache = loops.attach(disk, direct_io=False)
+    with mount.cache.open("rb+") as file:
+        os.pwrite(file.fileno(), b"my thesis", 33 * MIB)
+    refused = run(*mount.mount_command(), check=False)
+    assert refused.returncode == 1
+    assert f"{mount.cache} holds data in its middle (near byte {33 * MIB}); --format" in refused.stderr
+    run("mkswap", mount.cache)
+    assert "holds swap space; --format to overwrite it" in run(*mount.mount_command(), check=False).stderr
+    mount.mount("--format")
+    assert mount.image.read_bytes() == mount.origin.read_bytes()
     mount.unmount()
