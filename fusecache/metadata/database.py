@@ -49,6 +49,8 @@ log = structlog.get_logger(__name__)
 
 _PAUSES: Final = (0.1, 0.3, 1.0, 3.0, 10.0)
 """Seconds to wait where the system gives no thread."""
+_TURN: Final = 2000
+"""Commits and changed rows; each may take a page of the log."""
 _SCHEMA: Final = """
     CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
     CREATE TABLE blocks (
@@ -70,14 +72,16 @@ _DAMAGED_ROW: Final = """
 class Database:
     """An open metadata file; made by :meth:`create` or :meth:`open`, both of which raise MetadataError."""
 
-    __slots__ = ("_connection", "_free", "_is_writing", "_limiter", "path")
+    __slots__ = ("_commits", "_connection", "_free", "_limiter", "_turned_at", "path")
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self.path = path
         self._connection = connection
         self._limiter = trio.CapacityLimiter(1)
         self._free = 0
-        self._is_writing = False
+        self._commits = 0
+        self._turned_at = -_TURN
+        """Of what :meth:`_turn` counts, how much there was when the log was last had in the file."""
 
     @classmethod
     def create(cls, path: Path, values: Mapping[str, str], *, replace: bool = False) -> Database:
@@ -261,11 +265,17 @@ class Database:
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         """Commit at the end, durably; roll back on any exception, of which SQLite's become MetadataError."""
         with sqlite_errors(self.path):
-            if not self._is_writing:
-                begin_writing(self._connection)
-                self._is_writing = True
+            self._turn()
             with _transaction(self._connection) as connection:
                 yield connection
+
+    def _turn(self) -> None:
+        """Before the first commit, and whenever the log has grown long, have all of it in the file."""
+        self._commits += 1
+        written = self._commits + self._connection.total_changes
+        if written - self._turned_at >= _TURN:
+            begin_writing(self._connection)
+            self._turned_at = self._commits + self._connection.total_changes
 
     async def _in_thread(self, function: Callable[[], None]) -> None:
         for pause in _PAUSES:
