@@ -27,7 +27,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from fusecache.attach.bond import is_accepted
+from fusecache.attach.generation import is_accepted
 from fusecache.errors import RefusedError
 
 if TYPE_CHECKING:

@@ -17,12 +17,11 @@ import os
 import uuid
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING
 
 from fusecache.attach.binding import Binding
-from fusecache.attach.bond import Bond
 from fusecache.attach.cache_file import CacheSpace
+from fusecache.attach.generation import ANY
 from fusecache.attach.lease import in_use, lock
 from fusecache.attach.stamp import DATA_START, Stamp, read_stamp, write_stamp
 from fusecache.config import PageCache
@@ -108,16 +107,7 @@ class Plan:
             _origin=self.origin,
             _cache_fd=cache_fd,
             _created=created,
-            _bond=Bond(
-                uuid=superblock.uuid,
-                generation=superblock.generation,
-                previous=superblock.previous_generation,
-                metadata=str(self.metadata_path),
-                ledger=database,
-                write_stamp=partial(write_stamp, cache_fd),
-                write_claim=self.claims.write,
-                remove_claim=self.claims.remove,
-            ),
+            _bond=self.claims.bond(database, cache_fd=cache_fd),
         )
 
     def _open_metadata(self) -> Database:
@@ -174,6 +164,7 @@ class Plan:
             image_bytes=self.geometry.image_bytes,
             origin=self.origin.identity(),
             clean_shutdown=True,
+            previous_generation=ANY,  # the cache may have a stamp, and the origin a claim, of what is given up
         )
         try:
             self._make_own_directory()
