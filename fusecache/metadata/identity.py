@@ -59,6 +59,11 @@ class Identity:
         shared = recorded.signs.keys() & self.signs.keys()
         return bool(shared) and all(self.signs[name] == recorded.signs[name] for name in shared)
 
+    @property
+    def has_time(self) -> bool:
+        """Whether its version shows that it was written."""
+        return self.version != "0"
+
     def is_where_it_was(self, recorded: Identity) -> bool:
         """Tell whether it is in the same place, or has the same address."""
         return self.address == recorded.address or self.place == recorded.place
