@@ -27,7 +27,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from fusecache.attach.bond import is_accepted
+from fusecache.attach.generation import is_accepted
 from fusecache.errors import RefusedError
 
 if TYPE_CHECKING:
@@ -111,8 +111,12 @@ def judge_origin(recorded: Superblock, found: Findings, *, arguments: str) -> Ve
 
 
 def shows_in_content_only(recorded: Superblock, found: Findings) -> bool:
-    """Tell whether the origin has changed, and sums of its content alone show that."""
-    as_before = replace(found, differing=0, now=replace(found.now, marks=recorded.origin.marks))
+    """Tell whether the origin has changed, and sums of its content alone show that, which its time would have shown.
+
+    Where there is no such time, a change of its marks is others' work, and nothing that has rotted.
+    """
+    now = found.now
+    as_before = replace(found, differing=0, now=replace(now, marks=recorded.origin.marks) if now.has_time else now)
     return bool(_change(recorded, found)) and not _change(recorded, as_before)
 
 

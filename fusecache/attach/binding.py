@@ -72,6 +72,7 @@ class Binding:
 
         :raises FusecacheError: it cannot be recorded everywhere; no block may turn dirty.
         """
+        is_first = not self._bond.generation
         self.database.set_values(
             packed(
                 clean_shutdown=False,
@@ -87,6 +88,8 @@ class Binding:
         except OSError as exc:
             msg = f"cannot write the stamp of cache {self.cache_path}: {exc.strerror}"
             raise StoreError(msg) from exc
+        if is_first and self._bond.claimed_at != self._origin.address:
+            self.notes.append(_where(self._bond.claimed_at))
         self._names = {
             "cache": Name(self.cache_path, os.fstat(self._cache_fd)),
             "metadata": Name(self.metadata_path, self.metadata_path.stat()),
@@ -114,3 +117,9 @@ class Binding:
         :raises MetadataError: the last of it cannot be recorded.
         """
         self._bond.settle_at_end(clean=not dirty, empty=not cached)
+
+
+def _where(claimed_at: str) -> str:
+    """Tell that an origin cannot keep notes, and what that means."""
+    kept = f"it is in {claimed_at}, and other hosts and users do not see it" if claimed_at else "it is kept nowhere"
+    return f"the origin has no extended attributes for the note that its newest data may be in this cache: {kept}"

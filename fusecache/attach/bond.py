@@ -2,10 +2,10 @@
 
 Theory of operation
 -------------------
-The uuid says that the three belong together; the *generation*, that they are of one moment.  It is a count with a few
-random digits, so that two copies of a cache that go on separately have different ones.  Metadata, the cache's stamp and
-the origin's claim carry it.  It is changed, durably, when a mount begins and when one ends cleanly.  So a part that was
-copied or saved at one time, and put back at another, does not fit the other two.
+The uuid says that the three belong together; the *generation* (:mod:`fusecache.attach.generation`), that they are of
+one moment.  Metadata, the cache's stamp and the origin's claim carry it.  It is changed, durably, when a mount begins
+and when one ends cleanly.  So a part that was copied or saved at one time, and put back at another, does not fit the
+other two.
 
 A change takes three steps, and a crash may fall between any two of them:
 
@@ -20,16 +20,16 @@ first block turns dirty.
 
 from __future__ import annotations
 
-import os
 import socket
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol, final
+from typing import TYPE_CHECKING, Protocol, final
 
 import structlog
 
 from fusecache.attach.claim import Claim
+from fusecache.attach.generation import ANY, is_accepted, successor
 from fusecache.attach.stamp import Stamp
-from fusecache.errors import RefusedError
+from fusecache.errors import RefusedError, StoreError
 from fusecache.metadata import packed
 
 if TYPE_CHECKING:
@@ -40,29 +40,12 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-_RANDOM_BYTES: Final = 4
-ANY: Final = "*"
-"""Stands among the previous generations where the metadata did not know its own."""
-
 
 class Ledger(Protocol):
     """The durable record, when nothing runs."""
 
     def set_values(self, values: Mapping[str, str]) -> None:
         """Write names and values, durable when this returns; raises MetadataError."""
-
-
-def successor(generation: str) -> str:
-    """Return the generation that follows another one, or nothing."""
-    count, _, _ = generation.partition("-")
-    number = int(count) + 1 if count.isdecimal() else 1
-    return f"{number}-{os.urandom(_RANDOM_BYTES).hex()}"
-
-
-def is_accepted(generation: str, superblock: Superblock) -> bool:
-    """Tell whether a cache or claim of this generation is of one moment with the metadata."""
-    known = {superblock.generation, *superblock.previous_generation.split()}
-    return not superblock.generation or ANY in known or generation in known
 
 
 def require_same_generation(stamp: Stamp, superblock: Superblock, *, cache: Path, metadata: Path) -> None:
@@ -91,9 +74,11 @@ class Bond:
     ledger: Ledger
     write_stamp: Callable[[Stamp], None]
     """Writes the cache's stamp, durably; raises OSError."""
-    write_claim: Callable[[Claim], bool]
-    """Writes the origin's claim, durably; returns whether something keeps it."""
+    write_claim: Callable[[Claim], str]
+    """Writes the origin's claim, durably; returns where it is kept, nothing for nowhere; raises StoreError."""
     remove_claim: Callable[[], None]
+    claimed_at: str = ""
+    """Where the claim is kept."""
 
     def renewed(self) -> dict[str, str]:
         """Take the first step: choose a new generation, and return what to commit with what begins or ends."""
@@ -107,16 +92,18 @@ class Bond:
         :param clean: whether no block is dirty, nor can turn dirty.
         :param empty: whether nothing is cached, nor can be; then the origin needs no claim.
         :raises OSError: the stamp cannot be written.
+        :raises StoreError: the claim cannot be written, and another one is there.
         :raises MetadataError: the last step failed.
         """
         self.write_stamp(Stamp(self.uuid, self.generation))
-        is_kept = False
+        self.claimed_at = ""
         if empty:
             self.remove_claim()
         else:
-            is_kept = self.write_claim(Claim(self.uuid, self.metadata, self.generation, clean, socket.gethostname()))
+            claim = Claim(self.uuid, self.metadata, self.generation, clean, socket.gethostname())
+            self.claimed_at = self.write_claim(claim)
         self.previous = ""
-        self.ledger.set_values(packed(previous_generation="", origin_claimed=is_kept))
+        self.ledger.set_values(packed(previous_generation="", origin_claimed=bool(self.claimed_at)))
 
     def settle_at_end(self, *, clean: bool, empty: bool) -> None:
         """Do the same at a clean end, which it does not spoil: till it is done, previous generations are accepted."""
@@ -124,3 +111,5 @@ class Bond:
             self.settle(clean=clean, empty=empty)
         except OSError as exc:
             log.warning("the cache's stamp was not written", error=exc.strerror)
+        except StoreError as exc:
+            log.warning("the claim was not written", error=str(exc))

@@ -4,6 +4,7 @@ It lies beside the origin's data, which stays as it is.  It is written, durably,
 dirty, and stays.  At an end with nothing dirty it says that all is well; then any other cache may be put in front of
 the origin.  Otherwise it must be *disproved* first: by its metadata, which can be opened, and says that nothing is
 dirty.  Metadata that is not there disproves nothing: its disk may not be mounted today, or it may be on another host.
+Nor does an older copy of it, nor metadata that a mount uses, which may say something else in a moment.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from fusecache.attach.generation import is_outdated
+from fusecache.attach.lease import is_locked
 from fusecache.errors import FusecacheError
 from fusecache.metadata import Database
 
@@ -53,11 +56,12 @@ class Claim:
             return True
         path = Path(self.metadata)
         try:
-            if not path.is_file():
+            if not path.is_file() or is_locked(path):
                 return False
             with Database.read_only(path) as database:
                 superblock = database.superblock()
-                return superblock.uuid == self.uuid and not database.has_suspects()
+                is_its_own = superblock.uuid == self.uuid and not is_outdated(superblock, self.generation)
+                return is_its_own and not database.has_suspects()
         except (FusecacheError, OSError, ValueError):  # the last: a path with NUL in it
             return False
 

@@ -11,11 +11,15 @@ import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from fusecache.attach.bond import Bond
 from fusecache.attach.claim import Claim
+from fusecache.attach.stamp import write_stamp
+from fusecache.errors import StoreError
 from fusecache.linux import sync_directory
 from fusecache.metadata import Identity
 
@@ -24,6 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from fusecache.attach.origin import Origin
+    from fusecache.metadata import Database
 
 log = structlog.get_logger(__name__)
 
@@ -47,11 +52,19 @@ class Claims:
             return next((claim for of, claim, _ in noted if _is_it(now, of)), None)
         return None
 
-    def write(self, claim: Claim) -> bool:
-        """Put a claim on it, durably, in the place of any other; returns whether something keeps it."""
+    def write(self, claim: Claim) -> str:
+        """Put a claim on it, durably, in the place of any other; returns where that is kept, nothing for nowhere.
+
+        :raises StoreError: another one is there, and stays.
+        """
         if self.origin.write_claim(claim):
             self._forget()
-            return True
+            return self.origin.address
+        if self.origin.claim() is not None:
+            self.origin.remove_claim()
+            if self.origin.claim() is not None:
+                msg = f"the note on origin {self.origin.address} cannot be replaced"
+                raise StoreError(msg)
         return self._note(claim)
 
     def remove(self) -> None:
@@ -59,14 +72,18 @@ class Claims:
         self.origin.remove_claim()
         self._forget()
 
-    def warning(self) -> str:
-        """Say, for the user, where a claim is kept that others do not see; nothing if the origin keeps it."""
-        if self.origin.keeps_claims:
-            return ""
-        where = f"in {self.directory} only, which other hosts and users do not see" if self.directory else "nowhere"
-        return (
-            f"origin {self.origin.address} has no extended attributes: that its newest data may be in this cache is "
-            f"noted {where}; never put another cache in front of it"
+    def bond(self, database: Database, *, cache_fd: int) -> Bond:
+        """Return what ties origin, cache and metadata together."""
+        superblock = database.superblock()
+        return Bond(
+            uuid=superblock.uuid,
+            generation=superblock.generation,
+            previous=superblock.previous_generation,
+            metadata=str(database.path),
+            ledger=database,
+            write_stamp=partial(write_stamp, cache_fd),
+            write_claim=self.write,
+            remove_claim=self.remove,
         )
 
     def _noted(self) -> Iterator[tuple[Identity, Claim, Path]]:
@@ -83,11 +100,12 @@ class Claims:
             if claim is not None:
                 yield identity, claim, path
 
-    def _note(self, claim: Claim) -> bool:
+    def _note(self, claim: Claim) -> str:
         if self.directory is None:
-            return False
+            return ""
         now = self.origin.identity()
-        path = self.directory / f"{hashlib.sha256(os.fsencode(now.address)).hexdigest()[:16]}.claim"
+        known_by = json.dumps(sorted(now.signs.items())) if now.signs else now.address
+        path = self.directory / f"{hashlib.sha256(os.fsencode(known_by)).hexdigest()[:16]}.claim"
         draft = path.with_suffix(".draft")
         try:
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -102,18 +120,20 @@ class Claims:
             sync_directory(self.directory)
         except OSError as exc:
             log.warning("the claim is kept nowhere", origin=now.address, reason=exc.strerror)
-            return False
-        return True
+            return ""
+        return str(path)
 
     def _forget(self) -> None:
+        """Remove what is noted of this origin, and of no other that was in its place."""
         if noted := list(self._noted()):
             now = self.origin.identity()
             for of, _, path in noted:
-                if _is_it(now, of):
+                if now.is_known_by_signs(of) or (not now.signs and not of.signs and now.address == of.address):
                     path.unlink(missing_ok=True)
 
 
 def _is_it(now: Identity, noted: Identity) -> bool:
+    """Tell whether this may be the origin of which something is noted."""
     if now.signs.keys() & noted.signs.keys():
         return now.is_known_by_signs(noted)
     return now.is_where_it_was(noted)

@@ -7,7 +7,6 @@ attribute, where the file system has such.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import stat
@@ -150,17 +149,6 @@ class FileOrigin:
             msg = f"cannot read origin {self._path}: {exc.strerror}"
             raise StoreError(msg) from exc
         return b"".join(parts)
-
-    @property
-    def keeps_claims(self) -> bool:
-        """See :class:`fusecache.attach.origin.Origin`; devices and some file systems have no attributes of users."""
-        if stat.S_ISBLK(os.fstat(self._fd).st_mode):
-            return False
-        try:
-            os.getxattr(self._fd, _CLAIM)
-        except OSError as exc:
-            return exc.errno == errno.ENODATA
-        return True
 
     def claim(self) -> Claim | None:
         """See :class:`fusecache.attach.origin.Origin`."""

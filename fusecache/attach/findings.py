@@ -14,6 +14,7 @@ from crc32c import crc32c
 
 from fusecache.attach.agreement import Findings
 from fusecache.attach.claim import Claim
+from fusecache.attach.generation import count_of
 from fusecache.config import MIB
 from fusecache.errors import StoreError
 
@@ -54,10 +55,9 @@ def compare(origin: Origin, database: Database, size: int) -> tuple[int, int]:
     most = min(size // block_size or int(block_size <= MANY), _MOST_BLOCKS[size])
     if not most:
         return 0, 0
-    turn, _, _ = superblock.generation.partition("-")
     zeroes = crc32c(bytes(block_size))
     compared = differing = 0
-    spread = database.sums(most, turn=int(turn or 0), leave_out=zeroes)
+    spread = database.sums(most, turn=count_of(superblock.generation), leave_out=zeroes)
     for oblock, crc in islice(spread, most):
         try:
             content = origin.read_now(oblock * block_size, block_size)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import os
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Final
 
@@ -34,6 +35,18 @@ def lock(fd: int, path: Path) -> None:
             sleep(_LAST_IO_SECONDS / 100)
         else:
             return
+
+
+def is_locked(path: Path) -> bool:
+    """Tell whether a mount or an offline tool has a file; waits for nobody.  Raises OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
 
 
 def in_use(path: Path) -> BusyError:

@@ -71,10 +71,6 @@ class Origin(Protocol):
     def read_now(self, offset: int, length: int) -> bytes:
         """Read a range, which is cut where the origin ends; raises StoreError."""
 
-    @property
-    def keeps_claims(self) -> bool:
-        """Whether a claim can be put on it, as far as that can be told without writing."""
-
     def claim(self) -> Claim | None:
         """Return the claim on it, if there is one."""
 

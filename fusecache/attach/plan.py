@@ -17,12 +17,11 @@ import os
 import uuid
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING
 
 from fusecache.attach.binding import Binding
-from fusecache.attach.bond import Bond
 from fusecache.attach.cache_file import CacheSpace
+from fusecache.attach.generation import ANY
 from fusecache.attach.lease import in_use, lock
 from fusecache.attach.stamp import DATA_START, Stamp, read_stamp, write_stamp
 from fusecache.config import PageCache
@@ -35,6 +34,7 @@ from fusecache.units import format_size
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from fusecache.attach.bond import Bond
     from fusecache.attach.claim import Claim
     from fusecache.attach.claims import Claims
     from fusecache.attach.origin import Origin
@@ -112,22 +112,19 @@ class Plan:
             _origin=self.origin,
             _cache_fd=cache_fd,
             _created=created,
-            _bond=Bond(
-                uuid=superblock.uuid,
-                generation=superblock.generation,
-                previous=superblock.previous_generation,
-                metadata=str(self.metadata_path),
-                ledger=database,
-                write_stamp=partial(write_stamp, cache_fd),
-                write_claim=self._keep_claim if self.read_only else self.claims.write,
-                remove_claim=self.claims.remove,
-            ),
+            _bond=self._bond(database, cache_fd),
         )
 
-    def _keep_claim(self, claim: Claim) -> bool:
+    def _bond(self, database: Database, cache_fd: int) -> Bond:
+        bond = self.claims.bond(database, cache_fd=cache_fd)
+        if self.read_only:
+            bond.write_claim = self._keep_claim
+        return bond
+
+    def _keep_claim(self, claim: Claim) -> str:
         """Leave what is claimed of an origin that is not written as it is."""
         del claim
-        return self.claims.read() is not None
+        return self.origin.address if self.claims.read() is not None else ""
 
     def _open_metadata(self) -> Database:
         """Open the database that was looked at for writing."""
@@ -183,6 +180,7 @@ class Plan:
             image_bytes=self.geometry.image_bytes,
             origin=self.origin.identity(),
             clean_shutdown=True,
+            previous_generation=ANY,  # the cache may have a stamp, and the origin a claim, of what is given up
         )
         try:
             self._make_own_directory()
@@ -200,6 +198,4 @@ class Plan:
         self.resources.callback(database.close)
         lock(fd, path)
         self.notes.append(f"created metadata {path}")
-        if warning := self.claims.warning():
-            self.notes.append(warning)
         return database

@@ -24,6 +24,7 @@ _OF_DISKS: Final = {
 """Files of sysfs, below a disk's directory."""
 _OF_UDEV: Final = {"ID_SERIAL": "serial number of udev", "ID_WWN": "WWN", "ID_PART_ENTRY_UUID": "partition UUID"}
 _MOST_CHARACTERS: Final = 200
+_LONGEST_PATH: Final = 4096
 
 
 def signs_of(fd: int) -> dict[str, str]:
@@ -54,9 +55,25 @@ def _signs_of_device(fd: int, device: int) -> dict[str, str]:
         if text := next(filter(None, (_read(entry / place) for place in places)), ""):
             signs[name] = text
     if backing := loop_backing(fd):
-        signs["backing file"] = "inode {} from byte {}".format(*backing)
+        signs |= _signs_of_loop(entry, *backing)
     is_certain = signs.keys() != {"partition number"}  # which says nothing of the disk that it is on
     return (signs if is_certain else {}) | _signs_of_udev(device)
+
+
+def _signs_of_loop(entry: Path, inode: int, start: int) -> dict[str, str]:
+    """Return those of the file behind a loop device; of the number alone every file system has one."""
+    signs = {"backing file": f"inode {inode} from byte {start}"}
+    try:
+        fd = os.open(
+            _read(entry / "loop" / "backing_file", most=_LONGEST_PATH), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+        )
+    except OSError:
+        return signs  # it has no name any more, or none here
+    try:
+        its = signs_of(fd) if os.fstat(fd).st_ino == inode else {}
+    finally:
+        os.close(fd)
+    return signs | {f"backing file's {name}": sign for name, sign in its.items() if name != "inode"}
 
 
 def _signs_of_udev(device: int) -> dict[str, str]:

@@ -181,7 +181,7 @@ def adopt(
     cache: Cache = None,
     metadata: Metadata = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Also if nothing of what is cached can be compared with it.")
+        bool, typer.Option("--force", help="Also if nothing can be compared, or if it may have been written since.")
     ] = False,
 ) -> None:
     """Adopt an origin."""

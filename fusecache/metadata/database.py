@@ -39,9 +39,7 @@ from fusecache.metadata.readonly import connect, reading, require_metadata, requ
 from fusecache.metadata.record import Row
 from fusecache.metadata.superblock import APPLICATION_ID, FORMAT, IN_USE, Superblock
 from fusecache.metadata.write_ahead_log import (
-    LONG_LOG,
     begin_writing,
-    empty_log,
     end_writing,
     is_in_wal_mode,
     log_size,
@@ -57,6 +55,8 @@ log = structlog.get_logger(__name__)
 
 _PAUSES: Final = (0.1, 0.3, 1.0, 3.0, 10.0)
 """Seconds to wait where the system gives no thread."""
+_TURN: Final = 2000
+"""Commits and changed rows; each may take a page of the log."""
 _SCHEMA: Final = """
     CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
     CREATE TABLE blocks (
@@ -78,15 +78,16 @@ _DAMAGED_ROW: Final = """
 class Database:
     """An open metadata file; made by :meth:`create` or :meth:`open`, both of which raise MetadataError."""
 
-    __slots__ = ("_connection", "_free", "_is_writing", "_limiter", "_log", "path")
+    __slots__ = ("_commits", "_connection", "_free", "_limiter", "_turned_at", "path")
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self.path = path
         self._connection = connection
         self._limiter = trio.CapacityLimiter(1)
         self._free = 0
-        self._is_writing = False
-        self._log, _, _ = side_files(path)
+        self._commits = 0
+        self._turned_at = -_TURN
+        """Of what :meth:`_turn` counts, how much there was when the log was last had in the file."""
 
     @classmethod
     def create(cls, path: Path, values: Mapping[str, str], *, replace: bool = False) -> Database:
@@ -271,18 +272,25 @@ class Database:
                 end_writing(self._connection)
         self._connection.close()
 
+    def let_go(self) -> None:
+        """Close a file that has lost its name, with its log: what has these names now is somebody else's."""
+        self._connection.close()
+
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         """Commit at the end, durably; roll back on any exception, of which SQLite's become MetadataError."""
         with sqlite_errors(self.path):
-            if not self._is_writing:
-                begin_writing(self._connection)
-                self._is_writing = True
+            self._turn()
             with _transaction(self._connection) as connection:
                 yield connection
-        if self._log.stat().st_size > LONG_LOG:
-            with suppress(sqlite3.Error):  # what was committed stays, and the next commit tries again
-                empty_log(self._connection)
+
+    def _turn(self) -> None:
+        """Before the first commit, and whenever the log has grown long, have all of it in the file."""
+        self._commits += 1
+        written = self._commits + self._connection.total_changes
+        if written - self._turned_at >= _TURN:
+            begin_writing(self._connection)
+            self._turned_at = self._commits + self._connection.total_changes
 
     async def _in_thread(self, function: Callable[[], None]) -> None:
         for pause in _PAUSES:

@@ -59,6 +59,11 @@ class Identity:
         shared = recorded.signs.keys() & self.signs.keys()
         return bool(shared) and all(self.signs[name] == recorded.signs[name] for name in shared)
 
+    @property
+    def has_time(self) -> bool:
+        """Whether its version shows that it was written."""
+        return self.version != "0"
+
     def is_where_it_was(self, recorded: Identity) -> bool:
         """Tell whether it is in the same place, or has the same address."""
         return self.address == recorded.address or (bool(self.place) and self.place == recorded.place)
@@ -74,7 +79,9 @@ class Identity:
     def has_grown_since(self, recorded: Identity) -> bool:
         """Tell whether it is the same thing, and longer."""
         is_longer = self.size is not None and recorded.size is not None and self.size > recorded.size
-        is_same = self.is_known_by_signs(recorded) or self.is_where_it_was(recorded)
+        is_same = self.is_known_by_signs(recorded) or (
+            self.place == recorded.place and bool(self.place or self.address == recorded.address)
+        )
         return is_same and is_longer and not self.other_signs_than(recorded)
 
     def pack(self) -> dict[str, str]:

@@ -54,7 +54,7 @@ def log_complaint(path: Path) -> str:
     """
     with sqlite_errors(path):
         try:
-            return log_fault(path, _values_in_file)
+            return log_fault(path, _values_in_file, _values_with_log)
         except OSError as exc:
             return f"cannot look at metadata {path}: {exc.strerror}"
 
@@ -68,6 +68,13 @@ def require_whole(path: Path) -> None:
 def _values_in_file(path: Path) -> dict[str, str]:
     with _pages(path) as connection:
         return dict(connection.execute("SELECT name, value FROM meta"))
+
+
+def _values_with_log(path: Path) -> dict[str, str]:
+    with copied(path) as copy, closing(connect(copy)) as connection:
+        values = dict(connection.execute("SELECT name, value FROM meta"))
+        _, commits, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        return values if commits > 0 else {}
 
 
 @contextmanager

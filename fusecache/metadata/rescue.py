@@ -32,7 +32,7 @@ def put_back(database: Database) -> Path:
             database.copy_to(draft)
             os.fsync(fd)
             ours = [file for file in side_files(path) if _is_open_here(file)]
-            database.close()
+            database.let_go()
             for file in ours:  # SQLite leaves them; whatever has the name next would have its log replaced by them
                 file.unlink(missing_ok=True)
             place = _give_name(draft, path)

@@ -3,23 +3,21 @@
 Theory of operation
 -------------------
 SQLite believes any log that lies beside a database, and misses none that is gone.  So metadata that was copied without
-its log would read as it was some time before, perhaps as ended cleanly; and a log of another time, put beside metadata
-that has none, would replace what it says.  We make the file itself say whether a log belongs to it:
+its log would read as it was some time before, perhaps as ended cleanly; and a log of another time, put beside it, would
+replace what it says.  The value ``in_use`` makes that show, by being one thing in the file and another in the log:
 
-*At rest* it is in SQLite's rollback mode, which its header says, and has no log; ``in_use`` is 0.
+*At rest* the file is in SQLite's rollback mode, which its header says, says ``complete``, and has no log.
 
-*Whoever writes* switches it to WAL mode, commits ``in_use = 1``, has that in the file itself, and commits
-``in_use = 2`` before anything else.  So as long as commits are in the log, the file itself says 1 and the log says 2.
-When the log has become long, its content is brought into the file in the same way (:func:`empty_log`).
+*Whoever writes* switches it to WAL mode, commits a new *token*, and has that in the file itself.  Only then, into the
+log, goes ``complete`` with that token, and whatever is committed after it.  We have the log in the file, now and then,
+by doing the same again with another token; SQLite never does by itself.  So the file alone says that it needs a log,
+and the two together that they are whole.
 
-*Whoever ends in order* commits ``in_use = 0``, and has the whole log in the file; then the log goes, and the header
-says rollback mode.
+*Whoever has all of the log in the file* gets ``complete`` there with the rest: we do at an end, in order, and so does
+any other program of SQLite that looks at metadata after a crash, and takes the log away when it goes.
 
-*Any other SQLite tool* that opens the file after a crash brings all of the log into it, and removes the log.  Then the
-file says 2: it is complete.
-
-A crash leaves WAL mode and a log, or ``in_use = 0`` in the file.  What none leaves is a log beside a file at rest, and
-a file that says 1 without a log.  Both are named and refused.
+What no crash leaves is a log beside a file at rest, a file with a token and no log that ever had a commit, and a file
+whose token the log does not know.  These are named and refused.
 
 That writers hold the file for themselves alone (``locking_mode = EXCLUSIVE``) also keeps other programs from making a
 commit wait, or fail.
@@ -27,6 +25,8 @@ commit wait, or fail.
 
 from __future__ import annotations
 
+import os
+import shlex
 import sqlite3
 from typing import TYPE_CHECKING, Final
 
@@ -40,11 +40,10 @@ if TYPE_CHECKING:
 _MODE_AT: Final = 18
 """Where SQLite's header says who may write: 1 for rollback mode, 2 for WAL mode."""
 _WAL: Final = 2
-_AT_REST: Final = "0"
-_IN_LOG_TOO: Final = "1"
-_COMPLETE: Final = "2"
-LONG_LOG: Final = 4 << 20
-"""Bytes of a log that is long enough to be emptied: about the 1000 pages of SQLite's own choice."""
+_PAGE_SIZE_AT: Final = 16
+_LOG_MAGIC: Final = b"\x37\x7f\x06"
+_COMPLETE: Final = "complete"
+_TOKEN_BYTES: Final = 6
 
 
 def side_files(path: Path) -> list[Path]:
@@ -58,10 +57,13 @@ def log_size(path: Path) -> int:
     return sum(file.stat().st_size for file in (log, journal) if file.exists())
 
 
-def log_fault(path: Path, values_in_file: Callable[[Path], dict[str, str]]) -> str:
+def log_fault(
+    path: Path, values_in_file: Callable[[Path], dict[str, str]], values_with_log: Callable[[Path], dict[str, str]]
+) -> str:
     """Say what is wrong with the log of a metadata file; nothing if it is the file's own, or needs none.
 
     :param values_in_file: reads what the file itself says, whatever its log says.
+    :param values_with_log: reads what both say together; nothing if there is no commit in the log.
     :raises OSError: it cannot be looked at.
     """
     log, _, journal = side_files(path)
@@ -71,42 +73,64 @@ def log_fault(path: Path, values_in_file: Callable[[Path], dict[str, str]]) -> s
         header = file.read(HEADER_BYTES)
     if not is_sqlite(header):
         return ""  # that is another fault
-    is_in_wal_mode = header[_MODE_AT] == _WAL
-    has_log = log.exists() and log.stat().st_size > 0
-    if has_log and not is_in_wal_mode:
-        return (
-            f"{log} is no log of metadata {path}, which ended in order and has none: it was put there, or the metadata "
-            f"was replaced by an older copy; if that copy is what you want: mv {log.name} {log.name}.foreign"
-        )
-    if not has_log and is_in_wal_mode and values_in_file(path).get(IN_USE) == _IN_LOG_TOO:
-        return (
-            f"metadata {path} was in use, and its log {log.name} is missing: it was copied without it, or removed, and "
-            "what was recorded last is not in it; bring the log back, or throw away what the cache holds with "
-            "--format twice"
-        )
-    return ""
+    has_log = _was_written(log, page_size=int.from_bytes(header[_PAGE_SIZE_AT : _PAGE_SIZE_AT + 2], "big"))
+    if header[_MODE_AT] != _WAL:
+        return _foreign(log, f"metadata {path}, which ended in order and has none") if has_log else ""
+    try:
+        alone = values_in_file(path).get(IN_USE, _COMPLETE).split()
+    except sqlite3.Error:
+        if has_log:  # half of it may be in the file
+            return ""
+        raise
+    together = values_with_log(path).get(IN_USE, "").split() if has_log else []
+    if not together:  # where there is a log, it is as a crash leaves it that falls on the first commit after a token
+        return "" if has_log or alone[0] == _COMPLETE else _missing(path, log)
+    knows_it = ({*alone} & {*together}) - {_COMPLETE}
+    return "" if knows_it or len(alone) == 1 else _foreign(log, f"metadata {path} as it is now")
+
+
+def _was_written(log: Path, page_size: int) -> bool:
+    """Tell whether a log has, or once had, a commit in it."""
+    if not log.exists() or log.stat().st_size < page_size:
+        return False
+    with log.open("rb") as file:
+        return file.read(len(_LOG_MAGIC)) == _LOG_MAGIC
+
+
+def _missing(path: Path, log: Path) -> str:
+    return (
+        f"metadata {path} was in use, and its log {log.name} is missing, or is not whole: what was recorded last is "
+        "not in it; bring the log back, or throw away what the cache holds with --format twice"
+    )
+
+
+def _foreign(log: Path, of: str) -> str:
+    command = shlex.join(["mv", "--no-clobber", "--", str(log), f"{log}.foreign"])
+    return (
+        f"{log} is no log of {of}: one of the two was put there, or is an older copy; bring both back of one moment, "
+        f"or, if the metadata alone is what you want: {command}"
+    )
 
 
 def begin_writing(connection: sqlite3.Connection) -> None:
-    """Have the file itself say that a log belongs to it; raises sqlite3.Error, or MetadataError if others are in it."""
+    """Have all commits in the file itself, and let it say that it needs its log from now on.
+
+    :raises sqlite3.Error: it cannot be, or others are in it.
+    :raises MetadataError: others read it.
+    """
     connection.execute("PRAGMA journal_mode = WAL")
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version != FORMAT:
+        connection.execute(f"PRAGMA user_version = {FORMAT}")
     connection.execute("PRAGMA wal_autocheckpoint = 0")
-    connection.execute("PRAGMA journal_size_limit = 0")  # a log that begins anew is as short as it looks
-    connection.execute(f"PRAGMA user_version = {FORMAT}")
-    if not empty_log(connection):
+    token = os.urandom(_TOKEN_BYTES).hex()
+    before = [word for word in _said(connection).split() if word != _COMPLETE][:1]
+    _say(connection, " ".join([token, *before]))
+    (is_blocked, _, _) = connection.execute("PRAGMA wal_checkpoint(FULL)").fetchone()
+    _say(connection, f"{_COMPLETE} {token}")
+    if is_blocked:
         msg = "another program reads it"
         raise MetadataError(msg)
-
-
-def empty_log(connection: sqlite3.Connection) -> bool:
-    """Bring all commits into the file itself; those that follow begin the log anew.
-
-    Returns whether that could be done; if others read the file, it cannot.  Raises sqlite3.Error.
-    """
-    _say(connection, _IN_LOG_TOO)
-    (is_blocked, _, _) = connection.execute("PRAGMA wal_checkpoint(FULL)").fetchone()
-    _say(connection, _COMPLETE)
-    return not is_blocked
 
 
 def is_in_wal_mode(connection: sqlite3.Connection) -> bool:
@@ -117,13 +141,15 @@ def is_in_wal_mode(connection: sqlite3.Connection) -> bool:
 
 def end_writing(connection: sqlite3.Connection) -> None:
     """Have all commits in the file itself, and let it say that it needs no log; raises sqlite3.Error."""
-    try:
-        _say(connection, _AT_REST)
-    except sqlite3.Error:  # on a full disk there is room again once the log is empty
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        _say(connection, _AT_REST)
+    if not (said := _said(connection)).startswith(_COMPLETE):
+        _say(connection, f"{_COMPLETE} {said}".strip())
     connection.execute("PRAGMA journal_mode = DELETE")
 
 
-def _say(connection: sqlite3.Connection, state: str) -> None:
-    connection.execute("REPLACE INTO meta VALUES (?, ?)", (IN_USE, state))
+def _said(connection: sqlite3.Connection) -> str:
+    found = connection.execute("SELECT value FROM meta WHERE name = ?", (IN_USE,)).fetchone()
+    return str(found[0]) if found else ""
+
+
+def _say(connection: sqlite3.Connection, text: str) -> None:
+    connection.execute("REPLACE INTO meta VALUES (?, ?)", (IN_USE, text))

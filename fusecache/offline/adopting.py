@@ -14,34 +14,30 @@ from __future__ import annotations
 import os
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 from crc32c import crc32c
 
 from fusecache.attach import (
-    Bond,
     Claim,
     Claims,
     Origin,
+    is_accepted,
     locate,
-    lock,
     read_stamp,
     require_no_other_claim,
     require_one_moment,
     require_same_generation,
-    write_stamp,
 )
 from fusecache.errors import RefusedError, StoreError
 from fusecache.metadata import Database, packed
 from fusecache.offline.opening import open_locked, open_origin
 from fusecache.paths import claims_directory
-from fusecache.stores import open_for_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from fusecache.metadata import Superblock
+    from fusecache.metadata import Identity, Superblock
     from fusecache.offline.opening import Files
 
     Progress = Callable[[int, int], None]
@@ -61,47 +57,48 @@ class Adopted:
 def adopt(files: Files, environ: Mapping[str, str], progress: Progress, *, force: bool = False) -> Adopted:
     """Bind the cache to the origin that the files name.
 
-    :param force: also where nothing of what is cached can be compared.
+    :param force: also where nothing of what is cached can be compared, or where the origin may have been written since.
     :raises FusecacheError: the parts do not agree; nothing was changed.
     """
     assert files.origin is not None
     assert files.cache is not None
     with ExitStack() as resources:
         open_locked(files.metadata, resources)
-        cache_fd = open_for_store(files.cache)
-        resources.callback(os.close, cache_fd)
-        lock(cache_fd, files.cache)
+        cache_fd = open_locked(files.cache, resources, writable=True)
         origin = open_origin(locate(files.origin), resources, writable=True)
         claims = Claims(origin, claims_directory(environ=environ, is_root=os.geteuid() == 0))
         with Database.read_only(files.metadata) as looked_at:
             superblock = looked_at.superblock()
-            _require_parts(files, superblock, cache_fd, claims)
+            _require_parts(files, superblock, cache_fd, claims, looked_at.count_newer())
             adopted = _compare(origin, looked_at, progress)
             is_empty = not looked_at.count(dirty_only=False)
-        if not (adopted.compared or force or is_empty):
-            msg = (
-                f"nothing that is cached can be compared with {adopted.origin}: if you know that it is the right one, "
-                "use --force"
-            )
-            raise RefusedError(msg)
+        if not force:
+            _require_certain(adopted, superblock, origin.identity(), is_empty=is_empty)
         database = resources.enter_context(closing(Database.open(files.metadata)))
-        bond = Bond(
-            uuid=superblock.uuid,
-            generation=superblock.generation,
-            previous=superblock.previous_generation,
-            metadata=str(files.metadata),
-            ledger=database,
-            write_stamp=partial(write_stamp, cache_fd),
-            write_claim=claims.write,
-            remove_claim=claims.remove,
-        )
+        bond = claims.bond(database, cache_fd=cache_fd)
         origin.make_identity_durable()
-        database.set_values(packed(origin=origin.identity()) | bond.renewed())
+        database.set_values(packed(origin=origin.identity(), origin_claimed=False) | bond.renewed())
         bond.settle(clean=not adopted.newer, empty=is_empty)
     return adopted
 
 
-def _require_parts(files: Files, superblock: Superblock, cache_fd: int, claims: Claims) -> None:
+def _require_certain(adopted: Adopted, superblock: Superblock, now: Identity, *, is_empty: bool) -> None:
+    """Refuse what no comparison can show; raises RefusedError."""
+    if not (adopted.compared or is_empty):
+        msg = (
+            f"nothing that is cached can be compared with {now.address}: if you know that it is the right one, "
+            "use --force"
+        )
+        raise RefusedError(msg)
+    if adopted.newer and superblock.clean_shutdown and now.has_changed_since(superblock.origin):
+        msg = (
+            f"{now.address} was written after the last mount, or is a copy without the original's time: "
+            f"{adopted.newer} newer blocks in the cache would go over what was written; if nothing was, use --force"
+        )
+        raise RefusedError(msg)
+
+
+def _require_parts(files: Files, superblock: Superblock, cache_fd: int, claims: Claims, newer: int) -> None:
     """Refuse parts that are not of one moment, and an origin that is too short; raises RefusedError."""
     assert files.cache is not None
     stamp = read_stamp(cache_fd)
@@ -115,6 +112,12 @@ def _require_parts(files: Files, superblock: Superblock, cache_fd: int, claims: 
         raise RefusedError(msg)
     require_no_other_claim(superblock.uuid, claim, now=origin.identity(), is_disproved=Claim.is_disproved)
     require_one_moment(superblock, claim)
+    if newer and claim is not None and not is_accepted(claim.generation, superblock):
+        msg = (
+            f"{origin.address} was used by a copy of this cache, of generation {claim.generation} (metadata {claim}), "
+            f"and {newer} blocks here are newer than what that copy began with: one of the two has to give way"
+        )
+        raise RefusedError(msg)
 
 
 def _compare(origin: Origin, database: Database, progress: Progress) -> Adopted:

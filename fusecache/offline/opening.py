@@ -62,14 +62,14 @@ def exists_already(path: Path) -> RefusedError:
     return RefusedError(f"{path} exists already, and nothing was changed")
 
 
-def open_locked(path: Path, resources: ExitStack) -> int:
-    """Open a file or block device for reading, and lock it until ``resources`` are closed.
+def open_locked(path: Path, resources: ExitStack, *, writable: bool = False) -> int:
+    """Open a file or block device, for reading unless said otherwise, and lock it until ``resources`` are closed.
 
     :raises BusyError: a mount or another command has it.
     :raises StoreError: it is missing, not permitted, or neither a file nor a block device.
     """
     try:
-        fd = open_for_store(path, os.O_RDONLY)
+        fd = open_for_store(path, os.O_RDWR if writable else os.O_RDONLY)
         resources.callback(os.close, fd)
         lock(fd, path)
     except BusyError as exc:

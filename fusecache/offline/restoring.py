@@ -65,7 +65,7 @@ def restore(source: BinaryIO, name: str, files: Files, *, replace: bool = False,
             surroundings.require_current(head, force=force)
             superblock = surroundings.complete(head, name, restored)
             if force:  # whatever cache and origin are like is taken for right
-                superblock = replace_fields(superblock, generation="", previous_generation="", origin_claimed=False)
+                superblock = replace_fields(superblock, generation="", previous_generation=ANY, origin_claimed=False)
             draft = resources.enter_context(drafted(files.metadata, name, replace=replace))
             draft.superblock(superblock)
             return draft
@@ -118,12 +118,12 @@ class _Surroundings:
     def _is_of_another_moment(self, head: Head) -> bool:
         """Tell whether cache and dump are of different generations; see :mod:`fusecache.attach.bond`."""
         known = {head.notes.get("generation", ""), *head.notes.get("previous_generation", "").split()}
-        return self.stamp is not None and bool(known - {""}) and not known & {self.stamp.generation, ANY}
+        return self.stamp is not None and _is_ours(head) and not known & {self.stamp.generation, ANY}
 
     def complete(self, head: Head, name: str, restored: Restored) -> Superblock:
         """Add to what the XML says what metadata has to say besides."""
         values = packed(clean_shutdown=True) | {key: head.notes[key] for key in KEPT if key in head.notes}
-        if "image_bytes" in head.notes:
+        if _is_ours(head):
             if self.origin is not None:
                 bound = packed(origin=self.origin)
                 values |= {key: bound[key] for key in ("origin_path", "origin_inode")}
@@ -131,7 +131,7 @@ class _Surroundings:
             msg = "the XML does not say whose blocks it describes: name the ORIGIN"
             raise UsageError(msg)
         else:
-            values = packed(hints=_hints(head.policy)) | values
+            values = packed(hints=_hints(head.policy), previous_generation=ANY) | values
             values |= packed(image_bytes=self.origin.size, origin=self.origin)
             restored.notes.append(f"taken to belong to {self.origin.address} as it is now: that cannot be verified")
         if self.cache_fd is not None and self.stamp is None:
@@ -151,6 +151,11 @@ class _Surroundings:
         except MetadataError as exc:
             msg = f"{name} is no dump of a cache: {exc}"
             raise MetadataError(msg) from exc
+
+
+def _is_ours(head: Head) -> bool:
+    """Tell whether `fusecache dump` wrote the XML, and not a tool of dm-cache."""
+    return "image_bytes" in head.notes
 
 
 def _hints(policy: str) -> str:

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Final
 
 from crc32c import crc32c
 
-from fusecache.attach import DATA_START, Origin, locate
+from fusecache.attach import DATA_START, Claims, Origin, locate
 from fusecache.errors import RefusedError, StoreError
 from fusecache.metadata import Database, Transaction, packed, reading
 from fusecache.offline.checking import Problem
 from fusecache.offline.opening import open_locked, open_origin
 from fusecache.offline.visiting import Visitor, visit
+from fusecache.paths import claims_directory
 
 if TYPE_CHECKING:
     from fusecache.metadata import Row, Superblock
@@ -50,10 +51,10 @@ def verify(files: Files, report: Report, *, heal: bool = False, heal_origin: boo
         raise RefusedError(msg)
     with ExitStack() as resources:
         open_locked(files.metadata, resources)
-        cache_fd = open_locked(files.cache, resources)
+        cache_fd = open_locked(files.cache, resources, writable=heal_origin)
         origin = None
         if files.origin is not None and report.may_compare:
-            origin = open_origin(locate(files.origin), resources)
+            origin = open_origin(locate(files.origin), resources, writable=heal_origin)
         verification = _Verification(files, cache_fd, origin)
         with reading(files.metadata) as connection:
             visit(connection, verification)
@@ -61,7 +62,11 @@ def verify(files: Files, report: Report, *, heal: bool = False, heal_origin: boo
             rows: list[tuple[int, int, bool, int | None]] = [
                 (row.cblock, row.oblock, True, None) for row in verification.lost
             ]
+            claims = Claims(origin, claims_directory(environ=os.environ, is_root=os.geteuid() == 0))
             with closing(Database.open(files.metadata)) as database:
+                bond = claims.bond(database, cache_fd=cache_fd)
+                database.set_values(bond.renewed())
+                bond.settle()  # before the first block is dirty
                 database.apply(Transaction(mapped=rows, values=packed(origin=origin.identity())))
             report.facts.append(f"{len(rows)} blocks count as dirty now: `fusecache writeback` writes them")
             verification.problems = [problem for problem in verification.problems if problem.meaning != _ORIGIN_BAD]

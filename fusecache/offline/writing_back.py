@@ -35,6 +35,8 @@ from fusecache.attach import (
     look_at_origin,
     read_stamp,
     recover,
+    require_no_other_claim,
+    require_one_moment,
     require_same_generation,
     require_same_origin,
 )
@@ -126,6 +128,8 @@ def _forget_stale(config: MountConfig, environ: Mapping[str, str]) -> None:
         found = look_at_origin(claims, database)
         arguments = shlex.join(files.words())
         require_same_origin(superblock, found.now, arguments=arguments)
+        require_no_other_claim(superblock.uuid, found.claim, now=found.now, is_disproved=found.is_disproved)
+        require_one_moment(superblock, found.claim)
         try:
             judge_origin(superblock, found, arguments=arguments)
         except DisagreementError:

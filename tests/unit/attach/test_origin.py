@@ -91,10 +91,6 @@ class DiskOrigin:
     def read_now(self, offset: int, length: int) -> bytes:
         return bytes(self.disk.content[offset : offset + length])
 
-    @property
-    def keeps_claims(self) -> bool:
-        return True
-
     def claim(self) -> Claim | None:
         return self.disk.claim
 
