@@ -40,7 +40,7 @@ FILE_BYTES: Final = 16 * 1024 * 1024
 """Of a log file; there may be as much again in the one before it."""
 VALUE: Final = 300
 """Characters of one value."""
-ERRORS_AT_ONCE: Final = 64
+ERRORS_AT_ONCE: Final = 500
 """Errors of one kind that are written without a pause between them."""
 _QUEUED: Final = 1000
 _KINDS: Final = 1000
@@ -164,9 +164,11 @@ class Log:
                 kind.due = now + _PAUSE_SECONDS
                 self._put(brief)
                 return
-            kind.more += kind.held is not None
+            if kind.held is None:
+                self._changed.notify_all()
+            else:
+                kind.more += 1
             kind.held = brief
-            self._changed.notify_all()
 
     def _kind(self, text: str, at_once: int) -> _Kind:
         if text not in self._kinds:

@@ -124,10 +124,22 @@ def test_two_origins_have_two_caches(session: Session) -> None:
     assert len(list((session.home / ".cache" / "fusecache").iterdir())) == 6
 
 
-def test_what_the_user_may_not_open_is_refused_in_one_line(session: Session) -> None:
+def test_f07_what_the_user_may_only_read_is_read_only(session: Session) -> None:
     printed = session.run("""
         chmod 400 disk.img
-        fusecache mount disk.img mnt 2>&1 && exit 1
+        fusecache mount disk.img mnt
+        dd if=/dev/zero of=mnt/image bs=1 count=1 conv=notrunc 2>&1 && exit 1
+        cmp mnt/image disk.img
+        fusecache set mnt policy mq
+        fusecache flush mnt
+        fusecache unmount mnt
+    """)
+    assert "the image is read-only: origin" in printed
+    assert "Read-only file system" in printed
+
+
+def test_what_the_user_may_not_open_is_refused_in_one_line(session: Session) -> None:
+    printed = session.run("""
         touch secret
         chmod 000 secret
         fusecache mount secret mnt 2>&1 && exit 1
@@ -135,5 +147,5 @@ def test_what_the_user_may_not_open_is_refused_in_one_line(session: Session) -> 
         test ! -e .cache || test -z "$(find .cache -type f ! -name '*.log')"
     """)
     lines = printed.splitlines()
-    assert len(lines) == 3
+    assert len(lines) == 2
     assert all(line.startswith("fusecache: ") for line in lines), printed
