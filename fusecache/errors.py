@@ -22,6 +22,13 @@ class InvalidError(RefusedError):
 class BusyError(RefusedError):
     """Somebody else uses it: a lock, a mountpoint, a block."""
 
+    holder = ""
+    """Who, if that is known."""
+
+
+class UntrustedError(RefusedError):
+    """A file that others may have made, or may change; nothing of it was read."""
+
 
 class ReadOnlyError(RefusedError):
     """The image can only be read, because the metadata can no longer be written.  EROFS in the mount."""

@@ -1,7 +1,7 @@
 """An origin in a regular file or a block device.
 
 It is known by its path, by file system and inode (a device by its number), by its time of modification and its size.
-The lease is a lock (``flock``), the claim an extended attribute, where the file system has such.
+The lease is a lock (:mod:`fusecache.attach.lease`), the claim an extended attribute, where the file system has such.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fusecache.config import PageCache
 from fusecache.errors import StoreError
 from fusecache.linux import size_of
 from fusecache.metadata import Identity
-from fusecache.stores import Engine, open_file_store, open_for_store
+from fusecache.stores import Engine, open_file_store, open_for_store, open_to_read
 
 _CLAIM: Final = "user.fusecache.claim"
 DEVICES: Final = Path("/sys/dev/block")
@@ -54,9 +54,9 @@ class FileLocation:
 
     def open(self, resources: ExitStack, *, writable: bool = True) -> FileOrigin:
         """See :class:`fusecache.attach.origin.Location`."""
-        fd = open_for_store(self.path, os.O_RDWR if writable else os.O_RDONLY)
+        fd = (open_for_store if writable else open_to_read)(self.path)
         resources.callback(os.close, fd)
-        lock(fd, self.path)
+        lock(fd, self.path, resources)
         return FileOrigin(self.path, fd, resources)
 
 

@@ -29,7 +29,7 @@ from fusecache.attach.stamp import DATA_START, read_stamp
 from fusecache.block import Geometry
 from fusecache.config import MIB
 from fusecache.errors import MetadataError, RefusedError, UsageError
-from fusecache.linux import size_of
+from fusecache.linux import open_trusted, resolve_trusted, size_of
 from fusecache.metadata import Database, packed, region_blocks_for
 from fusecache.paths import defaults_for
 from fusecache.stores import open_for_store
@@ -79,6 +79,7 @@ def inspect(config: MountConfig, *, environ: Mapping[str, str]) -> Plan:
             replace_metadata=has_metadata,
             own_directory=places.own_directory,
             uuid=own_uuid,
+            notes=[places.note] if places.note else [],
         )
         _verify_claim(config, plan)
         if database is not None:
@@ -96,17 +97,20 @@ class _Places:
     metadata: Path
     own_directory: Path | None
     """The default directory, if anything is to go there."""
+    note: str
+    """What the user should hear of that."""
 
 
 def _find(config: MountConfig, environ: Mapping[str, str]) -> _Places:
     """Find out where the parts are; refuse one file in two roles, whatever its names."""
     try:
         origin, cache, metadata, own_directory = locate(config.origin), config.cache, config.metadata, None
+        note = ""
         if cache is None or metadata is None:
             defaults = defaults_for(origin.address, environ=environ, is_root=os.geteuid() == 0)
             cache, metadata = cache or defaults.cache, metadata or defaults.metadata
-            own_directory = defaults.cache.parent
-        places = _Places(origin, cache.resolve(), metadata.resolve(), own_directory)
+            own_directory, note = defaults.cache.parent, defaults.note
+        places = _Places(origin, resolve_trusted(cache), resolve_trusted(metadata), own_directory, note)
         _require_three(places)
     except (OSError, RuntimeError) as exc:  # RuntimeError: a symbolic link to itself
         msg = f"cannot look at what is to be mounted: {exc}"
@@ -127,9 +131,9 @@ def _require_three(places: _Places) -> None:
 
 
 def _open(path: Path, resources: ExitStack) -> int:
-    fd = open_for_store(path)
+    fd = open_for_store(path, trusted=True)
     resources.callback(os.close, fd)
-    lock(fd, path)
+    lock(fd, path, resources)
     return fd
 
 
@@ -141,12 +145,12 @@ def _lock_metadata(path: Path, resources: ExitStack) -> bool:
         msg = f"metadata {path} is not a file"
         raise MetadataError(msg)
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        fd = open_trusted(path, os.O_RDWR)
     except OSError as exc:
         msg = f"cannot open metadata {path}: {exc.strerror}"
         raise MetadataError(msg) from exc
     resources.callback(os.close, fd)
-    lock(fd, path)
+    lock(fd, path, resources)
     return True
 
 

@@ -27,6 +27,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NoReturn
 
 from fusecache.errors import FusecacheError, UsageError
+from fusecache.linux import open_or_create_trusted, resolve_trusted
 from fusecache.paths import absolute_address, log_for
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def _open_log(path: Path, *, make_directory: bool) -> int:
     try:
         if make_directory:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        return open_or_create_trusted(resolve_trusted(path), os.O_WRONLY | os.O_APPEND)
     except OSError as exc:
         msg = f"cannot open the log {path}: {exc.strerror}"
         raise FusecacheError(msg) from exc

@@ -1,6 +1,6 @@
 """The durable record: which block lies where in the cache, and what is known of it after a crash."""
 
-from fusecache.metadata.database import Database
+from fusecache.metadata.database import Database, make_tables
 from fusecache.metadata.readonly import (
     SQLITE_ERRORS,
     connect,
@@ -12,6 +12,7 @@ from fusecache.metadata.readonly import (
     sqlite_errors,
 )
 from fusecache.metadata.record import Record, Row, Transaction
+from fusecache.metadata.schema import PUT_VALUE, bounded, schema_complaint, text_values
 from fusecache.metadata.superblock import (
     FORMAT,
     IDENTITY,
@@ -30,6 +31,7 @@ __all__ = [
     "FORMAT",
     "IDENTITY",
     "NAMES",
+    "PUT_VALUE",
     "SIZES",
     "SQLITE_ERRORS",
     "Database",
@@ -39,15 +41,19 @@ __all__ = [
     "Superblock",
     "Suspects",
     "Transaction",
+    "bounded",
     "connect",
     "copied",
     "faults",
     "header_complaint",
     "is_sqlite",
+    "make_tables",
     "packed",
     "reading",
     "region_blocks_for",
     "require_metadata",
+    "schema_complaint",
     "side_files",
     "sqlite_errors",
+    "text_values",
 ]

@@ -32,10 +32,12 @@ import structlog
 import trio
 
 from fusecache.errors import MetadataError
-from fusecache.linux import sync_directory
+from fusecache.linux import rename_to_new, require_trusted_directory, sync_directory
 from fusecache.metadata.readonly import connect, log_size, reading, require_metadata, side_files, sqlite_errors
 from fusecache.metadata.record import Row
+from fusecache.metadata.schema import PUT_VALUE, SCHEMA, bounded, schema_complaint, text_values
 from fusecache.metadata.superblock import APPLICATION_ID, FORMAT, Superblock
+from fusecache.metadata.trusted import names_held, require_trusted_metadata
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -44,15 +46,9 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
+_MOST_VALUES: Final = 1000
 _PAUSES: Final = (0.1, 0.3, 1.0, 3.0, 10.0)
 """Seconds to wait where the system gives no thread."""
-_SCHEMA: Final = """
-    CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-    CREATE TABLE blocks (
-        cblock INTEGER PRIMARY KEY, oblock INTEGER NOT NULL, dirty INTEGER NOT NULL, hint INTEGER, crc INTEGER
-    );
-    CREATE TABLE regions (region INTEGER PRIMARY KEY);
-"""
 # SQLite keeps whatever it is given; asking it is faster by far than looking at each value here.
 _DAMAGED_ROW: Final = """
     SELECT * FROM blocks
@@ -83,28 +79,25 @@ class Database:
 
         :param replace: put it in the place of what is there.
         :raises FileExistsError: something is there, and is not to be replaced.
+        :raises UntrustedError: others could put another one in its place.
         :raises OSError: the directory cannot be written.
         """
+        require_trusted_directory(path.parent)
         fd, name = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)
-        os.close(fd)
         draft = Path(name)
         try:
-            with sqlite_errors(path), closing(connect(draft)) as connection:
-                connection.execute("PRAGMA synchronous = FULL")
-                connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-                connection.execute(f"PRAGMA user_version = {FORMAT}")
-                connection.executescript(f"BEGIN; {_SCHEMA}; COMMIT;")
-                with _transaction(connection):
-                    connection.executemany("INSERT INTO meta VALUES (?, ?)", values.items())
+            make_tables(draft, values)
+            os.fsync(fd)
             if replace:
                 _end_log(path)
                 draft.replace(path)
             else:
                 if not path.exists():
                     _put_log_aside(path)
-                path.hardlink_to(draft)  # unlike a rename, this fails where something is there
+                rename_to_new(draft, path)
             sync_directory(path.parent)
         finally:
+            os.close(fd)
             draft.unlink(missing_ok=True)
         return cls.open(path)
 
@@ -113,9 +106,10 @@ class Database:
         """Open an existing metadata file; one that is not ours, damaged or of another version is refused."""
         require_metadata(path)
         with ExitStack() as opened:
-            database = cls(path, _connect(path))
-            opened.callback(database.close)
-            database._require_tables()
+            with names_held(path):
+                database = cls(path, _connect(path))
+                opened.callback(database.close)
+                database._require_tables()
             with sqlite_errors(path):
                 database._measure()
             opened.pop_all()
@@ -135,12 +129,19 @@ class Database:
             yield database
 
     def _require_tables(self) -> None:
-        with sqlite_errors(self.path):
-            tables = {name for (name,) in self._connection.execute("SELECT name FROM sqlite_master")}
-        self.values()
-        if not {"meta", "blocks", "regions"} <= tables:
-            msg = f"metadata {self.path} is damaged: tables are missing"
+        with self._unverified():
+            complaint = schema_complaint(self._connection)
+        if complaint:
+            msg = f"metadata {self.path} is damaged: {complaint}"
             raise MetadataError(msg)
+        self.values()
+
+    @contextmanager
+    def _unverified(self) -> Iterator[None]:
+        """Read what may be anything."""
+        size = self.size() if self.path.exists() else 0
+        with sqlite_errors(self.path), bounded(self._connection, size):
+            yield
 
     def superblock(self) -> Superblock:
         """Read what it says of the cache as a whole."""
@@ -153,8 +154,8 @@ class Database:
 
     def values(self) -> dict[str, str]:
         """Read all names and values of ``meta``."""
-        with sqlite_errors(self.path):
-            values = dict(self._connection.execute("SELECT name, value FROM meta"))
+        with self._unverified():
+            values = dict(self._connection.execute("SELECT name, value FROM meta LIMIT ?", (_MOST_VALUES,)))
         for name, value in values.items():
             if not (isinstance(name, str) and isinstance(value, str)):
                 msg = f"metadata {self.path} is damaged: {name!r} is {value!r}"
@@ -164,11 +165,11 @@ class Database:
     def set_values(self, values: Mapping[str, str]) -> None:
         """Write names and values, durable when this returns."""
         with sqlite_errors(self.path), _transaction(self._connection) as connection:
-            connection.executemany("REPLACE INTO meta VALUES (?, ?)", values.items())
+            connection.executemany(PUT_VALUE, text_values(values))
 
     def rows(self) -> Iterator[Row]:
         """Read all cached blocks in cblock order; one that cannot be is named before any is given."""
-        with sqlite_errors(self.path):
+        with self._unverified():
             damaged = self._connection.execute(_DAMAGED_ROW).fetchone()
             if damaged is not None:
                 cblock, *found = damaged
@@ -181,14 +182,14 @@ class Database:
 
     def count(self, *, dirty_only: bool) -> int:
         """Count the recorded blocks, or the dirty ones among them."""
-        with sqlite_errors(self.path):
+        with self._unverified():
             query = self._connection.execute("SELECT COUNT(*) FROM blocks WHERE dirty >= ?", (int(dirty_only),))
             (count,) = query.fetchone()
             return int(count)
 
     def regions(self) -> set[int]:
         """Read the regions that may have been written."""
-        with sqlite_errors(self.path):
+        with self._unverified():
             regions = {region for (region,) in self._connection.execute("SELECT region FROM regions")}
         if not all(isinstance(region, int) for region in regions):
             msg = f"metadata {self.path} is damaged: it names regions that can be none"
@@ -241,7 +242,7 @@ class Database:
             # Rewriting a row that is there overwrites what a failed commit may have left in the write-ahead log.
             connection.executemany("REPLACE INTO regions VALUES (?)", ((region,) for region in transaction.opened))
             connection.executemany("DELETE FROM regions WHERE region = ?", ((region,) for region in transaction.closed))
-            connection.executemany("REPLACE INTO meta VALUES (?, ?)", transaction.values.items())
+            connection.executemany(PUT_VALUE, text_values(transaction.values))
             self._measure()
 
     def _measure(self) -> None:
@@ -253,6 +254,18 @@ class Database:
         with sqlite_errors(self.path), _transaction(self._connection) as connection:
             # What stays as it is need not be written.
             connection.executemany("UPDATE blocks SET hint = ?2 WHERE cblock = ?1 AND hint IS NOT ?2", hints)
+
+
+def make_tables(path: Path, values: Mapping[str, str]) -> None:
+    """Make a new record with these values in an empty file, which nobody else sees yet; durable it is not."""
+    with sqlite_errors(path), closing(connect(path)) as connection:
+        connection.execute("PRAGMA journal_mode = OFF")
+        connection.execute("PRAGMA synchronous = OFF")
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version = {FORMAT}")
+        connection.executescript(f"BEGIN; {SCHEMA}; COMMIT;")
+        with _transaction(connection):
+            connection.executemany(PUT_VALUE, text_values(values))
 
 
 @contextmanager
@@ -270,7 +283,8 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]
 
 def _end_log(path: Path) -> None:
     """Have all of a metadata file in that file, so that nothing is lost if a crash leaves it without its log."""
-    with suppress(sqlite3.Error), closing(sqlite3.connect(path)) as connection:
+    require_trusted_metadata(path)
+    with suppress(sqlite3.Error), names_held(path), closing(connect(path)) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     for name in side_files(path):
         name.unlink(missing_ok=True)

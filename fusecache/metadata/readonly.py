@@ -2,7 +2,7 @@
 
 Theory of operation
 -------------------
-Whoever reads holds ``flock`` on the metadata, or knows that its daemon has ended; SQLite's own locks do not matter
+Whoever reads has the metadata locked, or knows that its daemon has ended; SQLite's own locks do not matter
 then.  A file without a write-ahead log is opened as ``immutable``: SQLite creates nothing beside it.  With a log in
 it, SQLite would have to write an index of the log, and at the end the log's content into the file; so both are copied,
 and the copy is read.
@@ -10,6 +10,7 @@ and the copy is read.
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 from contextlib import closing, contextmanager
@@ -18,11 +19,15 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Final
 
 from fusecache.errors import MetadataError, StoreError
+from fusecache.linux import open_trusted
+from fusecache.metadata.schema import bounded, harden, schema_complaint
 from fusecache.metadata.superblock import HEADER_BYTES, header_fault
+from fusecache.metadata.trusted import require_trusted_metadata
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+_ENDLESS: Final = "it takes more steps to be read than all that a sound file of its size can hold"
 SQLITE_ERRORS: Final = (sqlite3.Error, OverflowError, UnicodeDecodeError, MemoryError)
 """What reading a damaged database raises: SQLite may quote a damaged name in its complaint, or take a number for the
 size of a record, and ask for that much memory."""
@@ -46,9 +51,13 @@ def require_metadata(path: Path) -> None:
 
 
 def header_complaint(path: Path) -> str:
-    """Say what is wrong with the first bytes of a metadata file; nothing if they are right."""
+    """Say what is wrong with the first bytes of a metadata file; nothing if they are right.
+
+    :raises UntrustedError: others decide what it says, and nothing of it was read.
+    """
     try:
-        with path.open("rb") as file:
+        require_trusted_metadata(path)
+        with os.fdopen(open_trusted(path, os.O_RDONLY), "rb") as file:
             fault = header_fault(file.read(HEADER_BYTES))
     except OSError as exc:
         return f"cannot open metadata {path}: {exc.strerror}"
@@ -61,17 +70,30 @@ def header_complaint(path: Path) -> str:
 def reading(path: Path) -> Iterator[sqlite3.Connection]:
     """Open a metadata file for reading only; its log counts, and nothing changes on the disk.
 
+    It has our tables and nothing else.
+
     :raises MetadataError: SQLite's complaints, here and inside the block.
     """
     with sqlite_errors(path):
         if log_size(path):
-            with copied(path) as copy, closing(connect(copy)) as connection:
+            with copied(path) as copy, closing(connect(copy)) as connection, verified(connection, path):
                 yield connection
         else:
             uri = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
             with closing(sqlite3.connect(uri, isolation_level=None, uri=True)) as connection:
-                connection.execute("PRAGMA cell_size_check = ON")
-                yield connection
+                harden(connection)
+                with verified(connection, path):
+                    yield connection
+
+
+@contextmanager
+def verified(connection: sqlite3.Connection, path: Path) -> Iterator[None]:
+    """Have our tables in a file and nothing else, and nothing that takes for ever to be read; raises MetadataError."""
+    with bounded(connection, path.stat().st_size + log_size(path)):
+        if complaint := schema_complaint(connection):
+            msg = f"metadata {path} is damaged: {complaint}"
+            raise MetadataError(msg)
+        yield
 
 
 @contextmanager
@@ -80,9 +102,9 @@ def copied(path: Path) -> Iterator[Path]:
     with TemporaryDirectory(prefix="fusecache-") as directory:
         copy = Path(directory, "metadata")
         try:
-            shutil.copyfile(path, copy)
+            _copy(path, copy)
             if log_size(path):
-                shutil.copyfile(side_files(path)[0], side_files(copy)[0])
+                _copy(side_files(path)[0], side_files(copy)[0])
         except OSError as exc:
             msg = f"cannot copy metadata {path} to {directory}: {exc.strerror}"
             raise StoreError(msg) from exc  # that is no damage
@@ -92,8 +114,14 @@ def copied(path: Path) -> Iterator[Path]:
 def connect(path: Path, *, in_one_thread: bool = True) -> sqlite3.Connection:
     """Open a file in any state of damage; raises one of ``SQLITE_ERRORS``."""
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=in_one_thread)
-    connection.execute("PRAGMA cell_size_check = ON")
+    harden(connection)
     return connection
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file that is trusted; raises OSError."""
+    with os.fdopen(open_trusted(source, os.O_RDONLY), "rb") as original, target.open("xb") as copy:
+        shutil.copyfileobj(original, copy)
 
 
 @contextmanager
@@ -103,5 +131,6 @@ def sqlite_errors(path: Path) -> Iterator[None]:
         yield
     except SQLITE_ERRORS as exc:
         # SQLite quotes what it cannot read, in several lines, and asks for the memory that damaged sizes name.
-        msg = f"metadata {path}: {' '.join(str(exc).split()) or 'it asks for too much memory'}"
+        text = " ".join(str(exc).split()) or "it asks for too much memory"
+        msg = f"metadata {path}: {_ENDLESS if text == 'interrupted' else text}"
         raise MetadataError(msg) from exc

@@ -7,17 +7,18 @@ whoever comes second is refused.
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fusecache.attach import Location, Origin, locate, lock
 from fusecache.errors import BusyError, RefusedError, UsageError
+from fusecache.linux import open_or_create_trusted, resolve_trusted
 from fusecache.paths import defaults_for
-from fusecache.stores import open_for_store
+from fusecache.stores import open_for_store, open_to_read
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from contextlib import ExitStack
     from pathlib import Path
 
 
@@ -44,17 +45,26 @@ def find_files(
     """Name the files as ``fusecache mount ORIGIN`` would; without an origin, those that are named.
 
     :raises UsageError: neither origin nor metadata is given.
+    :raises RefusedError: one of them cannot be looked at.
     """
     if origin is None:
         if metadata is None:
             msg = "name the cache: by its ORIGIN, or by --metadata FILE"
             raise UsageError(msg)
-        return Files(metadata.resolve(), cache and cache.resolve(), None)
+        return Files(_resolved(metadata), cache and _resolved(cache), None)
     origin = locate(origin).address
     if cache is None or metadata is None:
         defaults = defaults_for(origin, environ=environ, is_root=os.geteuid() == 0)
         cache, metadata = cache or defaults.cache, metadata or defaults.metadata
-    return Files(metadata.resolve(), cache.resolve(), origin)
+    return Files(_resolved(metadata), _resolved(cache), origin)
+
+
+def _resolved(path: Path) -> Path:
+    try:
+        return resolve_trusted(path)
+    except (OSError, RuntimeError) as exc:  # RuntimeError: a symbolic link to itself
+        msg = f"cannot look at {path}: {exc}"
+        raise RefusedError(msg) from exc
 
 
 def exists_already(path: Path) -> RefusedError:
@@ -62,18 +72,19 @@ def exists_already(path: Path) -> RefusedError:
     return RefusedError(f"{path} exists already, and nothing was changed")
 
 
-def open_locked(path: Path, resources: ExitStack) -> int:
-    """Open a file or block device for reading, and lock it until ``resources`` are closed.
+def open_locked(path: Path, resources: ExitStack, *, writable: bool = False) -> int:
+    """Open a cache or metadata, and lock it until ``resources`` are closed.
 
     :raises BusyError: a mount or another command has it.
     :raises StoreError: it is missing, not permitted, or neither a file nor a block device.
+    :raises UntrustedError: others may have made it, or may change it.
     """
     try:
-        fd = open_for_store(path, os.O_RDONLY)
+        fd = (open_for_store if writable else open_to_read)(path, trusted=True)
         resources.callback(os.close, fd)
-        lock(fd, path)
+        lock(fd, path, resources)
     except BusyError as exc:
-        raise _in_use(str(path)) from exc
+        raise _in_use(str(path), exc) from exc
     return fd
 
 
@@ -86,8 +97,46 @@ def open_origin(location: Location, resources: ExitStack) -> Origin:
     try:
         return location.open(resources, writable=False)
     except BusyError as exc:
-        raise _in_use(location.address) from exc
+        raise _in_use(location.address, exc) from exc
 
 
-def _in_use(name: str) -> BusyError:
-    return BusyError(f"{name} is in use: unmount it first (or wait for the other command)")
+def open_draft(path: Path, resources: ExitStack) -> Path:
+    """Make an empty file beside ``path``, in which what is to be there can be made; one at a time.
+
+    What one that was killed left there is made anew.  The file goes with the resources, unless it was renamed.
+
+    :raises BusyError: another command makes the same.
+    :raises UntrustedError: others could put something in its place.
+    :raises OSError: it cannot be made.
+    """
+    draft = path.with_name(f"{path.name}.draft")
+    while True:
+        fd = open_or_create_trusted(draft, os.O_RDWR)
+        with ExitStack() as opened:
+            opened.callback(os.close, fd)
+            try:
+                lock(fd, draft, opened)
+            except BusyError as exc:
+                raise _in_use(str(draft), exc) from exc
+            if _is_at(fd, draft):  # and not one that another command made, and removed or renamed meanwhile
+                os.truncate(fd, 0)
+                opened.callback(_remove, fd, draft)
+                resources.push(opened.pop_all())
+                return draft
+
+
+def _remove(fd: int, draft: Path) -> None:
+    if _is_at(fd, draft):
+        draft.unlink()
+
+
+def _is_at(fd: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), path.lstat())
+    except FileNotFoundError:
+        return False
+
+
+def _in_use(name: str, exc: BusyError) -> BusyError:
+    by = exc.holder and f" ({exc.holder})"
+    return BusyError(f"{name} is in use: unmount it first (or wait for the other command){by}")

@@ -3,7 +3,7 @@
 from fusecache.stores.base import Data, Store
 from fusecache.stores.choice import make_engine, open_file_store
 from fusecache.stores.engine import Engine, ThreadEngine
-from fusecache.stores.file import open_for_store
+from fusecache.stores.file import open_for_store, open_to_read
 
 __all__ = [
     "Data",
@@ -13,4 +13,5 @@ __all__ = [
     "make_engine",
     "open_file_store",
     "open_for_store",
+    "open_to_read",
 ]

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 from contextlib import contextmanager, suppress
 from resource import RUSAGE_THREAD, getrusage
 from time import monotonic
@@ -27,7 +26,7 @@ from typing import TYPE_CHECKING, Final, NoReturn, final
 import trio
 
 from fusecache.errors import BusyError, StoreError
-from fusecache.linux import is_in_memory
+from fusecache.linux import is_in_memory, look_at
 from fusecache.stores.engine import ThreadEngine
 
 if TYPE_CHECKING:
@@ -49,27 +48,47 @@ _UNWANTED: Final = 1024
 """At most so many ranges wait for a flush; then they are dropped without one."""
 
 
-def open_for_store(path: Path, access: int = os.O_RDWR) -> int:
+def open_for_store(path: Path, access: int = os.O_RDWR, *, trusted: bool = False) -> int:
     """Open an existing file or block device, for reading and writing unless said otherwise; returns the descriptor.
 
     A block device is opened exclusively, which the kernel refuses while it is mounted or otherwise claimed.
 
+    :param path: without a link at its end.
+    :param trusted: refuse one that others may have made, or may change (:mod:`fusecache.linux.trust`).
     :raises BusyError: the device is in use.
     :raises StoreError: it is missing, not permitted, or neither a file nor a block device.
+    :raises UntrustedError: see above.
     """
     try:
-        kind = path.stat().st_mode
-        if not (stat.S_ISREG(kind) or stat.S_ISBLK(kind)):
-            msg = f"{path} is neither a file nor a block device"
-            raise StoreError(msg)
-        exclusive = os.O_EXCL if stat.S_ISBLK(kind) else 0
-        return os.open(path, access | os.O_CLOEXEC | exclusive)
+        with look_at(path) as seen:
+            if not (seen.is_file or seen.is_device):
+                msg = f"{path} is neither a file nor a block device"
+                raise StoreError(msg)
+            if trusted:
+                seen.require_trusted()
+            return seen.open(access | (os.O_EXCL if seen.is_device else 0))
     except OSError as exc:
         if exc.errno == errno.EBUSY:
             msg = f"{path} is in use (mounted, or claimed by something else)"
             raise BusyError(msg) from exc
         msg = f"cannot open {path}: {exc.strerror}"
         raise StoreError(msg) from exc
+
+
+def open_to_read(path: Path, *, trusted: bool = False) -> int:
+    """Open a file or device of which nothing will be written, in a way that it can be locked against who writes.
+
+    That takes a descriptor that could write (:mod:`fusecache.linux.locks`); where there is none to be had, another one
+    has to do.  Parameters and errors are those of :func:`open_for_store`.
+    """
+    try:
+        return open_for_store(path, trusted=trusted)
+    except BusyError:
+        raise
+    except StoreError as exc:
+        if isinstance(exc.__cause__, OSError) and exc.__cause__.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
+            return open_for_store(path, os.O_RDONLY, trusted=trusted)
+        raise
 
 
 def _drop(fd: int, ranges: list[tuple[int, int]]) -> None:

@@ -15,12 +15,12 @@ def test_names_come_from_the_real_path(tmp_path: Path) -> None:
     real.touch()
     link = tmp_path / "link"
     link.symlink_to(real)
-    found = defaults_for(str(real), environ={"XDG_CACHE_HOME": "/xdg"}, is_root=False)
+    found = defaults_for(str(real), environ={"XDG_STATE_HOME": "/xdg"}, is_root=False)
     digest = hashlib.sha256(bytes(real)).hexdigest()[:8]
     assert found.cache == Path(f"/xdg/fusecache/disk.img-{digest}.cache")
     assert found.metadata == Path(f"/xdg/fusecache/disk.img-{digest}.metadata")
     assert found.log == Path(f"/xdg/fusecache/disk.img-{digest}.log")
-    assert defaults_for(str(link), environ={"XDG_CACHE_HOME": "/xdg"}, is_root=False) == found
+    assert defaults_for(str(link), environ={"XDG_STATE_HOME": "/xdg"}, is_root=False) == found
 
 
 def test_relative_origins_are_the_same_as_absolute_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,12 +38,12 @@ def test_same_names_in_different_places_do_not_meet() -> None:
 @pytest.mark.parametrize(
     ("environ", "is_root", "directory"),
     [
-        ({"HOME": "/home/u"}, False, "/home/u/.cache/fusecache"),
-        ({"HOME": "/home/u", "XDG_CACHE_HOME": ""}, False, "/home/u/.cache/fusecache"),
-        ({"HOME": "/home/u", "XDG_CACHE_HOME": "not/absolute"}, False, "/home/u/.cache/fusecache"),
-        ({"HOME": "/home/u", "XDG_CACHE_HOME": "/x"}, False, "/x/fusecache"),
-        ({"HOME": "/root", "XDG_CACHE_HOME": "/x"}, True, "/var/cache/fusecache"),
-        ({}, True, "/var/cache/fusecache"),
+        ({"HOME": "/home/u"}, False, "/home/u/.local/state/fusecache"),
+        ({"HOME": "/home/u", "XDG_STATE_HOME": ""}, False, "/home/u/.local/state/fusecache"),
+        ({"HOME": "/home/u", "XDG_STATE_HOME": "not/absolute"}, False, "/home/u/.local/state/fusecache"),
+        ({"HOME": "/home/u", "XDG_STATE_HOME": "/x"}, False, "/x/fusecache"),
+        ({"HOME": "/root", "XDG_STATE_HOME": "/x"}, True, "/var/lib/fusecache"),
+        ({}, True, "/var/lib/fusecache"),
     ],
 )
 def test_directory(environ: dict[str, str], is_root: bool, directory: str) -> None:
@@ -57,7 +57,7 @@ def test_homeless_users_are_told_what_to_do() -> None:
 
 def test_long_and_foreign_names_fit(tmp_path: Path) -> None:
     origin = tmp_path / ("ü" * 127)
-    found = defaults_for(str(origin), environ={"XDG_CACHE_HOME": str(tmp_path)}, is_root=False)
+    found = defaults_for(str(origin), environ={"XDG_STATE_HOME": str(tmp_path)}, is_root=False)
     found.metadata.parent.mkdir()
     found.metadata.with_name(found.metadata.name + "-journal").touch()
 

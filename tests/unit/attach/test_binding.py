@@ -87,10 +87,10 @@ def test_a_first_mount_that_never_began_leaves_nothing(place: Place, empty: bool
     assert place.contents() == before
 
 
-def test_by_default_things_go_to_the_cache_directory(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_by_default_things_go_to_the_state_directory(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     config = replace(place.config, cache=None, metadata=None, cache_size=None)
-    plan = inspect(config, environ={"XDG_CACHE_HOME": str(place.directory / "xdg")})
+    plan = inspect(config, environ={"XDG_STATE_HOME": str(place.directory / "xdg"), "HOME": str(place.directory)})
     with plan.resources:
         binding = plan.carry_out()
         binding.begin()
