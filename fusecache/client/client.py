@@ -18,48 +18,42 @@ import errno
 import json
 import os
 import select
+import shlex
 import subprocess
 import sys
 import time
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
+from fusecache.client.attributes import ImageAttributes
 from fusecache.config import Mode
-from fusecache.errors import BusyError, FusecacheError, RefusedError
+from fusecache.errors import BusyError, FusecacheError, RefusedError, UntrustedError
 from fusecache.grammar import join_words
+from fusecache.lines import printable, say
+from fusecache.linux import mounted_at
 from fusecache.units import SECTOR, format_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
 
+    from fusecache.client.attributes import Attributes
+
 POLL_SECONDS: Final = 0.2
-
-
-class Attributes(Protocol):
-    """The extended attributes of a mount's image, without their prefix; both raise OSError."""
-
-    def get(self, name: str) -> str:
-        """Read one."""
-
-    def set(self, name: str, value: str) -> None:
-        """Set one; returns when the daemon has done what that means."""
-
-
-class ImageAttributes:
-    """Those of a real image."""
-
-    def __init__(self, mountpoint: Path) -> None:
-        self._image = mountpoint / "image"
-
-    def get(self, name: str) -> str:
-        """Read one."""
-        return os.getxattr(self._image, f"user.fusecache.{name}").decode()
-
-    def set(self, name: str, value: str) -> None:
-        """Set one."""
-        os.setxattr(self._image, f"user.fusecache.{name}", os.fsencode(value))
+_KINDS: Final = {
+    "pid": int,
+    "block_bytes": int,
+    "dirty_blocks": int,
+    "flush_pending": int,
+    "flush_failed": int,
+    "decommissioned": bool,
+    "origin": str,
+    "cache": str,
+    "metadata": str,
+    "mode": str,
+}
+"""What the commands need of the statistics."""
 
 
 class Client:
@@ -78,9 +72,12 @@ class Client:
     def show_status(self, *, as_json: bool) -> None:
         """Print the status: the JSON as it came, or a table."""
         if as_json:
-            _say(self._read_stats())
+            say(self._read_stats())
         else:
-            _show_table(_status_rows(self.stats()))
+            stats = self.stats()
+            with self._understanding():
+                rows = _status_rows(stats)
+            _show_table({name: printable(value) for name, value in rows.items()})
 
     def set_value(self, key: str, value: str) -> None:
         """Set one value; what leaving writeback mode takes is shown."""
@@ -107,7 +104,7 @@ class Client:
         self.send_message(["flush"])
         stats = self._follow("writing back", "flush_pending", lambda stats: not stats["flush_pending"])
         self._require_all_written(stats)
-        _say(f"{stats['origin']} is complete up to now")
+        say(f"{stats['origin']} is complete up to now")
 
     def decommission(self) -> None:
         """Write back everything and empty the cache, so that it can be thrown away."""
@@ -116,10 +113,10 @@ class Client:
             "writing back", "dirty_blocks", lambda stats: stats["decommissioned"] or stats["flush_failed"]
         )
         self._require_all_written(stats)
-        _say(f"{stats['origin']} is complete, and nothing is cached any more")
-        _say(f"after `fusecache unmount {self._mountpoint}` these can be deleted:")
+        say(f"{stats['origin']} is complete, and nothing is cached any more")
+        say(f"after `fusecache unmount {self._mountpoint}` these can be deleted:")
         for name in ("cache", "metadata"):
-            _say(f"  {stats[name]}")
+            say(f"  {stats[name]}")
 
     def unmount(self) -> None:
         """Unmount, wait for the daemon's end, and make sure that it was a clean one."""
@@ -136,12 +133,24 @@ class Client:
             raise FusecacheError(msg)
         if dirty:
             size = format_size(dirty * stats["block_bytes"])
-            _say(f"{stats['origin']} lacks {dirty} dirty blocks ({size}), which are safe in {stats['cache']}")
+            say(f"{stats['origin']} lacks {dirty} dirty blocks ({size}), which are safe in {stats['cache']}")
 
     def stats(self) -> dict[str, Any]:
         """Read the statistics."""
-        stats: dict[str, Any] = json.loads(self._read_stats())
+        with self._understanding():
+            stats: dict[str, Any] = json.loads(self._read_stats())
+            if wrong := [name for name, kind in _KINDS.items() if type(stats[name]) is not kind]:
+                raise TypeError(*wrong)
         return stats
+
+    @contextmanager
+    def _understanding(self) -> Iterator[None]:
+        """Refuse answers that no daemon of ours gives: anybody can mount something that calls itself fusecache."""
+        try:
+            yield
+        except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as exc:
+            msg = f"{self._mountpoint} does not answer as this version of fusecache does"
+            raise RefusedError(msg) from exc
 
     def _read_stats(self) -> str:
         try:
@@ -154,7 +163,7 @@ class Client:
         mountpoint = self._mountpoint
         match exc.errno:
             case errno.ENOTCONN | errno.ECONNABORTED:
-                command = " ".join(_unmount_command(mountpoint))
+                command = shlex.join(_unmount_command(mountpoint))
                 text = f"the daemon of {mountpoint} has died: type `{command}`, then mount again to recover"
             case errno.ENODATA | errno.ENOTSUP | errno.ENOENT | errno.ENOTDIR:
                 text = f"{mountpoint} is not a fusecache mount"
@@ -189,7 +198,7 @@ class Client:
             return stats
         total = stats[name]
         if total and stats["dirty_blocks"] and not _is_terminal(sys.stderr):
-            _say(f"{task} {total} blocks ({format_size(total * stats['block_bytes'])})")
+            say(f"{task} {total} blocks ({format_size(total * stats['block_bytes'])})")
         with _counting(task, total) as show:
             while not is_done(stats):
                 time.sleep(self._poll_seconds)
@@ -211,10 +220,6 @@ class Client:
             raise FusecacheError(msg)
 
 
-def _say(line: str) -> None:
-    print(line)  # noqa: T201 - this is for the user
-
-
 def _is_terminal(stream: TextIO) -> bool:
     return stream.isatty() or bool(os.environ.get("FORCE_COLOR"))
 
@@ -227,7 +232,7 @@ def _show_table(rows: Mapping[str, str]) -> None:
         return
     width = max(map(len, rows))
     for name, value in rows.items():
-        _say(f"{name:{width}}  {value}")
+        say(f"{name:{width}}  {value}")
 
 
 @contextmanager
@@ -294,16 +299,27 @@ def _status_rows(stats: dict[str, Any]) -> dict[str, str]:
 
 @contextmanager
 def _hold_process(pid: int, mountpoint: Path) -> Iterator[int]:
-    """Yield a pidfd, so that no other process can be taken for this one."""
+    """Yield a pidfd, so that no other process can be taken for this one; it must be of the user who mounted."""
+    msg = f"the daemon of {mountpoint} (pid {pid}) cannot be seen from here: unmount where it was mounted"
     try:
         pidfd = os.pidfd_open(pid)
-    except ProcessLookupError as exc:
-        msg = f"the daemon of {mountpoint} (pid {pid}) cannot be seen from here: unmount where it was mounted"
+    except (OSError, OverflowError) as exc:
         raise RefusedError(msg) from exc
     try:
+        mounted = mounted_at(mountpoint)
+        if mounted is not None and mounted.user != _user_of(pid):
+            raise RefusedError(msg)
         yield pidfd
     finally:
         os.close(pidfd)
+
+
+def _user_of(pid: int) -> int | None:
+    """Return whose process it is; None if it has gone."""
+    try:
+        return Path("/proc", str(pid)).stat().st_uid
+    except OSError:
+        return None
 
 
 def _log_of(stats: dict[str, Any]) -> str:
@@ -315,7 +331,7 @@ def _log_of(stats: dict[str, Any]) -> str:
 
 
 def _unmount_command(mountpoint: Path) -> list[str]:
-    return ["umount", str(mountpoint)] if os.geteuid() == 0 else ["fusermount3", "-u", str(mountpoint)]
+    return [*(["umount"] if os.geteuid() == 0 else ["fusermount3", "-u"]), "--", str(mountpoint)]
 
 
 def _detach(mountpoint: Path) -> None:
@@ -331,7 +347,8 @@ def _detach(mountpoint: Path) -> None:
     if "busy" in done.stderr:
         msg = (
             f"{mountpoint} is busy, so it stays mounted: a VM, a loop device or a shell in it still uses it; "
-            f"`fuser -vm {mountpoint}` or `losetup -j {mountpoint}/image` names it"
+            f"`{shlex.join(['fuser', '-vm', f'{mountpoint}'])}` or "
+            f"`{shlex.join(['losetup', '-j', f'{mountpoint}/image'])}` names it"
         )
         raise BusyError(msg)
     reason = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
@@ -346,5 +363,8 @@ def _dirty_after_clean_end(metadata: Path) -> int | None:
     try:
         with Database.read_only(metadata) as database:
             return database.count(dirty_only=True) if database.superblock().clean_shutdown else None
+    except UntrustedError as exc:
+        msg = f"unmounted; whether the daemon ended cleanly, only its user can see: {exc}"
+        raise FusecacheError(msg) from exc
     except FusecacheError:
         return None

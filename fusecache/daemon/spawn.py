@@ -27,6 +27,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NoReturn
 
 from fusecache.errors import FusecacheError, UsageError
+from fusecache.lines import complain, say
 from fusecache.linux import open_or_create_trusted, resolve_trusted
 from fusecache.paths import absolute_address, log_for
 
@@ -138,7 +139,7 @@ def _wait_for_answer(child: int, read: Callable[[], bytes], log: Path) -> list[s
 
 def _print_notes(notes: list[str]) -> None:
     for note in notes:
-        print(note, flush=True)  # noqa: T201 - this is for the user
+        say(note)
 
 
 def _run_child(config: MountConfig, load: Callable[[], Serve], report: int, output: int) -> NoReturn:
@@ -185,6 +186,6 @@ def _serve_and_tell(config: MountConfig, load: Callable[[], Serve], report: int)
         if is_waiting:
             tell({"error": str(exc), "usage": isinstance(exc, UsageError)})
         else:
-            print(f"fusecache: {exc}", file=sys.stderr)  # noqa: T201 - into the log
+            complain(exc)  # into the log
         return 1
     return 0

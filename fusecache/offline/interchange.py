@@ -30,6 +30,7 @@ from xml.sax.saxutils import quoteattr
 
 from fusecache.config import check_block_size
 from fusecache.errors import MetadataError, UsageError
+from fusecache.lines import printable
 from fusecache.metadata import NAMES, Row
 from fusecache.offline.visiting import Visitor
 from fusecache.units import SECTOR
@@ -95,10 +96,11 @@ class XmlWriter(Visitor):
         notes = self._notes | {name: value for name, value in superblock.pack().items() if name in KEPT}
         # A comment must not hold two hyphens.
         text = json.dumps(notes, sort_keys=True).replace("-", "\\u002d")
-        policy = (superblock.hints or "").partition(" ")[0] or _DEFAULT_POLICY
+        policy = printable((superblock.hints or "").partition(" ")[0]) or _DEFAULT_POLICY
+        uuid = quoteattr(printable(superblock.uuid))
         self._write(
             f"<!-- {_COMMENT}{text} -->\n"
-            f'<superblock uuid={quoteattr(superblock.uuid)} block_size="{superblock.block_size // SECTOR}" '
+            f'<superblock uuid={uuid} block_size="{superblock.block_size // SECTOR}" '
             f'nr_cache_blocks="{superblock.cache_blocks}" policy={quoteattr(policy)} hint_width="{HINT_BYTES}">\n'
             "  <mappings>\n"
         )
