@@ -26,6 +26,7 @@ from fusecache.metadata.superblock import (
     region_blocks_for,
 )
 from fusecache.metadata.suspects import Suspects
+from fusecache.metadata.trusted import require_trusted_metadata
 
 __all__ = [
     "FORMAT",
@@ -52,6 +53,7 @@ __all__ = [
     "reading",
     "region_blocks_for",
     "require_metadata",
+    "require_trusted_metadata",
     "schema_complaint",
     "side_files",
     "sqlite_errors",

@@ -83,6 +83,7 @@ class Database:
         :raises OSError: the directory cannot be written.
         """
         require_trusted_directory(path.parent)
+        require_trusted_metadata(path)
         fd, name = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)
         draft = Path(name)
         try:
@@ -283,7 +284,6 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]
 
 def _end_log(path: Path) -> None:
     """Have all of a metadata file in that file, so that nothing is lost if a crash leaves it without its log."""
-    require_trusted_metadata(path)
     with suppress(sqlite3.Error), names_held(path), closing(connect(path)) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     for name in side_files(path):

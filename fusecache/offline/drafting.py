@@ -19,7 +19,16 @@ from typing import TYPE_CHECKING, NoReturn
 
 from fusecache.errors import MetadataError, RefusedError
 from fusecache.linux import rename_to_new, sync_directory
-from fusecache.metadata import PUT_VALUE, Row, Suspects, make_tables, side_files, sqlite_errors, text_values
+from fusecache.metadata import (
+    PUT_VALUE,
+    Row,
+    Suspects,
+    make_tables,
+    require_trusted_metadata,
+    side_files,
+    sqlite_errors,
+    text_values,
+)
 from fusecache.offline.facts import SELECT, contested, geometry_of
 from fusecache.offline.opening import exists_already, open_draft, open_locked
 from fusecache.offline.visiting import Visitor
@@ -117,6 +126,7 @@ def drafted(path: Path, source: str, *, replace: bool = False) -> Iterator[Draft
     """
     with ExitStack() as resources:
         try:
+            require_trusted_metadata(path)
             draft_path = open_draft(path, resources)
             is_there = path.exists()
             if is_there:
