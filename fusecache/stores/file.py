@@ -46,6 +46,7 @@ _LOOK: Final = 50
 """After any long write, writes are watched for this many times as long as it took."""
 _UNWANTED: Final = 1024
 """At most so many ranges wait for a flush; then they are dropped without one."""
+_NOT_TO_BE_WRITTEN: Final = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ETXTBSY}
 
 
 def open_for_store(path: Path, access: int = os.O_RDWR, *, trusted: bool = False) -> int:
@@ -86,7 +87,7 @@ def open_to_read(path: Path, *, trusted: bool = False) -> int:
     except BusyError:
         raise
     except StoreError as exc:
-        if isinstance(exc.__cause__, OSError) and exc.__cause__.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
+        if isinstance(exc.__cause__, OSError) and exc.__cause__.errno in _NOT_TO_BE_WRITTEN:
             return open_for_store(path, os.O_RDONLY, trusted=trusted)
         raise
 
