@@ -31,9 +31,12 @@ class Claim:
     def unpack(cls, note: bytes) -> Claim | None:
         """Read a note; None if it is no claim."""
         try:
-            return cls(**json.loads(note))
-        except (ValueError, TypeError):
-            return None
+            match json.loads(note):
+                case {"uuid": str(uuid), "metadata": str(metadata), **more} if not more:
+                    return cls(uuid, metadata)
+        except (ValueError, RecursionError):
+            pass
+        return None
 
     def holds(self, now: Identity) -> bool:
         """Tell whether it is still true: the metadata is there, has dirty blocks, and fits the origin as it is now.

@@ -26,7 +26,7 @@ def read_stamp(fd: int) -> str:
         return ""
     try:
         return str(json.loads(rest.rstrip(b"\0"))["uuid"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return DAMAGED
 
 

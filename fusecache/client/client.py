@@ -148,7 +148,7 @@ class Client:
         """Refuse answers that no daemon of ours gives: anybody can mount something that calls itself fusecache."""
         try:
             yield
-        except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as exc:
+        except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as exc:
             msg = f"{self._mountpoint} does not answer as this version of fusecache does"
             raise RefusedError(msg) from exc
 

@@ -309,7 +309,15 @@ def test_a_stamp_that_was_wiped_with_blocks_behind_it(place: Place) -> None:
     place.refused(RefusedError, "does not belong")
 
 
-@pytest.mark.parametrize("text", [b"fusecache cache\n{not json", b"fusecache cache\n{}", b"fusecache cache\n[1]"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"fusecache cache\n{not json",
+        b"fusecache cache\n{}",
+        b"fusecache cache\n[1]",
+        b"fusecache cache\n" + 4000 * b"[",
+    ],
+)
 def test_a_damaged_stamp(place: Place, text: bytes) -> None:
     place.mount(rows=CLEAN)
     with place.cache.open("r+b") as file:

@@ -302,6 +302,7 @@ def test_a_daemon_that_dies_while_it_is_followed() -> None:
         "7",
         "{}",
         "not json",
+        "[" * 100_000,
         json.dumps({"pid": 1}),
         json.loads(make_status(pid=1).as_json()) | {"pid": "1"},
         json.loads(make_status(pid=1).as_json()) | {"origin": ["x"]},
