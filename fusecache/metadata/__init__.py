@@ -1,6 +1,6 @@
 """The durable record: which block lies where in the cache, and what is known of it after a crash."""
 
-from fusecache.metadata.database import Database, make_tables
+from fusecache.metadata.database import Database, new_record
 from fusecache.metadata.readonly import (
     SQLITE_ERRORS,
     connect,
@@ -48,7 +48,7 @@ __all__ = [
     "faults",
     "header_complaint",
     "is_sqlite",
-    "make_tables",
+    "new_record",
     "packed",
     "reading",
     "region_blocks_for",

@@ -87,7 +87,8 @@ class Database:
         fd, name = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)
         draft = Path(name)
         try:
-            make_tables(draft, values)
+            with new_record(draft, values):
+                pass
             os.fsync(fd)
             if replace:
                 _end_log(path)
@@ -257,16 +258,28 @@ class Database:
             connection.executemany("UPDATE blocks SET hint = ?2 WHERE cblock = ?1 AND hint IS NOT ?2", hints)
 
 
-def make_tables(path: Path, values: Mapping[str, str]) -> None:
-    """Make a new record with these values in an empty file, which nobody else sees yet; durable it is not."""
+@contextmanager
+def new_record(path: Path, values: Mapping[str, str]) -> Iterator[sqlite3.Connection]:
+    """Make a record with these values in an empty file, which nobody sees yet; at the end of the block it is whole.
+
+    Durable it is not.
+
+    :return: for more that is to go into it.
+    """
     with sqlite_errors(path), closing(connect(path)) as connection:
+        # SQLite believes a journal beside a file, whosever it is, when it locks the file: so that is done once, while
+        # the file is empty and none counts.
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
         connection.execute("PRAGMA journal_mode = OFF")
         connection.execute("PRAGMA synchronous = OFF")
+        connection.execute("BEGIN EXCLUSIVE")
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version = {FORMAT}")
-        connection.executescript(f"BEGIN; {SCHEMA}; COMMIT;")
-        with _transaction(connection):
-            connection.executemany(PUT_VALUE, text_values(values))
+        for statement in SCHEMA:
+            connection.execute(statement)
+        connection.executemany(PUT_VALUE, text_values(values))
+        yield connection
+        connection.execute("COMMIT")
 
 
 @contextmanager

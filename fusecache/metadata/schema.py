@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-SCHEMA: Final = """
-    CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-    CREATE TABLE blocks (
+SCHEMA: Final = (
+    "CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
+    """CREATE TABLE blocks (
         cblock INTEGER PRIMARY KEY, oblock INTEGER NOT NULL, dirty INTEGER NOT NULL, hint INTEGER, crc INTEGER
-    );
-    CREATE TABLE regions (region INTEGER PRIMARY KEY);
-"""
+    )""",
+    "CREATE TABLE regions (region INTEGER PRIMARY KEY)",
+)
 PUT_VALUE: Final = "REPLACE INTO meta VALUES (?, CAST(? AS TEXT))"
 """With a pair of :func:`text_values`."""
 _LIST: Final = "SELECT type, name, tbl_name, sql FROM sqlite_master LIMIT 16"
@@ -89,5 +89,6 @@ def _text(text: bytes) -> str:
 @cache
 def _ours() -> set[tuple[str, ...]]:
     with closing(sqlite3.connect(":memory:")) as connection:
-        connection.executescript(SCHEMA)
+        for statement in SCHEMA:
+            connection.execute(statement)
         return set(connection.execute(_LIST))

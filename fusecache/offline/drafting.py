@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, NoReturn
 
 from fusecache.errors import MetadataError, RefusedError
@@ -23,10 +23,9 @@ from fusecache.metadata import (
     PUT_VALUE,
     Row,
     Suspects,
-    make_tables,
+    new_record,
     require_trusted_metadata,
     side_files,
-    sqlite_errors,
     text_values,
 )
 from fusecache.offline.facts import SELECT, contested, geometry_of
@@ -133,14 +132,8 @@ def drafted(path: Path, source: str, *, replace: bool = False) -> Iterator[Draft
                 if not replace:
                     raise exists_already(path)
                 open_locked(path, resources)
-            make_tables(draft_path, {})
-            with sqlite_errors(path), closing(sqlite3.connect(draft_path, isolation_level=None)) as connection:
-                # Nobody sees it before it is complete.
-                connection.execute("PRAGMA journal_mode = OFF")
-                connection.execute("PRAGMA synchronous = OFF")
-                connection.execute("BEGIN")
+            with new_record(draft_path, {}) as connection:
                 yield Draft(source, connection)
-                connection.execute("COMMIT")
             with draft_path.open("r+b") as file:
                 os.fsync(file.fileno())
             _put_aside(path, with_file=is_there)

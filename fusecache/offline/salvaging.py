@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from fusecache.errors import MetadataError
-from fusecache.metadata import NAMES, SQLITE_ERRORS, bounded, connect, is_sqlite, make_tables, schema_complaint
+from fusecache.metadata import NAMES, SQLITE_ERRORS, bounded, connect, is_sqlite, new_record, schema_complaint
 from fusecache.offline.facts import SELECT, RawRow, read_regions
 
 if TYPE_CHECKING:
@@ -159,7 +159,8 @@ def _lend_first_page(copy: Path) -> None:
     """Put the first page of new metadata in the place of this one's."""
     model = copy.with_name("model")
     model.touch()
-    make_tables(model, {})
+    with new_record(model, {}):
+        pass
     page = bytearray(model.read_bytes()[:_PAGE])
     pages = max(1, copy.stat().st_size // _PAGE)
     page[_COUNT_AT : _COUNT_AT + 4] = pages.to_bytes(4, "big")
