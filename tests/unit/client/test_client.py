@@ -497,3 +497,11 @@ def test_f18_a_mountpoint_is_no_option(daemon: Daemon, name: str, monkeypatch: p
     stats = {"pid": daemon.process.pid, "metadata": str(daemon.metadata)}
     make_client(FakeAttributes(stats), Path(f"./{name}")).unmount()
     assert (daemon.programs / "called").read_text().endswith(f"-- {name}\n")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_f16_root_does_not_read_what_a_user_left(daemon: Daemon) -> None:
+    daemon.leaves()
+    os.chown(daemon.metadata, 65534, 65534)
+    with pytest.raises(FusecacheError, match=r"unmounted; whether .* cleanly, only its user can see: .*user 65534"):
+        daemon.client.unmount()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fusecache.errors import MetadataError, UntrustedError
-from fusecache.metadata.database import Database
+from fusecache.metadata.database import Database, new_record
 from fusecache.metadata.readonly import copied, reading, require_metadata
 from fusecache.metadata.record import Transaction
 
@@ -123,6 +123,22 @@ def test_f16_metadata_that_others_can_write(metadata: Path) -> None:
     metadata.chmod(0o664)
     with pytest.raises(UntrustedError, match=r"others may write to .*0664.*chmod go-w"):
         Database.open(metadata)
+
+
+def test_f16_a_record_is_made_under_one_lock(tmp_path: Path) -> None:
+    """Whenever SQLite takes a lock it looks for a journal, and it believes anybody's; so it must not take another."""
+    path = tmp_path / "draft"
+    path.touch()
+    with new_record(path, {"uuid": "ours"}) as connection:
+        assert connection.execute("PRAGMA locking_mode").fetchone() == ("exclusive",)
+        with (
+            closing(sqlite3.connect(path, timeout=0)) as other,
+            pytest.raises(sqlite3.OperationalError, match="locked"),
+        ):
+            other.execute("SELECT * FROM meta")
+        assert [entry.name for entry in tmp_path.iterdir()] == ["draft"]
+    path.chmod(0o600)
+    assert values(path) == {"uuid": "ours"}
 
 
 def test_where_names_cannot_be_held(metadata: Path, monkeypatch: pytest.MonkeyPatch) -> None:
