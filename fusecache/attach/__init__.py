@@ -8,7 +8,7 @@ from fusecache.attach.binding import Binding
 from fusecache.attach.cache_file import changed_at
 from fusecache.attach.choice import locate
 from fusecache.attach.inspection import inspect
-from fusecache.attach.lease import lock
+from fusecache.attach.lease import hold, lock
 from fusecache.attach.origin import Location, Origin, Strengths
 from fusecache.attach.plan import Plan
 from fusecache.attach.recovery import DamagedRowError, hint_signature, recover
@@ -25,6 +25,7 @@ __all__ = [
     "Strengths",
     "changed_at",
     "hint_signature",
+    "hold",
     "inspect",
     "locate",
     "lock",

@@ -13,16 +13,15 @@ from __future__ import annotations
 
 import os
 import stat
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Final
 
 from fusecache.errors import BusyError, StoreError, UntrustedError, UsageError
-from fusecache.linux import holder_of, is_for_writing, is_locked_by_writer, open_or_create_trusted, try_lock
+from fusecache.linux import holder_of, is_at, is_for_writing, is_locked_by_writer, open_or_create_trusted, try_lock
 from fusecache.paths import own_directory
 
 if TYPE_CHECKING:
-    from contextlib import ExitStack
     from pathlib import Path
 
 _LAST_IO_SECONDS: Final = 1.0
@@ -34,20 +33,36 @@ def lock(fd: int, path: Path, resources: ExitStack) -> None:
     Of a process that was killed the last I/O may go on, and the lock with it, when the process is gone already; so that
     much time is given.
     """
-    deadline = monotonic() + _LAST_IO_SECONDS
     writes = is_for_writing(fd)
     try:
-        while not try_lock(fd, for_writing=writes):
-            if monotonic() > deadline:
-                _lock_beside_readers(fd, path, resources)
-                return
-            sleep(_LAST_IO_SECONDS / 100)
+        if not _has_locked(fd, for_writing=writes):
+            _lock_beside_readers(fd, path, resources)
+            return
     except OSError as exc:
         msg = f"cannot lock {path}: {exc.strerror}"
         raise StoreError(msg) from exc
     if not writes:
         with suppress(OSError, UsageError, UntrustedError):  # who writes nothing anywhere must do without
             _lock_own_file(fd, path, resources)
+
+
+def hold(path: Path, resources: ExitStack) -> int:
+    """Make a file of our own, or take one that was left there, and lock it; it goes with the resources unless renamed.
+
+    :raises BusyError: somebody has it.
+    :raises UntrustedError: it is not ours, or others could put something in its place.
+    :raises OSError: it cannot be made.
+    """
+    while True:
+        with ExitStack() as opened:
+            fd = open_or_create_trusted(path, os.O_RDWR)
+            opened.callback(os.close, fd)
+            if not _has_locked(fd, for_writing=True):
+                raise in_use(path, holder_of(fd))
+            if is_at(fd, path):  # and not one that its holder has removed or renamed meanwhile
+                opened.callback(_remove, fd, path)
+                resources.push(opened.pop_all())
+                return fd
 
 
 def in_use(path: Path, holder: str = "") -> BusyError:
@@ -74,7 +89,22 @@ def _lock_own_file(fd: int, path: Path, resources: ExitStack) -> None:
     status = os.fstat(fd)
     is_device = stat.S_ISBLK(status.st_mode)
     name = f"device-{status.st_rdev}" if is_device else f"file-{status.st_dev}-{status.st_ino}"
-    own = open_or_create_trusted(directory / name, os.O_RDWR)
-    resources.callback(os.close, own)
-    if not try_lock(own, for_writing=True):
-        raise in_use(path, holder_of(own))
+    try:
+        hold(directory / name, resources)
+    except BusyError as exc:
+        raise in_use(path, exc.holder) from exc
+
+
+def _has_locked(fd: int, *, for_writing: bool) -> bool:
+    """Lock a file, and have patience; tells whether that worked."""
+    deadline = monotonic() + _LAST_IO_SECONDS
+    while not try_lock(fd, for_writing=for_writing):
+        if monotonic() > deadline:
+            return False
+        sleep(_LAST_IO_SECONDS / 100)
+    return True
+
+
+def _remove(fd: int, path: Path) -> None:
+    if is_at(fd, path):
+        path.unlink()

@@ -8,6 +8,7 @@ from fusecache.linux.process import become_io_flusher
 from fusecache.linux.syscalls import syscall
 from fusecache.linux.trust import (
     create_trusted,
+    is_at,
     is_shared,
     look_at,
     open_or_create_trusted,
@@ -31,6 +32,7 @@ __all__ = [
     "become_io_flusher",
     "create_trusted",
     "holder_of",
+    "is_at",
     "is_for_writing",
     "is_in_memory",
     "is_locked_by_writer",

@@ -126,6 +126,14 @@ def require_trusted_directory(directory: Path) -> None:
         raise UntrustedError(msg)
 
 
+def is_at(fd: int, path: Path) -> bool:
+    """Tell whether an open file still has its name."""
+    try:
+        return os.path.samestat(os.fstat(fd), path.lstat())
+    except FileNotFoundError:
+        return False
+
+
 def is_shared(status: os.stat_result) -> bool:
     """Tell whether group or others may write."""
     return bool(status.st_mode & (stat.S_IWGRP | stat.S_IWOTH))

@@ -11,9 +11,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fusecache.attach import Location, Origin, locate, lock
+from fusecache.attach import Location, Origin, hold, locate, lock
 from fusecache.errors import BusyError, RefusedError, UsageError
-from fusecache.linux import open_or_create_trusted, resolve_trusted
+from fusecache.linux import resolve_trusted
 from fusecache.paths import defaults_for
 from fusecache.stores import open_for_store, open_to_read
 
@@ -110,31 +110,11 @@ def open_draft(path: Path, resources: ExitStack) -> Path:
     :raises OSError: it cannot be made.
     """
     draft = path.with_name(f"{path.name}.draft")
-    while True:
-        fd = open_or_create_trusted(draft, os.O_RDWR)
-        with ExitStack() as opened:
-            opened.callback(os.close, fd)
-            try:
-                lock(fd, draft, opened)
-            except BusyError as exc:
-                raise _in_use(str(draft), exc) from exc
-            if _is_at(fd, draft):  # and not one that another command made, and removed or renamed meanwhile
-                os.truncate(fd, 0)
-                opened.callback(_remove, fd, draft)
-                resources.push(opened.pop_all())
-                return draft
-
-
-def _remove(fd: int, draft: Path) -> None:
-    if _is_at(fd, draft):
-        draft.unlink()
-
-
-def _is_at(fd: int, path: Path) -> bool:
     try:
-        return os.path.samestat(os.fstat(fd), path.lstat())
-    except FileNotFoundError:
-        return False
+        os.truncate(hold(draft, resources), 0)
+    except BusyError as exc:
+        raise _in_use(str(draft), exc) from exc
+    return draft
 
 
 def _in_use(name: str, exc: BusyError) -> BusyError:

@@ -54,6 +54,7 @@ def test_one_at_a_time(file: Path) -> None:
 def test_f20_a_reader_keeps_nobody_out(file: Path) -> None:
     with hostage(file), locked(file):
         assert [path.stat().st_mode & 0o777 for path in (file.parent / "state").rglob("locks/*")] == [0o600]
+    assert not list((file.parent / "state").rglob("locks/*"))
 
 
 def test_f20_mounts_keep_each_other_out_beside_readers(file: Path) -> None:

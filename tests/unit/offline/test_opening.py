@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from fusecache.attach.lease import lock
 from fusecache.errors import BusyError, RefusedError, UntrustedError
-from fusecache.linux import directories, rename_to_new
+from fusecache.linux import directories, rename_to_new, try_lock
 from fusecache.offline.dumping import dump_to_file
 from fusecache.offline.opening import find_files, open_draft
 from fusecache.offline.repairing import repair
@@ -47,14 +46,16 @@ def test_a_draft_that_got_its_name_stays(tmp_path: Path) -> None:
 def test_a_draft_that_goes_while_it_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another command removes its draft between our opening that and our lock: what we have then is at no name."""
 
-    def lock_late(fd: int, path: Path, resources: ExitStack) -> None:
+    path = tmp_path / "new.draft"
+
+    def lock_late(fd: int, *, for_writing: bool) -> bool:
         monkeypatch.undo()
         path.unlink()
         path.write_bytes(b"of a third one")
         path.chmod(0o600)
-        lock(fd, path, resources)
+        return try_lock(fd, for_writing=for_writing)
 
-    monkeypatch.setattr("fusecache.offline.opening.lock", lock_late)
+    monkeypatch.setattr("fusecache.attach.lease.try_lock", lock_late)
     with ExitStack() as resources:
         draft = open_draft(tmp_path / "new", resources)
         assert draft.read_bytes() == b""
