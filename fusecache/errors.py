@@ -22,6 +22,13 @@ class InvalidError(RefusedError):
 class BusyError(RefusedError):
     """Somebody else uses it: a lock, a mountpoint, a block."""
 
+    holder = ""
+    """Who, if that is known."""
+
+
+class UntrustedError(RefusedError):
+    """A file that others may have made, or may change; nothing of it was read."""
+
 
 class ReadOnlyError(RefusedError):
     """The image can only be read: the metadata cannot be written any more, or the origin never.  EROFS in the mount."""

@@ -1,10 +1,15 @@
-"""Where things live by default: one set of names for each origin, found again by the next mount."""
+"""Where things live by default: one set of names for each origin, found again by the next mount.
+
+A cache may hold the only copy of something, and so may not lie where people and cleaners delete what seems to be worth
+nothing.  So it lies, with its metadata, among what programs keep (``$XDG_STATE_HOME``, ``/var/lib``).  What earlier
+versions put elsewhere is used where it lies.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -16,7 +21,8 @@ if TYPE_CHECKING:
     from fusecache.config import MountConfig
 
 
-ROOT_DIRECTORY: Final = Path("/var/cache/fusecache")
+ROOT_DIRECTORY: Final = Path("/var/lib/fusecache")
+EARLIER_ROOT_DIRECTORY: Final = Path("/var/cache/fusecache")
 
 SCHEMES: Final[frozenset[str]] = frozenset()
 """Of the origins that are no files; what does not begin with one of them is a path."""
@@ -31,6 +37,8 @@ class DefaultPaths:
     cache: Path
     metadata: Path
     log: Path
+    note: str = ""
+    """What the user should hear of the place."""
 
 
 def scheme_of(address: str) -> str:
@@ -51,7 +59,31 @@ def defaults_for(origin: str, *, environ: Mapping[str, str], is_root: bool) -> D
 
     :raises UsageError: there is no home to put them in.
     """
-    directory = ROOT_DIRECTORY if is_root else _user_directory(environ)
+    directory = own_directory(environ=environ, is_root=is_root)
+    usual = _names_in(directory, origin)
+    earlier_directory = EARLIER_ROOT_DIRECTORY if is_root else _below(environ, "XDG_CACHE_HOME", ".cache")
+    if earlier_directory is None or _has_any(usual):
+        return usual
+    earlier = _names_in(earlier_directory, origin)
+    if not _has_any(earlier):
+        return usual
+    note = (
+        f"cache and metadata lie in {earlier_directory}, which people and cleaners empty: when this is unmounted, move "
+        f"{earlier.cache.stem}.* to {directory}"
+    )
+    return replace(earlier, note=note)
+
+
+def own_directory(*, environ: Mapping[str, str], is_root: bool) -> Path:
+    """Return the directory of all that has no other place; raises UsageError where there is no home to put it in."""
+    directory = ROOT_DIRECTORY if is_root else _below(environ, "XDG_STATE_HOME", ".local/state")
+    if directory is None:
+        msg = "neither XDG_STATE_HOME nor HOME is set: say where to put things with --cache and --metadata"
+        raise UsageError(msg)
+    return directory
+
+
+def _names_in(directory: Path, origin: str) -> DefaultPaths:
     real = origin if scheme_of(origin) else os.path.realpath(origin)
     stem = os.fsdecode(os.fsencode(Path(real).name)[:_MAX_STEM])
     digest = hashlib.sha256(os.fsencode(real)).hexdigest()[:8]
@@ -62,9 +94,13 @@ def defaults_for(origin: str, *, environ: Mapping[str, str], is_root: bool) -> D
 def claims_directory(*, environ: Mapping[str, str], is_root: bool) -> Path | None:
     """Name the directory for claims on origins that cannot keep them; None without a home."""
     try:
-        return (ROOT_DIRECTORY if is_root else _user_directory(environ)) / "claims"
+        return own_directory(environ=environ, is_root=is_root) / "claims"
     except UsageError:
         return None
+
+
+def _has_any(paths: DefaultPaths) -> bool:
+    return any(os.path.lexists(path) for path in (paths.cache, paths.metadata))
 
 
 def log_for(config: MountConfig, *, environ: Mapping[str, str], is_root: bool) -> Path:
@@ -74,13 +110,12 @@ def log_for(config: MountConfig, *, environ: Mapping[str, str], is_root: bool) -
     return defaults_for(config.origin, environ=environ, is_root=is_root).log
 
 
-def _user_directory(environ: Mapping[str, str]) -> Path:
-    """Return fusecache's directory in the user's cache directory (XDG Base Directory Specification)."""
-    base = Path(environ.get("XDG_CACHE_HOME", ""))
+def _below(environ: Mapping[str, str], variable: str, in_home: str) -> Path | None:
+    """Return fusecache's directory in one of the user's (XDG Base Directory Specification); None without a home."""
+    base = Path(environ.get(variable, ""))
     if not base.is_absolute():  # the specification: relative ones are to be ignored
         home = environ.get("HOME", "")
         if not home:
-            msg = "neither XDG_CACHE_HOME nor HOME is set: say where to put things with --cache and --metadata"
-            raise UsageError(msg)
-        base = Path(home, ".cache")
+            return None
+        base = Path(home, in_home)
     return base / "fusecache"

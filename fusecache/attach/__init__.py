@@ -22,7 +22,7 @@ from fusecache.attach.claims import Claims
 from fusecache.attach.findings import look_at_origin
 from fusecache.attach.generation import ANY, is_accepted
 from fusecache.attach.inspection import inspect
-from fusecache.attach.lease import lock
+from fusecache.attach.lease import hold, lock
 from fusecache.attach.origin import Location, Origin, Strengths
 from fusecache.attach.places import default_places
 from fusecache.attach.plan import Plan
@@ -48,6 +48,7 @@ __all__ = [
     "changed_at",
     "default_places",
     "hint_signature",
+    "hold",
     "inspect",
     "is_accepted",
     "judge_origin",

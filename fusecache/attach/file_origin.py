@@ -1,8 +1,8 @@
 """An origin in a regular file or a block device.
 
 It is known by its signs (:mod:`fusecache.attach.signs`), by its time of modification and its size, and by what its
-content says of itself (:mod:`fusecache.attach.marks`).  The lease is a lock (``flock``), the claim an extended
-attribute, where the file system has such.
+content says of itself (:mod:`fusecache.attach.marks`).  The lease is a lock (:mod:`fusecache.attach.lease`), the claim
+an extended attribute, where the file system has such.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class FileLocation:
         """See :class:`fusecache.attach.origin.Location`."""
         fd = open_to_read(self.path)
         resources.callback(os.close, fd)
-        lock(fd, self.path)
+        lock(fd, self.path, resources)
         origin = FileOrigin(self.path, fd, resources)
         if writable and origin.unwritable:
             raise StoreError(origin.unwritable)
@@ -121,7 +121,7 @@ class FileOrigin:
         is_device = stat.S_ISBLK(status.st_mode)
         place = f"device {status.st_rdev}" if is_device else f"{status.st_dev}:{status.st_ino}"
         return Identity(
-            address=self.address.encode(errors="backslashreplace").decode(),  # a name may be no text
+            address=self.address,
             place=place if is_device or inode_is_stable(self._fd) else "",
             version="0" if is_device else str(status.st_mtime_ns),
             size=size,

@@ -31,7 +31,7 @@ from fusecache.attach.sizes import image_size, known_geometry, new_geometry
 from fusecache.attach.stamp import DATA_START, read_stamp
 from fusecache.block import Geometry
 from fusecache.errors import MetadataError, RefusedError, UsageError
-from fusecache.linux import size_of
+from fusecache.linux import open_trusted, resolve_trusted, size_of
 from fusecache.metadata import Database, packed, region_blocks_for
 from fusecache.paths import claims_directory
 from fusecache.stores import open_for_store
@@ -91,6 +91,7 @@ def inspect(config: MountConfig, *, environ: Mapping[str, str]) -> Plan:
             own_directory=places.own_directory,
             uuid=own_uuid,
             read_only="asked for with -o ro" if config.read_only else origin.unwritable,
+            notes=[places.note] if places.note else [],
         )
         if database is not None:
             _note_change(plan, database, verdict)
@@ -108,17 +109,20 @@ class _Places:
     metadata: Path
     own_directory: Path | None
     """The default directory, if anything is to go there."""
+    note: str
+    """What the user should hear of that."""
 
 
 def _find(config: MountConfig, environ: Mapping[str, str]) -> _Places:
     """Find out where the parts are; refuse one file in two roles, whatever its names."""
     try:
         origin, cache, metadata, own_directory = locate(config.origin), config.cache, config.metadata, None
+        note = ""
         if cache is None or metadata is None:
             defaults = default_places(origin, environ=environ, is_root=os.geteuid() == 0)
             cache, metadata = cache or defaults.cache, metadata or defaults.metadata
-            own_directory = defaults.cache.parent
-        places = _Places(origin, cache.resolve(), metadata.resolve(), own_directory)
+            own_directory, note = defaults.cache.parent, defaults.note
+        places = _Places(origin, resolve_trusted(cache), resolve_trusted(metadata), own_directory, note)
         _require_three(places)
     except (OSError, RuntimeError) as exc:  # RuntimeError: a symbolic link to itself
         msg = f"cannot look at what is to be mounted: {exc}"
@@ -139,9 +143,9 @@ def _require_three(places: _Places) -> None:
 
 
 def _open(path: Path, resources: ExitStack) -> int:
-    fd = open_for_store(path)
+    fd = open_for_store(path, trusted=True)
     resources.callback(os.close, fd)
-    lock(fd, path)
+    lock(fd, path, resources)
     return fd
 
 
@@ -153,12 +157,12 @@ def _lock_metadata(path: Path, resources: ExitStack) -> bool:
         msg = f"metadata {path} is not a file"
         raise MetadataError(msg)
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        fd = open_trusted(path, os.O_RDWR)
     except OSError as exc:
         msg = f"cannot open metadata {path}: {exc.strerror}"
         raise MetadataError(msg) from exc
     resources.callback(os.close, fd)
-    lock(fd, path)
+    lock(fd, path, resources)
     return True
 
 

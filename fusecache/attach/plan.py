@@ -26,7 +26,7 @@ from fusecache.attach.lease import in_use, lock
 from fusecache.attach.stamp import DATA_START, Stamp, read_stamp, write_stamp
 from fusecache.config import PageCache
 from fusecache.errors import MetadataError, StoreError
-from fusecache.linux import size_of, sync_directory
+from fusecache.linux import create_trusted, open_trusted, size_of, sync_directory
 from fusecache.metadata import Database, Superblock, region_blocks_for
 from fusecache.stores import ReadOnlyStore, open_file_store
 from fusecache.units import format_size
@@ -152,14 +152,14 @@ class Plan:
         path = self.cache_path
         try:
             self._make_own_directory()
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            fd = create_trusted(path)
         except FileExistsError as exc:
             raise in_use(path) from exc  # it was not there a moment ago
         except OSError as exc:
             msg = f"cannot create cache {path}: {exc.strerror}"
             raise StoreError(msg) from exc
         self.resources.callback(os.close, fd)
-        lock(fd, path)
+        lock(fd, path, self.resources)
         undo.callback(path.unlink)
         sync_directory(path.parent)  # its name has to be there before the metadata tells of it
         return fd
@@ -193,9 +193,9 @@ class Plan:
         if not self.replace_metadata:
             undo.callback(path.unlink)
         undo.callback(database.close)
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        fd = open_trusted(path, os.O_RDWR)
         self.resources.callback(os.close, fd)
         self.resources.callback(database.close)
-        lock(fd, path)
+        lock(fd, path, self.resources)
         self.notes.append(f"created metadata {path}")
         return database

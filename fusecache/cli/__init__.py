@@ -6,8 +6,8 @@ when it runs, so that ``--help`` and ``status`` answer at once.
 
 from __future__ import annotations
 
-import io
 import sys
+from io import TextIOWrapper
 from typing import Annotated, NoReturn
 
 import typer
@@ -15,6 +15,7 @@ import typer
 from fusecache import __version__
 from fusecache.cli import mounts, offline, simulation
 from fusecache.errors import FusecacheError, UsageError
+from fusecache.lines import complain
 
 app = typer.Typer(
     name="fusecache",
@@ -31,12 +32,13 @@ app.add_typer(simulation.app)
 
 def main() -> NoReturn:
     """Run the command that ``sys.argv`` asks for, and exit."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr is: a file's name may be no text
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # what this terminal has no letter for is shown all the same
     try:
         app()
     except FusecacheError as exc:
-        print(f"fusecache: {exc}", file=sys.stderr)  # noqa: T201 - the one place where errors are shown
+        complain(exc)
         sys.exit(2 if isinstance(exc, UsageError) else 1)
     sys.exit(0)
 

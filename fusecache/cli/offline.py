@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ import typer
 
 from fusecache.config import MountConfig, check_block_size
 from fusecache.errors import FusecacheError, UsageError
+from fusecache.lines import say
 from fusecache.paths import absolute_address
 from fusecache.units import format_size, parse_size
 
@@ -62,7 +64,7 @@ def check(
         offline.put_stamp(files, report)
         report.stamp_missing = False
     for line in offline.describe_check(report, files):
-        typer.echo(line)
+        say(line)
     offline.require_no_problems(report)
 
 
@@ -120,9 +122,9 @@ def restore(
         except OSError as exc:
             msg = f"cannot read {source}: {exc.strerror}"
             raise FusecacheError(msg) from exc
-    typer.echo(f"{files.metadata}: {restored.blocks} blocks, {restored.dirty} of them dirty")
+    say(f"{files.metadata}: {restored.blocks} blocks, {restored.dirty} of them dirty")
     for note in restored.notes:
-        typer.echo(note)
+        say(note)
 
 
 @app.command(help="Make sound metadata from damaged metadata, in a new file, and list what is lost.")
@@ -145,8 +147,8 @@ def repair(
     size = None if block_size is None else check_block_size(parse_size(block_size))
     report = offline.repair(files, output.absolute(), block_size=size)
     for line in offline.describe_repair(report):
-        typer.echo(line)
-    typer.echo(f"next: mount with --metadata {output}")
+        say(line)
+    say(f"next: mount with --metadata {shlex.quote(str(output))}")
 
 
 @app.command(help="Write what is dirty to the origin, so that it is complete without the cache.")
@@ -171,7 +173,7 @@ def writeback(
     with _progress() as progress:
         outcome = offline.write_back(config, dict(os.environ), progress, retries=retry_count, force=force)
     for line in offline.describe_writeback(outcome):
-        typer.echo(line)
+        say(line)
     offline.require_complete(outcome)
 
 
@@ -215,7 +217,7 @@ def metadata_size(
         msg = "--nr-blocks stands in place of --block-size and --cache-size"
         raise UsageError(msg)
     size = offline.metadata_size(nr_blocks)
-    typer.echo(str(size) if numeric_only else f"{size} bytes ({format_size(size)}) for {nr_blocks} blocks")
+    say(str(size) if numeric_only else f"{size} bytes ({format_size(size)}) for {nr_blocks} blocks")
 
 
 def _files(origin: str | None, cache: Path | None, metadata: Path | None) -> Files:

@@ -18,48 +18,41 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shlex
 import sys
 import time
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from secrets import token_hex
-from typing import TYPE_CHECKING, Any, Final, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
+from fusecache.client.attributes import ImageAttributes
 from fusecache.client.unmounting import detach, dirty_after_clean_end, hold_process, unmount_command, wait_for
 from fusecache.errors import BusyError, FusecacheError, RefusedError
 from fusecache.grammar import join_words
+from fusecache.lines import printable, say
 from fusecache.units import SECTOR, format_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
 
+    from fusecache.client.attributes import Attributes
+
 POLL_SECONDS: Final = 0.2
-
-
-class Attributes(Protocol):
-    """The extended attributes of a mount's image, without their prefix; both raise OSError."""
-
-    def get(self, name: str) -> str:
-        """Read one."""
-
-    def set(self, name: str, value: str) -> None:
-        """Set one; returns at once, and what takes longer goes on."""
-
-
-class ImageAttributes:
-    """Those of a real image."""
-
-    def __init__(self, mountpoint: Path) -> None:
-        self._image = mountpoint / "image"
-
-    def get(self, name: str) -> str:
-        """Read one."""
-        return os.fsdecode(os.getxattr(self._image, f"user.fusecache.{name}"))
-
-    def set(self, name: str, value: str) -> None:
-        """Set one."""
-        os.setxattr(self._image, f"user.fusecache.{name}", os.fsencode(value))
+_KINDS: Final = {
+    "pid": int,
+    "block_bytes": int,
+    "dirty_blocks": int,
+    "flush_pending": int,
+    "flush_failed": int,
+    "decommissioned": bool,
+    "origin": str,
+    "cache": str,
+    "metadata": str,
+    "mode": str,
+}
+"""What the commands need of the statistics."""
 
 
 class Client:
@@ -78,9 +71,12 @@ class Client:
     def show_status(self, *, as_json: bool) -> None:
         """Print the status: the JSON as it came, or a table."""
         if as_json:
-            _say(self._read_stats())
+            say(self._read_stats())
         else:
-            _show_table(_status_rows(self.stats()))
+            stats = self.stats()
+            with self._understanding():
+                rows = _status_rows(stats)
+            _show_table({name: printable(value) for name, value in rows.items()})
 
     def set_value(self, key: str, value: str) -> None:
         """Set one value, and wait until that is done."""
@@ -95,7 +91,7 @@ class Client:
         """Write back everything that is dirty now."""
         origin = self.stats()["origin"]
         self.send_message(["flush"])
-        _say(f"{origin} is complete up to now")
+        say(f"{origin} is complete up to now")
 
     def decommission(self) -> None:
         """Write back everything and empty the cache, so that it can be thrown away."""
@@ -106,10 +102,10 @@ class Client:
                 f"nothing was cached any more, but somebody has set the mode to {stats['mode']} since: it caches again"
             )
             raise FusecacheError(msg)
-        _say(f"{stats['origin']} is complete, and nothing is cached any more")
-        _say(f"after `fusecache unmount {self._mountpoint}` these can be deleted:")
+        say(f"{stats['origin']} is complete, and nothing is cached any more")
+        say(f"after `fusecache unmount {self._mountpoint}` these can be deleted:")
         for name in ("cache", "metadata"):
-            _say(f"  {stats[name]}")
+            say(f"  {stats[name]}")
 
     def unmount(self) -> None:
         """Unmount, wait for the daemon's end, and make sure that it was a clean one."""
@@ -132,12 +128,12 @@ class Client:
         if not Path(stats["cache"]).exists():
             msg = f"{stats['origin']} lacks {dirty} dirty blocks ({size}), and {stats['cache']} is not there: {log}"
             raise FusecacheError(msg)
-        _say(f"{stats['origin']} lacks {dirty} dirty blocks ({size}), which are safe in {stats['cache']}")
+        say(f"{stats['origin']} lacks {dirty} dirty blocks ({size}), which are safe in {stats['cache']}")
 
     def _require_origin(self, stats: dict[str, Any]) -> None:
         """Refuse to let go of an origin that has no name any more."""
         if "origin" in stats.get("gone", "").split():
-            command = " ".join(unmount_command(self._mountpoint))
+            command = shlex.join(unmount_command(self._mountpoint))
             msg = (
                 f"{stats['origin']} was removed or replaced, and its content ends with this mount: copy "
                 f"{self._mountpoint}/image first; if it is not needed, `{command}` unmounts"
@@ -146,12 +142,20 @@ class Client:
 
     def stats(self) -> dict[str, Any]:
         """Read the statistics."""
-        try:
+        with self._understanding():
             stats: dict[str, Any] = json.loads(self._read_stats())
-        except (ValueError, RecursionError) as exc:
-            msg = f"{self._mountpoint} is not a fusecache mount"
-            raise RefusedError(msg) from exc
+            if wrong := [name for name, kind in _KINDS.items() if type(stats[name]) is not kind]:
+                raise TypeError(*wrong)
         return stats
+
+    @contextmanager
+    def _understanding(self) -> Iterator[None]:
+        """Refuse answers that no daemon of ours gives: anybody can mount something that calls itself fusecache."""
+        try:
+            yield
+        except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as exc:
+            msg = f"{self._mountpoint} does not answer as this version of fusecache does"
+            raise RefusedError(msg) from exc
 
     def _read_stats(self) -> str:
         try:
@@ -164,7 +168,7 @@ class Client:
         mountpoint = self._mountpoint
         match exc.errno:
             case errno.ENOTCONN | errno.ECONNABORTED | errno.ECONNREFUSED:
-                command = " ".join(unmount_command(mountpoint))
+                command = shlex.join(unmount_command(mountpoint))
                 text = f"the daemon of {mountpoint} has died: type `{command}`, then mount again to recover"
             case errno.ENODATA | errno.ENOTSUP | errno.ENOENT | errno.ENOTDIR:
                 text = f"{mountpoint} is not a fusecache mount"
@@ -219,9 +223,9 @@ class Client:
         report = self._report(ticket, what)
         if report.goes_on and not _is_terminal(sys.stderr):
             if report.state == "waiting":
-                _say(f"waiting for what was asked before: {self.stats()['job']}")
+                say(f"waiting for what was asked before: {self.stats()['job']}")
             elif report.total and stats["dirty_blocks"]:
-                _say(f"writing back {report.total} blocks ({format_size(report.total * stats['block_bytes'])})")
+                say(f"writing back {report.total} blocks ({format_size(report.total * stats['block_bytes'])})")
         if report.goes_on:
             with _counting(what, report.total) as show:
                 while report.goes_on:
@@ -246,10 +250,6 @@ class _Report:
         return self.state in {"waiting", "running"}
 
 
-def _say(line: str) -> None:
-    print(line)  # noqa: T201 - this is for the user
-
-
 def _is_terminal(stream: TextIO) -> bool:
     return stream.isatty() or bool(os.environ.get("FORCE_COLOR"))
 
@@ -262,7 +262,7 @@ def _show_table(rows: Mapping[str, str]) -> None:
         return
     width = max(map(len, rows))
     for name, value in rows.items():
-        _say(f"{name:{width}}  {value}")
+        say(f"{name:{width}}  {value}")
 
 
 @contextmanager

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 import select
+import shlex
 import subprocess
 import time
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from fusecache.client.holders import holders_of
-from fusecache.errors import BusyError, FusecacheError, RefusedError
+from fusecache.errors import BusyError, FusecacheError, RefusedError, UntrustedError
+from fusecache.linux import mounted_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 _BUSY_SECONDS: Final = 1.0
 """So long a mount may be busy before that is told: what has just ended, or looks at everything new, lets go soon."""
@@ -23,7 +25,7 @@ _PAUSE_SECONDS: Final = 0.1
 
 def unmount_command(mountpoint: Path) -> list[str]:
     """Spell the command that unmounts."""
-    return ["umount", str(mountpoint)] if os.geteuid() == 0 else ["fusermount3", "-u", str(mountpoint)]
+    return [*(["umount"] if os.geteuid() == 0 else ["fusermount3", "-u"]), "--", str(mountpoint)]
 
 
 def detach(mountpoint: Path) -> None:
@@ -61,22 +63,34 @@ def _who_is_it(mountpoint: Path) -> str:
         return f"{mountpoint} is busy, so it stays mounted: in use by {holders}"
     return (
         f"{mountpoint} is busy, so it stays mounted: a VM, a loop device or a shell in it still uses it; "
-        f"`fuser -vm {mountpoint}` or `losetup -j {mountpoint}/image` names it"
+        f"`{shlex.join(['fuser', '-vm', f'{mountpoint}'])}` or "
+        f"`{shlex.join(['losetup', '-j', f'{mountpoint}/image'])}` names it"
     )
 
 
 @contextmanager
 def hold_process(pid: int, mountpoint: Path) -> Iterator[int]:
-    """Yield a pidfd, so that no other process can be taken for this one."""
+    """Yield a pidfd, so that no other process can be taken for this one; it must be of the user who mounted."""
+    msg = f"the daemon of {mountpoint} (pid {pid}) cannot be seen from here: unmount where it was mounted"
     try:
         pidfd = os.pidfd_open(pid)
-    except ProcessLookupError as exc:
-        msg = f"the daemon of {mountpoint} (pid {pid}) cannot be seen from here: unmount where it was mounted"
+    except (OSError, OverflowError) as exc:
         raise RefusedError(msg) from exc
     try:
+        mounted = mounted_at(mountpoint)
+        if mounted is not None and mounted.user != _user_of(pid):
+            raise RefusedError(msg)
         yield pidfd
     finally:
         os.close(pidfd)
+
+
+def _user_of(pid: int) -> int | None:
+    """Return whose process it is; None if it has gone."""
+    try:
+        return Path("/proc", str(pid)).stat().st_uid
+    except OSError:
+        return None
 
 
 def wait_for(pidfd: int) -> None:
@@ -93,5 +107,8 @@ def dirty_after_clean_end(metadata: Path) -> int | None:
     try:
         with Database.read_only(metadata) as database:
             return database.count(dirty_only=True) if database.superblock().clean_shutdown else None
+    except UntrustedError as exc:
+        msg = f"unmounted; whether the daemon ended cleanly, only its user can see: {exc}"
+        raise FusecacheError(msg) from exc
     except (FusecacheError, OSError):
         return None

@@ -33,6 +33,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from fusecache.errors import FusecacheError, UsageError
+from fusecache.lines import complain, say
+from fusecache.linux import open_or_create_trusted, resolve_trusted
 from fusecache.paths import absolute_address, log_for
 
 if TYPE_CHECKING:
@@ -128,7 +130,7 @@ def _open_log(path: Path, *, make_directory: bool) -> int:
     try:
         if make_directory:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        return open_or_create_trusted(resolve_trusted(path), os.O_WRONLY | os.O_APPEND)
     except OSError as exc:
         msg = f"cannot open the log {path}: {exc.strerror}"
         raise FusecacheError(msg) from exc
@@ -196,8 +198,7 @@ def _print_notes(notes: list[str]) -> None:
     """Tell the user; if nobody listens, that is no reason for the image not to be there."""
     try:
         for note in notes:
-            sys.stdout.write(f"{note.encode(errors='backslashreplace').decode()}\n")
-        sys.stdout.flush()
+            say(note)
     except OSError:
         with suppress(OSError):  # what is left would be tried again at the end
             os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), 1)
@@ -257,6 +258,6 @@ def _serve_and_tell(config: MountConfig, load: Callable[[], Serve], report: int)
         if is_waiting:
             tell({"error": str(exc), "usage": isinstance(exc, UsageError)})
         else:
-            sys.stderr.write(f"fusecache: {exc}\n")
+            complain(exc)  # into the log
         return 1
     return 0

@@ -1,6 +1,6 @@
 """The durable record: which block lies where in the cache, and what is known of it after a crash."""
 
-from fusecache.metadata.database import Database
+from fusecache.metadata.database import Database, new_record
 from fusecache.metadata.identity import Identity
 from fusecache.metadata.readonly import (
     SQLITE_ERRORS,
@@ -15,6 +15,7 @@ from fusecache.metadata.readonly import (
 )
 from fusecache.metadata.record import Record, Row, Transaction
 from fusecache.metadata.rescue import put_back
+from fusecache.metadata.schema import PUT_VALUE, bounded, schema_complaint, text_values
 from fusecache.metadata.superblock import (
     FORMAT,
     IDENTITY,
@@ -27,12 +28,14 @@ from fusecache.metadata.superblock import (
     region_blocks_for,
 )
 from fusecache.metadata.suspects import Suspects
+from fusecache.metadata.trusted import require_trusted_metadata
 from fusecache.metadata.write_ahead_log import side_files
 
 __all__ = [
     "FORMAT",
     "IDENTITY",
     "NAMES",
+    "PUT_VALUE",
     "SIZES",
     "SQLITE_ERRORS",
     "Database",
@@ -42,18 +45,23 @@ __all__ = [
     "Superblock",
     "Suspects",
     "Transaction",
+    "bounded",
     "connect",
     "copied",
     "faults",
     "header_complaint",
     "is_sqlite",
     "log_complaint",
+    "new_record",
     "packed",
     "put_back",
     "reading",
     "region_blocks_for",
     "require_metadata",
+    "require_trusted_metadata",
     "require_whole",
+    "schema_complaint",
     "side_files",
     "sqlite_errors",
+    "text_values",
 ]

@@ -33,18 +33,14 @@ from typing import TYPE_CHECKING, Final, final
 import structlog
 import trio
 
-from fusecache.errors import MetadataError
-from fusecache.linux import sync_directory
-from fusecache.metadata.readonly import connect, reading, require_metadata, require_whole, sqlite_errors
+from fusecache.errors import MetadataError, UntrustedError
+from fusecache.linux import rename_to_new, require_trusted_directory, sync_directory
+from fusecache.metadata.readonly import MOST_VALUES, connect, reading, require_metadata, require_whole, sqlite_errors
 from fusecache.metadata.record import Row
+from fusecache.metadata.schema import PUT_VALUE, SCHEMA, bounded, schema_complaint, text_values
 from fusecache.metadata.superblock import APPLICATION_ID, FORMAT, IN_USE, Superblock
-from fusecache.metadata.write_ahead_log import (
-    begin_writing,
-    end_writing,
-    is_in_wal_mode,
-    log_size,
-    side_files,
-)
+from fusecache.metadata.trusted import names_held, require_trusted_metadata
+from fusecache.metadata.write_ahead_log import begin_writing, end_writing, is_in_wal_mode, log_size, side_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -57,13 +53,6 @@ _PAUSES: Final = (0.1, 0.3, 1.0, 3.0, 10.0)
 """Seconds to wait where the system gives no thread."""
 _TURN: Final = 2000
 """Commits and changed rows; each may take a page of the log."""
-_SCHEMA: Final = """
-    CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-    CREATE TABLE blocks (
-        cblock INTEGER PRIMARY KEY, oblock INTEGER NOT NULL, dirty INTEGER NOT NULL, hint INTEGER, crc INTEGER
-    );
-    CREATE TABLE regions (region INTEGER PRIMARY KEY);
-"""
 # SQLite keeps whatever it is given; asking it is faster by far than looking at each value here.
 _DAMAGED_ROW: Final = """
     SELECT * FROM blocks
@@ -97,28 +86,27 @@ class Database:
 
         :param replace: put it in the place of what is there.
         :raises FileExistsError: something is there, and is not to be replaced.
+        :raises UntrustedError: others could put another one in its place.
         :raises OSError: the directory cannot be written.
         """
+        require_trusted_directory(path.parent)
+        require_trusted_metadata(path)
         fd, name = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)
-        os.close(fd)
         draft = Path(name)
         try:
-            with sqlite_errors(path), closing(connect(draft)) as connection:
-                connection.execute("PRAGMA synchronous = FULL")
-                connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-                connection.execute(f"PRAGMA user_version = {FORMAT}")
-                connection.executescript(f"BEGIN; {_SCHEMA}; COMMIT;")
-                with _transaction(connection):
-                    connection.executemany("INSERT INTO meta VALUES (?, ?)", values.items())
+            with new_record(draft, values):
+                pass
+            os.fsync(fd)
             if replace:
                 _end_log(path)
                 draft.replace(path)
             else:
                 if not path.exists():
                     _put_log_aside(path)
-                path.hardlink_to(draft)  # unlike a rename, this fails where something is there
+                rename_to_new(draft, path)
             sync_directory(path.parent)
         finally:
+            os.close(fd)
             draft.unlink(missing_ok=True)
         return cls.open(path)
 
@@ -131,9 +119,10 @@ class Database:
         require_metadata(path)
         require_whole(path)
         with ExitStack() as opened:
-            database = cls(path, _connect(path))
-            opened.callback(database.close)
-            database._require_tables()
+            with names_held(path):
+                database = cls(path, _connect(path))
+                opened.callback(database.close)
+                database._require_tables()
             with sqlite_errors(path):
                 database._measure()
             opened.pop_all()
@@ -154,12 +143,19 @@ class Database:
             yield database
 
     def _require_tables(self) -> None:
-        with sqlite_errors(self.path):
-            tables = {name for (name,) in self._connection.execute("SELECT name FROM sqlite_master")}
-        self.values()
-        if not {"meta", "blocks", "regions"} <= tables:
-            msg = f"metadata {self.path} is damaged: tables are missing"
+        with self._unverified():
+            complaint = schema_complaint(self._connection)
+        if complaint:
+            msg = f"metadata {self.path} is damaged: {complaint}"
             raise MetadataError(msg)
+        self.values()
+
+    @contextmanager
+    def _unverified(self) -> Iterator[None]:
+        """Read what may be anything."""
+        size = self.size() if self.path.exists() else 0
+        with sqlite_errors(self.path), bounded(self._connection, size):
+            yield
 
     def superblock(self) -> Superblock:
         """Read what it says of the cache as a whole."""
@@ -172,8 +168,8 @@ class Database:
 
     def values(self) -> dict[str, str]:
         """Read all names and values of ``meta`` but its own."""
-        with sqlite_errors(self.path):
-            values = dict(self._connection.execute("SELECT name, value FROM meta"))
+        with self._unverified():
+            values = dict(self._connection.execute("SELECT name, value FROM meta LIMIT ?", (MOST_VALUES,)))
         for name, value in values.items():
             if not (isinstance(name, str) and isinstance(value, str)):
                 msg = f"metadata {self.path} is damaged: {name!r} is {value!r}"
@@ -184,11 +180,11 @@ class Database:
     def set_values(self, values: Mapping[str, str]) -> None:
         """Write names and values, durable when this returns."""
         with self._transaction() as connection:
-            connection.executemany("REPLACE INTO meta VALUES (?, ?)", values.items())
+            connection.executemany(PUT_VALUE, text_values(values))
 
     def rows(self) -> Iterator[Row]:
         """Read all cached blocks in cblock order; one that cannot be is named before any is given."""
-        with sqlite_errors(self.path):
+        with self._unverified():
             damaged = self._connection.execute(_DAMAGED_ROW).fetchone()
             if damaged is not None:
                 cblock, *found = damaged
@@ -201,7 +197,7 @@ class Database:
 
     def count(self, *, dirty_only: bool) -> int:
         """Count the recorded blocks, or the dirty ones among them."""
-        with sqlite_errors(self.path):
+        with self._unverified():
             query = self._connection.execute("SELECT COUNT(*) FROM blocks WHERE dirty >= ?", (int(dirty_only),))
             (count,) = query.fetchone()
             return int(count)
@@ -233,7 +229,7 @@ class Database:
 
     def regions(self) -> set[int]:
         """Read the regions that may have been written."""
-        with sqlite_errors(self.path):
+        with self._unverified():
             regions = {region for (region,) in self._connection.execute("SELECT region FROM regions")}
         if not all(isinstance(region, int) for region in regions):
             msg = f"metadata {self.path} is damaged: it names regions that can be none"
@@ -267,9 +263,10 @@ class Database:
 
     def close(self) -> None:
         """Close the file, in order: all commits are in it, and it needs no log any more, unless that cannot be done."""
-        with suppress(sqlite3.Error):
+        with suppress(sqlite3.Error, MetadataError, UntrustedError):
             if is_in_wal_mode(self._connection):
-                end_writing(self._connection)
+                with names_held(self.path):
+                    end_writing(self._connection)
         self._connection.close()
 
     def let_go(self) -> None:
@@ -289,7 +286,8 @@ class Database:
         self._commits += 1
         written = self._commits + self._connection.total_changes
         if written - self._turned_at >= _TURN:
-            begin_writing(self._connection)
+            with names_held(self.path):
+                begin_writing(self._connection)
             self._turned_at = self._commits + self._connection.total_changes
 
     async def _in_thread(self, function: Callable[[], None]) -> None:
@@ -314,7 +312,7 @@ class Database:
             # Rewriting a row that is there overwrites what a failed commit may have left in the write-ahead log.
             connection.executemany("REPLACE INTO regions VALUES (?)", ((region,) for region in transaction.opened))
             connection.executemany("DELETE FROM regions WHERE region = ?", ((region,) for region in transaction.closed))
-            connection.executemany("REPLACE INTO meta VALUES (?, ?)", transaction.values.items())
+            connection.executemany(PUT_VALUE, text_values(transaction.values))
             self._measure()
 
     def _measure(self) -> None:
@@ -326,6 +324,30 @@ class Database:
         with self._transaction() as connection:
             # What stays as it is need not be written.
             connection.executemany("UPDATE blocks SET hint = ?2 WHERE cblock = ?1 AND hint IS NOT ?2", hints)
+
+
+@contextmanager
+def new_record(path: Path, values: Mapping[str, str]) -> Iterator[sqlite3.Connection]:
+    """Make a record with these values in an empty file, which nobody sees yet; at the end of the block it is whole.
+
+    Durable it is not.
+
+    :return: for more that is to go into it.
+    """
+    with sqlite_errors(path), closing(connect(path)) as connection:
+        # SQLite believes a journal beside a file, whosever it is, when it locks the file: so that is done once, while
+        # the file is empty and none counts.
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        connection.execute("PRAGMA journal_mode = OFF")
+        connection.execute("PRAGMA synchronous = OFF")
+        connection.execute("BEGIN EXCLUSIVE")
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version = {FORMAT}")
+        for statement in SCHEMA:
+            connection.execute(statement)
+        connection.executemany(PUT_VALUE, text_values(values))
+        yield connection
+        connection.execute("COMMIT")
 
 
 @contextmanager
@@ -343,7 +365,7 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]
 
 def _end_log(path: Path) -> None:
     """Have all of a metadata file in that file, so that nothing is lost if a crash leaves it without its log."""
-    with suppress(sqlite3.Error), closing(connect(path)) as connection:
+    with suppress(sqlite3.Error), names_held(path), closing(connect(path)) as connection:
         end_writing(connection)
     for name in side_files(path):
         name.unlink(missing_ok=True)

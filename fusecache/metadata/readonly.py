@@ -2,7 +2,7 @@
 
 Theory of operation
 -------------------
-Whoever reads holds ``flock`` on the metadata, or knows that its daemon has ended; SQLite's own locks do not matter
+Whoever reads has the metadata locked, or knows that its daemon has ended; SQLite's own locks do not matter
 then.  A file without a write-ahead log is opened as ``immutable``: SQLite creates nothing beside it.  With a log in
 it, SQLite would have to write an index of the log, and at the end the log's content into the file; so both are copied,
 and the copy is read.
@@ -10,6 +10,7 @@ and the copy is read.
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 from contextlib import closing, contextmanager
@@ -18,12 +19,17 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Final
 
 from fusecache.errors import MetadataError, StoreError
+from fusecache.linux import open_trusted
+from fusecache.metadata.schema import bounded, harden, schema_complaint
 from fusecache.metadata.superblock import HEADER_BYTES, header_fault
+from fusecache.metadata.trusted import require_trusted_metadata
 from fusecache.metadata.write_ahead_log import log_fault, log_size, side_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+_ENDLESS: Final = "it takes more steps to be read than all that a sound file of its size can hold"
+MOST_VALUES: Final = 1000
 SQLITE_ERRORS: Final = (sqlite3.Error, OverflowError, UnicodeDecodeError, MemoryError)
 """What reading a damaged database raises: SQLite may quote a damaged name in its complaint, or take a number for the
 size of a record, and ask for that much memory."""
@@ -36,9 +42,13 @@ def require_metadata(path: Path) -> None:
 
 
 def header_complaint(path: Path) -> str:
-    """Say what is wrong with the first bytes of a metadata file; nothing if they are right."""
+    """Say what is wrong with the first bytes of a metadata file; nothing if they are right.
+
+    :raises UntrustedError: others decide what it says, and nothing of it was read.
+    """
     try:
-        with path.open("rb") as file:
+        require_trusted_metadata(path)
+        with os.fdopen(open_trusted(path, os.O_RDONLY), "rb") as file:
             fault = header_fault(file.read(HEADER_BYTES))
     except OSError as exc:
         return f"cannot open metadata {path}: {exc.strerror}"
@@ -67,12 +77,19 @@ def require_whole(path: Path) -> None:
 
 def _values_in_file(path: Path) -> dict[str, str]:
     with _pages(path) as connection:
-        return dict(connection.execute("SELECT name, value FROM meta"))
+        return _values(connection, path)
+
+
+def _values(connection: sqlite3.Connection, path: Path) -> dict[str, str]:
+    with bounded(connection, path.stat().st_size + log_size(path)):
+        if complaint := schema_complaint(connection):
+            raise sqlite3.DatabaseError(complaint)
+        return dict(connection.execute("SELECT name, value FROM meta LIMIT ?", (MOST_VALUES,)))
 
 
 def _values_with_log(path: Path) -> dict[str, str]:
     with copied(path) as copy, closing(connect(copy)) as connection:
-        values = dict(connection.execute("SELECT name, value FROM meta"))
+        values = _values(connection, path)
         _, commits, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
         return values if commits > 0 else {}
 
@@ -82,7 +99,7 @@ def _pages(path: Path) -> Iterator[sqlite3.Connection]:
     """Open what is in the file itself; SQLite looks at nothing beside it, and creates nothing."""
     uri = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
     with closing(sqlite3.connect(uri, isolation_level=None, uri=True)) as connection:
-        connection.execute("PRAGMA cell_size_check = ON")
+        harden(connection)
         yield connection
 
 
@@ -90,15 +107,27 @@ def _pages(path: Path) -> Iterator[sqlite3.Connection]:
 def reading(path: Path) -> Iterator[sqlite3.Connection]:
     """Open a metadata file for reading only; its log counts, and nothing changes on the disk.
 
+    It has our tables and nothing else.
+
     :raises MetadataError: SQLite's complaints, here and inside the block.
     """
     with sqlite_errors(path):
         if log_size(path):
-            with copied(path) as copy, closing(connect(copy)) as connection:
+            with copied(path) as copy, closing(connect(copy)) as connection, verified(connection, path):
                 yield connection
         else:
-            with _pages(path) as connection:
+            with _pages(path) as connection, verified(connection, path):
                 yield connection
+
+
+@contextmanager
+def verified(connection: sqlite3.Connection, path: Path) -> Iterator[None]:
+    """Have our tables in a file and nothing else, and nothing that takes for ever to be read; raises MetadataError."""
+    with bounded(connection, path.stat().st_size + log_size(path)):
+        if complaint := schema_complaint(connection):
+            msg = f"metadata {path} is damaged: {complaint}"
+            raise MetadataError(msg)
+        yield
 
 
 @contextmanager
@@ -107,10 +136,10 @@ def copied(path: Path) -> Iterator[Path]:
     with TemporaryDirectory(prefix="fusecache-") as directory:
         copy = Path(directory, "metadata")
         try:
-            shutil.copyfile(path, copy)
+            _copy(path, copy)
             for file, its_copy in zip(side_files(path), side_files(copy), strict=True):
                 if not file.name.endswith("-shm") and file.exists():  # SQLite makes an index itself
-                    shutil.copyfile(file, its_copy)
+                    _copy(file, its_copy)
         except OSError as exc:
             msg = f"cannot copy metadata {path} to {directory}: {exc.strerror}"
             raise StoreError(msg) from exc  # that is no damage
@@ -120,8 +149,14 @@ def copied(path: Path) -> Iterator[Path]:
 def connect(path: Path, *, in_one_thread: bool = True) -> sqlite3.Connection:
     """Open a file in any state of damage; raises one of ``SQLITE_ERRORS``."""
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=in_one_thread)
-    connection.execute("PRAGMA cell_size_check = ON")
+    harden(connection)
     return connection
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file that is trusted; raises OSError."""
+    with os.fdopen(open_trusted(source, os.O_RDONLY), "rb") as original, target.open("xb") as copy:
+        shutil.copyfileobj(original, copy)
 
 
 @contextmanager
@@ -133,5 +168,5 @@ def sqlite_errors(path: Path) -> Iterator[None]:
         # SQLite quotes what it cannot read, in several lines, and asks for the memory that damaged sizes name.
         reason = " ".join(str(exc).split()) or "it asks for too much memory"
         holder = " (another program has it open: a shell with a transaction, perhaps)" if "locked" in reason else ""
-        msg = f"metadata {path}: {reason}{holder}"
+        msg = f"metadata {path}: {_ENDLESS if reason == 'interrupted' else reason}{holder}"
         raise MetadataError(msg) from exc

@@ -22,7 +22,6 @@ from fusecache.attach import (
     Verdict,
     judge_origin,
     locate,
-    lock,
     look_at_origin,
     read_stamp,
     require_same_generation,
@@ -30,7 +29,7 @@ from fusecache.attach import (
     write_stamp,
 )
 from fusecache.errors import FusecacheError, MetadataError, RefusedError
-from fusecache.linux import size_of
+from fusecache.linux import open_trusted, size_of
 from fusecache.metadata import (
     Database,
     Superblock,
@@ -45,7 +44,6 @@ from fusecache.metadata import (
 from fusecache.offline.facts import contested, geometry_of, judge, raw_rows, read_regions, read_values
 from fusecache.offline.opening import open_locked, open_origin
 from fusecache.paths import claims_directory
-from fusecache.stores import open_for_store
 from fusecache.units import format_size
 
 if TYPE_CHECKING:
@@ -55,7 +53,6 @@ if TYPE_CHECKING:
 
 _SHOWN: Final = 10
 """Problems of one kind that are told one by one."""
-_TABLES: Final = ("meta", "blocks", "regions")
 _DAMAGE: Final = (
     "the metadata is damaged, and no mount will use it; the data in cache and origin is not touched by that, but what "
     "is dirty in the cache can only be found by what is left of the metadata"
@@ -122,10 +119,7 @@ def put_stamp(files: Files, report: Report) -> None:
         raise RefusedError(msg)
     with ExitStack() as resources:
         open_locked(files.metadata, resources)
-        fd = open_for_store(files.cache)
-        resources.callback(os.close, fd)
-        lock(fd, files.cache)
-        write_stamp(fd, Stamp(report.uuid, report.generation))
+        write_stamp(open_locked(files.cache, resources, writable=True), Stamp(report.uuid, report.generation))
 
 
 def _require_sound(report: Report) -> None:
@@ -184,8 +178,7 @@ class _Check:
             return None
 
     def _complain_of_header(self, complaint: str) -> None:
-        path = self._files.metadata
-        with path.open("rb") as file:
+        with os.fdopen(open_trusted(self._files.metadata, os.O_RDONLY), "rb") as file:
             is_foreign = is_sqlite(file.read(4096))
         if "has format" in complaint:
             meaning, command = "nothing is wrong with it: it is another version's", "fusecache --version"
@@ -200,10 +193,6 @@ class _Check:
         for line in lines:
             if line != "ok":
                 self._problem(f"SQLite finds damage: {' '.join(line.split())}")
-        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
-        if missing := [name for name in _TABLES if name not in tables]:
-            self._problem(f"tables are missing: {', '.join(missing)}")
-            return None
         values = read_values(connection)
         if wrong := faults(values):
             for fault in wrong.values():

@@ -2,9 +2,9 @@
 
 Theory of operation
 -------------------
-A *draft*, ``NAME.draft``, is made beside the place where the metadata is to be; when it is complete and durable it is
-linked there, which fails if something has come to be there meanwhile.  Whoever is killed leaves at most a draft, which
-the next one makes anew.  The directory is locked: one draft at a time.
+A *draft*, ``NAME.draft``, is made beside the place where the metadata is to be; when it is complete and durable it gets
+the name, which fails if something has come to be there meanwhile.  The draft is locked: one at a time.  Whoever is
+killed leaves at most a draft, which the next one makes anew.
 
 What is replaced is never removed: it is put aside as ``NAME.old``, with its write-ahead log.  That is more than
 politeness: a log that stayed behind would be taken for the new file's.
@@ -14,15 +14,22 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, NoReturn
 
-from fusecache.attach import lock
 from fusecache.errors import MetadataError, RefusedError
-from fusecache.linux import sync_directory
-from fusecache.metadata import Database, Row, Suspects, side_files, sqlite_errors
+from fusecache.linux import rename_to_new, sync_directory
+from fusecache.metadata import (
+    PUT_VALUE,
+    Row,
+    Suspects,
+    new_record,
+    require_trusted_metadata,
+    side_files,
+    text_values,
+)
 from fusecache.offline.facts import SELECT, contested, geometry_of
-from fusecache.offline.opening import exists_already, open_locked
+from fusecache.offline.opening import exists_already, open_draft, open_locked
 from fusecache.offline.visiting import Visitor
 
 if TYPE_CHECKING:
@@ -47,7 +54,7 @@ class Draft(Visitor):
         geometry = geometry_of(superblock)
         self._cache_blocks, self._origin_blocks = geometry.cache_blocks, geometry.origin_blocks
         self._region_blocks = superblock.region_blocks
-        self._connection.executemany("INSERT INTO meta VALUES (?, ?)", superblock.pack().items())
+        self._connection.executemany(PUT_VALUE, text_values(superblock.pack()))
 
     def regions(self, regions: set[int]) -> None:
         """Take down the regions that may have been written."""
@@ -117,56 +124,33 @@ def drafted(path: Path, source: str, *, replace: bool = False) -> Iterator[Draft
     :raises MetadataError: it cannot be written.
     """
     with ExitStack() as resources:
-        _lock_directory(path, resources)
-        if path.exists():
-            if not replace:
-                raise exists_already(path)
-            open_locked(path, resources)
-        draft_path = path.with_name(f"{path.name}.draft")
         try:
-            Database.create(draft_path, {}, replace=True).close()
-            with sqlite_errors(path), closing(sqlite3.connect(draft_path, isolation_level=None)) as connection:
-                # Nobody sees it before it is complete.
-                connection.execute("PRAGMA journal_mode = OFF")
-                connection.execute("PRAGMA synchronous = OFF")
-                connection.execute("BEGIN")
+            require_trusted_metadata(path)
+            draft_path = open_draft(path, resources)
+            is_there = path.exists()
+            if is_there:
+                if not replace:
+                    raise exists_already(path)
+                open_locked(path, resources)
+            with new_record(draft_path, {}) as connection:
                 yield Draft(source, connection)
-                connection.execute("COMMIT")
-            _publish(draft_path, path)
+            with draft_path.open("r+b") as file:
+                os.fsync(file.fileno())
+            _put_aside(path, with_file=is_there)
+            rename_to_new(draft_path, path)
+            sync_directory(path.parent)
+        except FileExistsError as exc:
+            raise exists_already(path) from exc
         except OSError as exc:
             msg = f"cannot write metadata {path}: {exc.strerror}"
             raise MetadataError(msg) from exc
-        finally:
-            draft_path.unlink(missing_ok=True)
 
 
-def _lock_directory(path: Path, resources: ExitStack) -> None:
-    try:
-        fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as exc:
-        msg = f"cannot write to {path.parent}: {exc.strerror}"
-        raise MetadataError(msg) from exc
-    resources.callback(os.close, fd)
-    lock(fd, path.parent)
-
-
-def _publish(draft: Path, path: Path) -> None:
-    with draft.open("r+b") as file:
-        os.fsync(file.fileno())
-    _put_aside(path)
-    try:
-        path.hardlink_to(draft)
-    except FileExistsError as exc:
-        raise exists_already(path) from exc
-    draft.unlink()
-    sync_directory(path.parent)
-
-
-def _put_aside(path: Path) -> None:
+def _put_aside(path: Path, *, with_file: bool) -> None:
     """Move what is at ``path`` out of the way; a log goes too, even if its file went already when this was killed."""
     old = path.with_name(f"{path.name}.old")
     places = zip([path, *side_files(path)], [old, *side_files(old)], strict=True)
-    moves = [(source, target) for source, target in places if source.exists()]
+    moves = [(source, target) for source, target in places if source.exists() and (with_file or source != path)]
     for _, target in moves:
         if target.exists():
             msg = f"{target} is in the way, and nothing was changed: move it elsewhere"

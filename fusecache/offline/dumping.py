@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Final
 
 from fusecache.attach import changed_at
 from fusecache.errors import FusecacheError, MetadataError
+from fusecache.linux import rename_to_new, sync_directory
 from fusecache.metadata import reading, require_metadata
 from fusecache.offline.interchange import XmlWriter
-from fusecache.offline.opening import exists_already, open_locked
+from fusecache.offline.opening import exists_already, open_draft, open_locked
 from fusecache.offline.visiting import visit
 
 if TYPE_CHECKING:
@@ -54,22 +55,23 @@ def dump(files: Files, output: TextIO) -> None:
 
 
 def dump_to_file(files: Files, path: Path) -> None:
-    """Write the XML to a new file, which appears whole or not at all.
+    """Write the XML to a new file, which appears whole or not at all, and only its owner can read.
 
-    :raises RefusedError: there is something at ``path``.
+    :raises RefusedError: there is something at ``path``, or others could change it.
     """
-    if path.exists():
+    if os.path.lexists(path):
         raise exists_already(path)
-    draft = path.with_name(f"{path.name}.draft")
+    path = path.absolute()
     try:
-        with draft.open("w", encoding="utf-8") as output:
-            dump(files, output)
-            os.fsync(output.fileno())
-        path.hardlink_to(draft)
+        with ExitStack() as resources:
+            draft = open_draft(path, resources)
+            with draft.open("w", encoding="utf-8") as output:
+                dump(files, output)
+                os.fsync(output.fileno())
+            rename_to_new(draft, path)
+            sync_directory(path.parent)
     except FileExistsError as exc:
         raise exists_already(path) from exc
     except OSError as exc:
         msg = f"cannot write {path}: {exc.strerror}"
         raise FusecacheError(msg) from exc
-    finally:
-        draft.unlink(missing_ok=True)

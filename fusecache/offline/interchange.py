@@ -100,8 +100,8 @@ class XmlWriter(Visitor):
         policy = (superblock.hints or "").partition(" ")[0] or _DEFAULT_POLICY
         self._write(
             f"<!-- {_COMMENT}{text} -->\n"
-            f'<superblock uuid={quoteattr(superblock.uuid)} block_size="{superblock.block_size // SECTOR}" '
-            f'nr_cache_blocks="{superblock.cache_blocks}" policy={quoteattr(policy)} hint_width="{HINT_BYTES}">\n'
+            f'<superblock uuid={_quoted(superblock.uuid)} block_size="{superblock.block_size // SECTOR}" '
+            f'nr_cache_blocks="{superblock.cache_blocks}" policy={_quoted(policy)} hint_width="{HINT_BYTES}">\n'
             "  <mappings>\n"
         )
 
@@ -124,6 +124,11 @@ class XmlWriter(Visitor):
             data = b64encode((both & _MAX_U32).to_bytes(HINT_BYTES, "little")).decode()
             self._write(f'    <hint cache_block="{both >> 32}" data="{data}"/>\n')
         self._write("  </hints>\n</superblock>\n")
+
+
+def _quoted(text: str) -> str:
+    """Write a text as an attribute; what does something to a terminal becomes a number."""
+    return quoteattr(text, {character: f"&#{ord(character)};" for character in text if not character.isprintable()})
 
 
 def read_xml(file: BinaryIO, name: str, begin: Callable[[Head], Guest]) -> Guest:

@@ -7,16 +7,17 @@ whoever comes second is refused.
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fusecache.attach import Location, Origin, default_places, locate, lock
+from fusecache.attach import Location, Origin, default_places, hold, locate, lock
 from fusecache.errors import BusyError, RefusedError, UsageError
-from fusecache.stores import open_for_store
+from fusecache.linux import resolve_trusted
+from fusecache.stores import open_for_store, open_to_read
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from contextlib import ExitStack
     from pathlib import Path
 
 
@@ -43,18 +44,27 @@ def find_files(
     """Name the files as ``fusecache mount ORIGIN`` would; without an origin, those that are named.
 
     :raises UsageError: neither origin nor metadata is given.
+    :raises RefusedError: one of them cannot be looked at.
     """
     if origin is None:
         if metadata is None:
             msg = "name the cache: by its ORIGIN, or by --metadata FILE"
             raise UsageError(msg)
-        return Files(metadata.resolve(), cache and cache.resolve(), None)
+        return Files(_resolved(metadata), cache and _resolved(cache), None)
     location = locate(origin)
     origin = location.address
     if cache is None or metadata is None:
         defaults = default_places(location, environ=environ, is_root=os.geteuid() == 0)
         cache, metadata = cache or defaults.cache, metadata or defaults.metadata
-    return Files(metadata.resolve(), cache.resolve(), origin)
+    return Files(_resolved(metadata), _resolved(cache), origin)
+
+
+def _resolved(path: Path) -> Path:
+    try:
+        return resolve_trusted(path)
+    except (OSError, RuntimeError) as exc:  # RuntimeError: a symbolic link to itself
+        msg = f"cannot look at {path}: {exc}"
+        raise RefusedError(msg) from exc
 
 
 def exists_already(path: Path) -> RefusedError:
@@ -63,17 +73,18 @@ def exists_already(path: Path) -> RefusedError:
 
 
 def open_locked(path: Path, resources: ExitStack, *, writable: bool = False) -> int:
-    """Open a file or block device, for reading unless said otherwise, and lock it until ``resources`` are closed.
+    """Open a cache or metadata, for reading unless said otherwise, and lock it until ``resources`` are closed.
 
     :raises BusyError: a mount or another command has it.
     :raises StoreError: it is missing, not permitted, or neither a file nor a block device.
+    :raises UntrustedError: others may have made it, or may change it.
     """
     try:
-        fd = open_for_store(path, os.O_RDWR if writable else os.O_RDONLY)
+        fd = (open_for_store if writable else open_to_read)(path, trusted=True)
         resources.callback(os.close, fd)
-        lock(fd, path)
+        lock(fd, path, resources)
     except BusyError as exc:
-        raise _in_use(str(path)) from exc
+        raise _in_use(str(path), exc) from exc
     return fd
 
 
@@ -86,8 +97,26 @@ def open_origin(location: Location, resources: ExitStack, *, writable: bool = Fa
     try:
         return location.open(resources, writable=writable)
     except BusyError as exc:
-        raise _in_use(location.address) from exc
+        raise _in_use(location.address, exc) from exc
 
 
-def _in_use(name: str) -> BusyError:
-    return BusyError(f"{name} is in use: unmount it first (or wait for the other command)")
+def open_draft(path: Path, resources: ExitStack) -> Path:
+    """Make an empty file beside ``path``, in which what is to be there can be made; one at a time.
+
+    What one that was killed left there is made anew.  The file goes with the resources, unless it was renamed.
+
+    :raises BusyError: another command makes the same.
+    :raises UntrustedError: others could put something in its place.
+    :raises OSError: it cannot be made.
+    """
+    draft = path.with_name(f"{path.name}.draft")
+    try:
+        os.truncate(hold(draft, resources), 0)
+    except BusyError as exc:
+        raise _in_use(str(draft), exc) from exc
+    return draft
+
+
+def _in_use(name: str, exc: BusyError) -> BusyError:
+    by = exc.holder and f" ({exc.holder})"
+    return BusyError(f"{name} is in use: unmount it first (or wait for the other command){by}")

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from fusecache.errors import MetadataError
-from fusecache.metadata import NAMES, SQLITE_ERRORS, Database, connect, is_sqlite
+from fusecache.metadata import NAMES, SQLITE_ERRORS, bounded, connect, is_sqlite, new_record, schema_complaint
 from fusecache.offline.facts import SELECT, RawRow, read_regions
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ _ORPHAN: Final = "never used"
 """In SQLite's complaint about a page that nothing leads to: it may hold rows."""
 _ROWS_PER_PAGE: Final = _PAGE // 8
 _LEAST_NUMBER: Final = -(2**63)
-_TABLES: Final = {"meta", "blocks", "regions"}
 _COUNT_AT: Final = 28
 _FREE_AT: Final = 32
 _COUNTER_AT: Final = 24
@@ -128,7 +127,7 @@ def salvaged(copy: Path) -> Iterator[Salvage]:
             msg = "nothing in it is to be recognised"
             raise MetadataError(msg)
         opened.callback(connection.close)
-        connection.text_factory = lambda text: text.decode(errors="replace")
+        opened.enter_context(bounded(connection, copy.stat().st_size))
         complaints = _complaints(connection, _COMPLAINTS)
         has_orphans = len(complaints) >= _COMPLAINTS or any(_ORPHAN in complaint for complaint in complaints)
         pages = copy.stat().st_size // _PAGE + 1
@@ -143,13 +142,12 @@ def salvaged(copy: Path) -> Iterator[Salvage]:
 
 
 def _open(copy: Path) -> sqlite3.Connection | None:
-    """Open a copy if SQLite finds our tables in it."""
+    """Open a copy if SQLite finds our tables in it, and nothing else."""
     if not is_sqlite(copy.read_bytes()[:_PAGE]):
         return None
     connection = connect(copy)
     try:
-        found = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-        if found >= _TABLES:
+        if not schema_complaint(connection):
             return connection
     except SQLITE_ERRORS:
         pass
@@ -160,7 +158,9 @@ def _open(copy: Path) -> sqlite3.Connection | None:
 def _lend_first_page(copy: Path) -> None:
     """Put the first page of new metadata in the place of this one's."""
     model = copy.with_name("model")
-    Database.create(model, {}).close()
+    model.touch()
+    with new_record(model, {}):
+        pass
     page = bytearray(model.read_bytes()[:_PAGE])
     pages = max(1, copy.stat().st_size // _PAGE)
     page[_COUNT_AT : _COUNT_AT + 4] = pages.to_bytes(4, "big")

@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from fusecache.lines import printable
 from fusecache.units import format_size
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ def print_results(console: Console, results: Sequence[Result]) -> None:
     """Print the results of one trace with one block size: a section for each cache size, the limits at its end."""
     first = results[0]
     console.print(
-        f"[bold]{escape(first.trace)}[/]: {first.requests:,} requests of blocks of {format_size(first.block_size)}, "
+        f"[bold]{escape(printable(first.trace))}[/]: "
+        f"{first.requests:,} requests of blocks of {format_size(first.block_size)}, "
         f"{first.unique_blocks:,} different blocks",
         soft_wrap=True,
     )

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Final, NoReturn, final
 import trio
 
 from fusecache.errors import BusyError, StoreError
-from fusecache.linux import is_in_memory
+from fusecache.linux import is_in_memory, look_at
 from fusecache.stores.engine import ThreadEngine
 
 if TYPE_CHECKING:
@@ -49,23 +49,28 @@ _LOOK: Final = 50
 """After any long write, writes are watched for this many times as long as it took."""
 _UNWANTED: Final = 1024
 """At most so many ranges wait for a flush; then they are dropped without one."""
+_NOT_TO_BE_WRITTEN: Final = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ETXTBSY}
 
 
-def open_for_store(path: Path, access: int = os.O_RDWR) -> int:
+def open_for_store(path: Path, access: int = os.O_RDWR, *, trusted: bool = False) -> int:
     """Open an existing file or block device, for reading and writing unless said otherwise; returns the descriptor.
 
     A block device is opened exclusively, which the kernel refuses while it is mounted or otherwise claimed.
 
+    :param path: without a link at its end.
+    :param trusted: refuse one that others may have made, or may change (:mod:`fusecache.linux.trust`).
     :raises BusyError: the device is in use.
     :raises StoreError: it is missing, not permitted, or neither a file nor a block device.
+    :raises UntrustedError: see above.
     """
     try:
-        kind = path.stat().st_mode
-        if not (stat.S_ISREG(kind) or stat.S_ISBLK(kind)):
-            msg = f"{path} is neither a file nor a block device"
-            raise StoreError(msg)
-        exclusive = os.O_EXCL if stat.S_ISBLK(kind) else 0
-        return os.open(path, access | os.O_CLOEXEC | exclusive)
+        with look_at(path) as seen:
+            if not (seen.is_file or seen.is_device):
+                msg = f"{path} is neither a file nor a block device"
+                raise StoreError(msg)
+            if trusted:
+                seen.require_trusted()
+            return seen.open(access | (os.O_EXCL if seen.is_device else 0))
     except OSError as exc:
         if exc.errno == errno.EBUSY:
             msg = f"{path} is in use (mounted, or claimed by something else)"
@@ -98,18 +103,19 @@ def _find_holes(fd: int, begin: int, end: int) -> list[tuple[int, int]]:
     return holes
 
 
-def open_to_read(path: Path) -> int:
-    """Open a file or device that need not be written; for writing all the same, wherever that is permitted.
+def open_to_read(path: Path, *, trusted: bool = False) -> int:
+    """Open a file or device of which nothing will be written, in a way that it can be locked against who writes.
 
-    Errors are those of :func:`open_for_store`.
+    That takes a descriptor that could write (:mod:`fusecache.linux.locks`); where there is none to be had, another one
+    has to do.  Parameters and errors are those of :func:`open_for_store`.
     """
     try:
-        return open_for_store(path)
+        return open_for_store(path, trusted=trusted)
     except BusyError:
         raise
     except StoreError as exc:
-        if isinstance(exc.__cause__, OSError) and exc.__cause__.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
-            return open_for_store(path, os.O_RDONLY)
+        if isinstance(exc.__cause__, OSError) and exc.__cause__.errno in _NOT_TO_BE_WRITTEN:
+            return open_for_store(path, os.O_RDONLY, trusted=trusted)
         raise
 
 

@@ -60,7 +60,7 @@ class Session:
         file.write_text(
             f"export HOME={self.home} PYTHONHOME={self.room / 'python'} PYTHONPATH={':'.join(packages)}\n"
             f"export LD_LIBRARY_PATH={self.room / 'python' / 'lib'}\n"
-            "unset XDG_CACHE_HOME\n"
+            "unset XDG_CACHE_HOME XDG_STATE_HOME\n"
             f"fusecache() {{ {python} -c '{main}' \"$@\"; }}\n"
             f"cd {self.home}\n{script}"
         )
@@ -104,7 +104,7 @@ def test_a_whole_session(session: Session) -> None:
     assert str(NOBODY) in lines
     assert lines.count("hello") == 2
     assert '"mode": "writethrough"' in lines
-    made = sorted(path.name for path in (session.home / ".cache" / "fusecache").iterdir())
+    made = sorted(path.name for path in (session.home / ".local" / "state" / "fusecache").iterdir())
     assert [name.partition("-")[0] for name in made] == ["disk.img"] * 3
     assert [name.rpartition(".")[2] for name in made] == ["cache", "log", "metadata"]
     assert session.origin.read_bytes() == bytes(1000) + b"hello" + bytes(4 * MIB - 1005)
@@ -121,7 +121,7 @@ def test_two_origins_have_two_caches(session: Session) -> None:
         fusecache unmount mnt
         fusecache unmount mnt2
     """)
-    assert len(list((session.home / ".cache" / "fusecache").iterdir())) == 6
+    assert len(list((session.home / ".local" / "state" / "fusecache").iterdir())) == 6
 
 
 def test_f07_what_the_user_may_only_read_is_read_only(session: Session) -> None:
@@ -144,7 +144,7 @@ def test_what_the_user_may_not_open_is_refused_in_one_line(session: Session) -> 
         chmod 000 secret
         fusecache mount secret mnt 2>&1 && exit 1
         fusecache mount disk.img /usr 2>&1 && exit 1
-        test ! -e .cache || test -z "$(find .cache -type f ! -name '*.log')"
+        test ! -e .local || test -z "$(find .local -type f ! -name '*.log')"
     """)
     lines = printed.splitlines()
     assert len(lines) == 2

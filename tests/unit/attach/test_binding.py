@@ -14,7 +14,7 @@ import trio
 from fusecache.attach.inspection import inspect
 from fusecache.attach.stamp import DATA_START
 from fusecache.config import KIB, MIB
-from fusecache.errors import BusyError, FusecacheError, MetadataError, RefusedError, StoreError
+from fusecache.errors import BusyError, FusecacheError, MetadataError, RefusedError, StoreError, UntrustedError
 from fusecache.metadata.database import Database
 from fusecache.metadata.record import Transaction
 from tests.unit.places import BLOCK, CACHE_BLOCKS, CLEAN, DIRTY, IMAGE, Place
@@ -88,10 +88,10 @@ def test_a_first_mount_that_never_began_leaves_nothing(place: Place, empty: bool
     assert place.contents() == before
 
 
-def test_by_default_things_go_to_the_cache_directory(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_by_default_things_go_to_the_state_directory(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     config = replace(place.config, cache=None, metadata=None, cache_size=None)
-    plan = inspect(config, environ={"XDG_CACHE_HOME": str(place.directory / "xdg")})
+    plan = inspect(config, environ={"XDG_STATE_HOME": str(place.directory / "xdg"), "HOME": str(place.directory)})
     with plan.resources:
         binding = plan.carry_out()
         binding.begin()
@@ -560,6 +560,54 @@ def test_a_second_mount_of_the_same_is_refused_and_the_first_goes_on(place: Plac
     assert place.blocks() == list(CLEAN)
     with place.bound():
         pass
+
+
+def test_f20_files_that_a_cleaner_deleted_let_nobody_in(place: Place) -> None:
+    """What systemd-tmpfiles and the like do to files in use; the names are free then, and the origin is not."""
+    with place.bound():
+        place.cache.unlink()
+        place.metadata.unlink()
+        place.refused(BusyError, "in use by another mount")
+
+
+@pytest.mark.parametrize("name", ["cache", "metadata", "metadata-wal", "metadata-journal"])
+@pytest.mark.parametrize("exists", [False, True])
+def test_f16_what_others_may_have_made_is_refused(place: Place, name: str, exists: bool) -> None:
+    if exists:
+        place.mount(rows=DIRTY)
+    path = place.directory / name
+    path.touch()
+    path.chmod(0o666)
+    place.refused(UntrustedError, rf"others may write to .*{name} \(mode 0666\)")
+
+
+def test_f16_a_directory_where_others_may_replace_files(place: Place) -> None:
+    place.directory.chmod(0o775)
+    place.refused(UntrustedError, "others may replace files in directory")
+
+
+def test_f16_an_origin_may_be_anybodys(place: Place) -> None:
+    place.origin.chmod(0o666)
+    with place.bound():
+        pass
+
+
+def test_f05_the_mount_says_where_an_earlier_version_left_its_cache(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    config = replace(place.config, cache=None, metadata=None)
+    environ = {"XDG_STATE_HOME": str(place.directory / "cache-home")}
+    plan = inspect(config, environ=environ)
+    with plan.resources:
+        plan.carry_out().begin()
+    environ = {"XDG_STATE_HOME": str(place.directory / "state"), "XDG_CACHE_HOME": str(place.directory / "cache-home")}
+    plan = inspect(config, environ=environ)
+    with plan.resources:
+        assert plan.cache_path.parent == place.directory / "cache-home" / "fusecache"
+        assert plan.database is not None
+        assert [note for note in plan.notes if "people and cleaners empty" in note]
+    assert not (place.directory / "state").exists()
 
 
 @pytest.mark.parametrize("shared", ["origin", "cache", "metadata"])

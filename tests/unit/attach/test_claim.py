@@ -186,3 +186,37 @@ def test_what_is_no_claim_is_none(tmp_path: Path) -> None:
             assert origin.claim() is None
         assert origin.write_claim(Claim("u", "/m"))
         assert origin.claim() == Claim("u", "/m")
+
+
+@pytest.mark.parametrize(
+    "note",
+    [
+        b'{"uuid": "x", "metadata": []}',
+        b'{"uuid": 7, "metadata": "/m"}',
+        b'{"uuid": "x", "metadata": "/m", "more": 1}',
+        b"[" * 60_000,
+        b"\xff",
+        b"",
+    ],
+)
+def test_f18_a_note_that_is_no_claim(note: bytes) -> None:
+    assert Claim.unpack(note) is None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_f17_a_claim_opens_no_file_of_others(place: Place) -> None:
+    place.mount(rows=DIRTY)
+    forged = place.directory / "forged"
+    forged.write_bytes(place.metadata.read_bytes())
+    os.chown(forged, 65534, 65534)
+    with opened(place.origin) as origin:
+        origin.write_claim(Claim("other", str(forged)))
+    place.refused(RefusedError, "may be in the cache that metadata .*forged describes", **other_cache(place))
+
+
+def test_f17_a_claim_waits_for_no_fifo(place: Place) -> None:
+    fifo = place.directory / "fifo"
+    os.mkfifo(fifo)
+    with opened(place.origin) as origin:
+        origin.write_claim(Claim("other", str(fifo)))
+    place.refused(RefusedError, "may be in the cache that metadata .*fifo describes", **other_cache(place))

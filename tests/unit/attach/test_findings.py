@@ -60,7 +60,7 @@ def test_f02_every_mount_takes_others(place: Place) -> None:
     assert seen == {(16, 0), (16, 1)}
 
 
-@pytest.mark.parametrize("generation", ["", "x", "-", "9" * 5000 + "-x", "\u0663-x"])
+@pytest.mark.parametrize("generation", ["", "x", "-", "9" * 500 + "-x", "\u0663-x"])
 def test_whatever_the_generation_is_some_are_compared(place: Place, generation: str) -> None:
     place.fill(CLEAN)
     of_generation(place, generation)

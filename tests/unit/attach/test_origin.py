@@ -218,10 +218,10 @@ def test_the_tools_for_unmounted_caches_take_it_too(place: Place, disk: Disk) ->
 
 
 def test_by_default_its_parts_lie_where_those_of_files_do(tmp_path: Path, disk: Disk) -> None:
-    found = paths.defaults_for(ADDRESS, environ={"XDG_CACHE_HOME": str(tmp_path)}, is_root=False)
+    found = paths.defaults_for(ADDRESS, environ={"XDG_STATE_HOME": str(tmp_path)}, is_root=False)
     assert found.cache.parent == tmp_path / "fusecache"
     assert found.cache.name.startswith("disk-")
-    assert found != paths.defaults_for("memory://rack2/disk", environ={"XDG_CACHE_HOME": str(tmp_path)}, is_root=False)
+    assert found != paths.defaults_for("memory://rack2/disk", environ={"XDG_STATE_HOME": str(tmp_path)}, is_root=False)
     assert paths.absolute_address(ADDRESS) == locate(ADDRESS).address == ADDRESS
 
 

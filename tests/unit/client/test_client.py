@@ -14,14 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from fusecache.client import client, holders, unmounting
+from fusecache.client import holders, unmounting
+from fusecache.client.attributes import ImageAttributes
 from fusecache.client.client import Client
 from fusecache.errors import BusyError, FusecacheError, RefusedError
+from fusecache.linux.mounts import Mounted
 from fusecache.metadata import Database, Identity, Superblock, Transaction
 from tests.unit.control.statuses import make_status
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from fusecache.client.attributes import Attributes
 
 MNT = Path("/mnt/disk")
 
@@ -72,7 +76,7 @@ class NoAttributes:
         raise OSError(self.code, os.strerror(self.code))
 
 
-def make_client(attributes: client.Attributes, mountpoint: Path = MNT) -> Client:
+def make_client(attributes: Attributes, mountpoint: Path = MNT) -> Client:
     return Client(mountpoint, attributes, poll_seconds=0.001)
 
 
@@ -120,7 +124,7 @@ def test_status_of_a_cache_that_was_never_used(capsys: pytest.CaptureFixture[str
 def test_f19_a_file_that_only_looks_like_an_image_is_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     attributes = FakeAttributes({})
     monkeypatch.setattr(attributes, "get", lambda _name: text)
-    with pytest.raises(RefusedError, match="/mnt/disk is not a fusecache mount"):
+    with pytest.raises(RefusedError, match="/mnt/disk does not answer as this version of fusecache does"):
         make_client(attributes).show_status(as_json=False)
 
 
@@ -330,6 +334,79 @@ def test_f10_a_daemon_that_goes_away_while_it_is_followed(code: int, complaint: 
         make_client(Going({}, reports=("running 0 16 it", "gone"))).set_value("mode", "writethrough")
 
 
+# What is no mount of ours
+
+
+@pytest.mark.parametrize(
+    "stats",
+    [
+        "",
+        "[]",
+        "7",
+        "{}",
+        "not json",
+        "[" * 100_000,
+        json.dumps({"pid": 1}),
+        json.loads(make_status(pid=1).as_json()) | {"pid": "1"},
+        json.loads(make_status(pid=1).as_json()) | {"origin": ["x"]},
+        json.loads(make_status(pid=1).as_json()) | {"dirty_blocks": None},
+    ],
+)
+def test_f18_odd_answers_are_refused(stats: Any) -> None:
+    answer = stats if isinstance(stats, str) else json.dumps(stats)
+
+    class Odd(FakeAttributes):
+        def get(self, name: str) -> str:
+            return answer
+
+    attributes = Odd()
+    mounted = make_client(attributes)
+    for name, arguments in (("unmount", ()), ("flush", ()), ("set_value", ("mode", "writethrough"))):
+        with pytest.raises(RefusedError, match="does not answer as this version of fusecache does"):
+            getattr(mounted, name)(*arguments)
+    with pytest.raises(RefusedError, match="does not answer as this version of fusecache does"):
+        mounted.show_status(as_json=False)
+    assert not attributes.told
+
+
+@pytest.mark.parametrize("changes", [{"uptime_s": float("inf")}, {"origin_bytes": "x"}, {"policy": 7}, {"health": 7}])
+def test_f18_a_status_of_odd_values_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(RefusedError, match="does not answer"):
+        make_client(FakeAttributes(changes)).show_status(as_json=False)
+
+
+@pytest.mark.parametrize("pid", [0, -1, 1 << 40, 1 << 80])
+def test_f18_a_process_that_cannot_be(pid: int) -> None:
+    with pytest.raises(RefusedError, match="cannot be seen from here"):
+        make_client(FakeAttributes({"pid": pid})).unmount()
+
+
+def test_f18_a_process_of_another_user_is_not_the_daemon(monkeypatch: pytest.MonkeyPatch) -> None:
+    mounted = Mounted("fuse.fusecache", (f"user_id={os.getuid() + 1}",))
+    monkeypatch.setattr(unmounting, "mounted_at", lambda _path: mounted)
+    with pytest.raises(RefusedError, match="cannot be seen from here"):
+        make_client(FakeAttributes()).unmount()
+
+
+def test_f18_attributes_of_an_ordinary_file_say_nothing(tmp_path: Path) -> None:
+    (tmp_path / "image").touch()
+    os.setxattr(tmp_path / "image", "user.fusecache.stats", make_status(pid=os.getpid()).as_json().encode())
+    with pytest.raises(RefusedError, match="is not a fusecache mount"):
+        Client(tmp_path).show_status(as_json=True)
+    with pytest.raises(RefusedError, match="is not a fusecache mount"):
+        Client(tmp_path).unmount()
+    with pytest.raises(OSError, match="No data"):
+        ImageAttributes(tmp_path).set("policy", "mq")
+
+
+def test_f18_names_do_nothing_to_the_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    make_client(FakeAttributes({"origin": "/\x1b]0;owned\x07[red]\n\udcfc"})).show_status(as_json=False)
+    assert r"/\x1b]0;owned\x07[red]\n\xfc" in capsys.readouterr().out
+
+
 # Unmounting
 
 
@@ -517,9 +594,26 @@ def test_users_and_root_unmount_differently(daemon: Daemon, monkeypatch: pytest.
     daemon.unmounts_by(f'echo "$(basename $0) $*" > "{daemon.programs}/called"; kill {daemon.process.pid}')
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     daemon.client.unmount()
-    assert (daemon.programs / "called").read_text() == "fusermount3 -u /mnt/disk\n"
+    assert (daemon.programs / "called").read_text() == "fusermount3 -u -- /mnt/disk\n"
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     daemon.process.wait()
     with pytest.raises(RefusedError, match="cannot be seen from here"):
         daemon.client.unmount()
-    assert unmounting.unmount_command(MNT) == ["umount", "/mnt/disk"]
+    assert unmounting.unmount_command(MNT) == ["umount", "--", "/mnt/disk"]
+
+
+@pytest.mark.parametrize("name", ["-V", "--help", "-u"])
+def test_f18_a_mountpoint_is_no_option(daemon: Daemon, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    daemon.leaves()
+    daemon.unmounts_by(f'echo "$*" > "{daemon.programs}/called"; kill {daemon.process.pid}')
+    stats = {"pid": daemon.process.pid, "metadata": str(daemon.metadata)}
+    make_client(FakeAttributes(stats), Path(f"./{name}")).unmount()
+    assert (daemon.programs / "called").read_text().endswith(f"-- {name}\n")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_f16_root_does_not_read_what_a_user_left(daemon: Daemon) -> None:
+    daemon.leaves()
+    os.chown(daemon.metadata, 65534, 65534)
+    with pytest.raises(FusecacheError, match=r"unmounted; whether .* cleanly, only its user can see: .*user 65534"):
+        daemon.client.unmount()

@@ -193,7 +193,7 @@ def test_a_log_that_cannot_be_opened(tmp_path: Path) -> None:
 
 
 def test_the_default_directory_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, children: Children) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "a"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "a"))
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
 
     def serve(config: MountConfig, on_ready: Callable[[list[str]], None]) -> None:

@@ -18,6 +18,7 @@ import pytest
 from fusecache.errors import MetadataError
 from fusecache.metadata.database import Database
 from fusecache.metadata.record import Transaction
+from fusecache.metadata.schema import SCHEMA
 from fusecache.metadata.superblock import APPLICATION_ID, FORMAT
 
 SCRIPT = """
@@ -270,13 +271,9 @@ def of_format_2(path: Path) -> Iterator[sqlite3.Connection]:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         connection.execute("PRAGMA user_version = 2")
-        connection.executescript(
-            "CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;"
-            "CREATE TABLE blocks (cblock INTEGER PRIMARY KEY, oblock INTEGER NOT NULL, dirty INTEGER NOT NULL,"
-            " hint INTEGER, crc INTEGER);"
-            "CREATE TABLE regions (region INTEGER PRIMARY KEY);"
-            "INSERT INTO meta VALUES ('done', '0'); PRAGMA wal_checkpoint(FULL);"
-        )
+        for statement in SCHEMA:
+            connection.execute(statement)
+        connection.executescript("INSERT INTO meta VALUES ('done', '0'); PRAGMA wal_checkpoint(FULL);")
         connection.execute("INSERT INTO blocks VALUES (1, 1, 1, NULL, NULL)")
         connection.execute("REPLACE INTO meta VALUES ('done', '1')")
         yield connection

@@ -304,9 +304,9 @@ def test_the_mark_stays_if_anything_else_is_wrong(place: Place) -> None:
 def test_what_is_in_use_is_refused(place: Place, name: str) -> None:
     place.fill(MIXED)
     with ExitStack() as resources:
-        fd = os.open(place.directory / name, os.O_RDONLY)
+        fd = os.open(place.directory / name, os.O_RDWR)
         resources.callback(os.close, fd)
-        lock(fd, place.directory / name)
+        lock(fd, place.directory / name, resources)
         with pytest.raises(BusyError, match=f"{name} is in use: unmount it first"):
             check(place.files)
 

@@ -114,7 +114,7 @@ def test_default_paths_are_those_of_mount(
     place: Place, run: Extent, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 1000)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     checked = run("check", place.origin)
     assert checked.code == 1
     assert f"cannot open {tmp_path}/fusecache/origin-" in checked.err

@@ -6,13 +6,17 @@ import random
 import re
 from contextlib import suppress
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
+from time import monotonic
 
 import pytest
 
 from fusecache.attach.stamp import DATA_START
 from fusecache.errors import BusyError, FusecacheError, MetadataError, RefusedError
 from fusecache.metadata.record import Row
+from fusecache.offline.checking import check
+from fusecache.offline.dumping import dump
 from fusecache.offline.opening import Files
 from fusecache.offline.repairing import Repaired, describe_repair, repair
 from tests.unit.offline.places import BLOCK, MIXED, Place
@@ -305,3 +309,37 @@ def test_a_mounted_cache_is_refused(place: Place, output: Path) -> None:
     with place.bound(), pytest.raises(BusyError, match="is in use"):
         repair(place.files, output)
     assert not output.exists()
+
+
+# What is no record
+
+
+ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT"
+CODE = [
+    ("CREATE VIEW v AS SELECT 1",),
+    ("CREATE TRIGGER t BEFORE INSERT ON blocks BEGIN SELECT RAISE(FAIL, 'no'); END",),
+    ("CREATE INDEX i ON blocks (oblock)",),
+    ("DROP TABLE regions", f"CREATE VIEW regions AS {ENDLESS} i AS region FROM n"),
+    ("ALTER TABLE blocks RENAME TO hidden", f"CREATE VIEW blocks AS {ENDLESS} i AS cblock, i AS oblock FROM n"),
+    ("DROP TABLE meta", f"CREATE VIEW meta AS {ENDLESS} 'n' || i AS name, 'x' AS value FROM n"),
+]
+
+
+@pytest.mark.parametrize("statements", CODE)
+def test_f17_what_runs_is_told_and_not_run(place: Place, output: Path, statements: tuple[str, ...]) -> None:
+    place.fill(MIXED)
+    place.sql(*statements)
+    began = monotonic()
+    report = check(place.files)
+    assert ["that fusecache did not make" in problem.what for problem in report.problems] == [True]
+    assert "repair" in report.problems[0].command
+    with pytest.raises(MetadataError, match="did not make"):
+        dump(place.files, StringIO())
+    with pytest.raises(MetadataError, match="did not make"):
+        place.mounts()
+    with suppress(MetadataError):
+        repaired = repair(place.files, output, block_size=BLOCK)
+        assert repaired.damage[0] == "the first page is damaged"
+        assert place.dirty(output) == {row.cblock for row in place.rows(output)}
+        assert not check(replace(place.files, metadata=output)).problems
+    assert monotonic() - began < 5

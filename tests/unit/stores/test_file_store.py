@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import mmap
 import os
 import tempfile
@@ -15,9 +16,9 @@ import trio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fusecache.errors import StoreError
+from fusecache.errors import StoreError, UntrustedError
 from fusecache.linux import size_of
-from fusecache.stores.file import PAGE, FileStore, open_for_store
+from fusecache.stores.file import PAGE, FileStore, open_for_store, open_to_read
 from tests.unit.worlds import settle, threaded
 
 START = 4096
@@ -359,6 +360,39 @@ def test_what_cannot_be_a_store(tmp_path: Path) -> None:
             open_for_store(tmp_path / name)
     with pytest.raises(StoreError, match="neither a file"):
         open_for_store(Path("/dev/null"))
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EPERM, errno.EROFS, errno.ETXTBSY])
+def test_f20_what_is_only_read_is_opened_for_a_lock_if_that_can_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    (tmp_path / "file").touch()
+    fd = open_to_read(tmp_path / "file")
+    assert fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR
+    os.close(fd)
+    real = os.open
+
+    def refuse_writing(path: str, flags: int, *more: int) -> int:
+        if flags & os.O_RDWR:
+            raise OSError(code, os.strerror(code))
+        return real(path, flags, *more)
+
+    monkeypatch.setattr(os, "open", refuse_writing)
+    fd = open_to_read(tmp_path / "file")
+    assert fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY
+    os.close(fd)
+    with pytest.raises(StoreError, match="No such file"):
+        open_to_read(tmp_path / "none")
+
+
+def test_f16_a_cache_is_to_be_trusted_and_an_origin_may_be_anybodys(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "file").chmod(0o666)
+    os.close(open_for_store(tmp_path / "file"))
+    with pytest.raises(UntrustedError, match="others may write"):
+        open_for_store(tmp_path / "file", trusted=True)
+    with pytest.raises(UntrustedError, match="others may write"):
+        open_to_read(tmp_path / "file", trusted=True)
 
 
 def test_size(fd: int) -> None:

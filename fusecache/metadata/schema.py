@@ -1,0 +1,94 @@
+"""The tables of the record, and how a file is held to have these and nothing else.
+
+Theory of operation
+-------------------
+What is in an SQLite file may be code: views, triggers, generated columns and virtual tables run when a table is used,
+and a view may run for ever.  The record is data.  So before anything else is asked of a file, the list of what is in it
+must be what our own statements make of an empty one, word for word; in that list nothing runs.  Besides, a connection
+takes no text longer than any of ours, and what reads a file that nobody has verified yet gets so many steps as a sound
+file of that size would take.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing, contextmanager
+from functools import cache
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+SCHEMA: Final = (
+    "CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
+    """CREATE TABLE blocks (
+        cblock INTEGER PRIMARY KEY, oblock INTEGER NOT NULL, dirty INTEGER NOT NULL, hint INTEGER, crc INTEGER
+    )""",
+    "CREATE TABLE regions (region INTEGER PRIMARY KEY)",
+)
+PUT_VALUE: Final = "REPLACE INTO meta VALUES (?, CAST(? AS TEXT))"
+"""With a pair of :func:`text_values`."""
+_LIST: Final = "SELECT type, name, tbl_name, sql FROM sqlite_master LIMIT 16"
+_LONGEST: Final = 1 << 16
+"""Bytes of the longest text, row or statement."""
+_STEPS_PER_BYTE: Final = 16
+"""Ten times what any command takes to read a file."""
+_LEAST_STEPS: Final = 10_000_000
+_STEPS_AT_ONCE: Final = 100_000
+
+
+def harden(connection: sqlite3.Connection) -> None:
+    """Prepare a new connection for a file in any state; raises sqlite3.Error."""
+    connection.text_factory = _text
+    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST)
+    connection.execute("PRAGMA trusted_schema = OFF")
+    connection.execute("PRAGMA cell_size_check = ON")
+
+
+def schema_complaint(connection: sqlite3.Connection) -> str:
+    """Say what else is in a file than our tables, or what is missing; nothing if it is right.  Raises sqlite3.Error."""
+    ours, found = _ours(), set(connection.execute(_LIST))
+    names = {name for _, name, *_ in found}
+    if missing := sorted(name for _, name, *_ in ours if name not in names):
+        return f"tables are missing: {', '.join(missing)}"
+    for kind, name, *_ in sorted(found - ours, key=repr):
+        return f"there is a {kind} {name!r} in it that fusecache did not make"
+    return ""
+
+
+@contextmanager
+def bounded(connection: sqlite3.Connection, size: int) -> Iterator[None]:
+    """Let SQLite take no more steps within this block than reading a sound file of ``size`` bytes takes.
+
+    Beyond that it raises sqlite3.OperationalError.
+    """
+    left = (_LEAST_STEPS + size * _STEPS_PER_BYTE) // _STEPS_AT_ONCE
+
+    def is_too_long() -> bool:
+        nonlocal left
+        left -= 1
+        return left < 0
+
+    connection.set_progress_handler(is_too_long, _STEPS_AT_ONCE)
+    try:
+        yield
+    finally:
+        connection.set_progress_handler(None, 0)
+
+
+def text_values(values: Mapping[str, str]) -> Iterator[tuple[str, bytes]]:
+    """Yield names and values in a way that SQLite takes any file's name in them, also one that is not UTF-8."""
+    for name, value in values.items():
+        yield name, value.encode("utf-8", "surrogateescape")
+
+
+def _text(text: bytes) -> str:
+    return text.decode("utf-8", "surrogateescape")
+
+
+@cache
+def _ours() -> set[tuple[str, ...]]:
+    with closing(sqlite3.connect(":memory:")) as connection:
+        for statement in SCHEMA:
+            connection.execute(statement)
+        return set(connection.execute(_LIST))
