@@ -27,7 +27,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from fusecache.attach.generation import is_accepted
+from fusecache.attach.generation import is_claim_accepted
 from fusecache.errors import RefusedError
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ def require_one_moment(recorded: Superblock, claim: Claim | None) -> None:
 
     :raises DisagreementError: with what is of which generation.
     """
-    if claim is None or claim.uuid != recorded.uuid or claim.clean or is_accepted(claim.generation, recorded):
+    if claim is None or claim.uuid != recorded.uuid or claim.clean or is_claim_accepted(claim.generation, recorded):
         return
     what = (
         f"metadata of generation {recorded.generation} does not fit the note on the origin, which is of generation "
@@ -180,7 +180,7 @@ def _change(recorded: Superblock, found: Findings) -> str:
         return "the note that fusecache left on it is gone"
     if claim is not None and claim.uuid != recorded.uuid:
         return "another cache was in front of it"
-    if claim is not None and not is_accepted(claim.generation, recorded):
+    if claim is not None and not is_claim_accepted(claim.generation, recorded):
         return (
             f"its note is of generation {claim.generation or 'none'}, the metadata of {recorded.generation}: one of "
             "the two is an older copy"
@@ -196,7 +196,7 @@ def _has_only_grown(recorded: Superblock, found: Findings) -> bool:
     """Tell whether growing it explains every difference."""
     claim, before = found.claim, recorded.origin
     claim_agrees = not recorded.origin_claimed or (
-        claim is not None and claim.uuid == recorded.uuid and is_accepted(claim.generation, recorded)
+        claim is not None and claim.uuid == recorded.uuid and is_claim_accepted(claim.generation, recorded)
     )
     marks_agree = not before.marks or not found.now.marks or before.marks == found.now.marks
     return found.now.has_grown_since(before) and claim_agrees and marks_agree and not found.differing

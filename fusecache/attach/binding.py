@@ -88,7 +88,7 @@ class Binding:
         except OSError as exc:
             msg = f"cannot write the stamp of cache {self.cache_path}: {exc.strerror}"
             raise StoreError(msg) from exc
-        if is_first and self._bond.claimed_at != self._origin.address:
+        if is_first and not self.read_only and self._bond.claimed_at != self._origin.address:
             self.notes.append(_where(self._bond.claimed_at))
         self._names = {
             "cache": Name(self.cache_path, os.fstat(self._cache_fd)),

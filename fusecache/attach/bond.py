@@ -77,14 +77,23 @@ class Bond:
     write_claim: Callable[[Claim], str]
     """Writes the origin's claim, durably; returns where it is kept, nothing for nowhere; raises StoreError."""
     remove_claim: Callable[[], None]
+    claim_generation: str = ""
+    """That which the claim has, if it is another one."""
+    keeps_claim: bool = False
+    """Whether the claim stays as it is, because nothing is written to the origin."""
     claimed_at: str = ""
     """Where the claim is kept."""
 
     def renewed(self) -> dict[str, str]:
         """Take the first step: choose a new generation, and return what to commit with what begins or ends."""
-        self.previous = f"{self.generation or ANY} {self.previous}".strip()
+        present = self.generation or ANY
+        self.previous = " ".join(filter(None, (present, self.claim_generation, self.previous)))
         self.generation = successor(self.generation)
-        return packed(generation=self.generation, previous_generation=self.previous)
+        if self.keeps_claim:
+            self.claim_generation = self.claim_generation or present
+        return packed(
+            generation=self.generation, previous_generation=self.previous, claim_generation=self.claim_generation
+        )
 
     def settle(self, *, clean: bool = False, empty: bool = False) -> None:
         """Take the other two steps; what :meth:`renewed` returned is durable.
@@ -96,14 +105,20 @@ class Bond:
         :raises MetadataError: the last step failed.
         """
         self.write_stamp(Stamp(self.uuid, self.generation))
-        self.claimed_at = ""
+        if self.keeps_claim:
+            self.previous = ""
+            self.ledger.set_values(packed(previous_generation=""))
+            return
+        self.claimed_at = self.claim_generation = ""
         if empty:
             self.remove_claim()
         else:
             claim = Claim(self.uuid, self.metadata, self.generation, clean, socket.gethostname())
             self.claimed_at = self.write_claim(claim)
         self.previous = ""
-        self.ledger.set_values(packed(previous_generation="", origin_claimed=bool(self.claimed_at)))
+        self.ledger.set_values(
+            packed(previous_generation="", claim_generation="", origin_claimed=bool(self.claimed_at))
+        )
 
     def settle_at_end(self, *, clean: bool, empty: bool) -> None:
         """Do the same at a clean end, which it does not spoil: till it is done, previous generations are accepted."""

@@ -72,8 +72,11 @@ class Claims:
         self.origin.remove_claim()
         self._forget()
 
-    def bond(self, database: Database, *, cache_fd: int) -> Bond:
-        """Return what ties origin, cache and metadata together."""
+    def bond(self, database: Database, *, cache_fd: int, keeps_claim: bool = False) -> Bond:
+        """Return what ties origin, cache and metadata together.
+
+        :param keeps_claim: whether nothing is written to the origin.
+        """
         superblock = database.superblock()
         return Bond(
             uuid=superblock.uuid,
@@ -84,6 +87,8 @@ class Claims:
             write_stamp=partial(write_stamp, cache_fd),
             write_claim=self.write,
             remove_claim=self.remove,
+            claim_generation=superblock.claim_generation,
+            keeps_claim=keeps_claim,
         )
 
     def _noted(self) -> Iterator[tuple[Identity, Claim, Path]]:

@@ -35,6 +35,15 @@ def is_accepted(generation: str, superblock: Superblock) -> bool:
     return ANY in known or generation in known
 
 
+def is_claim_accepted(generation: str, superblock: Superblock) -> bool:
+    """Tell whether a claim of this generation is of one moment with the metadata.
+
+    One on an origin that was mounted read-only has stayed as it was then.
+    """
+    kept = superblock.claim_generation
+    return (bool(kept) and kept in {generation, ANY}) or is_accepted(generation, superblock)
+
+
 def is_outdated(superblock: Superblock, generation: str) -> bool:
     """Tell whether metadata is of an earlier moment than a cache or claim of this generation."""
     return not is_accepted(generation, superblock) and count_of(superblock.generation) <= count_of(generation)

@@ -34,8 +34,6 @@ from fusecache.units import format_size
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from fusecache.attach.bond import Bond
-    from fusecache.attach.claim import Claim
     from fusecache.attach.claims import Claims
     from fusecache.attach.origin import Origin
     from fusecache.attach.resizing import Resize
@@ -112,19 +110,8 @@ class Plan:
             _origin=self.origin,
             _cache_fd=cache_fd,
             _created=created,
-            _bond=self._bond(database, cache_fd),
+            _bond=self.claims.bond(database, cache_fd=cache_fd, keeps_claim=bool(self.read_only)),
         )
-
-    def _bond(self, database: Database, cache_fd: int) -> Bond:
-        bond = self.claims.bond(database, cache_fd=cache_fd)
-        if self.read_only:
-            bond.write_claim = self._keep_claim
-        return bond
-
-    def _keep_claim(self, claim: Claim) -> str:
-        """Leave what is claimed of an origin that is not written as it is."""
-        del claim
-        return self.origin.address if self.claims.read() is not None else ""
 
     def _open_metadata(self) -> Database:
         """Open the database that was looked at for writing."""

@@ -33,6 +33,7 @@ IDENTITY: Final = ("uuid", "origin_path", "origin_inode", "origin_mtime_ns")
 _SINCE_FORMAT_3: Final = (
     "generation",
     "previous_generation",
+    "claim_generation",
     "origin_claimed",
     "origin_signs",
     "origin_marks",
@@ -79,6 +80,8 @@ class Superblock:
     """Which beginning or end of a mount this is of; cache and claim have the same.  Empty: not known."""
     previous_generation: str = ""
     """That which cache and claim may still have, if the change to :attr:`generation` was interrupted."""
+    claim_generation: str = ""
+    """That which the claim has, if it is another one: nothing is written to an origin that is mounted read-only."""
     origin_claimed: bool = False
     """Whether the origin has a claim of this cache, or something else keeps it."""
     cache_bytes: int | None = None
@@ -112,6 +115,7 @@ class Superblock:
             needs_check=values["needs_check"] == "1",
             generation=values.get("generation", ""),
             previous_generation=values.get("previous_generation", ""),
+            claim_generation=values.get("claim_generation", ""),
             origin_claimed=values.get("origin_claimed") == "1",
             cache_bytes=number.get("cache_bytes"),
             hints=values.get("hints"),
@@ -132,6 +136,7 @@ class Changes(TypedDict, total=False):
     needs_check: bool
     generation: str
     previous_generation: str
+    claim_generation: str
     origin_claimed: bool
     cache_bytes: int
     hints: str

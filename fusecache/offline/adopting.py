@@ -22,7 +22,7 @@ from fusecache.attach import (
     Claim,
     Claims,
     Origin,
-    is_accepted,
+    is_claim_accepted,
     locate,
     read_stamp,
     require_no_other_claim,
@@ -112,7 +112,7 @@ def _require_parts(files: Files, superblock: Superblock, cache_fd: int, claims: 
         raise RefusedError(msg)
     require_no_other_claim(superblock.uuid, claim, now=origin.identity(), is_disproved=Claim.is_disproved)
     require_one_moment(superblock, claim)
-    if newer and claim is not None and not is_accepted(claim.generation, superblock):
+    if newer and claim is not None and not is_claim_accepted(claim.generation, superblock):
         msg = (
             f"{origin.address} was used by a copy of this cache, of generation {claim.generation} (metadata {claim}), "
             f"and {newer} blocks here are newer than what that copy began with: one of the two has to give way"

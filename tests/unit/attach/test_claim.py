@@ -220,3 +220,26 @@ def test_f17_a_claim_waits_for_no_fifo(place: Place) -> None:
     with opened(place.origin) as origin:
         origin.write_claim(Claim("other", str(fifo)))
     place.refused(RefusedError, "may be in the cache that metadata .*fifo describes", **other_cache(place))
+
+
+@pytest.mark.parametrize("clean", [True, False])
+def test_f07_the_note_stays_while_nothing_is_written_to_the_origin(place: Place, clean: bool) -> None:
+    place.mount(rows=DIRTY)
+    note = os.getxattr(place.origin, "user.fusecache.claim")
+    for _ in range(3):
+        place.mount(read_only=True, clean=clean)
+        assert os.getxattr(place.origin, "user.fusecache.claim") == note
+    for _ in range(2):
+        with place.bound():
+            assert place.origin.read_bytes()
+    assert place.blocks() == list(DIRTY)
+    assert os.getxattr(place.origin, "user.fusecache.claim") != note
+
+
+def test_f03_a_note_older_than_what_was_mounted_read_only_is_refused(place: Place) -> None:
+    place.mount(rows=DIRTY)
+    note = os.getxattr(place.origin, "user.fusecache.claim")
+    place.mount(rows=DIRTY)
+    place.mount(read_only=True)
+    os.setxattr(place.origin, "user.fusecache.claim", note)
+    place.refused(RefusedError, "does not fit the note on the origin")

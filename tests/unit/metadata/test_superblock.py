@@ -30,6 +30,7 @@ superblocks = st.builds(
     hints=st.none() | texts,
     generation=st.just("") | st.from_regex(r"[1-9][0-9]{0,8}-[0-9a-f]{8}", fullmatch=True),
     previous_generation=texts,
+    claim_generation=texts,
     origin_claimed=st.booleans(),
     stats=st.dictionaries(texts, st.integers(0, 2**63 - 1)),
 )
@@ -79,6 +80,7 @@ def test_the_text_is_that_of_format_3() -> None:
         "origin_claimed": "1",
         "generation": "7-3f9a0c52",
         "previous_generation": "6-00000001",
+        "claim_generation": "",
         "clean_shutdown": "1",
         "needs_check": "0",
         "cache_bytes": "67112960",
