@@ -14,12 +14,13 @@ from fusecache.attach.agreement import (
     shows_in_content_only,
 )
 from fusecache.attach.binding import Binding
-from fusecache.attach.bond import ANY, Bond, require_same_generation
+from fusecache.attach.bond import Bond, require_same_generation
 from fusecache.attach.cache_file import changed_at
 from fusecache.attach.choice import locate
 from fusecache.attach.claim import Claim
 from fusecache.attach.claims import Claims
 from fusecache.attach.findings import look_at_origin
+from fusecache.attach.generation import ANY, fits
 from fusecache.attach.inspection import inspect
 from fusecache.attach.lease import lock
 from fusecache.attach.origin import Location, Origin, Strengths
@@ -46,6 +47,7 @@ __all__ = [
     "Verdict",
     "changed_at",
     "default_places",
+    "fits",
     "hint_signature",
     "inspect",
     "judge_origin",

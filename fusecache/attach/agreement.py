@@ -27,7 +27,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from fusecache.attach.bond import is_accepted
+from fusecache.attach.generation import is_accepted
 from fusecache.errors import RefusedError
 
 if TYPE_CHECKING:
@@ -159,8 +159,8 @@ def require_one_moment(recorded: Superblock, claim: Claim | None) -> None:
     if claim is None or claim.uuid != recorded.uuid or claim.clean or is_accepted(claim.generation, recorded):
         return
     what = (
-        f"metadata of generation {recorded.generation} does not fit the note on the origin, which is of generation "
-        f"{claim.generation or 'none'} (metadata {claim})"
+        f"metadata of generation {recorded.generation or 'none'} does not fit the note on the origin, which is of "
+        f"generation {claim.generation or 'none'} (metadata {claim})"
     )
     meaning = (
         "one of the two is an older copy; bring the one of the same generation back, or throw away what the cache "
@@ -178,8 +178,8 @@ def _change(recorded: Superblock, found: Findings) -> str:
         return "another cache was in front of it"
     if claim is not None and not is_accepted(claim.generation, recorded):
         return (
-            f"its note is of generation {claim.generation or 'none'}, the metadata of {recorded.generation}: one of "
-            "the two is an older copy"
+            f"its note is of generation {claim.generation or 'none'}, the metadata of "
+            f"{recorded.generation or 'none'}: one of the two is an older copy"
         )
     if found.differing:
         return f"{found.differing} of {found.compared} clean blocks that were compared are not what it has"

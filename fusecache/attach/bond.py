@@ -16,20 +16,25 @@ A change takes three steps, and a crash may fall between any two of them:
 As long as the metadata has previous generations (more than one, if beginnings were interrupted one after the other),
 the others may have any of these; else they must have the present one.  All three steps of a beginning come before the
 first block turns dirty.
+
+Not every origin can keep a claim, and none has to.  But an older one must not stay: if it says that all is well,
+another cache would be let in; if not, our own next mount would be refused.  So a claim that cannot be replaced is
+removed.  One that can be neither replaced nor removed stops a beginning, and leaves an end with its previous
+generations.
 """
 
 from __future__ import annotations
 
-import os
 import socket
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol, final
+from typing import TYPE_CHECKING, Protocol, final
 
 import structlog
 
 from fusecache.attach.claim import Claim
+from fusecache.attach.generation import NONE, is_accepted, successor
 from fusecache.attach.stamp import Stamp
-from fusecache.errors import RefusedError
+from fusecache.errors import RefusedError, StoreError
 from fusecache.metadata import packed
 
 if TYPE_CHECKING:
@@ -40,10 +45,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-_RANDOM_BYTES: Final = 4
-ANY: Final = "*"
-"""Stands among the previous generations where the metadata did not know its own."""
-
 
 class Ledger(Protocol):
     """The durable record, when nothing runs."""
@@ -52,17 +53,17 @@ class Ledger(Protocol):
         """Write names and values, durable when this returns; raises MetadataError."""
 
 
-def successor(generation: str) -> str:
-    """Return the generation that follows another one, or nothing."""
-    count, _, _ = generation.partition("-")
-    number = int(count) + 1 if count.isdecimal() else 1
-    return f"{number}-{os.urandom(_RANDOM_BYTES).hex()}"
+class ClaimPlace(Protocol):
+    """Where the claim on the origin is kept; see :class:`fusecache.attach.claims.Claims`."""
 
+    def read(self) -> Claim | None:
+        """Return the claim, if there is one."""
 
-def is_accepted(generation: str, superblock: Superblock) -> bool:
-    """Tell whether a cache or claim of this generation is of one moment with the metadata."""
-    known = {superblock.generation, *superblock.previous_generation.split()}
-    return not superblock.generation or ANY in known or generation in known
+    def write(self, claim: Claim) -> bool:
+        """Put a claim there, durably, in the place of any other; returns whether something keeps it."""
+
+    def remove(self) -> None:
+        """Take it from there, durably, if that can be done."""
 
 
 def require_same_generation(stamp: Stamp, superblock: Superblock, *, cache: Path, metadata: Path) -> None:
@@ -70,8 +71,8 @@ def require_same_generation(stamp: Stamp, superblock: Superblock, *, cache: Path
     if not is_accepted(stamp.generation, superblock):
         msg = (
             f"cache {cache} is of generation {stamp.generation or 'none'}, metadata {metadata} of "
-            f"{superblock.generation}: one of the two is an older copy, so what the metadata says does not hold for "
-            "this cache; bring the one of the same generation back"
+            f"{superblock.generation or 'none'}: one of the two is an older copy, so what the metadata says does not "
+            "hold for this cache; bring the one of the same generation back"
         )
         raise RefusedError(msg)
 
@@ -91,13 +92,11 @@ class Bond:
     ledger: Ledger
     write_stamp: Callable[[Stamp], None]
     """Writes the cache's stamp, durably; raises OSError."""
-    write_claim: Callable[[Claim], bool]
-    """Writes the origin's claim, durably; returns whether something keeps it."""
-    remove_claim: Callable[[], None]
+    claims: ClaimPlace
 
     def renewed(self) -> dict[str, str]:
         """Take the first step: choose a new generation, and return what to commit with what begins or ends."""
-        self.previous = f"{self.generation or ANY} {self.previous}".strip()
+        self.previous = f"{self.generation or NONE} {self.previous}".strip()
         self.generation = successor(self.generation)
         return packed(generation=self.generation, previous_generation=self.previous)
 
@@ -107,16 +106,26 @@ class Bond:
         :param clean: whether no block is dirty, nor can turn dirty.
         :param empty: whether nothing is cached, nor can be; then the origin needs no claim.
         :raises OSError: the stamp cannot be written.
+        :raises StoreError: an older claim cannot be replaced.
         :raises MetadataError: the last step failed.
         """
         self.write_stamp(Stamp(self.uuid, self.generation))
-        is_kept = False
-        if empty:
-            self.remove_claim()
-        else:
-            is_kept = self.write_claim(Claim(self.uuid, self.metadata, self.generation, clean, socket.gethostname()))
+        claim = Claim(self.uuid, self.metadata, self.generation, clean, socket.gethostname())
+        is_kept = self._replace_claim(None if empty else claim)
         self.previous = ""
         self.ledger.set_values(packed(previous_generation="", origin_claimed=is_kept))
+
+    def _replace_claim(self, claim: Claim | None) -> bool:
+        """Put a claim, or none, in the place of what is there; returns whether something keeps it."""
+        if claim is not None and self.claims.write(claim) and self.claims.read() == claim:
+            return True
+        if self.claims.read() is not None:
+            self.ledger.set_values(packed(origin_claimed=False))  # first, so that after a crash nobody misses it
+            self.claims.remove()
+            if (left := self.claims.read()) is not None:
+                msg = f"an older note on the origin can be neither replaced nor removed (metadata {left})"
+                raise StoreError(msg)
+        return False
 
     def settle_at_end(self, *, clean: bool, empty: bool) -> None:
         """Do the same at a clean end, which it does not spoil: till it is done, previous generations are accepted."""
@@ -124,3 +133,5 @@ class Bond:
             self.settle(clean=clean, empty=empty)
         except OSError as exc:
             log.warning("the cache's stamp was not written", error=exc.strerror)
+        except StoreError as exc:
+            log.warning("the claim on the origin is not up to date", error=str(exc))

@@ -2,8 +2,9 @@
 
 It lies beside the origin's data, which stays as it is.  It is written, durably, before a mount turns its first block
 dirty, and stays.  At an end with nothing dirty it says that all is well; then any other cache may be put in front of
-the origin.  Otherwise it must be *disproved* first: by its metadata, which can be opened, and says that nothing is
-dirty.  Metadata that is not there disproves nothing: its disk may not be mounted today, or it may be on another host.
+the origin.  Otherwise it must be *disproved* first: by its metadata, which can be opened, is of the claim's generation,
+and says that nothing is dirty.  Metadata that is not there disproves nothing: its disk may not be mounted today, or it
+may be on another host.  Nor does an older copy of it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from fusecache.attach.generation import is_accepted
 from fusecache.errors import FusecacheError
 from fusecache.metadata import Database
 
@@ -57,7 +59,8 @@ class Claim:
                 return False
             with Database.read_only(path) as database:
                 superblock = database.superblock()
-                return superblock.uuid == self.uuid and not database.has_suspects()
+                is_its_own = superblock.uuid == self.uuid and is_accepted(self.generation, superblock)
+                return is_its_own and not database.has_suspects()
         except (FusecacheError, OSError, ValueError):  # the last: a path with NUL in it
             return False
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -52,10 +53,13 @@ class Claims:
         if self.origin.write_claim(claim):
             self._forget()
             return True
-        return self._note(claim)
+        is_noted = self._note(claim)
+        if is_noted:
+            self.origin.remove_claim()  # an older one, which would be believed
+        return is_noted
 
     def remove(self) -> None:
-        """Take the claim from it."""
+        """Take the claim from it, durably, if that can be done."""
         self.origin.remove_claim()
         self._forget()
 
@@ -87,20 +91,21 @@ class Claims:
                 json.dump({"origin": now.pack(), "claim": asdict(claim)}, file)
                 file.flush()
                 os.fsync(fd)
-            self._forget()
             draft.replace(path)
             sync_directory(self.directory)
         except OSError as exc:
             log.warning("the claim is kept nowhere", origin=now.address, reason=exc.strerror)
             return False
+        self._forget(but=path)  # afterwards: a crash may leave two, but never none
         return True
 
-    def _forget(self) -> None:
-        if noted := list(self._noted()):
+    def _forget(self, but: Path | None = None) -> None:
+        if self.directory is not None and (noted := list(self._noted())):
             now = self.origin.identity()
-            for of, _, path in noted:
-                if _is_it(now, of):
+            with suppress(OSError):
+                for path in [path for of, _, path in noted if path != but and _is_it(now, of)]:
                     path.unlink(missing_ok=True)
+                    sync_directory(self.directory)
 
 
 def _is_it(now: Identity, noted: Identity) -> bool:

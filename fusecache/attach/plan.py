@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from fusecache.attach.binding import Binding
 from fusecache.attach.bond import Bond
 from fusecache.attach.cache_file import CacheSpace
+from fusecache.attach.generation import ANY
 from fusecache.attach.lease import in_use, lock
 from fusecache.attach.stamp import DATA_START, Stamp, read_stamp, write_stamp
 from fusecache.config import PageCache
@@ -115,8 +116,7 @@ class Plan:
                 metadata=str(self.metadata_path),
                 ledger=database,
                 write_stamp=partial(write_stamp, cache_fd),
-                write_claim=self.claims.write,
-                remove_claim=self.claims.remove,
+                claims=self.claims,
             ),
         )
 
@@ -174,6 +174,7 @@ class Plan:
             image_bytes=self.geometry.image_bytes,
             origin=self.origin.identity(),
             clean_shutdown=True,
+            previous_generation=ANY if self.uuid else "",  # that cache and claim had with the metadata given up
         )
         try:
             self._make_own_directory()

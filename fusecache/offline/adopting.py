@@ -92,8 +92,7 @@ def adopt(files: Files, environ: Mapping[str, str], progress: Progress, *, force
             metadata=str(files.metadata),
             ledger=database,
             write_stamp=partial(write_stamp, cache_fd),
-            write_claim=claims.write,
-            remove_claim=claims.remove,
+            claims=claims,
         )
         origin.make_identity_durable()
         database.set_values(packed(origin=origin.identity()) | bond.renewed())

@@ -18,7 +18,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
-from fusecache.attach import DAMAGED, DATA_START, locate, read_stamp
+from fusecache.attach import ANY, DAMAGED, DATA_START, locate, read_stamp
 from fusecache.errors import MetadataError, RefusedError
 from fusecache.linux import size_of
 from fusecache.metadata import (
@@ -119,6 +119,8 @@ def _superblock(
     if "cache_blocks" in known:
         known = packed(region_blocks=region_blocks_for(int(known["cache_blocks"]))) | known
     known = packed(clean_shutdown=False) | known | packed(needs_check=False)
+    if report.damage and "generation" not in known:
+        known |= packed(previous_generation=ANY)
     if missing := [name for name in _NEEDED if name not in known]:
         hints = {"block_size": "--block-size", "uuid": "--cache", "cache_blocks": "--cache"}
         options = sorted({hints.get(name, "ORIGIN") for name in missing})
