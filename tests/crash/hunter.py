@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import random
 import zlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
@@ -25,6 +25,7 @@ import trio
 from fusecache.config import Mode
 from fusecache.errors import FusecacheError, RefusedError
 from fusecache.volume.volume import PolicyFaultError
+from tests.crash.crasher import Crasher
 from tests.crash.rig import BLOCK, Rig, SimDisk, pause_ends, simulate, simulated
 from tests.crash.shape import Shape
 from tests.crash.tampering import Copy, Tamperer, choose_face
@@ -36,6 +37,7 @@ _ACCEPTED_EACH: Final = 3
 """Of so many crashes of a running mount one is judged as a whole: what ties the parts together is the same in most."""
 _UNTOUCHED: Final = 0.5
 """So many of the disks that could be tampered with are not."""
+_TAMPERED_FOLLOWED: Final = 0.1
 _MOST_FOLLOWED: Final = 3
 _GENERATIONS: Final = 3
 _MOST_BLOCKS: Final = 6
@@ -56,38 +58,12 @@ class Hunted:
     """Of all that they left behind: equal for equal histories."""
 
 
-class _Crasher(trio.abc.Instrument):
-    """Judges crashes while a history runs, every few steps of any task."""
-
-    def __init__(self, rng: random.Random, gap: int, judge: Callable[[], None]) -> None:
-        self._rng = rng
-        self._gap = gap
-        self._judge = judge
-        self._left = self._next()
-        self.active = False
-        self.failure: BaseException | None = None
-
-    def _next(self) -> int:
-        return 1 + int(self._rng.expovariate(1 / self._gap))
-
-    def after_task_step(self, task: trio.lowlevel.Task) -> None:
-        if not self.active:
-            return
-        self._left -= 1
-        if self._left <= 0:
-            self._left = self._next()
-            try:
-                self._judge()
-            except BaseException as exc:  # noqa: BLE001 - trio would only log what an instrument raises
-                self.failure = exc
-                self.active = False
-
-
 class History:
     """One history, and those that follow from its crashes.
 
     :param oracle: what the disk may show; ``disk``: what it begins with.
     :param copies: the disk as it was at other moments before.
+    :param is_tampered: whether others have changed it, which a mount takes, and forgets once it has begun.
     """
 
     def __init__(
@@ -98,11 +74,14 @@ class History:
         oracle: Oracle,
         generation: int = 0,
         copies: tuple[Copy, ...] = (),
+        *,
+        is_tampered: bool = False,
     ) -> None:
         self._rng = random.Random(f"{seed} {generation}")
         self._aside = random.Random(f"{seed} {generation} aside")
         """For what is only looked at: the history stays the same without it."""
         self._copies = copies
+        self._is_tampered = is_tampered
         self._copied_live: tuple[Copy, ...] = ()
         self._seed = seed
         self._shape = shape
@@ -110,7 +89,8 @@ class History:
         self._oracle = oracle
         self._generation = generation
         self._followed: list[tuple[SimDisk, Oracle, tuple[Copy, ...]]] = []
-        self._crasher = _Crasher(self._rng, shape.gap, self._judge_here)
+        self._tampered: list[tuple[SimDisk, list[int]]] = []
+        self._crasher = Crasher(self._rng, shape.gap, self._judge_here)
         self._rig: Rig | None = None
         self._crashes = 0
         self._digest = 0
@@ -130,6 +110,10 @@ class History:
             hunted = following.run()
             self._crashes += hunted.crashes
             self._digest = zlib.crc32(repr(hunted).encode(), self._digest)
+        for disk, shows in self._tampered:
+            oracle = Oracle(shows, self._shape.cell_bytes)
+            after = History(self._seed, self._shape, disk, oracle, _GENERATIONS + 1, is_tampered=True)
+            self._crashes += after.run().crashes
         return Hunted(self._crashes, self._digest)
 
     # One mount
@@ -137,9 +121,11 @@ class History:
     async def _live(self, seed: int) -> None:
         rng = self._rng
         shape = self._shape
-        if self._generation:
+        if self._generation and not self._is_tampered:
             self._resize()
             self._tamper(self._disk, self._oracle.allowed, self._copies)
+            if self._aside.random() < 0.1:
+                self._disk = self._disk.keeping_no_claims()
         self._copies += (Copy(self._disk, tuple(self._oracle.allowed)),)
         policy = rng.choice(_POLICIES)
         mode = rng.choice(_MODES)
@@ -359,7 +345,10 @@ class History:
         """Judge what crashes leave between two steps of a beginning or an end."""
         for left in (disk.after_kill(self._aside), disk.after_power_cut(self._aside)):
             self._crashes += 1
-            left.require_accepted()
+            if self._is_tampered:
+                left = left.resized()[-1]  # noqa: PLW2901 - what it has still to do is done again
+            else:
+                left.require_accepted()
             judge_crash(left.image(), self._oracle.allowed, self._shape.cell_bytes)
 
     def _tamper(self, disk: SimDisk, allowed: Sequence[tuple[int, ...]], copies: Sequence[Copy]) -> None:
@@ -367,6 +356,8 @@ class History:
             return
         tamperer = Tamperer(disk, allowed, self._shape.cell_bytes, self._aside)
         tamperer.try_all(copies)
+        if tamperer.accepted and self._aside.random() < _TAMPERED_FOLLOWED and not self._is_tampered:
+            self._tampered = [self._aside.choice(tamperer.accepted)]
         self._crashes += tamperer.tried
 
     def _follow(self, disk: SimDisk, oracle: Oracle, copies: tuple[Copy, ...]) -> None:

@@ -137,6 +137,14 @@ class SimDisk:
         """Lose the process: what it wrote can be read, and is not durable yet."""
         return replace(self, record=self.record.after_crash(rng))
 
+    def keeping_no_claims(self) -> SimDisk:
+        """Let the origin have no room for claims any more; one that is there stays."""
+        return replace(self, face=replace(self.face, keeps_claims=False))
+
+    def settled(self) -> SimDisk:
+        """Have everything durable."""
+        return replace(self, origin=StoreState(self.origin.newest()), cache=StoreState(self.cache.newest()))
+
     def cut_by_others(self, blocks: int) -> SimDisk:
         """Lose the end of the cache; whether that can be borne, a mount will say."""
         return replace(self, cache=_with_room(self.cache, min(blocks, self.room)))

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from fusecache.attach.claim import Claim
@@ -43,7 +43,7 @@ class Tamperer:
     """Tampers with one disk; raises AssertionError if a mount would make the wrong thing of it.
 
     :ivar tried: how often.
-    :ivar accepted: disks that a mount takes, though they are not what they were, ready for it.
+    :ivar accepted: disks that a mount takes, though they are not what they were, with what they show.
     """
 
     disk: SimDisk
@@ -51,6 +51,7 @@ class Tamperer:
     cell_bytes: int
     rng: random.Random
     tried: int = 0
+    accepted: list[tuple[SimDisk, list[int]]] = field(default_factory=list)
 
     def try_all(self, copies: Sequence[Copy]) -> None:
         """Try everything once, with some of the copies that were made of the disk before."""
@@ -138,8 +139,10 @@ class Tamperer:
         image = self._shown(disk)
         if image is None:
             return None
+        shows = shown(image, self.cell_bytes)
+        self.accepted.append((disk.resized()[-1].settled(), shows))
         if takes_origin and image == disk.origin.newest():
-            return shown(image, self.cell_bytes)
+            return shows
         wrong: list[AssertionError] = []
         for those in allowed or (self.allowed,):
             try:

@@ -374,6 +374,15 @@ def claim_says_that_all_is_well_while_mounted(patch: Patch) -> None:
     patch.setattr(Bond, "settle", settle_well)
 
 
+def claim_that_cannot_be_replaced_stays(patch: Patch) -> None:
+    def replace_claim(self: Bond, claim: Claim | None) -> bool:
+        if claim is None:
+            self.claims.remove()
+        return claim is not None and self.claims.write(claim)
+
+    patch.setattr(Bond, "_replace_claim", replace_claim)
+
+
 def claims_that_are_gone_not_missed(patch: Patch) -> None:
     settle = Bond.settle
 
@@ -456,6 +465,7 @@ _SOUND = [
     generation_before_last_dropped_a_step_too_early,
     generations_of_interrupted_beginnings_forgotten,
     claim_says_that_all_is_well_while_mounted,
+    claim_that_cannot_be_replaced_stays,
     claims_that_are_gone_not_missed,
     claims_of_others_taken_for_disproved,
     clean_blocks_not_compared_with_the_origin,

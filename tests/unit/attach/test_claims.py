@@ -110,6 +110,11 @@ def test_a_claim_is_taken_away_durably(tmp_path: Path, monkeypatch: pytest.Monke
         if not origin.write_claim(NEW):
             pytest.skip("no extended attributes of users on this file system")
         fsync = os.fsync
-        monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(origin.claim()), fsync(fd)))
+
+        def look_first(fd: int) -> None:
+            synced.append(origin.claim())
+            fsync(fd)
+
+        monkeypatch.setattr(os, "fsync", look_first)
         origin.remove_claim()
     assert synced == [None]
