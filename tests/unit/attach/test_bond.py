@@ -18,6 +18,7 @@ from fusecache.attach.generation import ANY, is_accepted, successor
 from fusecache.attach.stamp import Stamp
 from fusecache.errors import RefusedError, StoreError
 from fusecache.metadata import Identity, Superblock, packed
+from tests.unit.places import CLEAN, DIRTY, Place
 
 _ORIGIN: Final = Identity("/origin", "place", "0", 4096, {"inode": "17"})
 _NEW: Final = Superblock(
@@ -347,3 +348,29 @@ def test_generations_are_counted_and_differ() -> None:
         "10",
         "1",
     ]
+
+
+# Real files
+
+
+def test_a_cache_that_is_made_anew_under_its_uuid_may_be_interrupted_before_it_begins(tmp_path: Path) -> None:
+    """Its stamp, and the claim, are still of the metadata that was given up."""
+    place = Place(tmp_path)
+    place.mount(rows=CLEAN)
+    with place.bound(format=1, begin=False):
+        pass
+    with place.bound() as binding:
+        assert binding.was_clean
+    with place.bound():
+        pass
+
+
+def test_metadata_from_before_generations_is_refused_once_they_were_used(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    place.mount(rows=CLEAN)
+    older = place.metadata.read_bytes()
+    place.mount(rows=DIRTY)
+    place.metadata.write_bytes(older)
+    for name in ("generation", "previous_generation"):
+        place.sql("DELETE FROM meta WHERE name = ?", name)
+    place.refused(RefusedError, "metadata .* of none: one of the two is an older copy")
