@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Final
 
@@ -91,6 +91,18 @@ class StoreState:
             image[sector * SECTOR : sector * SECTOR + len(versions[-1])] = versions[-1]
         return image
 
+    def read(self, offset: int, length: int) -> bytes:
+        """Return a part of that, which is cut where the store ends."""
+        first = offset // SECTOR
+        place = slice(first * SECTOR, offset + length)
+        part = bytearray(self.durable[place])
+        if self.pending:
+            for sector in range(first, (offset + length - 1) // SECTOR + 1):
+                if sector in self.pending:
+                    newest = self.pending[sector][-1]
+                    part[(sector - first) * SECTOR : (sector - first) * SECTOR + len(newest)] = newest
+        return bytes(part[offset - first * SECTOR : offset - first * SECTOR + length])
+
     def after_power_cut(self, rng: random.Random) -> StoreState:
         """Lose any part of what is not durable: each sector keeps its durable content or any newer one."""
         image = bytearray(self.durable)
@@ -131,7 +143,7 @@ class SimStore:
         self._image = state.newest()
         self._durable = bytearray(state.durable)
         self._pending = {sector: [(0, version) for version in versions] for sector, versions in state.pending.items()}
-        self._writes = 0
+        self.writes = 0
         self._flushing = trio.Lock()
         self.forgets = False
         self.on_loss: Callable[[], None] = lambda: None
@@ -160,6 +172,10 @@ class SimStore:
         self._evict(offset, len(into))
         into[:] = self._image[offset : offset + len(into)]
         return True
+
+    def read_now(self, offset: int, length: int) -> bytes:
+        """Return what is there, whatever fails."""
+        return bytes(self._image[offset : offset + length])
 
     async def read(self, offset: int, into: bytearray | memoryview) -> None:
         self._require(offset, len(into))
@@ -221,7 +237,7 @@ class SimStore:
         try:
             await trio.lowlevel.checkpoint_if_cancelled()
             with trio.CancelScope(shield=True):
-                reached = self._writes
+                reached = self.writes
                 await self._latency.pause()
                 if self.faults.hit("flush"):
                     self.lost = True
@@ -279,13 +295,13 @@ class SimStore:
                     self._image[place] = self._durable[place]
 
     def _apply(self, offset: int, data: bytes) -> None:
-        self._writes += 1
+        self.writes += 1
         self._image[offset : offset + len(data)] = data
         sectors = range(offset // SECTOR, (offset + len(data) - 1) // SECTOR + 1)
         self._doomed.difference_update(sectors)  # what was read stays, with what is written into it
         for sector in sectors:
             content = bytes(self._image[sector * SECTOR : (sector + 1) * SECTOR])
-            self._pending.setdefault(sector, []).append((self._writes, content))
+            self._pending.setdefault(sector, []).append((self.writes, content))
 
     def _tear(self, offset: int, data: Data) -> None:
         """A write that fails may have done any part of its work."""
@@ -351,6 +367,8 @@ class SimRecord:
 
     def __init__(self, state: RecordState, *, latency: Latency) -> None:
         self.faults = Faults()
+        self.on_change: Callable[[], None] = lambda: None
+        """Called when values were set, while a commit is under way, and when it was made."""
         self._state = state.copy()
         self._latency = latency
 
@@ -367,8 +385,9 @@ class SimRecord:
     def values(self) -> dict[str, str]:
         return dict(self._state.values)
 
-    def set_values(self, values: dict[str, str]) -> None:
+    def set_values(self, values: Mapping[str, str]) -> None:
         self._state.values |= values
+        self.on_change()
 
     def size(self) -> int:
         return 4096
@@ -381,12 +400,14 @@ class SimRecord:
         with trio.CancelScope(shield=True):
             await self._latency.pause()
             self._state.unsure = transaction
+            self.on_change()
             await self._latency.pause()
             if self.faults.hit("commit"):
                 msg = f"metadata: disk I/O error (number {self.faults.counts['commit'] - 1})"
                 raise MetadataError(msg)
             self._state.unsure = None
             self._state.apply(transaction)
+            self.on_change()
             await self._latency.pause()
 
     async def save_hints(self, hints: Iterable[tuple[int, int]]) -> None:

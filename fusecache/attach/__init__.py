@@ -20,7 +20,7 @@ from fusecache.attach.choice import locate
 from fusecache.attach.claim import Claim
 from fusecache.attach.claims import Claims
 from fusecache.attach.findings import look_at_origin
-from fusecache.attach.generation import ANY, is_claim_accepted
+from fusecache.attach.generation import ANY, fits, is_claim_accepted
 from fusecache.attach.inspection import inspect
 from fusecache.attach.lease import hold, lock
 from fusecache.attach.origin import Location, Origin, Strengths
@@ -47,6 +47,7 @@ __all__ = [
     "Verdict",
     "changed_at",
     "default_places",
+    "fits",
     "hint_signature",
     "hold",
     "inspect",

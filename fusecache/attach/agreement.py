@@ -163,8 +163,8 @@ def require_one_moment(recorded: Superblock, claim: Claim | None) -> None:
     if claim is None or claim.uuid != recorded.uuid or claim.clean or is_claim_accepted(claim.generation, recorded):
         return
     what = (
-        f"metadata of generation {recorded.generation} does not fit the note on the origin, which is of generation "
-        f"{claim.generation or 'none'} (metadata {claim})"
+        f"metadata of generation {recorded.generation or 'none'} does not fit the note on the origin, which is of "
+        f"generation {claim.generation or 'none'} (metadata {claim})"
     )
     meaning = (
         "one of the two is an older copy; bring the one of the same generation back, or throw away what the cache "
@@ -182,8 +182,8 @@ def _change(recorded: Superblock, found: Findings) -> str:
         return "another cache was in front of it"
     if claim is not None and not is_claim_accepted(claim.generation, recorded):
         return (
-            f"its note is of generation {claim.generation or 'none'}, the metadata of {recorded.generation}: one of "
-            "the two is an older copy"
+            f"its note is of generation {claim.generation or 'none'}, the metadata of "
+            f"{recorded.generation or 'none'}: one of the two is an older copy"
         )
     if found.differing:
         return f"{found.differing} of {found.compared} clean blocks that were compared are not what it has"

@@ -90,6 +90,9 @@ class Binding:
             raise StoreError(msg) from exc
         if is_first and not self.read_only and self._bond.claimed_at != self._origin.address:
             self.notes.append(_where(self._bond.claimed_at))
+
+    def remember_names(self) -> None:
+        """Note what the names of the files mean, for :meth:`gone`."""
         self._names = {
             "cache": Name(self.cache_path, os.fstat(self._cache_fd)),
             "metadata": Name(self.metadata_path, self.metadata_path.stat()),

@@ -16,6 +16,11 @@ A change takes three steps, and a crash may fall between any two of them:
 As long as the metadata has previous generations (more than one, if beginnings were interrupted one after the other),
 the others may have any of these; else they must have the present one.  All three steps of a beginning come before the
 first block turns dirty.
+
+Not every origin can keep a claim, and none has to.  But an older one must not stay: if it says that all is well,
+another cache would be let in; if not, our own next mount would be refused.  So a claim that cannot be replaced is
+removed.  One that can be neither replaced nor removed stops a beginning, and leaves an end with its previous
+generations.
 """
 
 from __future__ import annotations
@@ -27,7 +32,7 @@ from typing import TYPE_CHECKING, Protocol, final
 import structlog
 
 from fusecache.attach.claim import Claim
-from fusecache.attach.generation import ANY, is_accepted, successor
+from fusecache.attach.generation import NONE, is_accepted, successor
 from fusecache.attach.stamp import Stamp
 from fusecache.errors import RefusedError, StoreError
 from fusecache.metadata import packed
@@ -48,13 +53,26 @@ class Ledger(Protocol):
         """Write names and values, durable when this returns; raises MetadataError."""
 
 
+class ClaimPlace(Protocol):
+    """Where the claim on the origin is kept; see :class:`fusecache.attach.claims.Claims`."""
+
+    def read(self) -> Claim | None:
+        """Return the claim, if there is one."""
+
+    def write(self, claim: Claim) -> str:
+        """Put a claim there, durably, in the place of any other; returns where it is kept, nothing for nowhere."""
+
+    def remove(self) -> None:
+        """Take it from there, durably, if that can be done."""
+
+
 def require_same_generation(stamp: Stamp, superblock: Superblock, *, cache: Path, metadata: Path) -> None:
     """Refuse a cache and metadata of different moments; raises RefusedError."""
     if not is_accepted(stamp.generation, superblock):
         msg = (
             f"cache {cache} is of generation {stamp.generation or 'none'}, metadata {metadata} of "
-            f"{superblock.generation}: one of the two is an older copy, so what the metadata says does not hold for "
-            "this cache; bring the one of the same generation back"
+            f"{superblock.generation or 'none'}: one of the two is an older copy, so what the metadata says does not "
+            "hold for this cache; bring the one of the same generation back"
         )
         raise RefusedError(msg)
 
@@ -74,11 +92,9 @@ class Bond:
     ledger: Ledger
     write_stamp: Callable[[Stamp], None]
     """Writes the cache's stamp, durably; raises OSError."""
-    write_claim: Callable[[Claim], str]
-    """Writes the origin's claim, durably; returns where it is kept, nothing for nowhere; raises StoreError."""
-    remove_claim: Callable[[], None]
+    claims: ClaimPlace
     claim_generation: str = ""
-    """That which the claim has, if it is another one."""
+    """Words: those which the claim has, if it is another one."""
     keeps_claim: bool = False
     """Whether the claim stays as it is, because nothing is written to the origin."""
     claimed_at: str = ""
@@ -86,11 +102,11 @@ class Bond:
 
     def renewed(self) -> dict[str, str]:
         """Take the first step: choose a new generation, and return what to commit with what begins or ends."""
-        present = self.generation or ANY
-        self.previous = " ".join(filter(None, (present, self.claim_generation, self.previous)))
+        known = f"{self.generation or NONE} {self.previous}".strip()
+        self.previous = f"{known} {self.claim_generation}".strip()
         self.generation = successor(self.generation)
         if self.keeps_claim:
-            self.claim_generation = self.claim_generation or present
+            self.claim_generation = self.claim_generation or known
         return packed(
             generation=self.generation, previous_generation=self.previous, claim_generation=self.claim_generation
         )
@@ -101,7 +117,7 @@ class Bond:
         :param clean: whether no block is dirty, nor can turn dirty.
         :param empty: whether nothing is cached, nor can be; then the origin needs no claim.
         :raises OSError: the stamp cannot be written.
-        :raises StoreError: the claim cannot be written, and another one is there.
+        :raises StoreError: an older claim cannot be replaced.
         :raises MetadataError: the last step failed.
         """
         self.write_stamp(Stamp(self.uuid, self.generation))
@@ -109,16 +125,25 @@ class Bond:
             self.previous = ""
             self.ledger.set_values(packed(previous_generation=""))
             return
-        self.claimed_at = self.claim_generation = ""
-        if empty:
-            self.remove_claim()
-        else:
-            claim = Claim(self.uuid, self.metadata, self.generation, clean, socket.gethostname())
-            self.claimed_at = self.write_claim(claim)
+        claim = Claim(self.uuid, self.metadata, self.generation, clean, socket.gethostname())
+        self.claimed_at = self._replace_claim(None if empty else claim)
+        self.claim_generation = ""
         self.previous = ""
         self.ledger.set_values(
             packed(previous_generation="", claim_generation="", origin_claimed=bool(self.claimed_at))
         )
+
+    def _replace_claim(self, claim: Claim | None) -> str:
+        """Put a claim, or none, in the place of what is there; returns where it is kept, nothing for nowhere."""
+        if claim is not None and (place := self.claims.write(claim)) and self.claims.read() == claim:
+            return place
+        if self.claims.read() is not None:
+            self.ledger.set_values(packed(origin_claimed=False))  # first, so that after a crash nobody misses it
+            self.claims.remove()
+            if (left := self.claims.read()) is not None:
+                msg = f"an older note on the origin can be neither replaced nor removed (metadata {left})"
+                raise StoreError(msg)
+        return ""
 
     def settle_at_end(self, *, clean: bool, empty: bool) -> None:
         """Do the same at a clean end, which it does not spoil: till it is done, previous generations are accepted."""
@@ -127,4 +152,4 @@ class Bond:
         except OSError as exc:
             log.warning("the cache's stamp was not written", error=exc.strerror)
         except StoreError as exc:
-            log.warning("the claim was not written", error=str(exc))
+            log.warning("the claim on the origin is not up to date", error=str(exc))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -19,7 +20,6 @@ import structlog
 from fusecache.attach.bond import Bond
 from fusecache.attach.claim import Claim
 from fusecache.attach.stamp import write_stamp
-from fusecache.errors import StoreError
 from fusecache.linux import sync_directory
 from fusecache.metadata import Identity
 
@@ -53,22 +53,16 @@ class Claims:
         return None
 
     def write(self, claim: Claim) -> str:
-        """Put a claim on it, durably, in the place of any other; returns where that is kept, nothing for nowhere.
-
-        :raises StoreError: another one is there, and stays.
-        """
+        """Put a claim on it, durably, in the place of any other; returns where that is kept, nothing for nowhere."""
         if self.origin.write_claim(claim):
             self._forget()
             return self.origin.address
-        if self.origin.claim() is not None:
-            self.origin.remove_claim()
-            if self.origin.claim() is not None:
-                msg = f"the note on origin {self.origin.address} cannot be replaced"
-                raise StoreError(msg)
-        return self._note(claim)
+        if place := self._note(claim):
+            self.origin.remove_claim()  # an older one, which would be believed
+        return place
 
     def remove(self) -> None:
-        """Take the claim from it."""
+        """Take the claim from it, durably, if that can be done."""
         self.origin.remove_claim()
         self._forget()
 
@@ -85,8 +79,7 @@ class Claims:
             metadata=str(database.path),
             ledger=database,
             write_stamp=partial(write_stamp, cache_fd),
-            write_claim=self.write,
-            remove_claim=self.remove,
+            claims=self,
             claim_generation=superblock.claim_generation,
             keeps_claim=keeps_claim,
         )
@@ -120,21 +113,26 @@ class Claims:
                 json.dump({"origin": now.pack(), "claim": asdict(claim)}, file)
                 file.flush()
                 os.fsync(fd)
-            self._forget()
             draft.replace(path)
             sync_directory(self.directory)
         except OSError as exc:
             log.warning("the claim is kept nowhere", origin=now.address, reason=exc.strerror)
             return ""
+        self._forget(but=path)  # afterwards: a crash may leave two, but never none
         return str(path)
 
-    def _forget(self) -> None:
+    def _forget(self, but: Path | None = None) -> None:
         """Remove what is noted of this origin, and of no other that was in its place."""
-        if noted := list(self._noted()):
+        if self.directory is not None and (noted := list(self._noted())):
             now = self.origin.identity()
-            for of, _, path in noted:
-                if now.is_known_by_signs(of) or (not now.signs and not of.signs and now.address == of.address):
+            with suppress(OSError):
+                for path in [path for of, _, path in noted if path != but and _is_surely(now, of)]:
                     path.unlink(missing_ok=True)
+                    sync_directory(self.directory)
+
+
+def _is_surely(now: Identity, noted: Identity) -> bool:
+    return now.is_known_by_signs(noted) or (not now.signs and not noted.signs and now.address == noted.address)
 
 
 def _is_it(now: Identity, noted: Identity) -> bool:

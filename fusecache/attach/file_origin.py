@@ -170,6 +170,7 @@ class FileOrigin:
         """See :class:`fusecache.attach.origin.Origin`."""
         with suppress(OSError):
             os.removexattr(self._fd, _CLAIM)
+            os.fsync(self._fd)
 
     def open_store(self, size: int, page_cache: PageCache) -> OpenStore:
         """See :class:`fusecache.attach.origin.Origin`."""

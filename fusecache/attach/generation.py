@@ -1,7 +1,7 @@
-"""Generations: of which moment metadata, cache and claim are; see :mod:`fusecache.attach.bond`.
+"""Which moment a part is of: how generations follow each other, and which of them fit.
 
 A generation is a count with a few random digits, so that two copies of a cache that go on separately have different
-ones.  It is empty in what versions wrote that knew none.
+ones.  It is empty in what versions wrote that knew none.  :mod:`fusecache.attach.bond` says what they are for.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ if TYPE_CHECKING:
 
 _RANDOM_BYTES: Final = 4
 _MOST_DIGITS: Final = 18
+NONE: Final = "-"
+"""Stands among the previous generations for none: parts that a version wrote which knew no generations, or new ones."""
 ANY: Final = "*"
-"""Stands among the previous generations of metadata that was made for parts which it does not know."""
+"""Stands among the previous generations where the metadata cannot know those of the other parts."""
 
 
 def successor(generation: str) -> str:
@@ -30,20 +32,30 @@ def count_of(generation: str) -> int:
 
 
 def is_accepted(generation: str, superblock: Superblock) -> bool:
-    """Tell whether a cache or claim of this generation is of one moment with the metadata."""
-    known = {superblock.generation, *superblock.previous_generation.split()}
-    return ANY in known or generation in known
+    """Tell whether a cache or claim of this generation is of one moment with the metadata.
+
+    Metadata of a version that knew no generations fits parts that have none.  A part that has one was used since then,
+    without this metadata, which so is an older copy.
+    """
+    return fits(generation, superblock.generation, superblock.previous_generation)
 
 
 def is_claim_accepted(generation: str, superblock: Superblock) -> bool:
-    """Tell whether a claim of this generation is of one moment with the metadata.
+    """Tell the same of a claim; one on an origin that was mounted read-only has stayed as it was before."""
+    return is_accepted(generation, superblock) or (
+        bool(superblock.claim_generation) and _is_among(generation, superblock.claim_generation)
+    )
 
-    One on an origin that was mounted read-only has stayed as it was then.
-    """
-    kept = superblock.claim_generation
-    return (bool(kept) and kept in {generation, ANY}) or is_accepted(generation, superblock)
+
+def fits(generation: str, present: str, previous: str) -> bool:
+    """Tell whether a part of this generation is of one moment with a record of the present one, or previous ones."""
+    return _is_among(generation, f"{present or NONE} {previous}")
 
 
 def is_outdated(superblock: Superblock, generation: str) -> bool:
     """Tell whether metadata is of an earlier moment than a cache or claim of this generation."""
     return not is_accepted(generation, superblock) and count_of(superblock.generation) <= count_of(generation)
+
+
+def _is_among(generation: str, words: str) -> bool:
+    return bool({generation or NONE, ANY} & {*words.split()})

@@ -78,7 +78,7 @@ class Origin(Protocol):
         """Put a claim on it, durably, in the place of any other; returns whether it can keep one."""
 
     def remove_claim(self) -> None:
-        """Take the claim from it."""
+        """Take the claim from it, durably, if that can be done."""
 
     def open_store(self, size: int, page_cache: PageCache) -> OpenStore:
         """Make its first ``size`` bytes a store; closed with its resources.

@@ -167,7 +167,7 @@ class Plan:
             image_bytes=self.geometry.image_bytes,
             origin=self.origin.identity(),
             clean_shutdown=True,
-            previous_generation=ANY,  # the cache may have a stamp, and the origin a claim, of what is given up
+            previous_generation=ANY if self.uuid else "",  # that cache and claim had with the metadata given up
         )
         try:
             self._make_own_directory()

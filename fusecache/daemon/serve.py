@@ -115,6 +115,7 @@ async def _run(
         with metadata_kept(volume, binding):
             binding.notes.extend(raise_request_limit(mountpoint))
             binding.begin()
+            binding.remember_names()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(volume.durability.run)
                 nursery.start_soon(worker.run)

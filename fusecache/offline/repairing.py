@@ -118,7 +118,9 @@ def _superblock(
         known = packed(image_bytes=origin.size, origin=origin.identity()) | known
     if "cache_blocks" in known:
         known = packed(region_blocks=region_blocks_for(int(known["cache_blocks"]))) | known
-    known = packed(clean_shutdown=False, previous_generation=ANY) | known | packed(needs_check=False)
+    known = packed(clean_shutdown=False) | known | packed(needs_check=False)
+    if "generation" not in known:
+        known |= packed(previous_generation=ANY)
     if missing := [name for name in _NEEDED if name not in known]:
         hints = {"block_size": "--block-size", "uuid": "--cache", "cache_blocks": "--cache"}
         options = sorted({hints.get(name, "ORIGIN") for name in missing})

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from dataclasses import replace as replace_fields
 from typing import TYPE_CHECKING, BinaryIO
 
-from fusecache.attach import ANY, DAMAGED, DATA_START, Stamp, changed_at, hint_signature, locate, read_stamp
+from fusecache.attach import ANY, DAMAGED, DATA_START, Stamp, changed_at, fits, hint_signature, locate, read_stamp
 from fusecache.config import MIN_BLOCK_SIZE
 from fusecache.errors import MetadataError, RefusedError, UsageError
 from fusecache.linux import size_of
@@ -117,8 +117,11 @@ class _Surroundings:
 
     def _is_of_another_moment(self, head: Head) -> bool:
         """Tell whether cache and dump are of different generations; see :mod:`fusecache.attach.bond`."""
-        known = {head.notes.get("generation", ""), *head.notes.get("previous_generation", "").split()}
-        return self.stamp is not None and _is_ours(head) and not known & {self.stamp.generation, ANY}
+        if self.stamp is None or not _is_ours(head):
+            return False  # dm-cache's own XML says nothing of it
+        return not fits(
+            self.stamp.generation, head.notes.get("generation", ""), head.notes.get("previous_generation", "")
+        )
 
     def complete(self, head: Head, name: str, restored: Restored) -> Superblock:
         """Add to what the XML says what metadata has to say besides."""
@@ -131,8 +134,8 @@ class _Surroundings:
             msg = "the XML does not say whose blocks it describes: name the ORIGIN"
             raise UsageError(msg)
         else:
-            values = packed(hints=_hints(head.policy), previous_generation=ANY) | values
-            values |= packed(image_bytes=self.origin.size, origin=self.origin)
+            values = packed(hints=_hints(head.policy)) | values
+            values |= packed(image_bytes=self.origin.size, origin=self.origin, previous_generation=ANY)
             restored.notes.append(f"taken to belong to {self.origin.address} as it is now: that cannot be verified")
         if self.cache_fd is not None and self.stamp is None:
             restored.notes.append(

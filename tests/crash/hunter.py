@@ -15,23 +15,29 @@ from __future__ import annotations
 
 import random
 import zlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
 import trio
 
-from fusecache.block.geometry import Geometry
 from fusecache.config import Mode
 from fusecache.errors import FusecacheError, RefusedError
 from fusecache.volume.volume import PolicyFaultError
-from tests.crash.rig import BLOCK, QUICK_TICKS, Rig, SimDisk, pause_ends, simulate, simulated
+from tests.crash.crasher import Crasher
+from tests.crash.rig import BLOCK, Rig, SimDisk, pause_ends, simulate, simulated
+from tests.crash.shape import Shape
+from tests.crash.tampering import Copy, Tamperer, choose_face
 from tests.model import Oracle, judge_crash, shown
 
 _POLICIES: Final = ("eager", "eager", "eager", "eager", "smq", "mq", "cleaner")
 _MODES: Final = (Mode.WRITEBACK, Mode.WRITEBACK, Mode.WRITEBACK, Mode.WRITETHROUGH, Mode.PASSTHROUGH)
-_PARTS: Final = ("origin", "cache", "record")
+_ACCEPTED_EACH: Final = 3
+"""Of so many crashes of a running mount one is judged as a whole: what ties the parts together is the same in most."""
+_UNTOUCHED: Final = 0.5
+"""So many of the disks that could be tampered with are not."""
+_TAMPERED_FOLLOWED: Final = 0.1
 _MOST_FOLLOWED: Final = 3
 _GENERATIONS: Final = 3
 _MOST_BLOCKS: Final = 6
@@ -52,97 +58,39 @@ class Hunted:
     """Of all that they left behind: equal for equal histories."""
 
 
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """What kind of history a seed makes."""
-
-    geometry: Geometry
-    region_blocks: int
-    cell_bytes: int
-    clients: int
-    requests: int
-    think_seconds: float
-    gap: int
-    """Task steps between two crash points, on average."""
-    restlessness: float
-    """Changes of policy and mode, flushes and the like, per request."""
-    fault_rate: float
-    failing: tuple[str, ...]
-    """The parts that fail."""
-    spared: tuple[str, ...]
-    """What does not fail: a failed flush is for good, and little is acknowledged after it."""
-    forgets: str
-    """The store, if any, that forgets what a failed flush did not make durable; nothing else fails then."""
-    scrub_rate: int
-    """Bytes a second."""
-    tick_seconds: float
-    """So much that happens between two ticks is never committed on its own."""
-
-    @classmethod
-    def of(cls, rng: random.Random, *, faults: bool) -> Shape:
-        cell_bytes = rng.choice((512, 512, 512, 128))
-        tail = rng.randrange(0, BLOCK, cell_bytes)
-        forgets = rng.choice(("", "", "origin", "cache")) if faults else ""
-        return cls(
-            geometry=Geometry(rng.randint(3, 9) * BLOCK + tail, BLOCK, rng.choice((1, 2, 3, 4, 9))),
-            region_blocks=rng.choice((1, 1, 2, 3)),
-            cell_bytes=cell_bytes,
-            clients=rng.randint(1, 4),
-            requests=rng.randint(5, 25),
-            think_seconds=rng.choice((0.0, 0.01, 0.1)),
-            gap=rng.choice((7, 20, 50)),
-            restlessness=rng.choice((0.0, 0.05, 0.3)),
-            fault_rate=rng.choice((0.02, 0.1, 0.25)) if faults else 0.0,
-            failing=(forgets,) if forgets else rng.choice((_PARTS, _PARTS[:2], *((part,) for part in _PARTS))),
-            spared=rng.choice(((), ("flush",), ("flush", "read"))) if faults else (),
-            forgets=forgets,
-            scrub_rate=rng.choice((0, 10 * BLOCK, 1000 * BLOCK)),
-            tick_seconds=rng.choice((QUICK_TICKS, QUICK_TICKS, 10 * QUICK_TICKS)),
-        )
-
-
-class _Crasher(trio.abc.Instrument):
-    """Judges crashes while a history runs, every few steps of any task."""
-
-    def __init__(self, rng: random.Random, gap: int, judge: Callable[[], None]) -> None:
-        self._rng = rng
-        self._gap = gap
-        self._judge = judge
-        self._left = self._next()
-        self.active = False
-        self.failure: BaseException | None = None
-
-    def _next(self) -> int:
-        return 1 + int(self._rng.expovariate(1 / self._gap))
-
-    def after_task_step(self, task: trio.lowlevel.Task) -> None:
-        if not self.active:
-            return
-        self._left -= 1
-        if self._left <= 0:
-            self._left = self._next()
-            try:
-                self._judge()
-            except BaseException as exc:  # noqa: BLE001 - trio would only log what an instrument raises
-                self.failure = exc
-                self.active = False
-
-
 class History:
     """One history, and those that follow from its crashes.
 
     :param oracle: what the disk may show; ``disk``: what it begins with.
+    :param copies: the disk as it was at other moments before.
+    :param is_tampered: whether others have changed it, which a mount takes, and forgets once it has begun.
     """
 
-    def __init__(self, seed: int, shape: Shape, disk: SimDisk, oracle: Oracle, generation: int = 0) -> None:
+    def __init__(
+        self,
+        seed: int,
+        shape: Shape,
+        disk: SimDisk,
+        oracle: Oracle,
+        generation: int = 0,
+        copies: tuple[Copy, ...] = (),
+        *,
+        is_tampered: bool = False,
+    ) -> None:
         self._rng = random.Random(f"{seed} {generation}")
+        self._aside = random.Random(f"{seed} {generation} aside")
+        """For what is only looked at: the history stays the same without it."""
+        self._copies = copies
+        self._is_tampered = is_tampered
+        self._copied_live: tuple[Copy, ...] = ()
         self._seed = seed
         self._shape = shape
         self._disk = disk
         self._oracle = oracle
         self._generation = generation
-        self._followed: list[tuple[SimDisk, Oracle]] = []
-        self._crasher = _Crasher(self._rng, shape.gap, self._judge_here)
+        self._followed: list[tuple[SimDisk, Oracle, tuple[Copy, ...]]] = []
+        self._tampered: list[tuple[SimDisk, list[int]]] = []
+        self._crasher = Crasher(self._rng, shape.gap, self._judge_here)
         self._rig: Rig | None = None
         self._crashes = 0
         self._digest = 0
@@ -157,11 +105,15 @@ class History:
             raise (self._crasher.failure or exc) from exc
         if self._crasher.failure is not None:
             raise self._crasher.failure
-        for number, (disk, oracle) in enumerate(self._followed):
-            following = History(self._seed * 10 + number, self._shape, disk, oracle, self._generation + 1)
+        for number, (disk, oracle, copies) in enumerate(self._followed):
+            following = History(self._seed * 10 + number, self._shape, disk, oracle, self._generation + 1, copies)
             hunted = following.run()
             self._crashes += hunted.crashes
             self._digest = zlib.crc32(repr(hunted).encode(), self._digest)
+        for disk, shows in self._tampered:
+            oracle = Oracle(shows, self._shape.cell_bytes)
+            after = History(self._seed, self._shape, disk, oracle, _GENERATIONS + 1, is_tampered=True)
+            self._crashes += after.run().crashes
         return Hunted(self._crashes, self._digest)
 
     # One mount
@@ -169,8 +121,12 @@ class History:
     async def _live(self, seed: int) -> None:
         rng = self._rng
         shape = self._shape
-        if self._generation:
+        if self._generation and not self._is_tampered:
             self._resize()
+            self._tamper(self._disk, self._oracle.allowed, self._copies)
+            if self._aside.random() < 0.1:
+                self._disk = self._disk.keeping_no_claims()
+        self._copies += (Copy(self._disk, tuple(self._oracle.allowed)),)
         policy = rng.choice(_POLICIES)
         mode = rng.choice(_MODES)
         if mode is Mode.PASSTHROUGH and (
@@ -178,6 +134,12 @@ class History:
         ):
             mode = Mode.WRITETHROUGH  # which is what the composition root would insist on
         rig = self._rig = Rig(self._disk, seed, policy=policy, mode=mode)
+        steps = rig.begun
+        for _ in range(self._aside.choice((1, 1, 3))):  # beginnings that are interrupted one after the other
+            for step in steps:
+                self._judge_step(step)
+            steps = self._aside.choice(steps).begun(self._aside)
+        rig.at_end = lambda: self._judge_step(rig.freeze(self._aside))
         for store in (rig.origin, rig.store):
             store.forgets = store.name == shape.forgets
             store.on_loss = self._oracle.doubt
@@ -203,8 +165,10 @@ class History:
             assert ended.record.values["clean_shutdown"] == "1"
             assert not ended.record.regions
             assert shown(ended.image(), shape.cell_bytes) == shows, "a clean end lost something"
+            copies = self._copies + self._copied_live
+            self._tamper(ended, [(write,) for write in shows], copies)
             if rng.random() < 0.3:
-                self._follow(ended, Oracle(shows, shape.cell_bytes))
+                self._follow(ended, Oracle(shows, shape.cell_bytes), copies)
 
     async def _end_well(self, rig: Rig) -> list[int]:
         """Let everything come to rest, and hold the whole against the model; returns what the cells show."""
@@ -352,6 +316,8 @@ class History:
         self._rig.volume.locks.check()
         allowed = list(self._oracle.allowed)
         frozen = self._rig.freeze(self._rng)
+        if not self._copied_live or self._aside.random() < 0.01:
+            self._copied_live = (Copy(frozen.after_kill(self._aside), tuple(allowed)),)
         for disk, pinned in (
             (frozen.after_power_cut(self._rng), True),
             (frozen.after_kill(self._rng), False),
@@ -360,11 +326,14 @@ class History:
             shows = self._judge(disk, allowed)
             if self._rng.random() < 0.03:
                 # What a power cut left is durable; what a kill left is so only when the next flush says it.
-                self._follow(disk, Oracle(shows, self._shape.cell_bytes, None if pinned else allowed))
+                oracle = Oracle(shows, self._shape.cell_bytes, None if pinned else allowed)
+                self._follow(disk, oracle, self._copies)
 
     def _judge(self, disk: SimDisk, allowed: Sequence[tuple[int, ...]]) -> list[int]:
         """Hold what a crash left against the model, perhaps mounted with another size; returns what the cells show."""
         self._crashes += 1
+        if self._crashes % _ACCEPTED_EACH == 0:
+            disk.require_accepted()
         image = disk.image()
         self._digest = zlib.crc32(image, self._digest)
         if self._rng.random() < 0.2:
@@ -372,9 +341,28 @@ class History:
                 assert disk.resized(self._rng.randint(1, _MOST_BLOCKS))[-1].image() == image, "it hangs on the size"
         return judge_crash(image, allowed, self._shape.cell_bytes)
 
-    def _follow(self, disk: SimDisk, oracle: Oracle) -> None:
+    def _judge_step(self, disk: SimDisk) -> None:
+        """Judge what crashes leave between two steps of a beginning or an end."""
+        for left in (disk.after_kill(self._aside), disk.after_power_cut(self._aside)):
+            self._crashes += 1
+            if self._is_tampered:
+                left = left.resized()[-1]  # noqa: PLW2901 - what it has still to do is done again
+            else:
+                left.require_accepted()
+            judge_crash(left.image(), self._oracle.allowed, self._shape.cell_bytes)
+
+    def _tamper(self, disk: SimDisk, allowed: Sequence[tuple[int, ...]], copies: Sequence[Copy]) -> None:
+        if self._aside.random() < _UNTOUCHED:
+            return
+        tamperer = Tamperer(disk, allowed, self._shape.cell_bytes, self._aside)
+        tamperer.try_all(copies)
+        if tamperer.accepted and self._aside.random() < _TAMPERED_FOLLOWED and not self._is_tampered:
+            self._tampered = [self._aside.choice(tamperer.accepted)]
+        self._crashes += tamperer.tried
+
+    def _follow(self, disk: SimDisk, oracle: Oracle, copies: tuple[Copy, ...]) -> None:
         if self._generation < _GENERATIONS and len(self._followed) < _MOST_FOLLOWED:
-            self._followed.append((disk, oracle))
+            self._followed.append((disk, oracle, copies))
 
 
 def hunt(seed: int, *, faults: bool = False) -> Hunted:
@@ -383,7 +371,8 @@ def hunt(seed: int, *, faults: bool = False) -> Hunted:
     :raises HuntError: data was lost or went back, an invariant broke, or something hung.
     """
     shape = Shape.of(random.Random(seed), faults=faults)
-    disk = SimDisk.new(shape.geometry, region_blocks=shape.region_blocks, cell_bytes=shape.cell_bytes)
+    face = choose_face(random.Random(f"{seed} face"))
+    disk = SimDisk.new(shape.geometry, region_blocks=shape.region_blocks, cell_bytes=shape.cell_bytes, face=face)
     held = shape.geometry.image_bytes // shape.cell_bytes
     history = History(seed, shape, disk, Oracle([0] * held, shape.cell_bytes))
     try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 from unittest.mock import patch
@@ -19,8 +19,12 @@ import trio.testing
 from crc32c import crc32c
 
 import policies
+from fusecache.attach.agreement import Verdict, judge_origin
+from fusecache.attach.bond import require_same_generation
+from fusecache.attach.findings import look_at_origin
 from fusecache.attach.recovery import Recovered, hint_signature, recover
 from fusecache.attach.resizing import plan_resize
+from fusecache.attach.stamp import Stamp
 from fusecache.block.geometry import Geometry
 from fusecache.block.states import DIRTY
 from fusecache.config import Mode, MountConfig, PolicyChoice
@@ -31,14 +35,16 @@ from fusecache.daemon.preparing import make_volume
 from fusecache.datapath.disk import Disk
 from fusecache.jobs.flush import Flusher
 from fusecache.jobs.table import Jobs
+from fusecache.metadata import Superblock
 from fusecache.metadata.record import Transaction
 from fusecache.migration.worker import MigrationWorker
 from fusecache.volume.policies import new_policy
+from tests.crash.parts import CACHE, METADATA, UUID, Face, RestingRecord, SimOrigin, Ties
 from tests.fakes import SECTOR, EagerPolicy, Faults, Latency, RecordState, SimRecord, SimStore, StoreState
 from tests.model import initial_image
 
 if TYPE_CHECKING:
-    from fusecache.attach.binding import Binding
+    from fusecache.metadata import Database
 
 T = TypeVar("T")
 
@@ -59,8 +65,10 @@ class SimDisk:
 
     region_blocks: int
     origin: StoreState
+    face: Face
     cache: StoreState
-    record: RecordState = field(default_factory=RecordState)
+    stamp: Stamp
+    record: RecordState
 
     @property
     def room(self) -> int:
@@ -70,22 +78,59 @@ class SimDisk:
     @property
     def geometry(self) -> Geometry:
         """The sizes that the next mount finds, if it is told no others."""
-        return Geometry(len(self.origin.durable), BLOCK, int(self.record.values.get("cache_blocks", self.room)))
+        return Geometry(len(self.origin.durable), BLOCK, int(self.record.values["cache_blocks"]))
 
     @classmethod
-    def new(cls, geometry: Geometry, *, region_blocks: int, cell_bytes: int) -> SimDisk:
+    def new(cls, geometry: Geometry, *, region_blocks: int, cell_bytes: int, face: Face | None = None) -> SimDisk:
+        """Make a disk that was never cached, in which nobody has written yet."""
+        content = initial_image(geometry.image_bytes, cell_bytes)
+        return cls.holding(content, geometry, region_blocks=region_blocks, face=face or Face())
+
+    @classmethod
+    def holding(cls, content: bytearray, geometry: Geometry, *, region_blocks: int, face: Face) -> SimDisk:
         """Make a disk that was never cached; the cache has rubbish in it."""
+        origin = StoreState(content)
+        superblock = Superblock(
+            uuid=UUID,
+            block_size=BLOCK,
+            cache_blocks=geometry.cache_blocks,
+            region_blocks=region_blocks,
+            image_bytes=geometry.image_bytes,
+            origin=SimOrigin.at_rest(face, origin).identity(),
+            clean_shutdown=True,
+        )
         return cls(
             region_blocks=region_blocks,
-            origin=StoreState(initial_image(geometry.image_bytes, cell_bytes)),
+            origin=origin,
+            face=face,
             cache=StoreState(bytearray(_RUBBISH * (geometry.cache_blocks * BLOCK))),
+            stamp=Stamp(UUID),
+            record=RecordState(values=superblock.pack()),
         )
+
+    def judged(self) -> Verdict:
+        """Judge as a mount would whether its parts belong together.
+
+        :raises RefusedError: the mount would be refused.
+        """
+        record = RestingRecord(self.record)
+        superblock = record.superblock()
+        require_same_generation(self.stamp, superblock, cache=CACHE, metadata=METADATA)
+        found = look_at_origin(SimOrigin.at_rest(self.face, self.origin).claims, cast("Database", record))
+        return judge_origin(superblock, found, arguments=self.face.address)
+
+    def require_accepted(self) -> None:
+        """Assert that a mount takes it for what it is, whatever crash has left it."""
+        verdict = self.judged()
+        has_grown = len(self.origin.durable) > int(self.record.values["origin_bytes"])
+        assert verdict is Verdict.SAME or (verdict is Verdict.GROWN and has_grown), f"the origin counts as {verdict}"
 
     def after_power_cut(self, rng: random.Random) -> SimDisk:
         """Lose whatever a power cut may take."""
         return replace(
             self,
             origin=self.origin.after_power_cut(rng),
+            face=self.face.after_power_cut(),
             cache=self.cache.after_power_cut(rng),
             record=self.record.after_crash(rng),
         )
@@ -93,6 +138,14 @@ class SimDisk:
     def after_kill(self, rng: random.Random) -> SimDisk:
         """Lose the process: what it wrote can be read, and is not durable yet."""
         return replace(self, record=self.record.after_crash(rng))
+
+    def keeping_no_claims(self) -> SimDisk:
+        """Let the origin have no room for claims any more; one that is there stays."""
+        return replace(self, face=replace(self.face, keeps_claims=False))
+
+    def settled(self) -> SimDisk:
+        """Have everything durable."""
+        return replace(self, origin=StoreState(self.origin.newest()), cache=StoreState(self.cache.newest()))
 
     def cut_by_others(self, blocks: int) -> SimDisk:
         """Lose the end of the cache; whether that can be borne, a mount will say."""
@@ -102,17 +155,18 @@ class SimDisk:
         """Make the origin longer."""
         longer = initial_image(len(self.origin.durable) + held * cell_bytes, cell_bytes)
         longer[: len(self.origin.durable)] = self.origin.durable
-        return replace(self, origin=StoreState(longer, self.origin.pending))
+        return replace(self, origin=StoreState(longer, self.origin.pending), face=self.face.changed())
 
-    def resized(self, cache_blocks: int | None = None) -> list[SimDisk]:
+    def resized(self, cache_blocks: int | None = None, *, verdict: Verdict | None = None) -> list[SimDisk]:
         """Make ready for a mount with that many cache blocks, as the mount would; returns the disk after each step.
 
+        :param verdict: what :meth:`judged` says, if that is known.
         :raises RefusedError: the mount would be refused.
         """
-        values = self.record.values
+        verdict = verdict or self.judged()
         found = self.geometry
         blocks = min(found.cache_blocks, self.room) if cache_blocks is None else cache_blocks
-        old_bytes = int(values.get("image_bytes", found.image_bytes))
+        old_bytes = int(self.record.values["image_bytes"])
         resize = plan_resize(
             SimRecord(self.record, latency=_no_latency()).rows(),
             set(self.record.regions),
@@ -120,11 +174,23 @@ class SimDisk:
             old=Geometry(old_bytes, BLOCK, found.cache_blocks),
             new=Geometry(found.image_bytes, BLOCK, blocks),
             room=self.room,
-            stale=values["clean_shutdown"] == "1" and old_bytes < found.image_bytes,
+            stale=verdict is not Verdict.SAME,
         )
         steps = _Steps(self)
         resize.carry_out(steps, steps)
         return steps.disks
+
+    def begun(self, rng: random.Random) -> list[SimDisk]:
+        """Begin a mount, and nothing else; returns what crashes find after each step of it."""
+        latency = _no_latency()
+        origin = SimStore(self.origin, name="origin", rng=rng, latency=latency)
+        cache = SimStore(self.cache, name="cache", rng=rng, latency=latency)
+        record = SimRecord(self.record, latency=latency)
+        ties = Ties(self.face, self.stamp, origin=origin, cache=cache, record=record, geometry=self.geometry)
+        disks: list[SimDisk] = []
+        ties.on_step = lambda: disks.append(replace(self, face=ties.face, stamp=ties.stamp, record=record.freeze()))
+        ties.binding.begin()
+        return disks
 
     def recover(self) -> Recovered:
         """Recover as a mount would, into a policy that nobody uses."""
@@ -190,31 +256,12 @@ def _with_room(store: StoreState, blocks: int) -> StoreState:
     return StoreState(durable, {sector: old for sector, old in store.pending.items() if sector * SECTOR < size})
 
 
+def _nothing() -> None:
+    pass
+
+
 def _no_latency() -> Latency:
     return Latency(random.Random(0), 0.0)
-
-
-@dataclass(slots=True, kw_only=True)
-class SimBinding:
-    """What the composition root wants of :class:`fusecache.attach.binding.Binding`."""
-
-    origin: SimStore
-    cache: SimStore
-    database: SimRecord
-    geometry: Geometry
-    region_blocks: int
-    was_clean: bool
-    origin_address: str = "/origin"
-    cache_path: Path = Path("/cache")
-    metadata_path: Path = Path("/metadata")
-    engine: str = "simulated"
-    read_only: str = ""
-
-    def end(self, *, dirty: int, cached: int) -> None:
-        """Give up a claim on the origin that nobody contests here."""
-
-    def end_values(self) -> dict[str, str]:
-        return {"clean_shutdown": "1"}
 
 
 class Rig:
@@ -230,20 +277,21 @@ class Rig:
         latency = Latency(rng, seconds)
         EagerPolicy.seed = seed
         self.disk = disk
+        self.at_end: Callable[[], None] = _nothing
+        """Called after each step of a clean end."""
         self.origin = SimStore(disk.origin, name="origin", rng=rng, latency=latency)
         self.store = SimStore(disk.cache, name="cache", rng=rng, latency=latency)
         self.record = SimRecord(disk.record, latency=latency)
         values = self.record.values()
-        self.binding = SimBinding(
-            origin=self.origin,
-            cache=self.store,
-            database=self.record,
-            geometry=disk.geometry,
-            region_blocks=disk.region_blocks,
-            was_clean=values["clean_shutdown"] == "1",
+        self.ties = Ties(
+            disk.face, disk.stamp, origin=self.origin, cache=self.store, record=self.record, geometry=disk.geometry
         )
-        sizes = {"cache_blocks": str(disk.geometry.cache_blocks), "image_bytes": str(disk.geometry.image_bytes)}
-        self.record.set_values({"clean_shutdown": "0", **sizes})
+        binding = self.binding = self.ties.binding
+        self.begun: list[SimDisk] = []
+        """What a crash finds after each step of the beginning."""
+        self.ties.on_step = lambda: self.begun.append(self.freeze(rng))
+        binding.begin()
+        self.ties.on_step = _nothing
         choice = PolicyChoice(policy)
         instance = new_policy(disk.geometry, choice)
         recovered = recover(
@@ -255,7 +303,6 @@ class Rig:
             hints_valid=self.binding.was_clean and values.get("hints") == hint_signature(instance),
         )
         instance.allow_migrations(mode is not Mode.PASSTHROUGH)
-        binding = cast("Binding", self.binding)
         self.volume = make_volume(binding, instance, recovered.mapping, recovered.open_regions, mode)
         self.worker = MigrationWorker(self.volume)
         self.jobs = Jobs(BLOCK, trio.current_time)
@@ -286,14 +333,18 @@ class Rig:
                 yield
                 async with self.worker.paused():
                     nursery.cancel_scope.cancel()
-            await end_cleanly(self.volume, cast("Binding", self.binding))
+            self.ties.on_step = self.at_end
+            await end_cleanly(self.volume, self.binding)
+            self.ties.on_step = _nothing
 
     def freeze(self, rng: random.Random) -> SimDisk:
         """Copy what a crash at this moment would have to deal with."""
         return replace(
             self.disk,
             origin=self.origin.freeze(rng),
+            face=self.ties.face,
             cache=self.store.freeze(rng),
+            stamp=self.ties.stamp,
             record=self.record.freeze(),
         )
 
@@ -348,9 +399,9 @@ def simulated(tick_seconds: float = QUICK_TICKS) -> Iterator[None]:
         patch.object(mount, "_TICK_SECONDS", tick_seconds),
         patch.object(mount, "_TICKS_PER_CLOSING", _TICKS_PER_CLOSING),
         patch("fusecache.jobs.switching._SLICE", 1),
-        patch(
-            "fusecache.volume.policies.guarded", lambda policy, _: policy
-        ),  # what the wild policy asserts is to be seen
+        patch("fusecache.attach.binding.size_of", lambda cache: cache.size),
+        # what the wild policy asserts is to be seen
+        patch("fusecache.volume.policies.guarded", lambda policy, _: policy),
         # Trio shuffles the order in which tasks run; from our seed only, so that a run can be repeated.
         patch("trio._core._run._ALLOW_DETERMINISTIC_SCHEDULING", True),
     ):

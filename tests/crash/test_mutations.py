@@ -1,4 +1,6 @@
-"""Proof that the hunter can find something: each rule of durability and of resizing is broken, and that is caught.
+"""Proof that the hunter can find something: each rule is broken, and that is caught.
+
+The rules of durability, of resizing, and of what ties origin, cache and metadata together.
 
 Every mutation is applied to the real code for one test, and has to be noticed within sixty thousand crashes; most are
 within one thousand.  The hunt for the few that take long begins shortly before the seed that finds them;
@@ -10,14 +12,18 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import partialmethod
 from itertools import count
 from typing import Any, Final
 
 import pytest
 import trio
 
-from fusecache.attach import resizing
+from fusecache.attach import agreement, bond, findings, resizing
+from fusecache.attach.bond import Bond
+from fusecache.attach.claim import Claim
 from fusecache.attach.resizing import Ledger, Resize, Space
+from fusecache.attach.stamp import Stamp
 from fusecache.block.locks import BlockLocks
 from fusecache.block.mapping import Mapping
 from fusecache.block.states import WRITE_INTENT
@@ -28,10 +34,12 @@ from fusecache.durability.flushes import Flushes
 from fusecache.durability.group_commit import GroupCommit
 from fusecache.durability.rows import Rows
 from fusecache.errors import StoreError
+from fusecache.metadata import Identity, Superblock, packed
 from fusecache.metadata.record import Row, Transaction
 from fusecache.migration.steps import Steps
 from tests.crash import rig
 from tests.crash.hunter import HuntError, hunt
+from tests.crash.parts import SimOrigin, Ties
 
 _MOST_CRASHES = 60_000
 
@@ -305,6 +313,128 @@ def neighbours_count_as_written_when_the_first_one_is(patch: Patch) -> None:
     patch.setattr(Steps, "write_origin", write_first)
 
 
+def generation_raised_everywhere_only_when_the_mount_ends(patch: Patch) -> None:
+    """At a beginning the record alone has the new one, and serving begins."""
+    settle = Bond.settle
+
+    def settle_late(self: Bond, *, clean: bool = False, empty: bool = False, at_end: bool = False) -> None:
+        if at_end:
+            settle(self, clean=clean, empty=empty)
+
+    patch.setattr(Bond, "settle", settle_late)
+    patch.setattr(Bond, "settle_at_end", partialmethod(settle_late, at_end=True))
+
+
+def generation_not_raised_at_a_clean_end(patch: Patch) -> None:
+    renewed = Bond.renewed
+
+    def renew_once(self: Bond) -> dict[str, str]:
+        is_first = self not in begun
+        begun.append(self)
+        return renewed(self) if is_first else {}
+
+    begun: list[Bond] = []
+    patch.setattr(Bond, "renewed", renew_once)
+
+
+def generation_never_compared(patch: Patch) -> None:
+    def is_accepted(generation: str, superblock: Superblock) -> bool:
+        return True
+
+    patch.setattr(bond, "is_accepted", is_accepted)
+    patch.setattr(agreement, "is_claim_accepted", is_accepted)
+
+
+def generation_before_last_dropped_a_step_too_early(patch: Patch) -> None:
+    write_stamp = Ties._write_stamp
+
+    def drop_first(self: Ties, stamp: Stamp) -> None:
+        self.binding.database.set_values(packed(previous_generation=""))
+        write_stamp(self, stamp)
+
+    patch.setattr(Ties, "_write_stamp", drop_first)
+
+
+def generations_of_interrupted_beginnings_forgotten(patch: Patch) -> None:
+    renewed = Bond.renewed
+
+    def renew(self: Bond) -> dict[str, str]:
+        self.previous = ""
+        return renewed(self)
+
+    patch.setattr(Bond, "renewed", renew)
+
+
+def claim_says_that_all_is_well_while_mounted(patch: Patch) -> None:
+    settle = Bond.settle
+
+    def settle_well(self: Bond, *, clean: bool = False, empty: bool = False) -> None:
+        settle(self, clean=True, empty=empty)
+
+    patch.setattr(Bond, "settle", settle_well)
+
+
+def claim_that_cannot_be_replaced_stays(patch: Patch) -> None:
+    def replace_claim(self: Bond, claim: Claim | None) -> str:
+        if claim is None:
+            self.claims.remove()
+            return ""
+        return self.claims.write(claim)
+
+    patch.setattr(Bond, "_replace_claim", replace_claim)
+
+
+def claims_that_are_gone_not_missed(patch: Patch) -> None:
+    settle = Bond.settle
+
+    def settle_unclaimed(self: Bond, *, clean: bool = False, empty: bool = False) -> None:
+        settle(self, clean=clean, empty=empty)
+        self.ledger.set_values(packed(origin_claimed=False))
+
+    patch.setattr(Bond, "settle", settle_unclaimed)
+
+
+def claims_of_others_taken_for_disproved(patch: Patch) -> None:
+    def is_disproved(self: Claim) -> bool:
+        return True
+
+    patch.setattr(Claim, "is_disproved", is_disproved)
+
+
+def clean_blocks_not_compared_with_the_origin(patch: Patch) -> None:
+    def compare(origin: Any, database: Any, size: int) -> tuple[int, int]:
+        return 0, 0
+
+    patch.setattr(findings, "compare", compare)
+
+
+def signs_of_the_origin_not_compared(patch: Patch) -> None:
+    def other_signs_than(self: Identity, recorded: Identity) -> list[str]:
+        return []
+
+    def is_known_by_signs(self: Identity, recorded: Identity) -> bool:
+        return False
+
+    patch.setattr(Identity, "other_signs_than", other_signs_than)
+    patch.setattr(Identity, "is_known_by_signs", is_known_by_signs)
+
+
+def time_of_the_last_change_recorded_before_it_is_durable(patch: Patch) -> None:
+    def make_identity_durable(self: SimOrigin) -> None:
+        pass
+
+    patch.setattr(SimOrigin, "make_identity_durable", make_identity_durable)
+
+
+def clean_blocks_kept_though_the_origin_has_changed(patch: Patch) -> None:
+    plan_resize = resizing.plan_resize
+
+    def plan_trustingly(rows: Iterable[Row], regions: set[int], *, stale: bool, **sizes: Any) -> Resize:
+        return plan_resize(rows, regions, stale=False, **sizes)
+
+    patch.setattr(rig, "plan_resize", plan_trustingly)
+
+
 _SOUND = [
     rule_1_commit_before_the_cache_is_flushed,
     rule_2_reuse_before_the_unmapping_is_committed,
@@ -330,6 +460,19 @@ _SOUND = [
     resizing_drops_what_is_dirty,
     resizing_takes_suspects_for_clean,
     resizing_closes_regions_that_stay,
+    generation_raised_everywhere_only_when_the_mount_ends,
+    generation_not_raised_at_a_clean_end,
+    generation_never_compared,
+    generation_before_last_dropped_a_step_too_early,
+    generations_of_interrupted_beginnings_forgotten,
+    claim_says_that_all_is_well_while_mounted,
+    claim_that_cannot_be_replaced_stays,
+    claims_that_are_gone_not_missed,
+    claims_of_others_taken_for_disproved,
+    clean_blocks_not_compared_with_the_origin,
+    clean_blocks_kept_though_the_origin_has_changed,
+    signs_of_the_origin_not_compared,
+    time_of_the_last_change_recorded_before_it_is_durable,
 ]
 _FAULTY = [
     what_a_lost_cache_may_have_forgotten_is_written_back,

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from fusecache.block.geometry import Geometry
 from fusecache.config import Mode
+from tests.crash.parts import Face
 from tests.crash.rig import BLOCK, Rig, SimDisk, simulate, simulated
-from tests.fakes import StoreState
 
 _CHANGES: Final = ("smq", "mq", "cleaner", "eager")
 _SIDE_BY_SIDE: Final = 4
@@ -112,11 +112,7 @@ class Session:
     def __post_init__(self) -> None:
         self.rng = random.Random(self.seed)
         self.model = bytearray(self.rng.randbytes(self.geometry.image_bytes))
-        self.disk = SimDisk(
-            region_blocks=self.region_blocks,
-            origin=StoreState(bytearray(self.model)),
-            cache=StoreState(bytearray(b"\xee" * (self.geometry.cache_blocks * BLOCK))),
-        )
+        self.disk = SimDisk.holding(bytearray(self.model), self.geometry, region_blocks=self.region_blocks, face=Face())
 
     async def run(self, steps: list[Together | Wait | Fsync | WriteBack | Restart]) -> None:
         remaining = iter(steps)

@@ -151,19 +151,27 @@ def test_f01_only_metadata_that_opens_and_says_so_disproves(place: Place) -> Non
         finally:
             assert place.contents() == before
 
-    binding = place.mount(rows=DIRTY)
-    claim = Claim(binding.uuid, str(place.metadata))
-    assert not is_disproved(claim)
-    assert is_disproved(replace(claim, clean=True))
+    def claim() -> Claim:
+        found = claim_on(place.origin)
+        assert found is not None
+        return replace(found, clean=False)
+
+    place.mount(rows=DIRTY)
+    assert not is_disproved(claim())
+    assert is_disproved(replace(claim(), clean=True))
     place.mount(rows=((0, 3, False),))
-    assert is_disproved(claim)
-    assert not is_disproved(replace(claim, uuid="another"))
+    assert is_disproved(claim())
+    assert not is_disproved(replace(claim(), uuid="another"))
     place.mount(clean=False)
-    assert is_disproved(claim)
+    assert is_disproved(claim())
+    older = place.metadata.read_bytes()
+    place.mount(rows=DIRTY)
+    place.metadata.write_bytes(older)
+    assert not is_disproved(claim()), "an older copy of the metadata, from when nothing was dirty"
     place.metadata.write_bytes(b"no database")
-    assert not is_disproved(claim)
+    assert not is_disproved(claim())
     for name in ("nowhere", "nul\0", "x" * 5000):
-        assert not is_disproved(replace(claim, metadata=name))
+        assert not is_disproved(replace(claim(), metadata=name))
 
 
 def test_the_note_is_not_in_the_data(place: Place) -> None:
