@@ -30,7 +30,7 @@ from fusecache.attach.claim import Claim
 from fusecache.attach.generation import ANY, is_accepted, successor
 from fusecache.attach.stamp import Stamp
 from fusecache.errors import RefusedError, StoreError
-from fusecache.metadata import packed
+from fusecache.metadata import TOUCHED, packed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -77,6 +77,8 @@ class Bond:
     write_claim: Callable[[Claim], str]
     """Writes the origin's claim, durably; returns where it is kept, nothing for nowhere; raises StoreError."""
     remove_claim: Callable[[], None]
+    touched: Callable[[], str]
+    """Tells the origin's :attr:`fusecache.metadata.Identity.touched`, which a claim changes."""
     claimed_at: str = ""
     """Where the claim is kept."""
 
@@ -103,7 +105,8 @@ class Bond:
             claim = Claim(self.uuid, self.metadata, self.generation, clean, socket.gethostname())
             self.claimed_at = self.write_claim(claim)
         self.previous = ""
-        self.ledger.set_values(packed(previous_generation="", origin_claimed=bool(self.claimed_at)))
+        values = packed(previous_generation="", origin_claimed=bool(self.claimed_at))
+        self.ledger.set_values(values | {TOUCHED: self.touched()})
 
     def settle_at_end(self, *, clean: bool, empty: bool) -> None:
         """Do the same at a clean end, which it does not spoil: till it is done, previous generations are accepted."""

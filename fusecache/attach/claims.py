@@ -84,6 +84,7 @@ class Claims:
             write_stamp=partial(write_stamp, cache_fd),
             write_claim=self.write,
             remove_claim=self.remove,
+            touched=self.origin.touched,
         )
 
     def _noted(self) -> Iterator[tuple[Identity, Claim, Path]]:

@@ -109,7 +109,13 @@ class FileOrigin:
             signs=signs_of(self._fd),
             marks=self._marks(marks_of, size),
             label=self._marks(label_of, size),
+            touched=self.touched(),
         )
+
+    def touched(self) -> str:
+        """See :class:`fusecache.attach.origin.Origin`."""
+        status = os.fstat(self._fd)
+        return "" if stat.S_ISBLK(status.st_mode) else str(status.st_ctime_ns)
 
     def _marks(self, find: Callable[[Callable[[int, int], bytes], int], str], size: int) -> str:
         """Find something in the content; nothing where that cannot be read."""

@@ -1,7 +1,7 @@
 """The durable record: which block lies where in the cache, and what is known of it after a crash."""
 
 from fusecache.metadata.database import Database
-from fusecache.metadata.identity import Identity
+from fusecache.metadata.identity import TOUCHED, Identity
 from fusecache.metadata.readonly import (
     SQLITE_ERRORS,
     connect,
@@ -34,6 +34,7 @@ __all__ = [
     "NAMES",
     "SIZES",
     "SQLITE_ERRORS",
+    "TOUCHED",
     "Database",
     "Identity",
     "Record",

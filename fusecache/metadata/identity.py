@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+TOUCHED: Final = "origin_ctime_ns"
 _MOST_BYTES: Final = 1 << 16
 """Of the text that signs are read from."""
 
@@ -45,6 +46,9 @@ class Identity:
     any use of them changes; empty where that is not known."""
     label: str = ""
     """What the content calls itself, such as ``ext4 1b4e28ba-...``; empty if it says nothing."""
+    touched: str = ""
+    """Another one after each change of it or of what is said of it, even if its version was set back: of a file, its
+    time of change of status.  Our own notes change it, too; empty where it is not known."""
 
     def other_signs_than(self, recorded: Identity) -> list[str]:
         """Say in which signs this is not the origin that was recorded, in words."""
@@ -76,6 +80,14 @@ class Identity:
         marks_differ = bool(self.marks and recorded.marks) and self.marks != recorded.marks
         return self.version != recorded.version or marks_differ
 
+    def was_touched_since(self, recorded: Identity) -> bool:
+        """Tell whether others may have changed it since a clean end, and set its version back.
+
+        Another name explains that it was touched.
+        """
+        differs = bool(self.touched and recorded.touched) and self.touched != recorded.touched
+        return differs and self.address == recorded.address
+
     def has_grown_since(self, recorded: Identity) -> bool:
         """Tell whether it is the same thing, and longer."""
         is_longer = self.size is not None and recorded.size is not None and self.size > recorded.size
@@ -91,6 +103,7 @@ class Identity:
             "origin_signs": json.dumps(dict(self.signs)),
             "origin_marks": self.marks,
             "origin_label": self.label,
+            TOUCHED: self.touched,
         }
         return values if self.size is None else values | {"origin_bytes": str(self.size)}
 
@@ -105,6 +118,7 @@ class Identity:
             signs=_signs(values.get("origin_signs", "")),
             marks=values.get("origin_marks", ""),
             label=values.get("origin_label", ""),
+            touched=values.get(TOUCHED, ""),
         )
 
 

@@ -191,42 +191,21 @@ def test_f01_the_note_is_gone_from_an_origin_that_lacks_something(mount: Mount, 
 
 def test_f01_an_origin_without_extended_attributes(mounted: Mounted, loops: LoopDevices, tmp_path: Path) -> None:
     """F01: it is said once; then the note lies on this host, and protects as well as it can."""
-    if os.geteuid() != 0:
-        pytest.skip("mounting needs root")
-    need("mkfs.ext4")
-    disk = tmp_path / "disk"
-    disk.write_bytes(bytes(16 * MIB))
-    run("mkfs.ext4", "-q", "-O", "^has_journal", disk)
-    loops.mount(loops.attach(disk), tmp_path / "fs", "-o", "nouser_xattr")
-    origin = tmp_path / "fs" / "origin"
-    origin.write_bytes(random.Random(0).randbytes(SIZE))
-    if _keeps_notes(origin):
-        origin = _on_memory_without_notes(tmp_path, loops)
+    backing = tmp_path / "backing"
+    backing.write_bytes(random.Random(0).randbytes(SIZE))
+    origin = loops.attach(backing)
     mount = mounted("--policy", EAGER, origin=origin, cache_size="3MiB")
-    image = use(mount, 5)
     mount.unmount()
-    said = run(*mount.mount_command("--policy", EAGER))
-    assert "extended attributes" not in said.stdout + said.stderr
-    mount.kill9()
+    image = b""
+    for option, expected in (("--format", True), ("--scrub=0", False)):
+        said = run(*mount.mount_command("--policy", EAGER, option))
+        assert ("no extended attributes" in said.stdout + said.stderr) is expected
+        image = use(mount, 5)
+        mount.kill9()
     moved_away(mount, tmp_path / "ssd")
     refused(mount, "newer data of origin")
     moved_back(mount, tmp_path / "ssd")
     serves(mount, image)
-
-
-def _keeps_notes(path: Path) -> bool:
-    try:
-        os.setxattr(path, "user.probe", b"")
-    except OSError:
-        return False
-    return True
-
-
-def _on_memory_without_notes(tmp_path: Path, loops: LoopDevices) -> Path:
-    """Where ext4 keeps notes whatever it is told: a block device, which keeps none."""
-    backing = tmp_path / "backing"
-    backing.write_bytes(random.Random(0).randbytes(SIZE))
-    return loops.attach(backing)
 
 
 # F02: an origin is known by what it is

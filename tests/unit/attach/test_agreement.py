@@ -150,6 +150,17 @@ def test_f03_metadata_that_knew_no_generation_is_older_than_a_claim_that_has_one
         judged(older, found())
 
 
+def test_f02_a_version_that_was_set_back_drops_what_is_clean_and_refuses_nothing() -> None:
+    recorded = replace(RECORDED, origin=replace(ORIGIN, touched="8"))
+    for newer in (0, 2):
+        assert judged(recorded, found(newer=newer, touched="8")) is Verdict.SAME
+        assert judged(recorded, found(newer=newer, touched="9")) is Verdict.TOUCHED
+        assert judged(recorded, found(newer=newer, touched="")) is Verdict.SAME
+        assert judged(RECORDED, found(newer=newer, touched="9")) is Verdict.SAME
+        assert judged(replace(recorded, clean_shutdown=False), found(newer=newer, touched="9")) is Verdict.SAME
+    assert judged(recorded, found(touched="9", version="101")) is Verdict.CHANGED
+
+
 def test_an_origin_that_has_only_grown() -> None:
     longer: dict[str, Any] = {"size": 8192, "version": "101"}
     assert judged(RECORDED, found(newer=2, **longer)) is Verdict.GROWN

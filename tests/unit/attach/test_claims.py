@@ -33,6 +33,9 @@ class Disk:
     def claim(self) -> Claim | None:
         return self.note
 
+    def touched(self) -> str:
+        return ""
+
     def write_claim(self, claim: Claim) -> bool:
         if self.keeps_notes:
             self.note = claim
