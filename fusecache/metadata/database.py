@@ -24,9 +24,10 @@ from __future__ import annotations
 import os
 import sqlite3
 import tempfile
+from collections import deque
 from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import partial
-from itertools import islice
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, final
 
@@ -57,6 +58,12 @@ _SCHEMA: Final = """
         cblock INTEGER PRIMARY KEY, oblock INTEGER NOT NULL, dirty INTEGER NOT NULL, hint INTEGER, crc INTEGER
     );
     CREATE TABLE regions (region INTEGER PRIMARY KEY);
+"""
+_SUMS: Final = """
+    SELECT cblock, oblock, crc FROM blocks
+    WHERE cblock BETWEEN ? AND ? AND NOT dirty AND crc IS NOT NULL AND crc <> ?
+        AND cblock / ? NOT IN (SELECT region FROM regions)
+    ORDER BY cblock
 """
 # SQLite keeps whatever it is given; asking it is faster by far than looking at each value here.
 _DAMAGED_ROW: Final = """
@@ -207,23 +214,36 @@ class Database:
             (count,) = self._connection.execute(query, (self.superblock().region_blocks,)).fetchone()
             return int(count)
 
-    def sums(self, most: int, *, turn: int = 0, leave_out: int = -1) -> Iterator[tuple[int, int]]:
+    def sums(self, most: int | None = None, *, turn: int = 0, leave_out: int = -1) -> Iterator[tuple[int, int]]:
         """Read some clean blocks with their sums, as ``(oblock, CRC-32C)``, spread over the cache.
 
-        :param most: about so many, and never twice as many.
+        :param most: how many, if there are as many; without it, all.
         :param turn: a number; another one chooses others.
         :param leave_out: a sum of no interest.
         """
-        which = (
-            "FROM blocks WHERE NOT dirty AND crc IS NOT NULL AND crc <> ? AND cblock / ? NOT IN "
-            "(SELECT region FROM regions)"
-        )
-        values = (leave_out, self.superblock().region_blocks)
+        which = (leave_out, self.superblock().region_blocks)
         with sqlite_errors(self.path):
-            (count,) = self._connection.execute(f"SELECT COUNT(*) {which}", values).fetchone()
-            step = max(1, count // most)
-            rows = self._connection.execute(f"SELECT oblock, crc {which} ORDER BY cblock", values)
-            yield from islice(rows, turn % step, None, step)
+            first, last = self._connection.execute("SELECT min(cblock), max(cblock) FROM blocks").fetchone()
+            if first is None:
+                return
+            if most is None or most > last - first:
+                rows = self._connection.execute(_SUMS, (first, last, *which))
+                yield from ((oblock, crc) for _, oblock, crc in rows)
+                return
+            span = (last + 1 - first) / most
+            starts = [first + int(number * span) for number in range(most + 1)]
+            offset = turn % max(1, int(span))
+            spans = list(pairwise(starts))
+            pieces = deque([(start + offset, end) for start, end in spans])
+            pieces.extend((start, start + offset) for start, _ in spans)
+            while most and pieces:
+                start, end = pieces.popleft()
+                row = self._connection.execute(f"{_SUMS} LIMIT 1", (start, end - 1, *which)).fetchone()
+                if row is not None:
+                    cblock, oblock, crc = row
+                    pieces.append((cblock + 1, end))
+                    most -= 1
+                    yield oblock, crc
 
     def regions(self) -> set[int]:
         """Read the regions that may have been written."""

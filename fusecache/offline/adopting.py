@@ -131,7 +131,7 @@ def _compare(origin: Origin, database: Database, progress: Progress) -> Adopted:
     size, total = database.superblock().block_size, database.count(dirty_only=False)
     newer = database.count_newer()
     compared = differing = 0
-    for oblock, crc in database.sums(total + 1):
+    for oblock, crc in database.sums():
         try:
             content = origin.read_now(oblock * size, size)
         except StoreError:
