@@ -120,8 +120,9 @@ def shows_in_content_only(recorded: Superblock, found: Findings) -> bool:
 
     Where there is no such time, a change of its marks is others' work, and nothing that has rotted.
     """
-    now = found.now
-    as_before = replace(found, differing=0, now=replace(now, marks=recorded.origin.marks) if now.has_time else now)
+    now, before = found.now, recorded.origin
+    would_show = now.can_tell_since(before)
+    as_before = replace(found, differing=0, now=replace(now, marks=before.marks) if would_show else now)
     return bool(_change(recorded, found)) and not _change(recorded, as_before)
 
 

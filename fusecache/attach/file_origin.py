@@ -18,7 +18,7 @@ from fusecache.attach.claim import Claim
 from fusecache.attach.lease import lock
 from fusecache.attach.marks import label_of, marks_of
 from fusecache.attach.origin import OpenStore, Strengths
-from fusecache.attach.signs import entry_of, signs_of
+from fusecache.attach.signs import entry_of, signs_of, written_of
 from fusecache.config import PageCache
 from fusecache.errors import StoreError
 from fusecache.linux import size_of
@@ -98,13 +98,13 @@ class FileOrigin:
         return size_of(self._fd)
 
     def identity(self) -> Identity:
-        """See :class:`fusecache.attach.origin.Origin`; changes of a device show in its marks only."""
+        """See :class:`fusecache.attach.origin.Origin`; of a device, changes show until the next start of the system."""
         status, size = os.fstat(self._fd), self.size
         is_device = stat.S_ISBLK(status.st_mode)
         return Identity(
             address=self.address,
             place=f"device {status.st_rdev}" if is_device else f"{status.st_dev}:{status.st_ino}",
-            version="0" if is_device else str(status.st_mtime_ns),
+            version=written_of(status.st_rdev) if is_device else str(status.st_mtime_ns),
             size=size,
             signs=signs_of(self._fd),
             marks=self._marks(marks_of, size),

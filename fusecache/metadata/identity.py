@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 TOUCHED: Final = "origin_ctime_ns"
+_NOTHING: Final = "0"
 _MOST_BYTES: Final = 1 << 16
 """Of the text that signs are read from."""
 
@@ -36,7 +37,9 @@ class Identity:
     """Where it is in this system: of a file, file system and inode; of a device, its number.  Others may be there
     tomorrow."""
     version: str
-    """Another one after each change: of a file, its time of modification; ``0`` where changes do not show."""
+    """Another one after each change: of a file, its time of modification; ``0`` where changes do not show.  Its last
+    word counts, and means something as long as the words before it are the same: of a device, the sectors written since
+    the system was started, and for how long it has been this disk."""
     size: int | None
     """In bytes; None where the metadata does not say."""
     signs: Mapping[str, str] = field(default_factory=dict)
@@ -63,10 +66,10 @@ class Identity:
         shared = recorded.signs.keys() & self.signs.keys()
         return bool(shared) and all(self.signs[name] == recorded.signs[name] for name in shared)
 
-    @property
-    def has_time(self) -> bool:
-        """Whether its version shows that it was written."""
-        return self.version != "0"
+    def can_tell_since(self, recorded: Identity) -> bool:
+        """Tell whether its version would be another one if it had been written meanwhile."""
+        (epoch, _, count), (before, _, _) = self.version.rpartition(" "), recorded.version.rpartition(" ")
+        return epoch == before and count != _NOTHING
 
     def is_where_it_was(self, recorded: Identity) -> bool:
         """Tell whether it is in the same place, or has the same address."""
@@ -78,7 +81,7 @@ class Identity:
         After any other end it tells nothing: the last writes may have been ours.
         """
         marks_differ = bool(self.marks and recorded.marks) and self.marks != recorded.marks
-        return self.version != recorded.version or marks_differ
+        return (self.version != recorded.version and self.can_tell_since(recorded)) or marks_differ
 
     def was_touched_since(self, recorded: Identity) -> bool:
         """Tell whether others may have changed it since a clean end, and set its version back.

@@ -113,9 +113,19 @@ def test_f02_whatever_shows_a_change_counts(change: dict[str, Any]) -> None:
 
 def test_f04_marks_of_a_device_that_differ_are_others_work_and_nothing_rotten() -> None:
     """F04: what has no time of modification would else be healed back to what it was before others used it."""
-    recorded = replace(RECORDED, origin=replace(ORIGIN, version="0"))
-    assert not shows_in_content_only(recorded, found(version="0", marks="bb", differing=1))
-    assert shows_in_content_only(recorded, found(version="0", differing=1))
+    for before, now in (("0", "0"), ("boot 1 7", "boot 2 7")):
+        recorded = replace(RECORDED, origin=replace(ORIGIN, version=before))
+        assert not shows_in_content_only(recorded, found(version=now, marks="bb", differing=1))
+        assert shows_in_content_only(recorded, found(version=now, differing=1))
+
+
+def test_f02_a_device_counts_what_is_written_to_it_until_the_next_start() -> None:
+    recorded = replace(RECORDED, origin=replace(ORIGIN, version="boot 1 700+"))
+    for version in ("boot 1 700+", "boot 2 900+", "other 1 900+", "0"):
+        assert judged(recorded, found(newer=2, version=version)) is Verdict.SAME
+    with pytest.raises(DisagreementError, match="it was written after the last mount"):
+        judged(recorded, found(newer=2, version="boot 1 708+"))
+    assert shows_in_content_only(recorded, found(version="boot 1 700+", marks="bb"))
 
 
 def test_f02_after_a_crash_the_last_writes_may_have_been_ours() -> None:
