@@ -10,7 +10,6 @@ from fusecache.metadata.readonly import (
     log_complaint,
     reading,
     require_metadata,
-    require_whole,
     sqlite_errors,
 )
 from fusecache.metadata.record import Record, Row, Transaction
@@ -52,7 +51,6 @@ __all__ = [
     "reading",
     "region_blocks_for",
     "require_metadata",
-    "require_whole",
     "side_files",
     "sqlite_errors",
 ]

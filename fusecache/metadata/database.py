@@ -148,7 +148,6 @@ class Database:
         :raises StoreError: it has a write-ahead log, and there is no room for a copy of both.
         """
         require_metadata(path)
-        require_whole(path)
         with reading(path) as connection:
             database = cls(path, connection)
             database._require_tables()

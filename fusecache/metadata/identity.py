@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 TOUCHED: Final = "origin_ctime_ns"
-_NOTHING: Final = "0"
 _MOST_BYTES: Final = 1 << 16
 """Of the text that signs are read from."""
 
@@ -69,7 +68,7 @@ class Identity:
     def can_tell_since(self, recorded: Identity) -> bool:
         """Tell whether its version would be another one if it had been written meanwhile."""
         (epoch, _, count), (before, _, _) = self.version.rpartition(" "), recorded.version.rpartition(" ")
-        return epoch == before and count != _NOTHING
+        return epoch == before and count != "0"
 
     def is_where_it_was(self, recorded: Identity) -> bool:
         """Tell whether it is in the same place, or has the same address."""
@@ -81,7 +80,8 @@ class Identity:
         After any other end it tells nothing: the last writes may have been ours.
         """
         marks_differ = bool(self.marks and recorded.marks) and self.marks != recorded.marks
-        return (self.version != recorded.version and self.can_tell_since(recorded)) or marks_differ
+        (epoch, _, count), (before, _, then) = self.version.rpartition(" "), recorded.version.rpartition(" ")
+        return (epoch == before and count != then) or marks_differ
 
     def was_touched_since(self, recorded: Identity) -> bool:
         """Tell whether others may have changed it since a clean end, and set its version back.

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Final
@@ -72,9 +72,15 @@ def _values_in_file(path: Path) -> dict[str, str]:
 
 def _values_with_log(path: Path) -> dict[str, str]:
     with copied(path) as copy, closing(connect(copy)) as connection:
-        values = dict(connection.execute("SELECT name, value FROM meta"))
-        _, commits, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-        return values if commits > 0 else {}
+        return _values_by(connection)
+
+
+def _values_by(connection: sqlite3.Connection) -> dict[str, str]:
+    """Read what a copy says; nothing if no commit is in its log, which goes into its file here."""
+    connection.execute("PRAGMA synchronous = OFF")
+    values = dict(connection.execute("SELECT name, value FROM meta"))
+    _, commits, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+    return values if commits > 0 else {}
 
 
 @contextmanager
@@ -90,15 +96,19 @@ def _pages(path: Path) -> Iterator[sqlite3.Connection]:
 def reading(path: Path) -> Iterator[sqlite3.Connection]:
     """Open a metadata file for reading only; its log counts, and nothing changes on the disk.
 
-    :raises MetadataError: SQLite's complaints, here and inside the block.
+    :raises MetadataError: it lacks some of its commits, or has another's; SQLite's complaints, also inside the block.
     """
-    with sqlite_errors(path):
+    with sqlite_errors(path), ExitStack() as opened:
         if log_size(path):
-            with copied(path) as copy, closing(connect(copy)) as connection:
-                yield connection
+            copy = opened.enter_context(copied(path))
+            connection = opened.enter_context(closing(connect(copy)))
+            complaint = log_fault(path, _values_in_file, lambda _: _values_by(connection))
         else:
-            with _pages(path) as connection:
-                yield connection
+            connection = opened.enter_context(_pages(path))
+            complaint = log_fault(path, _values_in_file, _values_with_log)
+        if complaint:
+            raise MetadataError(complaint)
+        yield connection
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from fusecache.attach import changed_at
 from fusecache.errors import FusecacheError, MetadataError
-from fusecache.metadata import reading, require_metadata, require_whole
+from fusecache.metadata import reading, require_metadata
 from fusecache.offline.interchange import XmlWriter
 from fusecache.offline.opening import exists_already, open_locked
 from fusecache.offline.visiting import visit
@@ -39,7 +39,6 @@ def dump(files: Files, output: TextIO) -> None:
         if files.cache is not None and files.cache.exists():
             notes[CACHE_TIME] = changed_at(open_locked(files.cache, resources))
         require_metadata(files.metadata)
-        require_whole(files.metadata)
         connection = resources.enter_context(reading(files.metadata))
         try:
             visit(connection, XmlWriter(output, notes))

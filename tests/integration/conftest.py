@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import random
@@ -15,6 +16,7 @@ from typing import Protocol
 
 import pytest
 
+from fusecache.paths import ROOT_DIRECTORY
 from tests.integration.mounts import LoopDevices, Mount, sweep_aborted_runs
 
 MIB = 1024 * 1024
@@ -97,6 +99,15 @@ def mounted(tmp_path: Path) -> Iterator[Mounted]:
     yield mount
     watchdog.cancel()
     discard()
+    _forget_claims(tmp_path)
+
+
+def _forget_claims(directory: Path) -> None:
+    """Remove the claims on origins that keep none, which lie in a directory of the system, of one test's mounts."""
+    for claim in (ROOT_DIRECTORY / "claims").glob("*.claim"):
+        with contextlib.suppress(FileNotFoundError):
+            if str(directory) in claim.read_text():
+                claim.unlink()
 
 
 @pytest.fixture

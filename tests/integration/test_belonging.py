@@ -13,13 +13,11 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from fusecache.paths import ROOT_DIRECTORY
 from tests.integration.conftest import Mounted
 from tests.integration.judges import need
 from tests.integration.mounts import LoopDevices, Mount, program, run
@@ -30,15 +28,6 @@ SIZE = 4 * MIB
 EAGER = "mq,read_promote_adjustment=0,write_promote_adjustment=0,discard_promote_adjustment=0"
 ENDS = ["unmount", "kill9"]
 PARTS = ("origin", "cache", "metadata")
-
-
-@pytest.fixture(autouse=True)
-def _no_claims_left(tmp_path: Path) -> Iterator[None]:
-    """Claims on origins that cannot keep them lie in a directory of the system: remove those of this test."""
-    yield
-    for claim in (ROOT_DIRECTORY / "claims").glob("*.claim"):
-        if str(tmp_path) in claim.read_text():
-            claim.unlink()
 
 
 def use(mount: Mount, seed: int) -> bytes:
