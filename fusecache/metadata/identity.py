@@ -71,8 +71,11 @@ class Identity:
         return epoch == before and count != "0"
 
     def is_where_it_was(self, recorded: Identity) -> bool:
-        """Tell whether it is in the same place, or has the same address."""
-        return self.address == recorded.address or self.place == recorded.place
+        """Tell whether it has the same address, or is in the same place.
+
+        What has no signs is in a place that may be another one's tomorrow.
+        """
+        return self.address == recorded.address or (bool(self.signs) and self.place == recorded.place)
 
     def has_changed_since(self, recorded: Identity) -> bool:
         """Tell whether others have changed it since a clean end at which that was recorded.
@@ -94,7 +97,7 @@ class Identity:
     def has_grown_since(self, recorded: Identity) -> bool:
         """Tell whether it is the same thing, and longer."""
         is_longer = self.size is not None and recorded.size is not None and self.size > recorded.size
-        is_same = self.is_known_by_signs(recorded) or self.place == recorded.place
+        is_same = self.is_known_by_signs(recorded) or self.is_where_it_was(recorded)
         return is_same and is_longer and not self.other_signs_than(recorded)
 
     def pack(self) -> dict[str, str]:

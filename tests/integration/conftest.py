@@ -57,6 +57,16 @@ def _fuse(tmp_path_factory: pytest.TempPathFactory) -> None:
     sweep_aborted_runs(run_directory.parent.parent if is_worker else run_directory.parent)
 
 
+@pytest.fixture(autouse=True)
+def _no_claims_left(tmp_path: Path) -> Iterator[None]:
+    """Claims on origins that keep none lie in a directory of the system: remove those of this test's mounts."""
+    yield
+    for claim in (ROOT_DIRECTORY / "claims").glob("*.claim"):
+        with contextlib.suppress(FileNotFoundError):
+            if str(tmp_path) in claim.read_text():
+                claim.unlink()
+
+
 @pytest.fixture
 def mounted(tmp_path: Path) -> Iterator[Mounted]:
     """Mount fusecache; whatever the test does or leaves undone, nothing of it stays."""
@@ -99,15 +109,6 @@ def mounted(tmp_path: Path) -> Iterator[Mounted]:
     yield mount
     watchdog.cancel()
     discard()
-    _forget_claims(tmp_path)
-
-
-def _forget_claims(directory: Path) -> None:
-    """Remove the claims on origins that keep none, which lie in a directory of the system, of one test's mounts."""
-    for claim in (ROOT_DIRECTORY / "claims").glob("*.claim"):
-        with contextlib.suppress(FileNotFoundError):
-            if str(directory) in claim.read_text():
-                claim.unlink()
 
 
 @pytest.fixture

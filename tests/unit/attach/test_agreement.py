@@ -70,6 +70,7 @@ def test_f02_the_right_one_is_known_wherever_it_is(recorded: Superblock, moved: 
         {"signs": {"inode": "7", "time of birth": "6"}},
         {"signs": {"time of birth": "6"}},
         {"signs": {}, "address": "/moved", "place": "9:9"},
+        {"signs": {}, "address": "/moved"},
         {"signs": {"serial number": "1"}, "address": "/moved", "place": "9:9"},
         {"signs": {}, "label": "ext4 y"},
         {"signs": {}, "label": ""},
