@@ -13,7 +13,9 @@ that the origin was replaced, or was written without us.  Another's that is not 
 *Its content*: the sums of some clean blocks, which are the origin's own.  After a crash, too, a clean block is what the
 origin durably has.
 
-*Its version and marks*, after a clean end only: after a crash the last writes may have been ours.
+*Its version and marks*, after a clean end only: after a crash the last writes may have been ours.  Whoever sets the
+version back, as those do who copy a golden image over it, still *touches* the origin.  So does a change of its owner,
+so that is no reason to refuse anything; but the clean blocks are dropped then, too.
 
 Where the origin has changed, the clean blocks are stale, and are dropped.  But if there are newer blocks in the cache,
 nobody can say which of the two has to give way, and the mount is refused.  The one exception is an origin that has
@@ -44,6 +46,8 @@ class Verdict(Enum):
     """They are what the origin has."""
     CHANGED = "changed"
     """They may be stale."""
+    TOUCHED = "touched"
+    """They may be stale, for all that can be said; newer blocks are as good as they were."""
     GROWN = "grown"
     """As before, because the origin was made longer; newer blocks are as good as they were."""
 
@@ -92,7 +96,8 @@ def judge_origin(recorded: Superblock, found: Findings, *, arguments: str) -> Ve
     require_one_moment(recorded, found.claim)
     reason = _change(recorded, found)
     if not reason:
-        return Verdict.SAME
+        was_touched = recorded.clean_shutdown and found.now.was_touched_since(recorded.origin)
+        return Verdict.TOUCHED if was_touched else Verdict.SAME
     if recorded.clean_shutdown and _has_only_grown(recorded, found):
         return Verdict.GROWN
     if found.newer:
@@ -115,8 +120,9 @@ def shows_in_content_only(recorded: Superblock, found: Findings) -> bool:
 
     Where there is no such time, a change of its marks is others' work, and nothing that has rotted.
     """
-    now = found.now
-    as_before = replace(found, differing=0, now=replace(now, marks=recorded.origin.marks) if now.has_time else now)
+    now, before = found.now, recorded.origin
+    would_show = now.can_tell_since(before)
+    as_before = replace(found, differing=0, now=replace(now, marks=before.marks) if would_show else now)
     return bool(_change(recorded, found)) and not _change(recorded, as_before)
 
 

@@ -35,7 +35,7 @@ from fusecache.attach.claim import Claim
 from fusecache.attach.generation import NONE, is_accepted, successor
 from fusecache.attach.stamp import Stamp
 from fusecache.errors import RefusedError, StoreError
-from fusecache.metadata import packed
+from fusecache.metadata import TOUCHED, packed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -77,6 +77,10 @@ def require_same_generation(stamp: Stamp, superblock: Superblock, *, cache: Path
         raise RefusedError(msg)
 
 
+def _unknown() -> str:
+    return ""
+
+
 @final
 @dataclass(slots=True)
 class Bond:
@@ -93,6 +97,8 @@ class Bond:
     write_stamp: Callable[[Stamp], None]
     """Writes the cache's stamp, durably; raises OSError."""
     claims: ClaimPlace
+    touched: Callable[[], str] = _unknown
+    """Tells the origin's :attr:`fusecache.metadata.Identity.touched`, which a claim changes."""
     claim_generation: str = ""
     """Words: those which the claim has, if it is another one."""
     keeps_claim: bool = False
@@ -129,9 +135,8 @@ class Bond:
         self.claimed_at = self._replace_claim(None if empty else claim)
         self.claim_generation = ""
         self.previous = ""
-        self.ledger.set_values(
-            packed(previous_generation="", claim_generation="", origin_claimed=bool(self.claimed_at))
-        )
+        values = packed(previous_generation="", claim_generation="", origin_claimed=bool(self.claimed_at))
+        self.ledger.set_values(values | {TOUCHED: self.touched()})
 
     def _replace_claim(self, claim: Claim | None) -> str:
         """Put a claim, or none, in the place of what is there; returns where it is kept, nothing for nowhere."""

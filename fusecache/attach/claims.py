@@ -80,6 +80,7 @@ class Claims:
             ledger=database,
             write_stamp=partial(write_stamp, cache_fd),
             claims=self,
+            touched=self.origin.touched,
             claim_generation=superblock.claim_generation,
             keeps_claim=keeps_claim,
         )

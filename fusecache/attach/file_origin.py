@@ -21,10 +21,10 @@ from fusecache.attach.lease import lock
 from fusecache.attach.marks import label_of, marks_of
 from fusecache.attach.names import Name
 from fusecache.attach.origin import OpenStore, Strengths
-from fusecache.attach.signs import entry_of, signs_of
+from fusecache.attach.signs import entry_of, signs_of, written_of
 from fusecache.config import PageCache
 from fusecache.errors import StoreError
-from fusecache.linux import inode_is_stable, size_of
+from fusecache.linux import size_of
 from fusecache.metadata import Identity
 from fusecache.stores import Engine, open_file_store, open_to_read
 
@@ -116,19 +116,24 @@ class FileOrigin:
         return ""
 
     def identity(self) -> Identity:
-        """See :class:`fusecache.attach.origin.Origin`; changes of a device show in its marks only."""
+        """See :class:`fusecache.attach.origin.Origin`; of a device, changes show until the next start of the system."""
         status, size = os.fstat(self._fd), self.size
         is_device = stat.S_ISBLK(status.st_mode)
-        place = f"device {status.st_rdev}" if is_device else f"{status.st_dev}:{status.st_ino}"
         return Identity(
             address=self.address,
-            place=place if is_device or inode_is_stable(self._fd) else "",
-            version="0" if is_device else str(status.st_mtime_ns),
+            place=f"device {status.st_rdev}" if is_device else f"{status.st_dev}:{status.st_ino}",
+            version=written_of(status.st_rdev) if is_device else str(status.st_mtime_ns),
             size=size,
             signs=signs_of(self._fd),
             marks=self._marks(marks_of, size),
             label=self._marks(label_of, size),
+            touched=self.touched(),
         )
+
+    def touched(self) -> str:
+        """See :class:`fusecache.attach.origin.Origin`."""
+        status = os.fstat(self._fd)
+        return "" if stat.S_ISBLK(status.st_mode) else str(status.st_ctime_ns)
 
     def _marks(self, find: Callable[[Callable[[int, int], bytes], int], str], size: int) -> str:
         """Find something in the content; nothing where that cannot be read."""

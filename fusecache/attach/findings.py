@@ -7,7 +7,6 @@ Blocks of zeroes say little, as any new disk has them, and are left out.
 
 from __future__ import annotations
 
-from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from crc32c import crc32c
@@ -58,7 +57,7 @@ def compare(origin: Origin, database: Database, size: int) -> tuple[int, int]:
     zeroes = crc32c(bytes(block_size))
     compared = differing = 0
     spread = database.sums(most, turn=count_of(superblock.generation), leave_out=zeroes)
-    for oblock, crc in islice(spread, most):
+    for oblock, crc in spread:
         try:
             content = origin.read_now(oblock * block_size, block_size)
         except StoreError:

@@ -68,6 +68,9 @@ class Origin(Protocol):
     def identity(self) -> Identity:
         """Return what it is known again by, as it is at this moment."""
 
+    def touched(self) -> str:
+        """Return :attr:`fusecache.metadata.Identity.touched`, as it is at this moment."""
+
     def read_now(self, offset: int, length: int) -> bytes:
         """Read a range, which is cut where the origin ends; raises StoreError."""
 

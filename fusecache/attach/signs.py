@@ -15,6 +15,10 @@ from fusecache.linux import birth_ns, inode_generation, inode_is_stable, loop_ba
 
 DEVICES: Final = Path("/sys/dev/block")
 UDEV: Final = Path("/run/udev/data")
+BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
+_SECTORS_WRITTEN: Final = 6
+_SECTORS_DISCARDED: Final = 13
+"""Fields of a disk's file ``stat`` in sysfs."""
 _OF_DISKS: Final = {
     "serial number": ("serial", "device/serial"),
     "WWID": ("wwid", "device/wwid"),
@@ -43,6 +47,17 @@ def signs_of(fd: int) -> dict[str, str]:
 def entry_of(device: int) -> Path:
     """Return the directory that sysfs has for a block device."""
     return (DEVICES / f"{os.major(device)}:{os.minor(device)}").resolve()
+
+
+def written_of(device: int) -> str:
+    """Return how many sectors of a block device were written or discarded, and since when; ``0`` if nothing tells."""
+    entry = entry_of(device)
+    disk = entry.parent if (entry / "partition").exists() else entry
+    counts = _read(entry / "stat").split()
+    if len(counts) <= _SECTORS_WRITTEN or not (started := _read(BOOT)):
+        return "0"
+    discarded = counts[_SECTORS_DISCARDED] if len(counts) > _SECTORS_DISCARDED else ""
+    return f"{started} {_read(disk / 'diskseq')} {counts[_SECTORS_WRITTEN]}+{discarded}"
 
 
 def _signs_of_device(fd: int, device: int) -> dict[str, str]:

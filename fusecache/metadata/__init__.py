@@ -1,7 +1,8 @@
 """The durable record: which block lies where in the cache, and what is known of it after a crash."""
 
-from fusecache.metadata.database import Database, new_record
-from fusecache.metadata.identity import Identity
+from fusecache.metadata.creation import new_record
+from fusecache.metadata.database import Database
+from fusecache.metadata.identity import TOUCHED, Identity
 from fusecache.metadata.readonly import (
     SQLITE_ERRORS,
     connect,
@@ -10,7 +11,6 @@ from fusecache.metadata.readonly import (
     log_complaint,
     reading,
     require_metadata,
-    require_whole,
     sqlite_errors,
 )
 from fusecache.metadata.record import Record, Row, Transaction
@@ -38,6 +38,7 @@ __all__ = [
     "PUT_VALUE",
     "SIZES",
     "SQLITE_ERRORS",
+    "TOUCHED",
     "Database",
     "Identity",
     "Record",
@@ -59,7 +60,6 @@ __all__ = [
     "region_blocks_for",
     "require_metadata",
     "require_trusted_metadata",
-    "require_whole",
     "schema_complaint",
     "side_files",
     "sqlite_errors",

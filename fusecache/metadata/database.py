@@ -23,10 +23,10 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import tempfile
-from contextlib import ExitStack, closing, contextmanager, suppress
+from collections import deque
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
-from itertools import islice
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, final
 
@@ -34,13 +34,13 @@ import structlog
 import trio
 
 from fusecache.errors import MetadataError, UntrustedError
-from fusecache.linux import rename_to_new, require_trusted_directory, sync_directory
+from fusecache.metadata.creation import create_record
 from fusecache.metadata.readonly import MOST_VALUES, connect, reading, require_metadata, require_whole, sqlite_errors
 from fusecache.metadata.record import Row
-from fusecache.metadata.schema import PUT_VALUE, SCHEMA, bounded, schema_complaint, text_values
-from fusecache.metadata.superblock import APPLICATION_ID, FORMAT, IN_USE, Superblock
-from fusecache.metadata.trusted import names_held, require_trusted_metadata
-from fusecache.metadata.write_ahead_log import begin_writing, end_writing, is_in_wal_mode, log_size, side_files
+from fusecache.metadata.schema import PUT_VALUE, bounded, schema_complaint, text_values
+from fusecache.metadata.superblock import IN_USE, Superblock
+from fusecache.metadata.trusted import names_held
+from fusecache.metadata.write_ahead_log import begin_writing, end_writing, is_in_wal_mode, log_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -53,6 +53,12 @@ _PAUSES: Final = (0.1, 0.3, 1.0, 3.0, 10.0)
 """Seconds to wait where the system gives no thread."""
 _TURN: Final = 2000
 """Commits and changed rows; each may take a page of the log."""
+_SUMS: Final = """
+    SELECT cblock, oblock, crc FROM blocks
+    WHERE cblock BETWEEN ? AND ? AND NOT dirty AND crc IS NOT NULL AND crc <> ?
+        AND cblock / ? NOT IN (SELECT region FROM regions)
+    ORDER BY cblock
+"""
 # SQLite keeps whatever it is given; asking it is faster by far than looking at each value here.
 _DAMAGED_ROW: Final = """
     SELECT * FROM blocks
@@ -89,25 +95,7 @@ class Database:
         :raises UntrustedError: others could put another one in its place.
         :raises OSError: the directory cannot be written.
         """
-        require_trusted_directory(path.parent)
-        require_trusted_metadata(path)
-        fd, name = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)
-        draft = Path(name)
-        try:
-            with new_record(draft, values):
-                pass
-            os.fsync(fd)
-            if replace:
-                _end_log(path)
-                draft.replace(path)
-            else:
-                if not path.exists():
-                    _put_log_aside(path)
-                rename_to_new(draft, path)
-            sync_directory(path.parent)
-        finally:
-            os.close(fd)
-            draft.unlink(missing_ok=True)
+        create_record(path, values, replace=replace)
         return cls.open(path)
 
     @classmethod
@@ -136,7 +124,6 @@ class Database:
         :raises StoreError: it has a write-ahead log, and there is no room for a copy of both.
         """
         require_metadata(path)
-        require_whole(path)
         with reading(path) as connection:
             database = cls(path, connection)
             database._require_tables()
@@ -209,23 +196,36 @@ class Database:
             (count,) = self._connection.execute(query, (self.superblock().region_blocks,)).fetchone()
             return int(count)
 
-    def sums(self, most: int, *, turn: int = 0, leave_out: int = -1) -> Iterator[tuple[int, int]]:
+    def sums(self, most: int | None = None, *, turn: int = 0, leave_out: int = -1) -> Iterator[tuple[int, int]]:
         """Read some clean blocks with their sums, as ``(oblock, CRC-32C)``, spread over the cache.
 
-        :param most: about so many, and never twice as many.
+        :param most: how many, if there are as many; without it, all.
         :param turn: a number; another one chooses others.
         :param leave_out: a sum of no interest.
         """
-        which = (
-            "FROM blocks WHERE NOT dirty AND crc IS NOT NULL AND crc <> ? AND cblock / ? NOT IN "
-            "(SELECT region FROM regions)"
-        )
-        values = (leave_out, self.superblock().region_blocks)
+        which = (leave_out, self.superblock().region_blocks)
         with sqlite_errors(self.path):
-            (count,) = self._connection.execute(f"SELECT COUNT(*) {which}", values).fetchone()
-            step = max(1, count // most)
-            rows = self._connection.execute(f"SELECT oblock, crc {which} ORDER BY cblock", values)
-            yield from islice(rows, turn % step, None, step)
+            first, last = self._connection.execute("SELECT min(cblock), max(cblock) FROM blocks").fetchone()
+            if first is None:
+                return
+            if most is None or most > last - first:
+                rows = self._connection.execute(_SUMS, (first, last, *which))
+                yield from ((oblock, crc) for _, oblock, crc in rows)
+                return
+            span = (last + 1 - first) / most
+            starts = [first + int(number * span) for number in range(most + 1)]
+            offset = turn % max(1, int(span))
+            spans = list(pairwise(starts))
+            pieces = deque([(start + offset, end) for start, end in spans])
+            pieces.extend((start, start + offset) for start, _ in spans)
+            while most and pieces:
+                start, end = pieces.popleft()
+                row = self._connection.execute(f"{_SUMS} LIMIT 1", (start, end - 1, *which)).fetchone()
+                if row is not None:
+                    cblock, oblock, crc = row
+                    pieces.append((cblock + 1, end))
+                    most -= 1
+                    yield oblock, crc
 
     def regions(self) -> set[int]:
         """Read the regions that may have been written."""
@@ -327,30 +327,6 @@ class Database:
 
 
 @contextmanager
-def new_record(path: Path, values: Mapping[str, str]) -> Iterator[sqlite3.Connection]:
-    """Make a record with these values in an empty file, which nobody sees yet; at the end of the block it is whole.
-
-    Durable it is not.
-
-    :return: for more that is to go into it.
-    """
-    with sqlite_errors(path), closing(connect(path)) as connection:
-        # SQLite believes a journal beside a file, whosever it is, when it locks the file: so that is done once, while
-        # the file is empty and none counts.
-        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
-        connection.execute("PRAGMA journal_mode = OFF")
-        connection.execute("PRAGMA synchronous = OFF")
-        connection.execute("BEGIN EXCLUSIVE")
-        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        connection.execute(f"PRAGMA user_version = {FORMAT}")
-        for statement in SCHEMA:
-            connection.execute(statement)
-        connection.executemany(PUT_VALUE, text_values(values))
-        yield connection
-        connection.execute("COMMIT")
-
-
-@contextmanager
 def _transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
     """Commit at the end, durably; roll back on any exception."""
     connection.execute("BEGIN IMMEDIATE")
@@ -361,23 +337,6 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
-
-
-def _end_log(path: Path) -> None:
-    """Have all of a metadata file in that file, so that nothing is lost if a crash leaves it without its log."""
-    with suppress(sqlite3.Error), names_held(path), closing(connect(path)) as connection:
-        end_writing(connection)
-    for name in side_files(path):
-        name.unlink(missing_ok=True)
-    sync_directory(path.parent)
-
-
-def _put_log_aside(path: Path) -> None:
-    """Keep the log of a metadata file that is gone from being taken for that of the next one; raises OSError."""
-    for name in side_files(path):
-        if name.exists():
-            name.replace(name.with_name(f"{name.name}.old"))
-    sync_directory(path.parent)
 
 
 def _connect(path: Path) -> sqlite3.Connection:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+TOUCHED: Final = "origin_ctime_ns"
 _MOST_BYTES: Final = 1 << 16
 """Of the text that signs are read from."""
 
@@ -33,9 +34,11 @@ class Identity:
     """What the user knows it by, written in one way only: of a file, its absolute path without links."""
     place: str
     """Where it is in this system: of a file, file system and inode; of a device, its number.  Others may be there
-    tomorrow.  Empty where even that is not certain."""
+    tomorrow."""
     version: str
-    """Another one after each change: of a file, its time of modification; ``0`` where changes do not show."""
+    """Another one after each change: of a file, its time of modification; ``0`` where changes do not show.  Its last
+    word counts, and means something as long as the words before it are the same: of a device, the sectors written since
+    the system was started, and for how long it has been this disk."""
     size: int | None
     """In bytes; None where the metadata does not say."""
     signs: Mapping[str, str] = field(default_factory=dict)
@@ -45,6 +48,9 @@ class Identity:
     any use of them changes; empty where that is not known."""
     label: str = ""
     """What the content calls itself, such as ``ext4 1b4e28ba-...``; empty if it says nothing."""
+    touched: str = ""
+    """Another one after each change of it or of what is said of it, even if its version was set back: of a file, its
+    time of change of status.  Our own notes change it, too; empty where it is not known."""
 
     def other_signs_than(self, recorded: Identity) -> list[str]:
         """Say in which signs this is not the origin that was recorded, in words."""
@@ -59,14 +65,17 @@ class Identity:
         shared = recorded.signs.keys() & self.signs.keys()
         return bool(shared) and all(self.signs[name] == recorded.signs[name] for name in shared)
 
-    @property
-    def has_time(self) -> bool:
-        """Whether its version shows that it was written."""
-        return self.version != "0"
+    def can_tell_since(self, recorded: Identity) -> bool:
+        """Tell whether its version would be another one if it had been written meanwhile."""
+        (epoch, _, count), (before, _, _) = self.version.rpartition(" "), recorded.version.rpartition(" ")
+        return epoch == before and count != "0"
 
     def is_where_it_was(self, recorded: Identity) -> bool:
-        """Tell whether it is in the same place, or has the same address."""
-        return self.address == recorded.address or (bool(self.place) and self.place == recorded.place)
+        """Tell whether it has the same address, or is in the same place.
+
+        What has no signs is in a place that may be another one's tomorrow.
+        """
+        return self.address == recorded.address or (bool(self.signs) and self.place == recorded.place)
 
     def has_changed_since(self, recorded: Identity) -> bool:
         """Tell whether others have changed it since a clean end at which that was recorded.
@@ -74,14 +83,21 @@ class Identity:
         After any other end it tells nothing: the last writes may have been ours.
         """
         marks_differ = bool(self.marks and recorded.marks) and self.marks != recorded.marks
-        return self.version != recorded.version or marks_differ
+        (epoch, _, count), (before, _, then) = self.version.rpartition(" "), recorded.version.rpartition(" ")
+        return (epoch == before and count != then) or marks_differ
+
+    def was_touched_since(self, recorded: Identity) -> bool:
+        """Tell whether others may have changed it since a clean end, and set its version back.
+
+        Another name explains that it was touched.
+        """
+        differs = bool(self.touched and recorded.touched) and self.touched != recorded.touched
+        return differs and self.address == recorded.address
 
     def has_grown_since(self, recorded: Identity) -> bool:
         """Tell whether it is the same thing, and longer."""
         is_longer = self.size is not None and recorded.size is not None and self.size > recorded.size
-        is_same = self.is_known_by_signs(recorded) or (
-            self.place == recorded.place and bool(self.place or self.address == recorded.address)
-        )
+        is_same = self.is_known_by_signs(recorded) or self.is_where_it_was(recorded)
         return is_same and is_longer and not self.other_signs_than(recorded)
 
     def pack(self) -> dict[str, str]:
@@ -93,6 +109,7 @@ class Identity:
             "origin_signs": json.dumps(dict(self.signs)),
             "origin_marks": self.marks,
             "origin_label": self.label,
+            TOUCHED: self.touched,
         }
         return values if self.size is None else values | {"origin_bytes": str(self.size)}
 
@@ -107,6 +124,7 @@ class Identity:
             signs=_signs(values.get("origin_signs", "")),
             marks=values.get("origin_marks", ""),
             label=values.get("origin_label", ""),
+            touched=values.get(TOUCHED, ""),
         )
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Final
@@ -89,9 +89,15 @@ def _values(connection: sqlite3.Connection, path: Path) -> dict[str, str]:
 
 def _values_with_log(path: Path) -> dict[str, str]:
     with copied(path) as copy, closing(connect(copy)) as connection:
-        values = _values(connection, path)
-        _, commits, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-        return values if commits > 0 else {}
+        return _values_by(connection, path)
+
+
+def _values_by(connection: sqlite3.Connection, path: Path) -> dict[str, str]:
+    """Read what a copy says; nothing if no commit is in its log, which goes into its file here."""
+    connection.execute("PRAGMA synchronous = OFF")
+    values = _values(connection, path)
+    _, commits, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+    return values if commits > 0 else {}
 
 
 @contextmanager
@@ -109,15 +115,20 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
 
     It has our tables and nothing else.
 
-    :raises MetadataError: SQLite's complaints, here and inside the block.
+    :raises MetadataError: it lacks some of its commits, or has another's; SQLite's complaints, also inside the block.
     """
-    with sqlite_errors(path):
+    with sqlite_errors(path), ExitStack() as opened:
         if log_size(path):
-            with copied(path) as copy, closing(connect(copy)) as connection, verified(connection, path):
-                yield connection
+            copy = opened.enter_context(copied(path))
+            connection = opened.enter_context(closing(connect(copy)))
+            complaint = log_fault(path, _values_in_file, lambda _: _values_by(connection, path))
         else:
-            with _pages(path) as connection, verified(connection, path):
-                yield connection
+            connection = opened.enter_context(_pages(path))
+            complaint = log_fault(path, _values_in_file, _values_with_log)
+        if complaint:
+            raise MetadataError(complaint)
+        opened.enter_context(verified(connection, path))
+        yield connection
 
 
 @contextmanager

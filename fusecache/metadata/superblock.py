@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, TypedDict, Unpack
 
 from fusecache.config import check_block_size
 from fusecache.errors import MetadataError, UsageError
-from fusecache.metadata.identity import Identity
+from fusecache.metadata.identity import TOUCHED, Identity
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,6 +38,7 @@ _SINCE_FORMAT_3: Final = (
     "origin_signs",
     "origin_marks",
     "origin_label",
+    TOUCHED,
 )
 REQUIRED: Final = (*SIZES, *_FLAGS, *IDENTITY)
 _LAST_SIZES: Final = ("cache_bytes", "origin_bytes")

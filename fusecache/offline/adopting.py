@@ -37,7 +37,7 @@ from fusecache.paths import claims_directory
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from fusecache.metadata import Identity, Superblock
+    from fusecache.metadata import Superblock
     from fusecache.offline.opening import Files
 
     Progress = Callable[[int, int], None]
@@ -73,7 +73,7 @@ def adopt(files: Files, environ: Mapping[str, str], progress: Progress, *, force
             adopted = _compare(origin, looked_at, progress)
             is_empty = not looked_at.count(dirty_only=False)
         if not force:
-            _require_certain(adopted, superblock, origin.identity(), is_empty=is_empty)
+            _require_certain(adopted, superblock, claims, is_empty=is_empty)
         database = resources.enter_context(closing(Database.open(files.metadata)))
         bond = claims.bond(database, cache_fd=cache_fd)
         origin.make_identity_durable()
@@ -82,18 +82,24 @@ def adopt(files: Files, environ: Mapping[str, str], progress: Progress, *, force
     return adopted
 
 
-def _require_certain(adopted: Adopted, superblock: Superblock, now: Identity, *, is_empty: bool) -> None:
+def _require_certain(adopted: Adopted, superblock: Superblock, claims: Claims, *, is_empty: bool) -> None:
     """Refuse what no comparison can show; raises RefusedError."""
     if not (adopted.compared or is_empty):
         msg = (
-            f"nothing that is cached can be compared with {now.address}: if you know that it is the right one, "
+            f"nothing that is cached can be compared with {adopted.origin}: if you know that it is the right one, "
             "use --force"
         )
         raise RefusedError(msg)
-    if adopted.newer and superblock.clean_shutdown and now.has_changed_since(superblock.origin):
+    now, claim = claims.origin.identity(), claims.read()
+    reason = ""
+    if claim is not None and claim.uuid != superblock.uuid:
+        reason = f"another cache was in front of {adopted.origin}"
+    elif superblock.clean_shutdown and now.has_changed_since(superblock.origin):
+        reason = f"{adopted.origin} was written after the last mount, or is a copy without the original's time"
+    if reason and adopted.newer:
         msg = (
-            f"{now.address} was written after the last mount, or is a copy without the original's time: "
-            f"{adopted.newer} newer blocks in the cache would go over what was written; if nothing was, use --force"
+            f"{reason}: {adopted.newer} newer blocks in the cache would go over what was written since; if nothing "
+            "was, use --force"
         )
         raise RefusedError(msg)
 
@@ -112,7 +118,8 @@ def _require_parts(files: Files, superblock: Superblock, cache_fd: int, claims: 
         raise RefusedError(msg)
     require_no_other_claim(superblock.uuid, claim, now=origin.identity(), is_disproved=Claim.is_disproved)
     require_one_moment(superblock, claim)
-    if newer and claim is not None and not is_claim_accepted(claim.generation, superblock):
+    is_ours = claim is not None and claim.uuid == superblock.uuid
+    if newer and claim is not None and is_ours and not is_claim_accepted(claim.generation, superblock):
         msg = (
             f"{origin.address} was used by a copy of this cache, of generation {claim.generation} (metadata {claim}), "
             f"and {newer} blocks here are newer than what that copy began with: one of the two has to give way"
@@ -125,7 +132,7 @@ def _compare(origin: Origin, database: Database, progress: Progress) -> Adopted:
     size, total = database.superblock().block_size, database.count(dirty_only=False)
     newer = database.count_newer()
     compared = differing = 0
-    for oblock, crc in database.sums(total + 1):
+    for oblock, crc in database.sums():
         try:
             content = origin.read_now(oblock * size, size)
         except StoreError:

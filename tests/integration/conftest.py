@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import random
@@ -15,6 +16,7 @@ from typing import Protocol
 
 import pytest
 
+from fusecache.paths import ROOT_DIRECTORY
 from tests.integration.mounts import LoopDevices, Mount, sweep_aborted_runs
 
 MIB = 1024 * 1024
@@ -53,6 +55,16 @@ def _fuse(tmp_path_factory: pytest.TempPathFactory) -> None:
     (run_directory / "owner").write_text(str(os.getpid()))
     is_worker = "PYTEST_XDIST_WORKER" in os.environ  # its directory lies in that of the whole run
     sweep_aborted_runs(run_directory.parent.parent if is_worker else run_directory.parent)
+
+
+@pytest.fixture(autouse=True)
+def _no_claims_left(tmp_path: Path) -> Iterator[None]:
+    """Claims on origins that keep none lie in a directory of the system: remove those of this test's mounts."""
+    yield
+    for claim in (ROOT_DIRECTORY / "claims").glob("*.claim"):
+        with contextlib.suppress(OSError):  # others clean up, too
+            if os.fsencode(tmp_path) in claim.read_bytes():
+                claim.unlink()
 
 
 @pytest.fixture

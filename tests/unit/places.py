@@ -17,6 +17,7 @@ from fusecache.attach.binding import Binding
 from fusecache.attach.inspection import inspect
 from fusecache.config import KIB, MountConfig
 from fusecache.errors import FusecacheError
+from fusecache.metadata import TOUCHED
 from fusecache.metadata.database import Database
 from fusecache.metadata.record import Transaction
 
@@ -91,6 +92,10 @@ class Place:
         """Read what is recorded."""
         with closing(Database.open(self.metadata)) as database:
             return [(row.cblock, row.oblock, row.dirty) for row in database.rows()]
+
+    def untouched(self) -> None:
+        """Have the metadata know no better than the origin's time of modification."""
+        self.sql("DELETE FROM meta WHERE name = ?", TOUCHED)
 
     def sql(self, statement: str, *values: str) -> None:
         """Change the metadata behind our back."""

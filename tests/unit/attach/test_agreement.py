@@ -70,6 +70,7 @@ def test_f02_the_right_one_is_known_wherever_it_is(recorded: Superblock, moved: 
         {"signs": {"inode": "7", "time of birth": "6"}},
         {"signs": {"time of birth": "6"}},
         {"signs": {}, "address": "/moved", "place": "9:9"},
+        {"signs": {}, "address": "/moved"},
         {"signs": {"serial number": "1"}, "address": "/moved", "place": "9:9"},
         {"signs": {}, "label": "ext4 y"},
         {"signs": {}, "label": ""},
@@ -113,9 +114,19 @@ def test_f02_whatever_shows_a_change_counts(change: dict[str, Any]) -> None:
 
 def test_f04_marks_of_a_device_that_differ_are_others_work_and_nothing_rotten() -> None:
     """F04: what has no time of modification would else be healed back to what it was before others used it."""
-    recorded = replace(RECORDED, origin=replace(ORIGIN, version="0"))
-    assert not shows_in_content_only(recorded, found(version="0", marks="bb", differing=1))
-    assert shows_in_content_only(recorded, found(version="0", differing=1))
+    for before, now in (("0", "0"), ("boot 1 7", "boot 2 7")):
+        recorded = replace(RECORDED, origin=replace(ORIGIN, version=before))
+        assert not shows_in_content_only(recorded, found(version=now, marks="bb", differing=1))
+        assert shows_in_content_only(recorded, found(version=now, differing=1))
+
+
+def test_f02_a_device_counts_what_is_written_to_it_until_the_next_start() -> None:
+    recorded = replace(RECORDED, origin=replace(ORIGIN, version="boot 1 700+"))
+    for version in ("boot 1 700+", "boot 2 900+", "other 1 900+", "0"):
+        assert judged(recorded, found(newer=2, version=version)) is Verdict.SAME
+    with pytest.raises(DisagreementError, match="it was written after the last mount"):
+        judged(recorded, found(newer=2, version="boot 1 708+"))
+    assert shows_in_content_only(recorded, found(version="boot 1 700+", marks="bb"))
 
 
 def test_f02_after_a_crash_the_last_writes_may_have_been_ours() -> None:
@@ -148,6 +159,17 @@ def test_f03_metadata_that_knew_no_generation_is_older_than_a_claim_that_has_one
     older = replace(RECORDED, generation="")
     with pytest.raises(DisagreementError, match="is an older copy"):
         judged(older, found())
+
+
+def test_f02_a_version_that_was_set_back_drops_what_is_clean_and_refuses_nothing() -> None:
+    recorded = replace(RECORDED, origin=replace(ORIGIN, touched="8"))
+    for newer in (0, 2):
+        assert judged(recorded, found(newer=newer, touched="8")) is Verdict.SAME
+        assert judged(recorded, found(newer=newer, touched="9")) is Verdict.TOUCHED
+        assert judged(recorded, found(newer=newer, touched="")) is Verdict.SAME
+        assert judged(RECORDED, found(newer=newer, touched="9")) is Verdict.SAME
+        assert judged(replace(recorded, clean_shutdown=False), found(newer=newer, touched="9")) is Verdict.SAME
+    assert judged(recorded, found(touched="9", version="101")) is Verdict.CHANGED
 
 
 def test_an_origin_that_has_only_grown() -> None:

@@ -158,6 +158,7 @@ def test_a_grown_origin_is_served_whole(place: Place) -> None:
     status = place.origin.stat()
     os.truncate(place.origin, IMAGE + 5 * BLOCK)
     os.utime(place.origin, ns=(status.st_atime_ns, status.st_mtime_ns))
+    place.untouched()
     with place.bound() as binding:
         assert binding.geometry.image_bytes == IMAGE + 5 * BLOCK
         binding.database.set_values(binding.end_values())

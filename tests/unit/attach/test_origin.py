@@ -94,6 +94,9 @@ class DiskOrigin:
     def claim(self) -> Claim | None:
         return self.disk.claim
 
+    def touched(self) -> str:
+        return ""
+
     def write_claim(self, claim: Claim) -> bool:
         self.disk.claim = claim
         return True

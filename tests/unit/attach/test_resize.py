@@ -458,6 +458,7 @@ def test_scenario_18_a_shrunken_origin_is_refused_unless_a_table_says_so(place: 
     status = place.origin.stat()
     os.truncate(place.origin, 10 * BLOCK + TAIL)
     os.utime(place.origin, ns=(status.st_atime_ns, status.st_mtime_ns))
+    place.untouched()
     place.refused(RefusedError, f"shrunk from {IMAGE} to {10 * BLOCK + TAIL}")
     place.refused(RefusedError, "fewer than", image_size=IMAGE)
     with place.bound(image_size=10 * BLOCK + TAIL) as binding:

@@ -109,6 +109,20 @@ def test_a_device_that_sysfs_does_not_have(device: Device) -> None:
     assert device.signs == {}
 
 
+def test_f02_what_was_written_to_a_device_counts(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    boot = device.blocks / "boot"
+    monkeypatch.setattr(signs, "BOOT", boot)
+    assert signs.written_of(device.number) == "0"
+    (device.disk / "stat").write_text("1 2 3 4 5 6 4096 8\n")
+    assert signs.written_of(device.number) == "0"
+    boot.write_text("b00t\n")
+    assert signs.written_of(device.number) == "b00t  4096+"
+    (device.disk / "diskseq").write_text("9\n")
+    (device.disk / "sdx1" / "stat").write_text("1 2 3 4 5 6 72 8 9 10 11 12 13 14 15\n")
+    assert signs.written_of(os.makedev(8, 17)) == "b00t 9 72+14"
+    assert signs.written_of(os.makedev(9, 9)) == "0"
+
+
 def test_f02_of_a_loop_device_the_file_behind_it_tells(
     device: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,6 +20,16 @@ from fusecache.metadata.record import Row, Transaction
 from tests.unit.worlds import threaded, virtual
 
 VALUES = {"uuid": "u-1", "clean_shutdown": "1"}
+SIZES = {
+    "block_size": "4096",
+    "cache_blocks": "1000",
+    "region_blocks": "1",
+    "image_bytes": "4096000",
+    "needs_check": "0",
+    "origin_path": "/o",
+    "origin_inode": "1:2",
+    "origin_mtime_ns": "1",
+}
 
 
 @pytest.fixture
@@ -343,6 +353,27 @@ def test_an_empty_batch_is_false() -> None:
     assert Transaction(opened=[0])
     assert Transaction(closed=[0])
     assert Transaction(values={"a": ""})
+
+
+def test_sums_are_of_so_many_clean_blocks_spread_over_the_cache(database: Database) -> None:
+    database.set_values(SIZES)
+    rows = [(cblock, cblock + 1, cblock % 2 == 0, 7 if cblock % 4 == 1 else cblock) for cblock in range(500, 900)]
+    commit(database, mapped=rows, opened=[600])
+    wanted = [(cblock + 1, cblock) for cblock in range(503, 900, 4)]
+    assert list(database.sums(leave_out=7)) == wanted
+    assert list(database.sums(1000, leave_out=7)) == wanted
+    chosen = set()
+    for most in (1, 3, 16, 99, 100, 101):
+        for turn in (0, 1, 50, 10**18):
+            some = list(database.sums(most, turn=turn, leave_out=7))
+            assert len(set(some)) == len(some) == min(most, len(wanted))
+            assert set(some) <= set(wanted)
+            if most == 16:
+                chosen.add(tuple(some))
+                assert max(some)[0] - min(some)[0] > 300
+    assert len(chosen) > 1
+    commit(database, unmapped=list(range(500, 900)))
+    assert list(database.sums(5)) == []
 
 
 # Crashes

@@ -53,6 +53,18 @@ def test_f02_changes_show_in_the_version_and_the_marks() -> None:
     assert not BEFORE.has_changed_since(replace(BEFORE, marks=""))
 
 
+def test_f02_a_version_counts_within_its_epoch_and_a_time_of_nothing_is_a_time() -> None:
+    def changed(now: str, then: str) -> bool:
+        return replace(BEFORE, version=now).has_changed_since(replace(BEFORE, version=then))
+
+    assert changed("0", "100")
+    assert changed("100", "0")
+    assert not changed("0", "0")
+    assert changed("boot 1 8", "boot 1 7")
+    assert not changed("boot 2 8", "boot 1 7")
+    assert not changed("boot 1 7", "0")
+
+
 def test_it_has_grown_if_it_is_the_same_and_longer() -> None:
     longer = replace(BEFORE, size=5000)
     assert longer.has_grown_since(BEFORE)
@@ -60,4 +72,12 @@ def test_it_has_grown_if_it_is_the_same_and_longer() -> None:
     assert not replace(longer, signs={"inode": "8"}).has_grown_since(BEFORE)
     assert not BEFORE.has_grown_since(longer)
     assert not longer.has_grown_since(replace(BEFORE, size=None))
-    assert not replace(longer, signs={}, place="3:4").has_grown_since(BEFORE)
+    assert replace(longer, signs={}, place="3:4").has_grown_since(BEFORE)
+    assert not replace(longer, signs={}, address="/p").has_grown_since(BEFORE)
+
+
+def test_f02_a_place_says_something_only_of_what_has_signs() -> None:
+    """F02: file systems without stable inodes gave another image the place of the one that was cached."""
+    assert replace(BEFORE, address="/p").is_where_it_was(BEFORE)
+    assert replace(BEFORE, address="/p").is_where_it_was(replace(BEFORE, signs={}))
+    assert not replace(BEFORE, address="/p", signs={}).is_where_it_was(BEFORE)

@@ -77,6 +77,7 @@ def test_the_text_is_that_of_format_3() -> None:
         "origin_signs": '{"serial number": "W1"}',
         "origin_marks": "8a9136aa",
         "origin_label": "ext4 1b4e28ba",
+        "origin_ctime_ns": "",
         "origin_claimed": "1",
         "generation": "7-3f9a0c52",
         "previous_generation": "6-00000001",

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from fusecache.errors import MetadataError, UntrustedError
-from fusecache.metadata.database import Database, new_record
+from fusecache.metadata.creation import new_record
+from fusecache.metadata.database import Database
 from fusecache.metadata.readonly import copied, reading, require_metadata
 from fusecache.metadata.record import Transaction
 

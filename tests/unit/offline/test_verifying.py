@@ -11,6 +11,7 @@ import pytest
 
 from fusecache.attach.stamp import DATA_START
 from fusecache.errors import RefusedError
+from fusecache.metadata import TOUCHED
 from fusecache.offline.checking import Report, check
 from fusecache.offline.verifying import verify
 from fusecache.offline.writing_back import write_back
@@ -38,6 +39,7 @@ def rot_in_origin(place: Place, oblock: int) -> None:
     times = place.origin.stat()
     flip(place.origin, oblock * BLOCK + 1000)
     os.utime(place.origin, ns=(times.st_atime_ns, times.st_mtime_ns))  # a disk that forgets moves no times
+    place.sql(f"UPDATE meta SET value = '{place.origin.stat().st_ctime_ns}' WHERE name = '{TOUCHED}'")  # noqa: S608
 
 
 def verified(place: Place, *, heal: bool = False, origin: bool = True) -> Report:
