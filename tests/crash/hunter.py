@@ -35,9 +35,9 @@ _POLICIES: Final = ("eager", "eager", "eager", "eager", "smq", "mq", "cleaner")
 _MODES: Final = (Mode.WRITEBACK, Mode.WRITEBACK, Mode.WRITEBACK, Mode.WRITETHROUGH, Mode.PASSTHROUGH)
 _ACCEPTED_EACH: Final = 3
 """Of so many crashes of a running mount one is judged as a whole: what ties the parts together is the same in most."""
-_UNTOUCHED: Final = 0.5
+_UNTOUCHED: Final = 0.7
 """So many of the disks that could be tampered with are not."""
-_TAMPERED_FOLLOWED: Final = 0.1
+_TAMPERED_FOLLOWED: Final = 0.05
 _MOST_FOLLOWED: Final = 3
 _GENERATIONS: Final = 3
 _MOST_BLOCKS: Final = 6
@@ -342,14 +342,14 @@ class History:
         return judge_crash(image, allowed, self._shape.cell_bytes)
 
     def _judge_step(self, disk: SimDisk) -> None:
-        """Judge what crashes leave between two steps of a beginning or an end."""
-        for left in (disk.after_kill(self._aside), disk.after_power_cut(self._aside)):
-            self._crashes += 1
-            if self._is_tampered:
-                left = left.resized()[-1]  # noqa: PLW2901 - what it has still to do is done again
-            else:
-                left.require_accepted()
-            judge_crash(left.image(), self._oracle.allowed, self._shape.cell_bytes)
+        """Judge what a crash leaves between two steps of a beginning or an end."""
+        self._crashes += 1
+        left = (disk.after_kill if self._aside.random() < 0.5 else disk.after_power_cut)(self._aside)
+        if self._is_tampered:
+            left = left.resized()[-1]  # what it has still to do is done again
+        else:
+            left.require_accepted()
+        judge_crash(left.image(), self._oracle.allowed, self._shape.cell_bytes)
 
     def _tamper(self, disk: SimDisk, allowed: Sequence[tuple[int, ...]], copies: Sequence[Copy]) -> None:
         if self._aside.random() < _UNTOUCHED:

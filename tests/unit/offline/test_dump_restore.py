@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -254,6 +255,20 @@ def test_a_dump_that_is_out_of_date_is_refused(place: Place) -> None:
     with pytest.raises(RefusedError, match="has been written since the dump was made"):
         restored(text, place.files)
     assert not place.metadata.exists()
+    restored(text, place.files, force=True)
+    assert place.mounts()
+
+
+def test_a_dump_from_before_generations_is_refused_once_they_were_used(place: Place) -> None:
+    """Also of a device, which has no time of modification: the stamp's generation tells."""
+    place.fill(MIXED)
+    field = r'"(generation|previous_generation|cache_mtime_ns)": ("[^"]*"|[0-9]+)'
+    text = re.sub(rf"{field}, |, {field}", "", dumped(place))
+    assert '"image_bytes"' in text
+    assert '"generation"' not in text
+    place.metadata.unlink()
+    with pytest.raises(RefusedError, match="has been written since the dump was made"):
+        restored(text, place.files)
     restored(text, place.files, force=True)
     assert place.mounts()
 
