@@ -2,7 +2,8 @@
 
 A block device has no extended attributes, nor has every file system.  Then the claim lies in a file of its own on this
 host, with the signs of the origin beside it.  It is found by these, and so whatever the origin is called by then.
-Other hosts, and other users, do not see it.
+Other hosts, and other users, do not see it.  One that says that all is well is not kept there: whoever throws a cache
+away would leave it behind for ever.
 """
 
 from __future__ import annotations
@@ -57,6 +58,8 @@ class Claims:
         if self.origin.write_claim(claim):
             self._forget()
             return self.origin.address
+        if claim.clean:
+            return ""  # nothing depends on it, and it would lie there for ever
         if place := self._note(claim):
             self.origin.remove_claim()  # an older one, which would be believed
         return place

@@ -75,7 +75,7 @@ def test_f09_a_mount_that_could_not_record_its_end_stays_dead(on_small_disk: Mou
     assert caught.value.errno == errno.ENOTCONN
     result = run(program(), "status", mount.mountpoint, check=False)
     assert result.returncode == 1
-    assert f"umount {mount.mountpoint}" in result.stderr
+    assert f"umount -- {mount.mountpoint}" in result.stderr
     run("fusermount3", "-u", mount.mountpoint)
     assert not any(mount.mountpoint.iterdir())
 

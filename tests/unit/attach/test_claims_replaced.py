@@ -15,7 +15,7 @@ from fusecache.attach.origin import Origin
 from fusecache.metadata import Identity
 from tests.unit.attach.test_claim import opened
 
-OLD = Claim("ours", "/metadata", "1-a", clean=True)
+OLD = Claim("ours", "/metadata", "1-a", clean=False)
 NEW = Claim("ours", "/metadata", "2-b")
 
 
