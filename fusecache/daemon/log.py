@@ -19,6 +19,7 @@ to the same file, since both descriptors are replaced along with it.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import threading
@@ -29,6 +30,9 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, TextIO, cast
 
 import structlog
+
+from fusecache.errors import UntrustedError
+from fusecache.linux import open_or_create_trusted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, MutableMapping
@@ -69,7 +73,10 @@ class LogFile:
         """Begin to write to what has the name now; raises OSError, and then all stays as it was."""
         if self._path is None:
             return
-        fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fd = open_or_create_trusted(self._path, os.O_WRONLY | os.O_APPEND)
+        except UntrustedError as exc:
+            raise PermissionError(errno.EPERM, str(exc)) from exc
         try:
             os.dup2(fd, 1)
             os.dup2(fd, 2)

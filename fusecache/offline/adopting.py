@@ -78,7 +78,11 @@ def adopt(files: Files, environ: Mapping[str, str], progress: Progress, *, force
         bond = claims.bond(database, cache_fd=cache_fd)
         origin.make_identity_durable()
         database.set_values(packed(origin=origin.identity(), origin_claimed=False) | bond.renewed())
-        bond.settle(clean=not adopted.newer, empty=is_empty)
+        try:
+            bond.settle(clean=not adopted.newer, empty=is_empty)
+        except OSError as exc:
+            msg = f"cannot write the stamp of cache {files.cache}: {exc.strerror}; `fusecache adopt` can be run again"
+            raise StoreError(msg) from exc
     return adopted
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 from typing import Final
 
@@ -53,7 +53,9 @@ def levels(of_smq: Axes, of_mq: Axes) -> None:
 
 def main() -> None:
     """Draw all of them into docs/figures, or where asked."""
-    directory = Path(sys.argv[1]) if len(sys.argv) > 1 else FIGURES
+    parser = argparse.ArgumentParser(description="Draw the figures of docs/policies.rst.")
+    parser.add_argument("directory", type=Path, nargs="?", default=FIGURES, help="where to put them")
+    directory = parser.parse_args().directory
     mpl.use("Agg")
     mpl.rcParams["svg.hashsalt"] = "fusecache"
     directory.mkdir(parents=True, exist_ok=True)
