@@ -19,7 +19,7 @@ from fusecache.attach.cache_file import changed_at
 from fusecache.attach.choice import locate
 from fusecache.attach.claim import Claim
 from fusecache.attach.claims import Claims
-from fusecache.attach.findings import look_at_origin
+from fusecache.attach.findings import held_against, look_at_origin
 from fusecache.attach.generation import ANY, fits, is_claim_accepted
 from fusecache.attach.inspection import inspect
 from fusecache.attach.lease import hold, lock
@@ -48,6 +48,7 @@ __all__ = [
     "changed_at",
     "default_places",
     "fits",
+    "held_against",
     "hint_signature",
     "hold",
     "inspect",

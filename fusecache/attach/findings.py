@@ -1,8 +1,8 @@
 """Looking at an origin, for :mod:`fusecache.attach.agreement` to judge; some of what is cached is compared with it.
 
 That is cheap at every mount, and more after a crash.  The clean blocks that are read are spread over the cache.  Each
-mount takes others, by the count of its generation.
-Blocks of zeroes say little, as any new disk has them, and are left out.
+mount takes others, by the count of its generation.  Blocks of zeroes say little, as any new disk has them, and are left
+out.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from fusecache.config import MIB
 from fusecache.errors import StoreError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from fusecache.attach.claims import Claims
     from fusecache.attach.origin import Origin
     from fusecache.metadata import Database
@@ -55,13 +57,16 @@ def compare(origin: Origin, database: Database, size: int) -> tuple[int, int]:
     if not most:
         return 0, 0
     zeroes = crc32c(bytes(block_size))
-    compared = differing = 0
     spread = database.sums(most, turn=count_of(superblock.generation), leave_out=zeroes)
-    for oblock, crc in spread:
+    agree = list(held_against(origin, spread, block_size))
+    return len(agree), agree.count(False)
+
+
+def held_against(origin: Origin, sums: Iterable[tuple[int, int]], block_size: int) -> Iterator[bool]:
+    """Tell of blocks, as ``(oblock, CRC-32C)``, whether the origin has them; leave out what cannot be read there."""
+    for oblock, crc in sums:
         try:
             content = origin.read_now(oblock * block_size, block_size)
         except StoreError:
-            continue  # that it cannot be read says nothing of what it is
-        compared += 1
-        differing += len(content) != block_size or crc32c(content) != crc
-    return compared, differing
+            continue  # that says nothing of what it is
+        yield len(content) == block_size and crc32c(content) == crc

@@ -16,12 +16,11 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from crc32c import crc32c
-
 from fusecache.attach import (
     Claim,
     Claims,
     Origin,
+    held_against,
     is_claim_accepted,
     locate,
     read_stamp,
@@ -136,13 +135,9 @@ def _compare(origin: Origin, database: Database, progress: Progress) -> Adopted:
     size, total = database.superblock().block_size, database.count(dirty_only=False)
     newer = database.count_newer()
     compared = differing = 0
-    for oblock, crc in database.sums():
-        try:
-            content = origin.read_now(oblock * size, size)
-        except StoreError:
-            continue  # that it cannot be read says nothing of what it is
+    for agrees in held_against(origin, database.sums(), size):
         compared += 1
-        differing += len(content) != size or crc32c(content) != crc
+        differing += not agrees
         progress(compared, total - newer)
     if differing:
         msg = (
