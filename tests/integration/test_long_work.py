@@ -112,17 +112,23 @@ def test_f10_changes_are_made_in_the_order_in_which_they_were_asked_for(mount: M
 
 
 def test_f10_two_clients_at_once_each_wait_for_their_own(mount: Mount) -> None:
-    with (
-        command("set", mount.mountpoint, "mode", "writethrough") as first,
-        command("set", mount.mountpoint, "policy", "mq") as second,
-        command("flush", mount.mountpoint) as third,
-    ):
-        wait_until(lambda: len(mount.getxattr("job").split(";")) == 3, "all three have asked")
-        assert run(program(), "set", mount.mountpoint, "policy", "none", check=False).returncode == 1
-        assert [process.poll() for process in (first, second, third)] == [None] * 3
-        mount.setxattr("copy_rate", "0")
-        assert [ended(process) for process in (first, second, third)] == [(0, "")] * 3
+    with command("set", mount.mountpoint, "mode", "writethrough") as first:
+        wait_until(lambda: "mode" in mount.getxattr("job"), "the first one has asked")  # else the second could be done
+        with (
+            command("set", mount.mountpoint, "policy", "mq") as second,
+            command("flush", mount.mountpoint) as third,
+        ):
+            wait_until(lambda: len(mount.getxattr("job").split(";")) == 3, "all three have asked")
+            _go_on_side_by_side(mount, first, second, third)
     assert (mount.getxattr("mode"), mount.getxattr("policy")) == ("writethrough", "mq")
+
+
+def _go_on_side_by_side(mount: Mount, *processes: subprocess.Popen[str]) -> None:
+    """A bad value is refused meanwhile, and all end well once they may."""
+    assert run(program(), "set", mount.mountpoint, "policy", "none", check=False).returncode == 1
+    assert [process.poll() for process in processes] == [None] * len(processes)
+    mount.setxattr("copy_rate", "0")
+    assert [ended(process) for process in processes] == [(0, "")] * len(processes)
 
 
 def test_f10_an_interrupted_command_undoes_nothing(mount: Mount) -> None:
