@@ -107,8 +107,17 @@ class Oracle:
         for written, allowed in zip(self._written, self.allowed, strict=True):
             written.extend(write for write in allowed if write not in written)  # what a kill had left may come back
 
-    def end_read(self, began: int, first: int, image: Data) -> None:
-        """Hold what a read returned against what it may have returned."""
+    def begin_read(self, first: int, count: int) -> tuple[int, list[tuple[int, ...]]]:
+        """Begin a read of some cells; returns the moment, and what they may show after a crash then."""
+        return self.now(), self.allowed[first : first + count]
+
+    def end_read(self, began: int, first: int, image: Data, allowed: Sequence[tuple[int, ...]] | None = None) -> None:
+        """Hold what a read returned against what it may have returned.
+
+        :param allowed: what the cells might have shown after a crash when it began: of a doubted write that was lost by
+            then it returns the one before, even if a later write was made durable meanwhile.
+        """
+        before = allowed or self.allowed[first:]
         for cell, write in enumerate(shown(image, self.cell_bytes, first), first):
             candidates = {other: self._span(cell, other) for other in self._written[cell]}
             assert write in candidates, f"cell {cell} reads as write {write}; written were {sorted(candidates)}"
@@ -119,7 +128,7 @@ class Oracle:
                 if ended < span[0]
                 and span[1] < began
                 and other not in self._failed
-                and not (other in self._doubted and write in self.allowed[cell])
+                and not (other in self._doubted and write in (*before[cell - first], *self.allowed[cell]))
             ]
             assert not later, f"cell {cell} reads as write {write}, but {later} came after that and had ended"
 

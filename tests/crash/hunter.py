@@ -233,14 +233,14 @@ class History:
     async def _read(self, first: int, count: int) -> None:
         assert self._rig is not None
         cell_bytes = self._shape.cell_bytes
-        began = self._oracle.now()
+        began, allowed = self._oracle.begin_read(first, count)
         try:
             image = await self._rig.cache.read(first * cell_bytes, count * cell_bytes)
         except FusecacheError as exc:
             self._require_tolerable(exc)
         else:
             assert len(image) == count * cell_bytes
-            self._oracle.end_read(began, first, image)
+            self._oracle.end_read(began, first, image, allowed)
 
     async def _flush(self) -> None:
         assert self._rig is not None

@@ -10,10 +10,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import pytest
 
 from tests.crash.hunter import hunt
+from tests.model import Oracle
 
 _SEEDS = int(os.environ.get("FUSECACHE_SEEDS", "8"))
 _PARTS = 4
@@ -57,3 +59,22 @@ def test_a_seed_is_one_history_in_every_process(hash_seed: str) -> None:
         timeout=300,
     )
     assert elsewhere.stdout.strip() == f"{hunt(4)} {hunt(5, faults=True)}"
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_what_a_slow_read_returns_is_held_against_the_moment_when_it_began(lost: bool) -> None:
+    """Seed 239708327: a write was lost, a read began, and then another write was made durable."""
+    oracle = Oracle([0], 512)
+    one, content = oracle.begin_write(0, 1)
+    oracle.end_write(one)
+    oracle.end_flush(oracle.now())
+    two, _ = oracle.begin_write(0, 1)
+    oracle.end_write(two)
+    if lost:
+        oracle.doubt()
+    began, allowed = oracle.begin_read(0, 1)
+    three, _ = oracle.begin_write(0, 1)
+    oracle.end_write(three)
+    oracle.end_flush(oracle.now())
+    with nullcontext() if lost else pytest.raises(AssertionError, match="came after that"):
+        oracle.end_read(began, 0, content, allowed)
