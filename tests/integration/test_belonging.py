@@ -18,9 +18,11 @@ from pathlib import Path
 
 import pytest
 
+from fusecache.errors import FusecacheError
+from fusecache.metadata import Database
 from tests.integration.conftest import Mounted
 from tests.integration.judges import need
-from tests.integration.mounts import LoopDevices, Mount, program, run
+from tests.integration.mounts import LoopDevices, Mount, program, run, wait_until
 
 MIB = 1 << 20
 BLOCK = 64 << 10
@@ -45,7 +47,17 @@ def use(mount: Mount, seed: int) -> bytes:
     mount.write(0, bytes(image[:BLOCK]), sync=True)
     assert mount.count("dirty_blocks")
     assert mount.count("used_blocks") > mount.count("dirty_blocks")
+    clean = mount.count("used_blocks") - mount.count("dirty_blocks")
+    wait_until(lambda: _sums_of(mount) >= clean, "what is clean is recorded, so that it can be compared")
     return bytes(image)
+
+
+def _sums_of(mount: Mount) -> int:
+    try:
+        with Database.read_only(mount.metadata) as record:
+            return len(list(record.sums()))
+    except FusecacheError:
+        return 0  # it was written while it was copied
 
 
 def files(mount: Mount, *, with_logs: bool = True) -> dict[Path, bytes]:
