@@ -109,10 +109,11 @@ class Bond:
     def renewed(self) -> dict[str, str]:
         """Take the first step: choose a new generation, and return what to commit with what begins or ends."""
         known = f"{self.generation or NONE} {self.previous}".strip()
-        self.previous = f"{known} {self.claim_generation}".strip()
+        if self.keeps_claim and (self.previous or not self.claim_generation):
+            # The claim is of the present generation, or an interrupted change has come as far as the claim, or has not.
+            self.claim_generation = " ".join(dict.fromkeys(f"{known} {self.claim_generation}".split()))
+        self.previous = known
         self.generation = successor(self.generation)
-        if self.keeps_claim:
-            self.claim_generation = self.claim_generation or known
         return packed(
             generation=self.generation, previous_generation=self.previous, claim_generation=self.claim_generation
         )

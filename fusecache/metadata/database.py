@@ -24,7 +24,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections import deque
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -286,7 +286,8 @@ class Database:
         self._commits += 1
         written = self._commits + self._connection.total_changes
         if written - self._turned_at >= _TURN:
-            with names_held(self.path):
+            # Later SQLite opens nothing any more: what others put beside the file meanwhile must make no commit fail.
+            with nullcontext() if is_in_wal_mode(self._connection) else names_held(self.path):
                 begin_writing(self._connection)
             self._turned_at = self._commits + self._connection.total_changes
 

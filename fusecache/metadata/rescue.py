@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fusecache.errors import MetadataError
-from fusecache.linux import sync_directory
+from fusecache.linux import rename_to_new, sync_directory
 from fusecache.metadata.write_ahead_log import side_files
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def _give_name(draft: Path, path: Path) -> Path:
     names = (path, *(path.with_name(f"{path.name}.rescued{number or ''}") for number in range(100)))
     for name in names:
         with suppress(FileExistsError):
-            name.hardlink_to(draft)
+            rename_to_new(draft, name)
             return name
     msg = f"metadata {path}: there are too many rescued ones beside it"
     raise MetadataError(msg)

@@ -232,7 +232,10 @@ class FileStore:
         if not self._sparse:
             return []
         begin = self._start + offset
-        found = await trio.to_thread.run_sync(_find_holes, self._fd, begin, begin + length)
+        try:
+            found = await trio.to_thread.run_sync(_find_holes, self._fd, begin, begin + length)
+        except RuntimeError:  # the system gives no thread
+            return []
         return [(hole - self._start, end - self._start) for hole, end in found]
 
     async def flush(self) -> None:
@@ -272,7 +275,8 @@ class FileStore:
     async def _drop_unwanted(self) -> None:
         unwanted, self._unwanted = self._unwanted, []
         if unwanted:
-            await trio.to_thread.run_sync(_drop, self._fd, unwanted)
+            with suppress(RuntimeError):  # the system gives no thread: they stay in memory
+                await trio.to_thread.run_sync(_drop, self._fd, unwanted)
 
     @contextmanager
     def failing(self, what: str) -> Iterator[None]:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import errno
 from functools import partial
-from typing import final
+from typing import Final, final
 
 import pyfuse3
 import structlog
@@ -28,6 +28,8 @@ import trio
 from fusecache.frontends.fuse.operations import IMAGE_INODE
 
 log = structlog.get_logger(__name__)
+
+_PAUSE_SECONDS: Final = 1.0
 
 
 @final
@@ -60,6 +62,10 @@ class KernelPages:
         except OSError as exc:
             if exc.errno != errno.ENOENT:  # nobody has looked at the image yet
                 log.error("the kernel keeps pages of the image that are out of date", error=exc.strerror)
+        except RuntimeError as exc:  # the system gives no thread
+            log.warning("the kernel keeps pages of the image that are out of date, for now", error=str(exc))
+            await trio.sleep(_PAUSE_SECONDS)
+            self.forget()
 
     async def settle(self) -> None:
         """Wait until the kernel has dropped what it was asked to drop; it will not be asked again."""

@@ -77,9 +77,18 @@ class World:
     :param steps: how many are made; no crash if None.
     :param keeps: whether the origin can be given a claim.
     :param frees: whether a claim can be taken from it.
+    :param read_only: whether nothing is written to it.
     """
 
-    def __init__(self, parts: Parts, steps: int | None = None, *, keeps: bool = True, frees: bool = True) -> None:
+    def __init__(
+        self,
+        parts: Parts,
+        steps: int | None = None,
+        *,
+        keeps: bool = True,
+        frees: bool = True,
+        read_only: bool = False,
+    ) -> None:
         self.parts = parts
         self.keeps = keeps
         self.frees = frees
@@ -93,6 +102,8 @@ class World:
             ledger=self,
             write_stamp=self.write_stamp,
             claims=self,
+            claim_generation=superblock.claim_generation,
+            keeps_claim=read_only,
         )
 
     def begin(self) -> None:
@@ -170,6 +181,42 @@ def test_no_crash_makes_the_parts_strangers() -> None:
         nothing_cached = past[-1].claim is None
         assert verdict is Verdict.SAME or nothing_cached, past
     assert histories > 5000
+
+
+def test_no_crash_makes_the_parts_strangers_where_some_mounts_are_read_only(dirty: Parts) -> None:
+    left = [dirty]
+    for _ in range(_MOUNTS):
+        left = [after for before in left for read_only in (True, False) for after in _ends(before, read_only=read_only)]
+        for parts in left:
+            assert parts.judge() is Verdict.SAME, parts
+    assert len(left) > 500
+
+
+def _ends(parts: Parts, *, read_only: bool) -> Iterator[Parts]:
+    """Mount once, with what is dirty, and crash at each step."""
+    for steps in count():
+        world = World(parts, steps, read_only=read_only)
+        try:
+            world.begin()
+            world.serve(dirty=True)
+            world.end()
+        except CrashError:
+            yield world.parts
+        else:
+            yield world.parts
+            break
+
+
+def test_beginnings_of_read_only_mounts_that_are_interrupted_do_not_make_the_record_long(dirty: Parts) -> None:
+    parts = dirty
+    for _ in range(20):
+        world = World(parts, 1, read_only=True)
+        with pytest.raises(CrashError):
+            world.begin()
+        parts = world.parts
+        assert parts.judge() is Verdict.SAME
+    assert len(parts.values["previous_generation"].split()) == 20
+    assert len(parts.values["claim_generation"].split()) <= 20
 
 
 @pytest.mark.parametrize("keeps", [True, False], ids=["claims", "no claims"])

@@ -158,3 +158,27 @@ async def test_a_kernel_that_refuses_ends_nothing(kernel: Slow, code: int, capsy
             await settle()
         nursery.cancel_scope.cancel()
     assert ("out of date" in capsys.readouterr().out) == (code == errno.ENOSYS)
+
+
+@virtual
+async def test_where_there_is_no_thread_pages_are_dropped_as_soon_as_there_is_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    refused, dropped = 3, trio.Event()
+
+    async def run_sync(_function: Callable[[], None]) -> None:
+        nonlocal refused
+        if refused:
+            refused -= 1
+            msg = "can't start new thread"
+            raise RuntimeError(msg)
+        dropped.set()
+
+    monkeypatch.setattr(trio.to_thread, "run_sync", run_sync)
+    pages = KernelPages()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(pages.run)
+        pages.forget()
+        with trio.fail_after(60):
+            await dropped.wait()
+        nursery.cancel_scope.cancel()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -74,3 +76,16 @@ def test_f06_where_there_is_no_place_for_it_that_is_told(tmp_path: Path, databas
     database.path = tmp_path / "nowhere" / "metadata"
     with pytest.raises(MetadataError, match="cannot be written anew: No such file"):
         put_back(database)
+
+
+def test_f06_it_is_written_anew_where_there_are_no_hard_links(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def link(*_args: object, **_options: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", link)
+    database.path.unlink()
+    assert put_back(database) == database.path
+    assert names_in(database.path.parent) == ["metadata"]
+    assert holds_it_all(database.path)

@@ -149,3 +149,22 @@ def test_where_names_cannot_be_held(metadata: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("fusecache.metadata.trusted.create_trusted", refuse)
     with pytest.raises(MetadataError, match="Read-only file system"):
         Database.open(metadata)
+
+
+@needs_root
+@pytest.mark.parametrize("ending", ["-shm", "-journal"])
+def test_f16_what_others_put_beside_metadata_in_use_makes_no_commit_fail(
+    metadata: Path, ending: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fusecache.metadata.database._TURN", 3)
+    with closing(Database.open(metadata)) as database:
+        database.apply(Transaction(mapped=[(1, 4, True, None)]))
+        beside = metadata.with_name(f"metadata{ending}")
+        beside.write_bytes(b"theirs")
+        os.chown(beside, STRANGER, STRANGER)
+        for number in range(2, 10):
+            database.apply(Transaction(mapped=[(number, number + 3, True, None)]))
+    assert beside.read_bytes() == b"theirs"
+    beside.unlink()
+    with closing(Database.open(metadata)) as database:
+        assert [row.oblock for row in database.rows()] == list(range(3, 13))

@@ -350,6 +350,24 @@ async def test_what_is_forgotten_leaves_memory_once_it_is_on_the_disk(store: Fil
     assert into == b"w" * 2 * PAGE
 
 
+@threaded
+async def test_where_there_is_no_thread_there_are_no_holes_and_nothing_leaves_memory(
+    fd: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.ftruncate(fd, 0)
+    os.ftruncate(fd, START + SIZE)
+    store = FileStore(fd, name="the store", size=SIZE, start=START)
+    assert await store.holes(0, SIZE) == [(0, SIZE)]
+
+    async def run_sync(*_args: object) -> None:
+        msg = "can't start new thread"
+        raise RuntimeError(msg)
+
+    monkeypatch.setattr(trio.to_thread, "run_sync", run_sync)
+    assert await store.holes(0, SIZE) == []
+    await store.forget(PAGE, 2 * PAGE)
+
+
 # The file
 
 
