@@ -229,7 +229,7 @@ def _require_disposable(config: MountConfig, database: Database, cache_path: Pat
 
 def _require_healthy(database: Database, superblock: Superblock) -> None:
     if superblock.needs_check:
-        command = f"fusecache check --metadata {database.path} --clear-needs-check"
+        command = shlex.join(["fusecache", "check", "--metadata", str(database.path), "--clear-needs-check"])
         msg = f"metadata {database.path} needs a check before it can be used: {command}"
         raise MetadataError(msg)
 
