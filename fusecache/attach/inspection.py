@@ -229,15 +229,24 @@ def _require_disposable(config: MountConfig, database: Database, cache_path: Pat
 
 def _require_healthy(database: Database, superblock: Superblock) -> None:
     if superblock.needs_check:
-        command = f"fusecache check --metadata {database.path} --clear-needs-check"
+        command = shlex.join(["fusecache", "check", "--metadata", str(database.path), "--clear-needs-check"])
         msg = f"metadata {database.path} needs a check before it can be used: {command}"
         raise MetadataError(msg)
+
+
+def _format_for(database: Database) -> str:
+    """Say what it takes to give up what this metadata describes."""
+    return "mount --format twice, which gives up what is dirty" if database.has_suspects() else "mount --format"
 
 
 def _verify_cache(database: Database, superblock: Superblock, cache_path: Path, cache_fd: int | None) -> None:
     blocks = database.count(dirty_only=False)
     if cache_fd is None:
-        msg = f"cache {cache_path} is missing, and metadata {database.path} has {blocks} blocks in it"
+        msg = (
+            f"cache {cache_path} is missing, and metadata {database.path} has {blocks} blocks in it: name it with "
+            "--cache if it is elsewhere (if its disk is not mounted, mount that first), or begin anew with "
+            f"{_format_for(database)}"
+        )
         raise RefusedError(msg)
     stamp = read_stamp(cache_fd)
     if stamp is None and not blocks and not found_on(cache_fd):

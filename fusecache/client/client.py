@@ -103,7 +103,8 @@ class Client:
             )
             raise FusecacheError(msg)
         say(f"{stats['origin']} is complete, and nothing is cached any more")
-        say(f"after `fusecache unmount {self._mountpoint}` these can be deleted:")
+        command = shlex.join(["fusecache", "unmount", "--", str(self._mountpoint)])
+        say(f"after `{command}` these can be deleted:")
         for name in ("cache", "metadata"):
             say(f"  {stats[name]}")
 

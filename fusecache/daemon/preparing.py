@@ -6,6 +6,7 @@ It all happens at once, without the event loop, so whoever waits for it can inte
 from __future__ import annotations
 
 import os
+import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -132,7 +133,8 @@ def _require_mountpoint(path: Path) -> None:
             msg = f"mountpoint {path} is not empty"
             raise RefusedError(msg)
     except OSError as exc:
-        msg = f"mountpoint {path}: {exc.strerror} (a dead mount? try: fusermount3 -u {path})"
+        command = shlex.join(["fusermount3", "-u", "--", str(path)])
+        msg = f"mountpoint {path}: {exc.strerror} (a dead mount? try: {command})"
         raise RefusedError(msg) from exc
 
 

@@ -132,7 +132,9 @@ def _open_log(path: Path, *, make_directory: bool) -> int:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         return open_or_create_trusted(resolve_trusted(path), os.O_WRONLY | os.O_APPEND)
     except OSError as exc:
-        msg = f"cannot open the log {path}: {exc.strerror}"
+        is_lost = isinstance(exc, FileNotFoundError)
+        why = f"there is no directory {path.parent}; is its disk not mounted?" if is_lost else exc.strerror
+        msg = f"cannot open the log {path}: {why}"
         raise FusecacheError(msg) from exc
 
 

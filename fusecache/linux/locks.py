@@ -73,8 +73,9 @@ def _tells_of(info: str, inode: str) -> bool:
 
 def _command_of(process: Path) -> str:
     with suppress(OSError):
-        words = (process / "cmdline").read_bytes().rstrip(b"\0").replace(b"\0", b" ")
-        text = os.fsdecode(words)
+        words = os.fsdecode((process / "cmdline").read_bytes().rstrip(b"\0")).split("\0")
+        is_script = len(words) > 1 and Path(words[0]).name.startswith("python") and not words[1].startswith("-")
+        text = " ".join([Path(words[1]).name, *words[2:]] if is_script else words)
         return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
     return "?"
 

@@ -30,7 +30,7 @@ from fusecache.attach import (
 )
 from fusecache.errors import RefusedError, StoreError
 from fusecache.metadata import Database, packed
-from fusecache.offline.opening import open_locked, open_origin
+from fusecache.offline.opening import open_locked, open_metadata, open_origin
 from fusecache.paths import claims_directory
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def adopt(files: Files, environ: Mapping[str, str], progress: Progress, *, force
     assert files.origin is not None
     assert files.cache is not None
     with ExitStack() as resources:
-        open_locked(files.metadata, resources)
+        open_metadata(files, resources)
         cache_fd = open_locked(files.cache, resources, writable=True)
         origin = open_origin(locate(files.origin), resources, writable=True)
         claims = Claims(origin, claims_directory(environ=environ, is_root=os.geteuid() == 0))

@@ -42,7 +42,7 @@ from fusecache.metadata import (
     reading,
 )
 from fusecache.offline.facts import contested, geometry_of, judge, raw_rows, read_regions, read_values
-from fusecache.offline.opening import open_locked, open_origin
+from fusecache.offline.opening import open_locked, open_metadata, open_origin
 from fusecache.paths import claims_directory
 from fusecache.units import format_size
 
@@ -98,7 +98,7 @@ def check(files: Files) -> Report:
     :raises FusecacheError: it cannot be looked at: it is missing, or in use.
     """
     with ExitStack() as resources:
-        open_locked(files.metadata, resources)
+        open_metadata(files, resources)
         return _Check(files, resources).run()
 
 
@@ -106,7 +106,7 @@ def clear_needs_check(files: Files, report: Report) -> None:
     """Take the mark away; raises RefusedError if the check found anything else."""
     _require_sound(report)
     with ExitStack() as resources:
-        open_locked(files.metadata, resources)
+        open_metadata(files, resources)
         with closing(Database.open(files.metadata)) as database:
             database.set_values(packed(needs_check=False))
 
@@ -118,7 +118,7 @@ def put_stamp(files: Files, report: Report) -> None:
         msg = "there is no cache without a stamp: nothing to write"
         raise RefusedError(msg)
     with ExitStack() as resources:
-        open_locked(files.metadata, resources)
+        open_metadata(files, resources)
         write_stamp(open_locked(files.cache, resources, writable=True), Stamp(report.uuid, report.generation))
 
 

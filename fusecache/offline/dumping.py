@@ -15,7 +15,7 @@ from fusecache.errors import FusecacheError, MetadataError
 from fusecache.linux import rename_to_new, sync_directory
 from fusecache.metadata import reading, require_metadata
 from fusecache.offline.interchange import XmlWriter
-from fusecache.offline.opening import exists_already, open_draft, open_locked
+from fusecache.offline.opening import exists_already, open_draft, open_locked, open_metadata
 from fusecache.offline.visiting import visit
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def dump(files: Files, output: TextIO) -> None:
     :raises BrokenPipeError: nobody reads it any more.
     """
     with ExitStack() as resources:
-        open_locked(files.metadata, resources)
+        open_metadata(files, resources)
         notes = {}
         if files.cache is not None and files.cache.exists():
             notes[CACHE_TIME] = changed_at(open_locked(files.cache, resources))

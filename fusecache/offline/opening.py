@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fusecache.attach import Location, Origin, default_places, hold, locate, lock
-from fusecache.errors import BusyError, RefusedError, UsageError
+from fusecache.errors import BusyError, RefusedError, StoreError, UsageError
 from fusecache.linux import resolve_trusted
 from fusecache.stores import open_for_store, open_to_read
 
@@ -86,6 +86,27 @@ def open_locked(path: Path, resources: ExitStack, *, writable: bool = False) -> 
     except BusyError as exc:
         raise _in_use(str(path), exc) from exc
     return fd
+
+
+def open_metadata(files: Files, resources: ExitStack) -> None:
+    """Lock the metadata until ``resources`` are closed.
+
+    :raises FusecacheError: it is missing, or what :func:`open_locked` raises.
+    """
+    try:
+        open_locked(files.metadata, resources)
+    except StoreError as exc:
+        if isinstance(exc.__cause__, FileNotFoundError):
+            raise no_metadata(files.metadata) from exc
+        raise
+
+
+def no_metadata(path: Path) -> RefusedError:
+    """Return the error for metadata that is not where it should be."""
+    return RefusedError(
+        f"there is no metadata {path}: nothing is cached, or it is elsewhere (name --metadata and --cache as at the "
+        "mount; if their disk is not mounted, mount that first)"
+    )
 
 
 def open_origin(location: Location, resources: ExitStack, *, writable: bool = False) -> Origin:

@@ -35,7 +35,7 @@ from fusecache.metadata import (
 )
 from fusecache.offline.drafting import Draft, drafted
 from fusecache.offline.facts import RawRow, geometry_of, judge
-from fusecache.offline.opening import open_locked, open_origin
+from fusecache.offline.opening import open_locked, open_metadata, open_origin
 from fusecache.offline.salvaging import Salvage, salvaged
 
 if TYPE_CHECKING:
@@ -46,6 +46,13 @@ if TYPE_CHECKING:
     from fusecache.offline.opening import Files
 
 _NEEDED: Final = (*SIZES, *IDENTITY)
+_TOLD_BY: Final = {
+    "block_size": "--block-size",
+    "uuid": "--cache",
+    "cache_blocks": "--cache",
+    "region_blocks": "--cache",
+}
+"""By what a value becomes known that the metadata does not say; all others by ORIGIN."""
 
 
 @dataclass(slots=True)
@@ -71,7 +78,7 @@ def repair(files: Files, output: Path, *, block_size: int | None = None) -> Repa
     :raises MetadataError: the metadata is not ours, or it says too little.
     """
     with ExitStack() as resources:
-        open_locked(files.metadata, resources)
+        open_metadata(files, resources)
         if output.exists():
             msg = f"{output} exists already, and nothing was changed: repair makes a new file"
             raise RefusedError(msg)
@@ -111,19 +118,23 @@ def _superblock(
     known = values.copy()
     if block_size is not None:
         known = packed(block_size=block_size) | known
+    looked_at = set()
     if files.cache is not None and files.cache.exists():
         _learn_from_cache(open_locked(files.cache, resources), known)
+        looked_at.add("--cache")
     if files.origin is not None and (location := locate(files.origin)).exists():
         origin = open_origin(location, resources)
         known = packed(image_bytes=origin.size, origin=origin.identity()) | known
+        looked_at.add("ORIGIN")
     if "cache_blocks" in known:
         known = packed(region_blocks=region_blocks_for(int(known["cache_blocks"]))) | known
     known = packed(clean_shutdown=False) | known | packed(needs_check=False)
     if "generation" not in known:
         known |= packed(previous_generation=ANY)
     if missing := [name for name in _NEEDED if name not in known]:
-        hints = {"block_size": "--block-size", "uuid": "--cache", "cache_blocks": "--cache"}
-        options = sorted({hints.get(name, "ORIGIN") for name in missing})
+        options = sorted({_TOLD_BY.get(name, "ORIGIN") for name in missing})
+        if "block_size" in missing:  # the number of blocks follows from it, once it is given
+            options = [option for option in options if option not in looked_at]
         msg = f"metadata {files.metadata} does not say {', '.join(missing)} any more: give {' and '.join(options)}"
         raise MetadataError(msg)
     report.damage += [f"it does not say {name}" for name in _NEEDED if name not in values]

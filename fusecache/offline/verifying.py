@@ -18,7 +18,7 @@ from fusecache.attach import DATA_START, Claims, Origin, locate
 from fusecache.errors import RefusedError, StoreError
 from fusecache.metadata import Database, Transaction, packed, reading
 from fusecache.offline.checking import Problem
-from fusecache.offline.opening import open_locked, open_origin
+from fusecache.offline.opening import open_locked, open_metadata, open_origin
 from fusecache.offline.visiting import Visitor, visit
 from fusecache.paths import claims_directory
 
@@ -50,7 +50,7 @@ def verify(files: Files, report: Report, *, heal: bool = False, heal_origin: boo
         msg = "--data needs the cache: name it with --cache, or name the ORIGIN"
         raise RefusedError(msg)
     with ExitStack() as resources:
-        open_locked(files.metadata, resources)
+        open_metadata(files, resources)
         cache_fd = open_locked(files.cache, resources, writable=heal_origin)
         origin = None
         if files.origin is not None and report.may_compare:

@@ -44,7 +44,7 @@ from fusecache.block import DIRTY
 from fusecache.config import PolicyChoice
 from fusecache.errors import FusecacheError, MetadataError, RefusedError, StoreError
 from fusecache.metadata import Database, Suspects, Transaction, packed
-from fusecache.offline.opening import find_files, open_locked, open_origin
+from fusecache.offline.opening import find_files, no_metadata, open_locked, open_metadata, open_origin
 from fusecache.paths import claims_directory
 from fusecache.stores import write_sparsely
 from fusecache.tasks import for_each
@@ -106,8 +106,7 @@ def write_back(
     plan = inspect(config, environ=environ)
     with plan.resources:
         if plan.database is None:
-            msg = f"there is no metadata {plan.metadata_path}: nothing is cached, or it is elsewhere (--metadata)"
-            raise RefusedError(msg)
+            raise no_metadata(plan.metadata_path)
         _require_writable(plan.read_only)
         return trio.run(_write_back, plan.carry_out(), progress, retries)
 
@@ -119,7 +118,7 @@ def _forget_stale(config: MountConfig, environ: Mapping[str, str]) -> None:
     """
     files = find_files(config.origin, cache=config.cache, metadata=config.metadata, environ=environ)
     with ExitStack() as resources:
-        open_locked(files.metadata, resources)
+        open_metadata(files, resources)
         origin = open_origin(locate(config.origin), resources)
         _require_writable(origin.unwritable)
         database = resources.enter_context(closing(Database.open(files.metadata)))

@@ -84,6 +84,11 @@ def test_f02_one_sign_that_differs_is_another_origin(recorded: Superblock, other
         require_same_origin(recorded, replace(ORIGIN, **other), arguments="/o")
 
 
+def test_another_origin_at_the_same_place_is_not_told_by_its_name() -> None:
+    with pytest.raises(DisagreementError, match="another origin, which was at the same place, not to /o "):
+        require_same_origin(RECORDED, replace(ORIGIN, signs={"inode": "8"}), arguments="/o")
+
+
 def test_what_older_metadata_did_not_note_is_in_nobodys_way() -> None:
     before = replace(ORIGIN, signs={}, marks="", label="")
     older = replace(RECORDED, origin=before, generation="", origin_claimed=False)

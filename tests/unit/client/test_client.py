@@ -296,7 +296,7 @@ def test_decommission_ends_when_its_job_does(capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr().out.splitlines() == [
         "writing back 16 blocks (1MiB)",
         "/data/disk.img is complete, and nothing is cached any more",
-        "after `fusecache unmount /mnt/disk` these can be deleted:",
+        "after `fusecache unmount -- /mnt/disk` these can be deleted:",
         "  /fast/disk.cache",
         "  /fast/disk.metadata",
     ]

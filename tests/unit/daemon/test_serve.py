@@ -477,6 +477,20 @@ def test_mountpoints_that_will_not_do(config: MountConfig, kernel: Kernel) -> No
     assert not kernel.events
 
 
+def test_the_way_out_of_a_dead_mount_can_be_typed_as_it_is(
+    config: MountConfig, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path) -> list[Path]:
+        raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN), str(path))
+
+    mountpoint = config.mountpoint.parent / "a b"
+    mountpoint.mkdir()
+    monkeypatch.setattr(Path, "iterdir", fail)
+    with pytest.raises(RefusedError, match=rf"try: fusermount3 -u -- '{mountpoint}'\)"):
+        mount.serve(replace(config, mountpoint=mountpoint), lambda _: pytest.fail("it is not ready"))
+    assert not kernel.events
+
+
 @pytest.mark.parametrize("remount", [False, True])
 def test_policies_that_will_not_do(config: MountConfig, kernel: Kernel, remount: bool) -> None:
     if remount:

@@ -95,3 +95,18 @@ def test_f20_the_holder_is_named(file: Path, opened: ExitStack) -> None:
     assert told.startswith(f"pid {process.pid}: {sys.executable} -c")
     assert told.endswith("...")
     assert not holder_of(open_as(file, os.O_RDONLY, opened))
+
+
+def test_a_holder_that_is_a_script_is_named_as_it_was_typed(tmp_path: Path, file: Path, opened: ExitStack) -> None:
+    script = tmp_path / "tool"
+    script.write_text(
+        "import os, sys; from fusecache.linux import try_lock; fd = os.open(sys.argv[1], os.O_RDWR)\n"
+        "print(try_lock(fd, for_writing=True), flush=True); sys.stdin.read()\n"
+    )
+    command = [sys.executable, str(script), str(file)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "True\n"
+        told = holder_of(open_as(file, os.O_RDONLY, opened))
+        process.communicate("")
+    assert told.startswith(f"pid {process.pid}: tool {file}"[:80])

@@ -312,7 +312,7 @@ def test_what_is_in_use_is_refused(place: Place, name: str) -> None:
 
 
 def test_metadata_that_is_missing(place: Place) -> None:
-    with pytest.raises(StoreError, match=r"cannot open .*metadata: No such file"):
+    with pytest.raises(RefusedError, match=r"there is no metadata .*metadata: .*name --metadata and --cache"):
         check(place.files)
 
 

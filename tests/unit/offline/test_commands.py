@@ -117,8 +117,8 @@ def test_default_paths_are_those_of_mount(
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     checked = run("check", place.origin)
     assert checked.code == 1
-    assert f"cannot open {tmp_path}/fusecache/origin-" in checked.err
-    assert ".metadata: No such file or directory" in checked.err
+    assert f"there is no metadata {tmp_path}/fusecache/origin-" in checked.err
+    assert "name --metadata and --cache as at the mount" in checked.err
 
 
 @pytest.mark.parametrize(
@@ -164,8 +164,8 @@ def test_bad_usage_is_exit_code_2(run: Extent, words: str, complaint: str) -> No
     ("words", "complaint"),
     [
         ("restore --metadata m -i nowhere", "fusecache: cannot read nowhere: No such file or directory\n"),
-        ("dump --metadata nowhere", "cannot open"),
-        ("repair --metadata nowhere -o x", "cannot open"),
+        ("dump --metadata nowhere", "there is no metadata"),
+        ("repair --metadata nowhere -o x", "there is no metadata"),
         ("writeback nowhere --cache c --metadata m", "cannot open"),
     ],
 )

@@ -277,6 +277,13 @@ def test_values_that_nobody_knows_are_asked_for(place: Place, output: Path) -> N
     assert not output.exists()
 
 
+def test_only_what_was_not_given_is_asked_for(place: Place, output: Path) -> None:
+    place.fill(MIXED)
+    place.sql("DELETE FROM meta WHERE name IN ('block_size', 'cache_blocks', 'region_blocks')")
+    with pytest.raises(MetadataError, match=r"does not say block_size, .* any more: give --block-size$"):
+        repair(place.files, output)
+
+
 @pytest.mark.parametrize("content", [b"", b"x", bytes(100000), b"SQLite format 3\0" + bytes(84)])
 def test_what_never_was_metadata_is_refused(place: Place, output: Path, content: bytes) -> None:
     place.fill(MIXED)
