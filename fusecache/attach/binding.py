@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from fusecache.attach.names import Name
-from fusecache.errors import StoreError
 from fusecache.linux import size_of
 from fusecache.metadata import packed, side_files
 
@@ -83,11 +82,7 @@ class Binding:
             | self._bond.renewed()
         )
         self._created.pop_all()
-        try:
-            self._bond.settle()
-        except OSError as exc:
-            msg = f"cannot write the stamp of cache {self.cache_path}: {exc.strerror}"
-            raise StoreError(msg) from exc
+        self._bond.settle()
         if is_first and not self.read_only and self._bond.claimed_at != self._origin.address:
             self.notes.append(_where(self._bond.claimed_at))
 

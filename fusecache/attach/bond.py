@@ -95,7 +95,7 @@ class Bond:
     """Absolute path."""
     ledger: Ledger
     write_stamp: Callable[[Stamp], None]
-    """Writes the cache's stamp, durably; raises OSError."""
+    """Writes the cache's stamp, durably; raises StoreError."""
     claims: ClaimPlace
     touched: Callable[[], str] = _unknown
     """Tells the origin's :attr:`fusecache.metadata.Identity.touched`, which a claim changes."""
@@ -123,8 +123,7 @@ class Bond:
 
         :param clean: whether no block is dirty, nor can turn dirty.
         :param empty: whether nothing is cached, nor can be; then the origin needs no claim.
-        :raises OSError: the stamp cannot be written.
-        :raises StoreError: an older claim cannot be replaced.
+        :raises StoreError: the stamp cannot be written, or an older claim cannot be replaced.
         :raises MetadataError: the last step failed.
         """
         self.write_stamp(Stamp(self.uuid, self.generation))
@@ -155,7 +154,5 @@ class Bond:
         """Do the same at a clean end, which it does not spoil: till it is done, previous generations are accepted."""
         try:
             self.settle(clean=clean, empty=empty)
-        except OSError as exc:
-            log.warning("the cache's stamp was not written", error=exc.strerror)
         except StoreError as exc:
-            log.warning("the claim on the origin is not up to date", error=str(exc))
+            log.warning("stamp or claim are not up to date", error=str(exc))

@@ -11,6 +11,8 @@ import os
 from dataclasses import dataclass
 from typing import Final
 
+from fusecache.errors import StoreError
+
 DATA_START: Final = 4096
 """Where the blocks begin in the cache, behind the stamp."""
 
@@ -44,10 +46,14 @@ def read_stamp(fd: int) -> Stamp | None:
 
 
 def write_stamp(fd: int, stamp: Stamp) -> None:
-    """Write a stamp, durable when this returns; raises OSError."""
+    """Write a stamp, durable when this returns; raises StoreError."""
     fields = {"uuid": stamp.uuid, "generation": stamp.generation, "data_start": DATA_START}
     # Short enough for one sector, which a power cut leaves old or new, unless somebody else has chosen the uuid.
     text = f"{_MAGIC}\n{json.dumps(fields)}\n".encode()
     assert len(text) <= DATA_START, text
-    os.pwrite(fd, text.ljust(DATA_START, b"\0"), 0)
-    os.fsync(fd)
+    try:
+        os.pwrite(fd, text.ljust(DATA_START, b"\0"), 0)
+        os.fsync(fd)
+    except OSError as exc:
+        msg = f"cannot write the stamp of the cache: {exc.strerror}"
+        raise StoreError(msg) from exc

@@ -28,7 +28,7 @@ from fusecache.attach import (
     require_one_moment,
     require_same_generation,
 )
-from fusecache.errors import RefusedError, StoreError
+from fusecache.errors import RefusedError
 from fusecache.metadata import Database, packed
 from fusecache.offline.opening import open_locked, open_metadata, open_origin
 from fusecache.paths import claims_directory
@@ -77,11 +77,7 @@ def adopt(files: Files, environ: Mapping[str, str], progress: Progress, *, force
         bond = claims.bond(database, cache_fd=cache_fd)
         origin.make_identity_durable()
         database.set_values(packed(origin=origin.identity(), origin_claimed=False) | bond.renewed())
-        try:
-            bond.settle(clean=not adopted.newer, empty=is_empty)
-        except OSError as exc:
-            msg = f"cannot write the stamp of cache {files.cache}: {exc.strerror}; `fusecache adopt` can be run again"
-            raise StoreError(msg) from exc
+        bond.settle(clean=not adopted.newer, empty=is_empty)
     return adopted
 
 

@@ -280,12 +280,16 @@ class FileStore:
 
     @contextmanager
     def failing(self, what: str) -> Iterator[None]:
-        """Turn an OSError into a StoreError, which says what failed and names this store."""
+        """Turn an OSError into a StoreError, which says what failed and names this store; so for want of a thread."""
         try:
             yield
         except OSError as exc:
             self._fail(what, exc)
+        except RuntimeError as exc:
+            if "start new thread" not in str(exc):
+                raise
+            self._fail(what, exc)
 
-    def _fail(self, what: str, exc: OSError) -> NoReturn:
-        msg = f"{what} of {self.name} failed: {exc.strerror}"
+    def _fail(self, what: str, exc: OSError | RuntimeError) -> NoReturn:
+        msg = f"{what} of {self.name} failed: {getattr(exc, 'strerror', exc)}"
         raise StoreError(msg) from exc

@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from fusecache.attach.inspection import inspect
-from fusecache.attach.stamp import DATA_START
+from fusecache.attach.stamp import DATA_START, Stamp, write_stamp
 from fusecache.config import KIB, MIB
 from fusecache.errors import BusyError, FusecacheError, MetadataError, RefusedError, StoreError, UntrustedError
 from fusecache.metadata.database import Database
@@ -718,3 +718,13 @@ def test_format_that_fails_keeps_the_old_cache_usable(place: Place, monkeypatch:
         place.refused(MetadataError, "disk is full", format=1)
     with place.bound():
         pass
+
+
+def test_a_stamp_that_cannot_be_written_is_one_line(place: Place) -> None:
+    place.cache.touch()
+    fd = os.open(place.cache, os.O_RDONLY)
+    try:
+        with pytest.raises(StoreError, match="cannot write the stamp of the cache: Bad file descriptor"):
+            write_stamp(fd, Stamp("u"))
+    finally:
+        os.close(fd)

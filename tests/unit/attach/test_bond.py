@@ -325,7 +325,8 @@ def test_a_claim_that_stays_old_at_an_end_does_not_spoil_it(is_dirty: bool) -> N
 
 def test_a_stamp_that_cannot_be_written_at_an_end_does_not_spoil_it(clean: Parts) -> None:
     def fail(stamp: Stamp) -> None:
-        raise OSError(5, "Input/output error")
+        msg = "cannot write the stamp of the cache: Input/output error"
+        raise StoreError(msg)
 
     world = World(clean)
     world.begin()

@@ -556,3 +556,18 @@ async def test_slow_writes_do_not_hold_up_the_event_loop(store: FileStore, monke
         nursery.cancel_scope.cancel()
     assert 2 <= inline <= 4
     assert late < 0.25
+
+
+@threaded
+async def test_f08_a_system_that_gives_no_thread_fails_an_operation_and_nothing_else(
+    store: FileStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run_sync(*_: object, **__: object) -> None:
+        msg = "can't start new thread"
+        raise RuntimeError(msg)
+
+    monkeypatch.setattr(trio.to_thread, "run_sync", run_sync)
+    with pytest.raises(StoreError, match="read of the store failed: can't start new thread"):
+        await store.read(0, bytearray(PAGE))
+    with pytest.raises(StoreError, match="write of the store failed: can't start new thread"):
+        await store.write(0, bytes(PAGE))
