@@ -137,7 +137,7 @@ def require_same_origin(recorded: Superblock, now: Identity, *, arguments: str) 
             reasons = [f"what is on it is {now.label or 'not known'}, not {cached.label}"]
     if reasons:
         other = "which was at the same place" if cached.address == now.address else cached.address
-        what = f"the cache belongs to another origin, {other}, not to {now.address} ({'; '.join(reasons)})"
+        what = f"the cache belongs to another origin, {other}, not to {now.address} ({reasons[0]})"
         meaning = (
             "in front of this one it would show the blocks of that one, and write them back; if this is a copy of that "
             "one, or that one moved or restored, the cache can be bound to it once what is cached was found to agree"
