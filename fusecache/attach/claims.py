@@ -21,11 +21,13 @@ import structlog
 from fusecache.attach.bond import Bond
 from fusecache.attach.claim import Claim
 from fusecache.attach.stamp import write_stamp
-from fusecache.linux import sync_directory
+from fusecache.errors import UntrustedError
+from fusecache.linux import create_trusted, open_trusted, sync_directory
 from fusecache.metadata import Identity
+from fusecache.paths import claims_directory
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from fusecache.attach.origin import Origin
@@ -43,6 +45,11 @@ class Claims:
     origin: Origin
     directory: Path | None
     """Where claims are kept that the origin cannot keep; None if there is no such place."""
+
+    @classmethod
+    def of(cls, origin: Origin, environ: Mapping[str, str]) -> Claims:
+        """Return what is claimed of an origin, as far as this user can see it."""
+        return cls(origin, claims_directory(environ=environ, is_root=os.geteuid() == 0))
 
     def read(self) -> Claim | None:
         """Return the claim on the origin, if there is one."""
@@ -93,11 +100,11 @@ class Claims:
             return
         for path in sorted(self.directory.glob("*.claim")):
             try:
-                with path.open("rb") as file:
+                with os.fdopen(open_trusted(path, os.O_RDONLY), "rb") as file:
                     noted = json.loads(file.read(_MOST_BYTES))
                 claim = Claim.unpack(json.dumps(noted["claim"]).encode())
                 identity = Identity.unpack(noted["origin"])
-            except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            except (OSError, UntrustedError, ValueError, KeyError, TypeError, RecursionError):
                 continue
             if claim is not None:
                 yield identity, claim, path
@@ -112,15 +119,15 @@ class Claims:
         try:
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             draft.unlink(missing_ok=True)
-            fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            fd = create_trusted(draft, os.O_WRONLY)
             with os.fdopen(fd, "w", encoding="utf-8") as file:
                 json.dump({"origin": now.pack(), "claim": asdict(claim)}, file)
                 file.flush()
                 os.fsync(fd)
             draft.replace(path)
             sync_directory(self.directory)
-        except OSError as exc:
-            log.warning("the claim is kept nowhere", origin=now.address, reason=exc.strerror)
+        except (OSError, UntrustedError) as exc:
+            log.warning("the claim is kept nowhere", origin=now.address, reason=str(exc))
             return ""
         self._forget(but=path)  # afterwards: a crash may leave two, but never none
         return str(path)

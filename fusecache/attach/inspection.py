@@ -33,7 +33,6 @@ from fusecache.block import Geometry
 from fusecache.errors import MetadataError, RefusedError, UsageError
 from fusecache.linux import open_trusted, resolve_trusted, size_of
 from fusecache.metadata import Database, packed, region_blocks_for
-from fusecache.paths import claims_directory
 from fusecache.stores import open_for_store
 
 if TYPE_CHECKING:
@@ -65,7 +64,7 @@ def inspect(config: MountConfig, *, environ: Mapping[str, str]) -> Plan:
         own_uuid = given_up.uuid if given_up is not None else ""
         if database is None and cache_fd is not None:
             own_uuid = _require_unused(config, cache_path, cache_fd, own_uuid)
-        claims = Claims(origin, claims_directory(environ=environ, is_root=os.geteuid() == 0))
+        claims = Claims.of(origin, environ)
         image_bytes = image_size(config, origin)
         if database is None or cache_fd is None:
             geometry = new_geometry(config, image_bytes, cache_path, cache_fd)

@@ -10,6 +10,8 @@ import stat
 import struct
 from typing import Final
 
+from fusecache.linux.inodes import file_system_of, statx
+
 KEEP_SIZE: Final = 1
 PUNCH_HOLE: Final = 2
 """Flags of fallocate(2)."""
@@ -17,12 +19,9 @@ _UNIT: Final = 4096
 """The unit where the kernel cannot say it; a disk with larger blocks would say so."""
 _BLKGETSIZE64: Final = 0x80081272
 _BLKSSZGET: Final = 0x1268
-_AT_EMPTY_PATH: Final = 0x1000
 _STATX_DIOALIGN: Final = 0x2000
-_STATX_BYTES: Final = 256
 _STATX_OFFSET_ALIGN: Final = 156
 _MEMORY_FILE_SYSTEMS: Final = {0x01021994, 0x858458F6}  # tmpfs, ramfs
-_STATFS_WORDS: Final = 32  # more than struct statfs has
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_long, ctypes.c_long)
@@ -40,8 +39,7 @@ def size_of(fd: int) -> int:
 
 def is_in_memory(fd: int) -> bool:
     """Tell whether a file lies on a file system that is all memory (statfs(2))."""
-    answer = (ctypes.c_long * _STATFS_WORDS)()  # f_type comes first
-    return _libc.fstatfs(fd, answer) == 0 and answer[0] in _MEMORY_FILE_SYSTEMS
+    return file_system_of(fd) in _MEMORY_FILE_SYSTEMS
 
 
 def unit_of(fd: int) -> int:
@@ -50,14 +48,10 @@ def unit_of(fd: int) -> int:
     if stat.S_ISBLK(status.st_mode):
         (size,) = struct.unpack("I", fcntl.ioctl(fd, _BLKSSZGET, bytes(4)))
         return int(size)
-    answer = ctypes.create_string_buffer(_STATX_BYTES)
-    statx = getattr(_libc, "statx", None)
-    if statx is None or statx(fd, b"", _AT_EMPTY_PATH, _STATX_DIOALIGN, answer):
+    answer = statx(fd, _STATX_DIOALIGN)
+    if answer is None:  # before Linux 6.1, and of some file systems
         return _UNIT
-    (known,) = struct.unpack_from("I", answer.raw)
-    if not known & _STATX_DIOALIGN:  # before Linux 6.1, and of some file systems
-        return _UNIT
-    (align,) = struct.unpack_from("I", answer.raw, _STATX_OFFSET_ALIGN)
+    (align,) = struct.unpack_from("I", answer, _STATX_OFFSET_ALIGN)
     if not align:
         raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
     return int(align)

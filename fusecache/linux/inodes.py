@@ -27,10 +27,26 @@ _UNSTABLE: Final = {
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
+def file_system_of(fd: int) -> int | None:
+    """Return the magic number of the file system that an open file is on (statfs(2)); None if it does not tell."""
+    answer = (ctypes.c_long * _STATFS_WORDS)()  # f_type comes first
+    return None if _libc.fstatfs(fd, answer) else int(answer[0]) & _WORD
+
+
+def statx(fd: int, wanted: int) -> bytes | None:
+    """Return struct statx of an open file; None where the kernel or the file system does not tell what is wanted."""
+    answer = ctypes.create_string_buffer(_STATX_BYTES)
+    call = getattr(_libc, "statx", None)
+    if call is None or call(fd, b"", _AT_EMPTY_PATH, wanted, answer):
+        return None
+    (known,) = struct.unpack_from("I", answer.raw)
+    return answer.raw if known & wanted else None
+
+
 def inode_is_stable(fd: int) -> bool:
     """Tell whether an open file will have the same inode number tomorrow."""
-    answer = (ctypes.c_long * _STATFS_WORDS)()  # f_type comes first
-    return _libc.fstatfs(fd, answer) == 0 and answer[0] & _WORD not in _UNSTABLE
+    kind = file_system_of(fd)
+    return kind is not None and kind not in _UNSTABLE
 
 
 def inode_generation(fd: int) -> int | None:
@@ -44,13 +60,11 @@ def inode_generation(fd: int) -> int | None:
 
 def birth_ns(fd: int) -> int | None:
     """Return when an open file was made, in nanoseconds since 1970; None where that is not known."""
-    answer = ctypes.create_string_buffer(_STATX_BYTES)
-    statx = getattr(_libc, "statx", None)
-    if statx is None or statx(fd, b"", _AT_EMPTY_PATH, _STATX_BTIME, answer):
+    answer = statx(fd, _STATX_BTIME)
+    if answer is None:
         return None
-    (known,) = struct.unpack_from("I", answer.raw)
-    seconds, nanoseconds = struct.unpack_from("qI", answer.raw, _BTIME_AT)
-    return seconds * 10**9 + nanoseconds if known & _STATX_BTIME else None
+    seconds, nanoseconds = struct.unpack_from("qI", answer, _BTIME_AT)
+    return int(seconds) * 10**9 + int(nanoseconds)
 
 
 def loop_backing(fd: int) -> tuple[int, int] | None:

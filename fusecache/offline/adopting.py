@@ -11,7 +11,6 @@ that are both used from now on, no part fits the other's.
 
 from __future__ import annotations
 
-import os
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -31,7 +30,6 @@ from fusecache.attach import (
 from fusecache.errors import RefusedError
 from fusecache.metadata import Database, packed
 from fusecache.offline.opening import open_locked, open_metadata, open_origin
-from fusecache.paths import claims_directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -65,7 +63,7 @@ def adopt(files: Files, environ: Mapping[str, str], progress: Progress, *, force
         open_metadata(files, resources)
         cache_fd = open_locked(files.cache, resources, writable=True)
         origin = open_origin(locate(files.origin), resources, writable=True)
-        claims = Claims(origin, claims_directory(environ=environ, is_root=os.geteuid() == 0))
+        claims = Claims.of(origin, environ)
         with Database.read_only(files.metadata) as looked_at:
             superblock = looked_at.superblock()
             _require_parts(files, superblock, cache_fd, claims, looked_at.count_newer())

@@ -43,7 +43,6 @@ from fusecache.metadata import (
 )
 from fusecache.offline.facts import contested, geometry_of, judge, raw_rows, read_regions, read_values
 from fusecache.offline.opening import open_locked, open_metadata, open_origin
-from fusecache.paths import claims_directory
 from fusecache.units import format_size
 
 if TYPE_CHECKING:
@@ -307,7 +306,7 @@ class _Check:
             return
         if not is_sound:
             return  # what it says of the origin is in doubt
-        claims = Claims(origin, claims_directory(environ=os.environ, is_root=os.geteuid() == 0))
+        claims = Claims.of(origin, os.environ)
         try:
             with Database.read_only(self._files.metadata) as database:
                 found = look_at_origin(claims, database)

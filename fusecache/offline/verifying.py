@@ -20,7 +20,6 @@ from fusecache.metadata import Database, Transaction, packed, reading
 from fusecache.offline.checking import Problem
 from fusecache.offline.opening import open_locked, open_metadata, open_origin
 from fusecache.offline.visiting import Visitor, visit
-from fusecache.paths import claims_directory
 
 if TYPE_CHECKING:
     from fusecache.metadata import Row, Superblock
@@ -62,7 +61,7 @@ def verify(files: Files, report: Report, *, heal: bool = False, heal_origin: boo
             rows: list[tuple[int, int, bool, int | None]] = [
                 (row.cblock, row.oblock, True, None) for row in verification.lost
             ]
-            claims = Claims(origin, claims_directory(environ=os.environ, is_root=os.geteuid() == 0))
+            claims = Claims.of(origin, os.environ)
             with closing(Database.open(files.metadata)) as database:
                 bond = claims.bond(database, cache_fd=cache_fd)
                 database.set_values(bond.renewed())

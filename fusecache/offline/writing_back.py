@@ -14,7 +14,6 @@ what cannot is named by byte range, and the block stays dirty.
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections import Counter
 from contextlib import ExitStack, closing
@@ -45,7 +44,6 @@ from fusecache.config import PolicyChoice
 from fusecache.errors import FusecacheError, MetadataError, RefusedError, StoreError
 from fusecache.metadata import Database, Suspects, Transaction, packed
 from fusecache.offline.opening import find_files, no_metadata, open_locked, open_metadata, open_origin
-from fusecache.paths import claims_directory
 from fusecache.stores import write_sparsely
 from fusecache.tasks import for_each
 from fusecache.volume import new_policy
@@ -123,7 +121,7 @@ def _forget_stale(config: MountConfig, environ: Mapping[str, str]) -> None:
         _require_writable(origin.unwritable)
         database = resources.enter_context(closing(Database.open(files.metadata)))
         superblock = database.superblock()
-        claims = Claims(origin, claims_directory(environ=environ, is_root=os.geteuid() == 0))
+        claims = Claims.of(origin, environ)
         found = look_at_origin(claims, database)
         arguments = shlex.join(files.words())
         require_same_origin(superblock, found.now, arguments=arguments)

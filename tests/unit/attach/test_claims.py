@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -160,3 +161,13 @@ def test_what_is_no_claim_is_passed_over(directory: Path, text: str) -> None:
     claims(directory, Disk()).write(A)
     assert claims(directory, Disk()).read() == A
     assert (directory / "a.claim").read_text() == text
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_f16_a_note_of_somebody_else_is_not_believed(directory: Path) -> None:
+    assert claims(directory, Disk()).write(A)
+    (note,) = directory.glob("*.claim")
+    os.chown(note, 65534, 65534)
+    assert claims(directory, Disk()).read() is None
+    os.chown(note, 0, 0)
+    assert claims(directory, Disk()).read() == A
