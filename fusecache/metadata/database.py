@@ -159,7 +159,8 @@ class Database:
             values = dict(self._connection.execute("SELECT name, value FROM meta LIMIT ?", (MOST_VALUES,)))
         for name, value in values.items():
             if not (isinstance(name, str) and isinstance(value, str)):
-                msg = f"metadata {self.path} is damaged: {name!r} is {value!r}"
+                what = f"{name!r} is {value!r}" if isinstance(name, str) else "a value in it has no name"
+                msg = f"metadata {self.path} is damaged: {what}"
                 raise MetadataError(msg)
         values.pop(IN_USE, None)
         return values

@@ -33,7 +33,7 @@ def cache_everything(mount: Mount) -> None:
     def write() -> bool:
         for offset in range(0, size, BLOCK):
             mount.write(offset, os.urandom(BLOCK))
-        return mount.count("used_blocks") == size // BLOCK
+        return mount.count("promotions") == size // BLOCK  # blocks in use may be on their way still
 
     wait_until(write, "everything is cached")
     with mount.image.open("rb+") as file:

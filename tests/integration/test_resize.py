@@ -60,7 +60,7 @@ def populate(mount: Mount) -> None:
 
     def used() -> int:
         read_blocks(mount)
-        return mount.count("used_blocks")
+        return mount.count("promotions") - mount.count("demotions")  # blocks in use may be on their way still
 
     wait_until(lambda: used() == blocks, "the cache is full")
 
