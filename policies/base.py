@@ -17,6 +17,9 @@ else.  The policy asks for :class:`Work`: promotions (copy origin to cache, then
 same object, through :meth:`Policy.complete_background_work`.  Until then lookups still find the block of an item,
 unless it is being promoted: then they find it from completion on.
 
+A policy that admits at once queues a promotion at the very miss that it wants it for, and hands it out first.  Then the
+cache fills the block from the read that missed, or from the write, and nothing is read twice.
+
 The shape is that of dm-cache's policy interface since Linux 4.12.
 """
 
@@ -92,6 +95,10 @@ class Policy(ABC):
 
     observes_bios: ClassVar[bool] = False
     """Whether :meth:`observe_bio` is to be called before each lookup."""
+
+    absorbs: bool = False
+    """Whether a write of a part of a block that is not cached is referred to :meth:`lookup_with_work`: if the policy
+    hands out the promotion, the block is cached with what was written, and the rest of it stays at the origin."""
 
     @abstractmethod
     def lookup(self, oblock: int, write: bool, fast_copy: bool) -> int:
