@@ -336,13 +336,15 @@ class RecordState:
     values: dict[str, str] = field(default_factory=lambda: {"clean_shutdown": "1"})
     unsure: Transaction | None = None
     """A commit that a crash may let through: one under way, or the ghost of one that failed."""
+    partial: dict[int, int] = field(default_factory=dict)
+    """cblock -> which sectors count, of partial blocks only."""
 
     def copy(self) -> RecordState:
-        return RecordState(dict(self.rows), set(self.regions), dict(self.values), self.unsure)
+        return RecordState(dict(self.rows), set(self.regions), dict(self.values), self.unsure, dict(self.partial))
 
     def after_crash(self, rng: random.Random) -> RecordState:
         """Return the old state or the new one."""
-        state = RecordState(dict(self.rows), set(self.regions), dict(self.values))
+        state = RecordState(dict(self.rows), set(self.regions), dict(self.values), partial=dict(self.partial))
         if self.unsure is not None and rng.random() < 0.5:
             state.apply(self.unsure)
         return state
@@ -351,8 +353,13 @@ class RecordState:
         """Change what a transaction changes, in the order in which the database does."""
         for cblock in transaction.unmapped:
             self.rows.pop(cblock, None)
-        for cblock, oblock, dirty, crc in transaction.mapped:
+            self.partial.pop(cblock, None)
+        for cblock, oblock, dirty, crc, valid in transaction.mapped:
             self.rows[cblock] = (oblock, dirty, None, crc)
+            self.partial.pop(cblock, None)
+            if valid is not None:
+                self.rows[cblock] = (oblock, dirty, None, None)
+                self.partial[cblock] = valid
         self.regions |= set(transaction.opened)
         self.regions -= set(transaction.closed)
         self.values |= transaction.values
@@ -377,7 +384,7 @@ class SimRecord:
 
     def rows(self) -> Iterator[Row]:
         for cblock, (oblock, dirty, hint, crc) in sorted(self._state.rows.items()):
-            yield Row(cblock, oblock, dirty, hint, crc)
+            yield Row(cblock, oblock, dirty, hint, crc, self._state.partial.get(cblock))
 
     def regions(self) -> set[int]:
         return set(self._state.regions)

@@ -62,6 +62,7 @@ class Mapping:
         "mapped_count",
         "oblock_of",
         "sums",
+        "valid",
     )
 
     def __init__(self, cache_blocks: int) -> None:
@@ -69,6 +70,7 @@ class Mapping:
         self.oblock_of = array("q", [UNMAPPED]) * cache_blocks
         self.flags = bytearray(cache_blocks)
         self.sums = array("I", [0]) * cache_blocks
+        self.valid: dict[int, int] = {}
         self.mapped_count = 0
         self.dirty_count = 0
         bits = max(2, (2 * cache_blocks - 1).bit_length())
@@ -121,6 +123,10 @@ class Mapping:
             slots[slot] = cblock
             oblock_of[cblock] = oblock
             self.mapped_count += 1
+
+    def holds_part(self, cblock: int, valid: int) -> None:
+        """Note that only these sectors of a block count, which has just been inserted."""
+        self.valid[cblock] = valid
 
     # The events of a mapped block (see the table in fusecache.block.states)
 

@@ -255,7 +255,7 @@ class Durability:
             transaction = rows.snapshot(taken, closing)
             if transaction.mapped or closing:
                 want |= Want.CACHE
-            if not all(dirty for _, _, dirty, _ in transaction.mapped):
+            if not all(dirty for _, _, dirty, _, _ in transaction.mapped):
                 want |= Want.ORIGIN
             await self.flushes.flush(cache=bool(want & Want.CACHE), origin=bool(want & Want.ORIGIN))
             await self._commit(transaction, closing)

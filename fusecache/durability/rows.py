@@ -148,7 +148,7 @@ class Rows:
         self._divergent.difference_update(transaction.unmapped)
         self._flushes.unmapped(transaction.unmapped)
         mapping = self._mapping
-        for cblock, oblock, dirty, _ in transaction.mapped:
+        for cblock, oblock, dirty, _, _ in transaction.mapped:
             if mapping.oblock_of[cblock] == oblock:
                 self._rowless.discard(cblock)
                 (mapping.committed_dirty if dirty else mapping.committed_clean)(cblock)
@@ -174,7 +174,7 @@ class Rows:
             return
         if not dirty and not self._regions.is_open(cblock):
             self._mapping.taken_as_clean(cblock)
-        transaction.mapped.append((cblock, oblock, dirty, self._mapping.sum_of(cblock)))
+        transaction.mapped.append((cblock, oblock, dirty, self._mapping.sum_of(cblock), None))
 
     def _snapshot_region(self, region: int, transaction: Transaction) -> None:
         """Add the rows of a closing region that are not exact."""
