@@ -18,6 +18,8 @@ class Row(NamedTuple):
     hint: int | None
     crc: int | None = None
     """CRC-32C of the content of a clean block, where it is known."""
+    valid: int | None = None
+    """The sectors of a block of which the cache has not all, as bits (:mod:`fusecache.block.sectors`)."""
 
 
 @dataclass(slots=True)
@@ -26,8 +28,8 @@ class Transaction:
 
     unmapped: list[int] = field(default_factory=list)
     """cblocks whose rows go."""
-    mapped: list[tuple[int, int, bool, int | None]] = field(default_factory=list)
-    """Rows ``(cblock, oblock, dirty, crc)`` that replace what was there."""
+    mapped: list[tuple[int, int, bool, int | None, int | None]] = field(default_factory=list)
+    """Rows ``(cblock, oblock, dirty, crc, valid)`` that replace what was there."""
     opened: list[int] = field(default_factory=list)
     """Regions that may be written from now on; written to the record even if they are there already."""
     closed: list[int] = field(default_factory=list)
