@@ -180,7 +180,7 @@ class MemoryRecord:
         for cblock in transaction.unmapped:
             self.rows.pop(cblock, None)
             self.sums.pop(cblock, None)
-        self.rows |= {cblock: (oblock, dirty) for cblock, oblock, dirty, _, _ in transaction.mapped}
+        self.rows |= {cblock: (oblock, dirty) for cblock, oblock, dirty, *_ in transaction.mapped}
         self.sums |= {cblock: crc for cblock, _, _, crc, _ in transaction.mapped}
         self.regions |= set(transaction.opened)
         self.regions -= set(transaction.closed)
