@@ -26,7 +26,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections import deque
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -39,7 +39,7 @@ from fusecache.errors import MetadataError, UntrustedError
 from fusecache.metadata.blocks import damage, has_partial, read_rows, write_rows
 from fusecache.metadata.creation import create_record
 from fusecache.metadata.readonly import MOST_VALUES, connect, reading, require_metadata, require_whole, sqlite_errors
-from fusecache.metadata.schema import PUT_VALUE, bounded, schema_complaint, text_values
+from fusecache.metadata.schema import NOTE_PAGE, PARTIAL_PAGE, PUT_VALUE, bounded, schema_complaint, text_values
 from fusecache.metadata.superblock import IN_USE, Superblock
 from fusecache.metadata.trusted import names_held
 from fusecache.metadata.write_ahead_log import (
@@ -163,6 +163,7 @@ class Database:
                 msg = f"metadata {self.path} is damaged: {what}"
                 raise MetadataError(msg)
         values.pop(IN_USE, None)
+        values.pop(PARTIAL_PAGE, None)
         return values
 
     def set_values(self, values: Mapping[str, str]) -> None:
@@ -260,6 +261,9 @@ class Database:
         """Write all of it, as it was committed last, into an empty file."""
         with sqlite_errors(self.path):
             self._connection.execute("VACUUM INTO ?", (os.fspath(path),))
+            with closing(connect(path)) as copy:
+                copy.execute("PRAGMA journal_mode = OFF")
+                copy.execute(NOTE_PAGE)  # tables begin elsewhere in it
 
     def close(self) -> None:
         """Close the file, in order: all commits are in it, and it needs no log any more, unless that cannot be done."""

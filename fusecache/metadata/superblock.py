@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, TypedDict, Unpack
 from fusecache.config import check_block_size
 from fusecache.errors import MetadataError, UsageError
 from fusecache.metadata.identity import TOUCHED, Identity
+from fusecache.metadata.schema import PARTIAL_PAGE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -46,7 +47,7 @@ _LAST_SIZES: Final = ("cache_bytes", "origin_bytes")
 """Of the files, at the last mount; metadata that never was mounted has none."""
 IN_USE: Final = "in_use"
 """Whether commits may lie in the write-ahead log only; see :mod:`fusecache.metadata.write_ahead_log`."""
-NAMES: Final = (*REQUIRED, *_LAST_SIZES, *_SINCE_FORMAT_3, IN_USE, "hints", "stats")
+NAMES: Final = (*REQUIRED, *_LAST_SIZES, *_SINCE_FORMAT_3, IN_USE, PARTIAL_PAGE, "hints", "stats")
 
 _NUMBER: Final = re.compile(r"[1-9][0-9]{0,18}")
 """A size or a count: positive, and short enough to be one."""

@@ -18,7 +18,7 @@ from fusecache.offline import writing_back
 from fusecache.offline.writing_back import Failure, Outcome, WriteBack, describe_writeback, require_complete, write_back
 from fusecache.stores.base import Data
 from tests.fakes import Latency, RecordState, SimRecord, SimStore, StoreState
-from tests.unit.offline.places import BLOCK, MIXED, ORIGIN_BLOCKS, Place, pattern
+from tests.unit.offline.places import BLOCK, MIXED, ORIGIN_BLOCKS, PARTS, Place, composed, pattern
 
 DIRTY = sum(dirty for _, dirty in MIXED.values())
 
@@ -49,6 +49,18 @@ def test_afterwards_the_origin_is_complete_and_the_cache_is_clean(place: Place) 
     assert place.values()["clean_shutdown"] == "1"
     assert place.mounts()
     assert b'"clean": true' in os.getxattr(place.origin, "user.fusecache.claim")
+
+
+def test_of_partial_blocks_the_sectors_that_count_are_written_and_no_others(place: Place) -> None:
+    place.fill(MIXED, parts=PARTS)
+    image = place.image()
+    assert image == place.content
+    assert run(place) == Outcome(DIRTY, DIRTY)
+    assert place.origin.read_bytes()[: ORIGIN_BLOCKS * BLOCK] == b"".join(image.values())
+    assert place.dirty() == set()
+    assert {row.cblock: row.valid for row in place.rows() if row.valid is not None} == PARTS
+    assert {row.cblock for row in place.rows() if row.crc is None} == PARTS.keys()
+    assert place.mounts()
 
 
 def test_after_a_crash_suspects_are_written_too(place: Place) -> None:
@@ -130,7 +142,13 @@ REGIONS = {1, 2}
 REGION_BLOCKS = 2
 NEWER = {oblock for cblock, (oblock, dirty) in BLOCKS.items() if dirty or cblock // REGION_BLOCKS in REGIONS}
 OLD = [pattern("origin", oblock) for oblock in range(16)]
-TRUTH = [pattern("newer", oblock) if oblock in NEWER else OLD[oblock] for oblock in range(16)]
+VALID = {0: 0b0000_0001, 1: 0b0101_0101, 2: 0b1110_0111, 5: 0b0001_1000, 6: 0b1000_0000}
+"""Which sectors of the partial ones count: of dirty, suspect and clean ones."""
+VALID_OF = {oblock: VALID.get(cblock) for cblock, (oblock, _) in BLOCKS.items()}
+TRUTH = [
+    composed(pattern("newer", oblock), VALID_OF[oblock], OLD[oblock]) if oblock in NEWER else OLD[oblock]
+    for oblock in range(16)
+]
 
 States = tuple[StoreState, StoreState, RecordState]
 
@@ -149,6 +167,8 @@ class World:
         regions = self.record.regions()
         for row in self.record.rows():
             self.mapping.insert(row.oblock, row.cblock)
+            if row.valid is not None:
+                self.mapping.holds_part(row.cblock, row.valid)
             if row.dirty or row.cblock // REGION_BLOCKS in regions:
                 self.mapping.recovered_suspect(row.cblock)
         self.work = WriteBack(
@@ -167,8 +187,11 @@ class World:
     def _unflushed() -> States:
         cache = bytearray(12 * BLOCK)
         for cblock, (oblock, _) in BLOCKS.items():
-            cache[cblock * BLOCK : (cblock + 1) * BLOCK] = TRUTH[oblock]
-        rows = {cblock: (oblock, dirty, cblock + 100, None) for cblock, (oblock, dirty) in BLOCKS.items()}
+            cached = composed(TRUTH[oblock], VALID.get(cblock), pattern("rubbish", oblock))
+            cache[cblock * BLOCK : (cblock + 1) * BLOCK] = cached
+        rows = {
+            cblock: (oblock, dirty, cblock + 100, None, VALID.get(cblock)) for cblock, (oblock, dirty) in BLOCKS.items()
+        }
         return StoreState(cache), StoreState(bytearray(b"".join(OLD))), RecordState(dict(rows), set(REGIONS))
 
     def freeze(self) -> States:
@@ -200,8 +223,11 @@ class World:
         regions = self.record.regions()
         for row in self.record.rows():
             if row.dirty or row.cblock // REGION_BLOCKS in regions:
-                image[row.oblock] = bytes(cache[row.cblock * BLOCK : (row.cblock + 1) * BLOCK])
-            elif row.crc is not None:
+                cached = bytes(cache[row.cblock * BLOCK : (row.cblock + 1) * BLOCK])
+                image[row.oblock] = composed(cached, row.valid, image[row.oblock])
+            assert row.valid == VALID.get(row.cblock)
+            if row.crc is not None:
+                assert row.valid is None
                 assert row.crc == crc32c(TRUTH[row.oblock])
         assert image == TRUTH
 
