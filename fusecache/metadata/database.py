@@ -64,6 +64,7 @@ _TURN: Final = 2000
 _SUMS: Final = """
     SELECT cblock, oblock, crc FROM blocks
     WHERE cblock BETWEEN ? AND ? AND NOT dirty AND crc >= 0 AND crc <> ?
+        AND typeof(oblock) = 'integer' AND oblock BETWEEN 0 AND ?
         AND cblock / ? NOT IN (SELECT region FROM regions)
     ORDER BY cblock
 """
@@ -200,11 +201,14 @@ class Database:
     def sums(self, most: int | None = None, *, turn: int = 0, leave_out: int = -1) -> Iterator[tuple[int, int]]:
         """Read some clean blocks with their sums, as ``(oblock, CRC-32C)``, spread over the cache.
 
+        Partial blocks have none.  A row that cannot be is left out: :meth:`rows` names it.
+
         :param most: how many, if there are as many; without it, all.
         :param turn: a number; another one chooses others.
         :param leave_out: a sum of no interest.
         """
-        which = (leave_out, self.superblock().region_blocks)
+        superblock = self.superblock()
+        which = (leave_out, superblock.image_bytes // superblock.block_size, superblock.region_blocks)
         with sqlite_errors(self.path):
             first, last = self._connection.execute("SELECT min(cblock), max(cblock) FROM blocks").fetchone()
             if first is None:

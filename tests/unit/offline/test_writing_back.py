@@ -12,6 +12,7 @@ from crc32c import crc32c
 from trio.testing import MockClock
 
 from fusecache.block.mapping import Mapping
+from fusecache.block.sectors import byte_runs
 from fusecache.errors import FusecacheError, MetadataError, RefusedError, StoreError
 from fusecache.metadata.database import Database
 from fusecache.offline import writing_back
@@ -127,6 +128,19 @@ def test_an_origin_that_others_have_changed_is_written_only_by_force(place: Plac
     assert place.image() == image | {3: changed}
     assert place.dirty() == set()
     assert {row.cblock for row in place.rows()} == {cblock for cblock, (_, dirty) in MIXED.items() if dirty}
+
+
+def test_by_force_a_partial_block_goes_over_what_others_have_written_in_its_sectors_only(place: Place) -> None:
+    place.fill(MIXED, parts=PARTS)
+    changed = b"c" * BLOCK
+    dirty, clean = 4, 2
+    with place.origin.open("r+b") as file:
+        for cblock in (dirty, clean):
+            file.seek(MIXED[cblock][0] * BLOCK)
+            file.write(changed)
+    expected = composed(place.content[MIXED[dirty][0]], PARTS[dirty], changed)
+    assert run(place, force=True) == Outcome(DIRTY, DIRTY)
+    assert place.image() == place.content | {MIXED[dirty][0]: expected, MIXED[clean][0]: changed}
 
 
 def test_force_changes_nothing_where_there_is_no_need(place: Place) -> None:
@@ -366,16 +380,39 @@ def test_a_record_that_cannot_be_written_ends_it(small_batches: None, nth: int) 
     again.check_done()
 
 
-def test_blocks_go_to_the_origin_in_its_order(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_go_to_the_origin_in_its_order_and_each_run_of_sectors_is_one_write(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(writing_back, "_SIDE_BY_SIDE", 1)
     world = World()
-    write, offsets = world.origin.write, list[int]()
+    write, written = world.origin.write, list[tuple[int, int]]()
 
     async def note(offset: int, data: Data) -> None:
-        offsets.append(offset)
+        written.append((offset, len(data)))
         await write(offset, data)
 
     world.origin.write = note  # type: ignore[method-assign]  # to look on
     world.run()
-    assert offsets == sorted(offsets)
-    assert len(offsets) == len(NEWER)
+    world.check_done()
+    runs = [
+        (oblock * BLOCK + begin, end - begin) for oblock in NEWER for begin, end in byte_runs(VALID_OF[oblock] or 255)
+    ]
+    assert written == sorted(runs)
+
+
+@pytest.mark.parametrize(
+    ("begin", "end", "middle"),
+    [
+        (0, 4096, 0),
+        (512, 4096, 0),
+        (0, 8192, 4096),
+        (512, 4608, 4096),
+        (3584, 8192, 4096),
+        (0, 65536, 32768),
+        (4096, 12288 + 512, 8192),
+        (4096, 8192, 0),
+        (8191, 8193, 8192),
+    ],
+)
+def test_what_cannot_be_copied_is_cut_where_pages_begin(begin: int, end: int, middle: int) -> None:
+    assert writing_back._page_between(begin, end) == middle
