@@ -15,7 +15,7 @@ KIB: Final = 1024
 MIB: Final = 1024 * KIB
 GIB: Final = 1024 * MIB
 
-DEFAULT_BLOCK_SIZE: Final = 256 * KIB
+DEFAULT_BLOCK_SIZE: Final = 64 * KIB
 MIN_BLOCK_SIZE: Final = 4 * KIB
 MAX_BLOCK_SIZE: Final = 1 * GIB
 COPY_SIZE: Final = 1 * MIB

@@ -41,9 +41,7 @@ def mount(
     metadata: Annotated[
         Path | None, typer.Option(metavar="FILE", readable=False, help="What lies where in the cache.")
     ] = None,
-    block_size: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="Size of a new cache's blocks: 256KiB.")
-    ] = None,
+    block_size: Annotated[str | None, typer.Option(metavar="SIZE", help="Size of a new cache's blocks: 64KiB.")] = None,
     mode: Annotated[
         str | None, typer.Option(metavar="MODE", help="writeback (default), writethrough or passthrough.")
     ] = None,

@@ -53,9 +53,10 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-SIDE_BY_SIDE: Final = {Op.PROMOTE: 8, Op.DEMOTE: 8, Op.WRITEBACK: 4}
-"""Batches under way at most, by kind; one that copies holds :data:`fusecache.config.COPY_SIZE` bytes in memory."""
-_LEAST_ORDERS: Final = 16
+SIDE_BY_SIDE: Final = {Op.PROMOTE: 8, Op.DEMOTE: 64, Op.WRITEBACK: 4}
+"""Batches under way at most, by kind; one that copies holds :data:`fusecache.config.COPY_SIZE` bytes in memory.
+Demotions mostly wait for the commit that they share."""
+_LEAST_ORDERS: Final = 128
 _ASKED_AT_ONCE: Final = 16
 """Items for which the policy is asked before other tasks may run."""
 _FIRST_BACKOFF: Final = 0.5
