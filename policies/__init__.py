@@ -41,6 +41,7 @@ __all__ = [
 _BUILT_IN: Final = {
     "cleaner": "policies.cleaner:CleanerPolicy",
     "default": "policies.smq:SmqPolicy",
+    "lru": "policies.lru:LruPolicy",
     "mq": "policies.mq:MqPolicy",
     "smq": "policies.smq:SmqPolicy",
 }

@@ -51,8 +51,8 @@ def test_bad_sizes_are_refused(name: str, what: str, size: int) -> None:
 
 
 def test_unknown_names_are_answered_with_the_known_ones() -> None:
-    with pytest.raises(UnknownPolicyError, match=r"unknown policy 'lru'.*cleaner, default, mq, smq"):
-        create_policy("lru", **SIZES)
+    with pytest.raises(UnknownPolicyError, match=r"unknown policy 'fifo'.*cleaner, default, lru, mq, smq"):
+        create_policy("fifo", **SIZES)
 
 
 @pytest.mark.parametrize("name", ["smq", "cleaner"])

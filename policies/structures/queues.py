@@ -1,0 +1,204 @@
+"""Queues of entries, each from the oldest to the newest, and how old an entry is: what orders of recency are made of.
+
+Theory of operation
+-------------------
+Entries and nodes are indices of two link arrays that all queues share, so an entry stands in at most one of them.  Each
+queue is a ring closed by its *head*, a node: behind it comes the oldest entry, before it the newest.  An entry that is
+pushed is stamped with a coarse clock, which its owner advances (:meth:`Queues.pass_time`): a unit of it is a 64th of
+the entries.  The clock has 16 bits; who stays unmoved for 1024 times the entries looks young again.
+
+After a restart, entries come in no order, but with their ages, on a logarithmic scale of 60 *bins*.  They are put
+in order without sorting: *anchors*, one for each bin, stand in the queue, and an entry is linked right before that of
+its age.  Anchors that have become the oldest nodes are dropped.
+
+A *walk* goes over all queues in slices while they change.  Its place is a node of its own, the *cursor*: whatever
+is moved to the end of a queue meanwhile is met there, perhaps a second time.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator
+from typing import Final
+
+AGES: Final = 60
+"""Bins of ages, 0 for the youngest."""
+
+_CLOCK_BITS: Final = 16
+_CLOCK_MASK: Final = (1 << _CLOCK_BITS) - 1
+_UNITS: Final = 64
+_SLICE: Final = 512
+_PER_OCTAVE: Final = 4
+
+
+def _bin_of(age: int) -> int:
+    """Return the bin of an age of 16 bits: four to an octave."""
+    shift = max(age.bit_length() - 3, 0)
+    return _PER_OCTAVE * shift + (age >> shift)
+
+
+def _youngest_of(age_bin: int) -> int:
+    """Return the least age in a bin."""
+    shift = max(age_bin // _PER_OCTAVE - 1, 0)
+    return age_bin - _PER_OCTAVE * shift << shift
+
+
+class Queues:
+    """Some queues over a fixed number of entries.  To serve hits, owners use the attributes directly.
+
+    :ivar older: the next older node of each entry, or node.
+    :ivar newer: the next newer one.
+    :ivar heads: the head of queue 0; those of the others follow it.
+    :ivar size: how many entries each queue has.
+    :ivar stamp: the clock when each entry was pushed.
+    :ivar now: the clock.
+    """
+
+    __slots__ = (
+        "_anchors",
+        "_cursor",
+        "_entries",
+        "_passed",
+        "_unit",
+        "heads",
+        "newer",
+        "now",
+        "older",
+        "size",
+        "stamp",
+    )
+
+    def __init__(self, entries: int, queues: int) -> None:
+        """Start with empty queues."""
+        self._entries = entries
+        self.heads = entries
+        self._cursor = entries + queues
+        self._anchors = self._cursor + 1
+        nodes = range(entries, self._anchors + AGES * queues)
+        self.older = array("I", (0,)) * entries
+        self.older.extend(nodes)
+        self.newer = self.older[:]
+        self.size = [0] * queues
+        self.stamp = array("H", (0,)) * entries
+        self.now = 0
+        self._unit = max(entries // _UNITS, 1)
+        self._passed = 0
+
+    def pass_time(self) -> None:
+        """Let the clock go on by one event, of which a unit has many."""
+        self._passed += 1
+        if self._passed == self._unit:
+            self._passed = 0
+            self.now = self.now + 1 & _CLOCK_MASK
+
+    def push(self, entry: int, queue: int) -> None:
+        """Add an entry as the newest of a queue."""
+        self._link(entry, self.heads + queue)
+        self.stamp[entry] = self.now
+        self.size[queue] += 1
+
+    def push_aged(self, entry: int, queue: int, age_bin: int) -> None:
+        """Add an entry where its age (0 <= age_bin < AGES) puts it among others added so; before those pushed."""
+        first = self._anchors + AGES * queue
+        head = self.heads + queue
+        if self.newer[first] == first and self.newer[head] == head:
+            for anchor in range(first + AGES - 1, first - 1, -1):
+                self._link(anchor, head)
+        anchor = first + age_bin
+        self._link(entry, self.newer[head] if self.newer[anchor] == anchor else anchor)
+        self.stamp[entry] = self.now - _youngest_of(age_bin) & _CLOCK_MASK
+        self.size[queue] += 1
+
+    def _link(self, entry: int, node: int) -> None:
+        """Put an entry right before a node: as the next older one."""
+        older = self.older
+        last = older[node]
+        older[entry] = last
+        self.newer[entry] = node
+        self.newer[last] = entry
+        older[node] = entry
+
+    def remove(self, entry: int, queue: int) -> None:
+        """Take an entry out of its queue."""
+        self._unlink(entry)
+        self.size[queue] -= 1
+
+    def _unlink(self, entry: int) -> None:
+        ahead, behind = self.older[entry], self.newer[entry]
+        self.newer[ahead] = behind
+        self.older[behind] = ahead
+
+    def renew(self, entry: int) -> None:
+        """Do as :meth:`remove` and :meth:`push` do with an entry of queue 0."""
+        self._unlink(entry)
+        self._link(entry, self.heads)
+        self.stamp[entry] = self.now
+
+    def oldest(self, queue: int) -> int:
+        """Return the oldest entry of a queue, or -1."""
+        head = self.heads + queue
+        node = self.newer[head]
+        while node >= self._entries:
+            if node == head:
+                return -1
+            behind = self.newer[node]
+            if node != self._cursor:
+                self._take_away(node)
+            node = behind
+        return node
+
+    def age(self, entry: int) -> int:
+        """Return the bin of an entry's age, 0 <= bin < AGES."""
+        return _bin_of(self.now - self.stamp[entry] & _CLOCK_MASK)
+
+    def walk(self, *queues: int) -> Iterator[list[int]]:
+        """List the entries of these queues, one queue after the other and the oldest first, in slices; some are empty.
+
+        Each queue ends where it ends when the walk comes there.  There may be one walk at a time: close it.
+        """
+        cursor, entries, newer = self._cursor, self._entries, self.newer
+        assert newer[cursor] == cursor, "another walk is under way"
+        try:
+            for queue in queues:
+                head = self.heads + queue
+                node = newer[head]
+                while node != head:
+                    found = []
+                    for _ in range(_SLICE):
+                        if node < entries:
+                            found.append(node)
+                        node = newer[node]
+                        if node == head:
+                            break
+                    is_end = node == head
+                    self._link(cursor, node)
+                    yield found
+                    node = head if is_end else newer[cursor]
+                    self._take_away(cursor)
+        finally:
+            if newer[cursor] != cursor:
+                self._take_away(cursor)
+
+    def _take_away(self, node: int) -> None:
+        """Take an anchor or the cursor out of its queue; such a node is its own neighbour then."""
+        self._unlink(node)
+        self.older[node] = self.newer[node] = node
+
+    def check(self) -> list[list[int]]:
+        """Assert that links agree both ways and with the sizes; return the entries of each queue, oldest first."""
+        queues = []
+        for queue, size in enumerate(self.size):
+            found = []
+            head = self.heads + queue
+            node = self.newer[head]
+            assert self.older[node] == head
+            while node != head:
+                assert self.newer[self.older[node]] == self.older[self.newer[node]] == node
+                if node < self._entries:
+                    found.append(node)
+                else:
+                    assert node == self._cursor or 0 <= node - self._anchors - AGES * queue < AGES
+                node = self.newer[node]
+            assert len(found) == size
+            queues.append(found)
+        return queues
