@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import ClassVar
 
 from policies.admitting import AdmittingPolicy
-from policies.structures.queues import AGES, Queues
+from policies.structures.queues import AGES, AgedQueues
 
 
 class LruPolicy(AdmittingPolicy):
@@ -28,7 +28,7 @@ class LruPolicy(AdmittingPolicy):
     def __init__(self, *, cache_blocks: int, origin_blocks: int, block_size: int, now_ms: int = 0) -> None:
         """Start with an empty cache."""
         super().__init__(cache_blocks=cache_blocks, origin_blocks=origin_blocks, block_size=block_size, now_ms=now_ms)
-        self._queues = Queues(cache_blocks, 1)
+        self._queues = AgedQueues(cache_blocks, 1)
 
     def lookup(self, oblock: int, write: bool, fast_copy: bool) -> int:
         """Refer one bio to the policy; as :meth:`AdmittingPolicy.lookup`, with what a hit does written out."""
@@ -58,7 +58,7 @@ class LruPolicy(AdmittingPolicy):
         return cblock
 
     def _hit(self, cblock: int, write: bool) -> None:
-        self._queues.renew(cblock)
+        self._queues.renew(cblock, 0)
 
     def _admit(self, oblock: int, write: bool) -> int:
         self._queues.pass_time()

@@ -3,9 +3,10 @@
 Theory of operation
 -------------------
 Entries and nodes are indices of two link arrays that all queues share, so an entry stands in at most one of them.  Each
-queue is a ring closed by its *head*, a node: behind it comes the oldest entry, before it the newest.  An entry that is
-pushed is stamped with a coarse clock, which its owner advances (:meth:`Queues.pass_time`): a unit of it is a 64th of
-the entries.  The clock has 16 bits; who stays unmoved for 1024 times the entries looks young again.
+queue is a ring closed by its *head*, a node: behind it comes the oldest entry, before it the newest.
+
+In :class:`AgedQueues`, an entry that is pushed is stamped with a coarse clock, which its owner advances: a unit of it
+is a 64th of the entries.  The clock has 16 bits; who stays unmoved for 1024 times the entries looks young again.
 
 After a restart, entries come in no order, but with their ages, on a logarithmic scale of 60 *bins*.  They are put
 in order without sorting: *anchors*, one for each bin, stand in the queue, and an entry is linked right before that of
@@ -44,69 +45,29 @@ def _youngest_of(age_bin: int) -> int:
 
 
 class Queues:
-    """Some queues over a fixed number of entries.  To serve hits, owners use the attributes directly.
+    """Some queues over a fixed number of entries.
 
     :ivar older: the next older node of each entry, or node.
     :ivar newer: the next newer one.
     :ivar heads: the head of queue 0; those of the others follow it.
     :ivar size: how many entries each queue has.
-    :ivar stamp: the clock when each entry was pushed.
-    :ivar now: the clock.
     """
 
-    __slots__ = (
-        "_anchors",
-        "_cursor",
-        "_entries",
-        "_passed",
-        "_unit",
-        "heads",
-        "newer",
-        "now",
-        "older",
-        "size",
-        "stamp",
-    )
+    __slots__ = ("entries", "heads", "newer", "older", "size")
 
-    def __init__(self, entries: int, queues: int) -> None:
-        """Start with empty queues."""
-        self._entries = entries
+    def __init__(self, entries: int, queues: int, more_nodes: int = 0) -> None:
+        """Start with empty queues; ``more_nodes`` follow the heads, each its own neighbour."""
+        self.entries = entries
         self.heads = entries
-        self._cursor = entries + queues
-        self._anchors = self._cursor + 1
-        nodes = range(entries, self._anchors + AGES * queues)
-        self.older = array("I", (0,)) * entries
-        self.older.extend(nodes)
+        self.older = array("I", (0,)) * (entries + queues + more_nodes)
+        for node in range(entries, len(self.older)):
+            self.older[node] = node
         self.newer = self.older[:]
         self.size = [0] * queues
-        self.stamp = array("H", (0,)) * entries
-        self.now = 0
-        self._unit = max(entries // _UNITS, 1)
-        self._passed = 0
-
-    def pass_time(self) -> None:
-        """Let the clock go on by one event, of which a unit has many."""
-        self._passed += 1
-        if self._passed == self._unit:
-            self._passed = 0
-            self.now = self.now + 1 & _CLOCK_MASK
 
     def push(self, entry: int, queue: int) -> None:
         """Add an entry as the newest of a queue."""
         self._link(entry, self.heads + queue)
-        self.stamp[entry] = self.now
-        self.size[queue] += 1
-
-    def push_aged(self, entry: int, queue: int, age_bin: int) -> None:
-        """Add an entry where its age (0 <= age_bin < AGES) puts it among others added so; before those pushed."""
-        first = self._anchors + AGES * queue
-        head = self.heads + queue
-        if self.newer[first] == first and self.newer[head] == head:
-            for anchor in range(first + AGES - 1, first - 1, -1):
-                self._link(anchor, head)
-        anchor = first + age_bin
-        self._link(entry, self.newer[head] if self.newer[anchor] == anchor else anchor)
-        self.stamp[entry] = self.now - _youngest_of(age_bin) & _CLOCK_MASK
         self.size[queue] += 1
 
     def _link(self, entry: int, node: int) -> None:
@@ -128,17 +89,83 @@ class Queues:
         self.newer[ahead] = behind
         self.older[behind] = ahead
 
-    def renew(self, entry: int) -> None:
-        """Do as :meth:`remove` and :meth:`push` do with an entry of queue 0."""
+    def oldest(self, queue: int) -> int:
+        """Return the oldest entry of a queue, or -1."""
+        entry = self.newer[self.heads + queue]
+        return entry if entry < self.entries else -1
+
+    def check(self) -> list[list[int]]:
+        """Assert that links agree both ways and with the sizes; return the entries of each queue, oldest first."""
+        queues = []
+        for queue, size in enumerate(self.size):
+            found = []
+            head = self.heads + queue
+            node = self.newer[head]
+            assert self.older[node] == head
+            while node != head:
+                assert self.newer[self.older[node]] == self.older[self.newer[node]] == node
+                if node < self.entries:
+                    found.append(node)
+                node = self.newer[node]
+            assert len(found) == size
+            queues.append(found)
+        return queues
+
+
+class AgedQueues(Queues):
+    """Queues that know the ages of their entries.
+
+    :ivar stamp: the clock when each entry was pushed.
+    :ivar now: the clock.
+    """
+
+    __slots__ = ("_anchors", "_cursor", "_passed", "_unit", "now", "stamp")
+
+    def __init__(self, entries: int, queues: int) -> None:
+        """Start with empty queues, and all anchors outside."""
+        super().__init__(entries, queues, 1 + AGES * queues)
+        self._cursor = entries + queues
+        self._anchors = self._cursor + 1
+        self.stamp = array("H", (0,)) * entries
+        self.now = 0
+        self._unit = max(entries // _UNITS, 1)
+        self._passed = 0
+
+    def pass_time(self) -> None:
+        """Let the clock go on by one event, of which a unit has many."""
+        self._passed += 1
+        if self._passed == self._unit:
+            self._passed = 0
+            self.now = self.now + 1 & _CLOCK_MASK
+
+    def push(self, entry: int, queue: int) -> None:
+        """Add an entry as the newest of a queue."""
+        super().push(entry, queue)
+        self.stamp[entry] = self.now
+
+    def push_aged(self, entry: int, queue: int, age_bin: int) -> None:
+        """Add an entry where its age (0 <= age_bin < AGES) puts it among others added so; before those pushed."""
+        first = self._anchors + AGES * queue
+        head = self.heads + queue
+        if self.newer[head] == head:
+            for anchor in range(first + AGES - 1, first - 1, -1):
+                self._link(anchor, head)
+        anchor = first + age_bin
+        self._link(entry, self.newer[head] if self.newer[anchor] == anchor else anchor)
+        self.stamp[entry] = self.now - _youngest_of(age_bin) & _CLOCK_MASK
+        self.size[queue] += 1
+
+    def renew(self, entry: int, queue: int) -> None:
+        """Make an entry of a queue its newest."""
         self._unlink(entry)
-        self._link(entry, self.heads)
+        self._link(entry, self.heads + queue)
         self.stamp[entry] = self.now
 
     def oldest(self, queue: int) -> int:
-        """Return the oldest entry of a queue, or -1."""
+        """Return the oldest entry of a queue, or -1; drop the anchors before it."""
         head = self.heads + queue
         node = self.newer[head]
-        while node >= self._entries:
+        while node >= self.entries:
             if node == head:
                 return -1
             behind = self.newer[node]
@@ -156,7 +183,7 @@ class Queues:
 
         Each queue ends where it ends when the walk comes there.  There may be one walk at a time: close it.
         """
-        cursor, entries, newer = self._cursor, self._entries, self.newer
+        cursor, entries, newer = self._cursor, self.entries, self.newer
         assert newer[cursor] == cursor, "another walk is under way"
         try:
             for queue in queues:
@@ -185,20 +212,16 @@ class Queues:
         self.older[node] = self.newer[node] = node
 
     def check(self) -> list[list[int]]:
-        """Assert that links agree both ways and with the sizes; return the entries of each queue, oldest first."""
-        queues = []
-        for queue, size in enumerate(self.size):
-            found = []
+        """Assert what :meth:`Queues.check` does, and that each anchor stands in its queue, in the order of ages."""
+        for queue in range(len(self.size)):
             head = self.heads + queue
-            node = self.newer[head]
-            assert self.older[node] == head
+            first = self._anchors + AGES * queue
+            node, bins = self.newer[head], []
             while node != head:
-                assert self.newer[self.older[node]] == self.older[self.newer[node]] == node
-                if node < self._entries:
-                    found.append(node)
-                else:
-                    assert node == self._cursor or 0 <= node - self._anchors - AGES * queue < AGES
+                if node >= self.entries and node != self._cursor:
+                    bins.append(node - first)
                 node = self.newer[node]
-            assert len(found) == size
-            queues.append(found)
-        return queues
+            assert bins == sorted(bins, reverse=True)
+            assert set(bins) <= set(range(AGES))
+            assert all(self.newer[first + age] == first + age for age in set(range(AGES)) - set(bins))
+        return super().check()
