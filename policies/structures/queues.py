@@ -119,7 +119,7 @@ class AgedQueues(Queues):
     :ivar now: the clock.
     """
 
-    __slots__ = ("_anchors", "_cursor", "_passed", "_unit", "now", "stamp")
+    __slots__ = ("_anchors", "_cursor", "_passed", "_unit", "_walks", "now", "stamp")
 
     def __init__(self, entries: int, queues: int) -> None:
         """Start with empty queues, and all anchors outside."""
@@ -130,6 +130,7 @@ class AgedQueues(Queues):
         self.now = 0
         self._unit = max(entries // _UNITS, 1)
         self._passed = 0
+        self._walks = 0
 
     def pass_time(self) -> None:
         """Let the clock go on by one event, of which a unit has many."""
@@ -181,10 +182,12 @@ class AgedQueues(Queues):
     def walk(self, *queues: int) -> Iterator[list[int]]:
         """List the entries of these queues, one queue after the other and the oldest first, in slices; some are empty.
 
-        Each queue ends where it ends when the walk comes there.  There may be one walk at a time: close it.
+        Each queue ends where it ends when the walk comes there.  A new walk ends the one before.
         """
         cursor, entries, newer = self._cursor, self.entries, self.newer
-        assert newer[cursor] == cursor, "another walk is under way"
+        self._take_away(cursor)
+        self._walks += 1
+        walk = self._walks
         try:
             for queue in queues:
                 head = self.heads + queue
@@ -200,10 +203,12 @@ class AgedQueues(Queues):
                     is_end = node == head
                     self._link(cursor, node)
                     yield found
+                    if self._walks != walk:
+                        return
                     node = head if is_end else newer[cursor]
                     self._take_away(cursor)
         finally:
-            if newer[cursor] != cursor:
+            if self._walks == walk:
                 self._take_away(cursor)
 
     def _take_away(self, node: int) -> None:

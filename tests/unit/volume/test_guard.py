@@ -220,7 +220,7 @@ async def test_f12_a_policy_that_fails_while_it_learns_the_mapping_fails_no_writ
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(switch)
-            while not world.volume.handed_over:
+            while not any(world.volume.handed_over):
                 await trio.lowlevel.checkpoint()
             assert await world.cache.write(0, b"new") == 3
         assert failed
