@@ -157,9 +157,17 @@ class AgedQueues(Queues):
         self.size[queue] += 1
 
     def renew(self, entry: int, queue: int) -> None:
-        """Make an entry of a queue its newest."""
-        self._unlink(entry)
-        self._link(entry, self.heads + queue)
+        """Make an entry of a queue its newest; a hit does so, and therefore it is written out."""
+        older, newer = self.older, self.newer
+        ahead, behind = older[entry], newer[entry]
+        newer[ahead] = behind
+        older[behind] = ahead
+        head = self.heads + queue
+        last = older[head]
+        older[entry] = last
+        newer[entry] = head
+        newer[last] = entry
+        older[head] = entry
         self.stamp[entry] = self.now
 
     def oldest(self, queue: int) -> int:
