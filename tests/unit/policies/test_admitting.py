@@ -139,11 +139,9 @@ def test_a_block_that_is_leaving_is_found_and_no_victim_again(name: str) -> None
     promotions = [promoted(play, 1000), promoted(play, 1001)]
     for work in promotions:
         play.policy.complete_background_work(work, True)
-    leaving = [play.policy.get_background_work(False)]
     assert play.policy.lookup(1002, False, False) == MISS_QUEUED
-    while (work := play.policy.get_background_work(False)) is not None:
-        leaving.append(work)
-    victims = [work for work in leaving if work is not None and work.op is Op.DEMOTE]
+    out = iter(lambda: play.policy.get_background_work(False), None)
+    victims = [work for work in out if work.op is Op.DEMOTE]
     assert len(victims) == len({work.oblock for work in victims}) == 2
     for work in victims:
         for _ in range(5):
@@ -203,11 +201,9 @@ def test_what_was_learned_survives_a_restart_roughly(name: str) -> None:
 @every
 def test_absorbing_can_be_switched(name: str) -> None:
     policy = Play(name, 4).policy
-    assert policy.absorbs
-    assert policy.config_values() == {"absorb": "on"}
+    assert (policy.absorbs, policy.config_values()) == (True, {"absorb": "on"})
     policy.set_config_value("ABSORB", "Off")
-    assert not policy.absorbs
-    assert policy.config_values() == {"absorb": "off"}
+    assert (policy.absorbs, policy.config_values()) == (False, {"absorb": "off"})
     for key, value in (("absorb", "1"), ("absorb", ""), ("window", "5")):
         with pytest.raises(BadTunableError, match="absorb"):
             policy.set_config_value(key, value)
@@ -221,13 +217,11 @@ def test_policies_of_dm_cache_absorb_only_when_told(name: str) -> None:
     assert "absorb" not in before
     assert not policy.absorbs
     policy.set_config_value("Absorb", "ON")
-    assert policy.absorbs
-    assert policy.config_values() == before | {"absorb": "on"}
+    assert (policy.absorbs, policy.config_values()) == (True, before | {"absorb": "on"})
     with pytest.raises(BadTunableError, match="absorb must be on or off, not 'yes'"):
         policy.set_config_value("absorb", "yes")
     policy.set_config_value("absorb", "off")
-    assert not policy.absorbs
-    assert policy.config_values() == before
+    assert (policy.absorbs, policy.config_values()) == (False, before)
 
 
 def test_the_cleaner_absorbs_nothing() -> None:

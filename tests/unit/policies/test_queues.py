@@ -110,9 +110,9 @@ def test_a_walk_left_half_way_leaves_nothing_behind() -> None:
     assert next(left)[0] == 0
     other = queues.walk(0)
     assert next(other)[0] == 0
-    left.close()
+    assert list(left) == [], "a new walk ends the one before"
     assert next(other)[0] == 512
-    other.close()
+    del other
     assert len(queues.check()[0]) == 2000
     assert list(queues.older).count(queues.heads + 1) == 1, "the cursor is linked to itself alone"
 
