@@ -22,7 +22,8 @@ from fusecache import cli
 from fusecache.config import PolicyChoice
 from fusecache.errors import FusecacheError, InvalidError
 from fusecache.simulator import runner
-from fusecache.simulator.replay import Result
+from fusecache.simulator.result import Result
+from fusecache.simulator.rules import Rules
 from fusecache.simulator.runner import Job, run_jobs
 from fusecache.simulator.study import CacheSize, Contender, parse_contenders, resolve_sizes
 from fusecache.simulator.trace import Trace, read_trace
@@ -81,7 +82,7 @@ def test_every_trace_size_and_policy_in_order_the_limits_last(
     other = write_trace(tmp_path / "other.csv", 500)
     words = "--policy mq,random_threshold=1 --policy smq --block-size 4KiB --cache-size 10blocks --cache-size 100%"
     results = answer(disk, other, *words.split())
-    policies = ["mq,random_threshold=1", "smq", "opt", "lru"]
+    policies = ["mq,random_threshold=1", "smq", "opt", "exact-lru"]
     assert [(each["trace"], each["policy"]) for each in results] == [
         (trace, policy) for trace in ("disk", "other") for _ in range(2) for policy in policies
     ]
@@ -102,8 +103,8 @@ def test_tunables_make_a_difference(answer: Callable[..., list[dict[str, Any]]],
 
 
 def test_what_is_asked_for_twice_is_done_once(answer: Callable[..., list[dict[str, Any]]], disk: Path) -> None:
-    words = "--policy lru --policy smq --policy smq --block-size 4096 --cache-size 40KiB --cache-size 10blocks"
-    assert [each["policy"] for each in answer(disk, *words.split())] == ["lru", "smq", "opt"]
+    words = "--policy exact-lru --policy smq --policy smq --block-size 4096 --cache-size 40KiB --cache-size 10blocks"
+    assert [each["policy"] for each in answer(disk, *words.split())] == ["exact-lru", "smq", "opt"]
 
 
 def test_without_json_there_is_a_table(run: Callable[..., int], disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -111,7 +112,7 @@ def test_without_json_there_is_a_table(run: Callable[..., int], disk: Path, caps
     captured = capsys.readouterr()
     assert captured.err == ""
     assert captured.out.startswith("disk: 3,000 requests of blocks of 4KiB, 50 different blocks\n")
-    assert [line.split()[0] for line in captured.out.splitlines()[-4:] if line.strip()] == ["40KiB", "opt", "lru"]
+    assert [line.split()[0] for line in captured.out.splitlines()[-4:] if line.strip()] == ["40KiB", "opt", "exact-lru"]
 
 
 def test_curves(run: Callable[..., int], disk: Path, tmp_path: Path) -> None:
@@ -267,7 +268,9 @@ def trace(disk: Path) -> Trace:
     return read_trace(disk)
 
 
-JOBS = [Job(contender, BLOCK, blocks) for blocks in (5, 20) for contender in parse_contenders(["smq", "mq"], BLOCK)]
+JOBS = [
+    Job(contender, BLOCK, blocks, Rules()) for blocks in (5, 20) for contender in parse_contenders(["smq", "mq"], BLOCK)
+]
 
 
 def test_processes_side_by_side_give_the_same(trace: Trace, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -286,7 +289,7 @@ def test_processes_side_by_side_give_the_same(trace: Trace, monkeypatch: pytest.
 def test_what_a_policy_refuses_is_an_error(trace: Trace, monkeypatch: pytest.MonkeyPatch, fewest: int) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
     monkeypatch.setattr(runner, "_FEWEST_REQUESTS", fewest)
-    wrong = Job(Contender("nonsense", PolicyChoice("nonsense")), BLOCK, 5)
+    wrong = Job(Contender("nonsense", PolicyChoice("nonsense")), BLOCK, 5, Rules())
     with pytest.raises(InvalidError, match="unknown policy 'nonsense'"):
         run_jobs(trace, [*JOBS, wrong], lambda _: None)
 

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 
 import pytest
 from hypothesis import given
@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from fusecache.simulator import limits
 from fusecache.simulator.counts import Counts
-from fusecache.simulator.limits import replay_lru, replay_opt
+from fusecache.simulator.limits import LIMITS, replay_limit
+from fusecache.simulator.rules import DataPath, Rules
 from tests.unit.simulator.making import BLOCK, blocks, make_trace
 
 any_blocks = st.lists(st.integers(0, 5), min_size=1, max_size=14)
@@ -18,16 +19,15 @@ def nobody(_done: int, _total: int) -> None:
     """Report to nobody."""
 
 
-def lru(text: str, cache_blocks: int) -> Counts:
-    counts = replay_lru(make_trace(blocks(text)), BLOCK, cache_blocks, nobody)
+def play(name: str, text: str, cache_blocks: int, data_path: DataPath = DataPath.COPY) -> Counts:
+    trace = make_trace(blocks(text))
+    counts = replay_limit(trace, LIMITS[name](trace, BLOCK, cache_blocks), BLOCK, data_path, Rules(), nobody)
     counts.check()
     return counts
 
 
-def opt(text: str, cache_blocks: int) -> Counts:
-    counts = replay_opt(make_trace(blocks(text)), BLOCK, cache_blocks, nobody)
-    counts.check()
-    return counts
+lru = partial(play, "exact-lru")
+opt = partial(play, "opt")
 
 
 def reads(oblocks: list[int]) -> str:
@@ -120,6 +120,8 @@ def test_a_write_of_half_a_block_is_made_after_the_rest_has_been_read() -> None:
 def test_progress_ends_at_the_end() -> None:
     seen: list[tuple[int, int]] = []
     trace = make_trace(blocks(reads([*range(10)])))
-    for replay in (replay_lru, replay_opt):
-        replay(trace, BLOCK, 2, lambda done, total: seen.append((done, total)))
-    assert seen == [(10, 10)] * 2
+    for make in LIMITS.values():
+        for data_path in DataPath:
+            limit = make(trace, BLOCK, 2)
+            replay_limit(trace, limit, BLOCK, data_path, Rules(), lambda done, total: seen.append((done, total)))
+    assert seen == [(10, 10)] * len(LIMITS) * len(DataPath)
