@@ -57,5 +57,8 @@ class Misses:
 
     def fill(self, oblock: int) -> None:
         """Have the read that missed a block just now read all of it."""
-        begin = oblock * self._block_size
-        self._disk.read_on(self._unread, begin, begin + self._block_size)
+        if self._length:
+            self._disk.moved += self._unread  # with the run, once that ends
+        else:
+            begin = oblock * self._block_size
+            self._disk.read_on(self._unread, begin, begin + self._block_size)

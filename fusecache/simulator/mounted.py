@@ -101,7 +101,7 @@ class MountPlayer(Player):
         policy.complete_background_work(work, True)
 
     def check(self) -> None:
-        """Assert that what was counted fits what is cached, and that the policy has as many blocks."""
+        """Assert that what was counted fits what is cached, and that the policy knows of it."""
         self._mount.check()
         self._policy.check()
-        assert self._policy.residency() == len(self._mount.blocks.cblocks)
+        assert self._policy.residency() >= len(self._mount.blocks.cblocks)
