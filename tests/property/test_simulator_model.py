@@ -19,7 +19,7 @@ from tests.unit.simulator.model import Model, play_lru, play_policy
 
 MERGED = 4 * BLOCK
 PER_LOOK = 4
-GRAIN = 64
+GRAIN = 64  # the model counts bytes by so many
 
 SMALL = {
     "REACH": 3,
@@ -60,8 +60,12 @@ forward = st.integers(0, 8).flatmap(
         lambda size: [("r", first * BLOCK + at, size) for at in range(0, 7 * BLOCK, size)]
     )
 )
-any_request = st.one_of(aligned(BLOCK), aligned(512), aligned(GRAIN))
-any_requests = st.lists(st.one_of(any_request.map(lambda request: [request]), forward), min_size=1, max_size=30).map(
+scattered = st.tuples(st.integers(0, 4), st.lists(st.integers(0, 7), min_size=2, max_size=5)).map(
+    lambda where: [("w", where[0] * BLOCK + sector * 512, 512) for sector in where[1]]
+)
+elsewhere = st.integers(6, 9).map(lambda first: [("r", (first + at) * BLOCK, GRAIN) for at in (0, 2, 4)])
+any_request = st.one_of(aligned(BLOCK), aligned(512), aligned(GRAIN)).map(lambda request: [request])
+any_requests = st.lists(st.one_of(any_request, forward, scattered, elsewhere), min_size=6, max_size=24).map(
     lambda parts: [request for part in parts for request in part]
 )
 any_rules = st.builds(
@@ -89,7 +93,7 @@ def counted(figures: dict[str, object], disk: dict[str, object]) -> dict[str, ob
 
 
 @settings(max_examples=300)
-@given(any_requests, mounts, any_rules, st.integers(1, 8), st.integers(1, 2), st.integers(0, 1000))
+@given(any_requests, mounts, any_rules, st.integers(2, 8), st.integers(1, 2), st.integers(0, 1000))
 def test_policies(
     requests: list[Request], data_path: DataPath, rules: Rules, cache_blocks: int, reserve: int, seed: int
 ) -> None:

@@ -117,6 +117,39 @@ def test_a_write_of_half_a_block_is_made_after_the_rest_has_been_read() -> None:
     assert counts.cache_bytes_written(BLOCK) == BLOCK + BLOCK // 2
 
 
+def operations(counts: Counts) -> tuple[int, int, int]:
+    return counts.disk.reads, counts.disk.writes, counts.writebacks
+
+
+@pytest.mark.parametrize(
+    ("data_path", "expected"),
+    [
+        (DataPath.COPY, (4, 3, 1)),  # 1 is missed, read by itself, and written back
+        (DataPath.FILL, (4, 1, 0)),  # 1 is written at the origin, and read by itself; 2 comes with its promotion
+        (DataPath.ABSORB, (3, 2, 2)),  # 2 is written back with 1, of which only the first half is valid
+    ],
+)
+def test_lru_by_each_data_path(data_path: DataPath, expected: tuple[int, int, int]) -> None:
+    counts = lru("r0 h1 w2 r3 r4 r4", 3, data_path)
+    assert (counts.hits, counts.promotions, counts.demotions) == (1, 5, 2)
+    assert operations(counts) == expected
+
+
+@pytest.mark.parametrize(
+    ("data_path", "expected"), [(DataPath.COPY, (3, 4, 1)), (DataPath.FILL, (3, 4, 1)), (DataPath.ABSORB, (2, 3, 1))]
+)
+def test_opt_by_each_data_path(data_path: DataPath, expected: tuple[int, int, int]) -> None:
+    counts = opt("h0 r1 h0 r1 w2 r1 h3", 1, data_path)  # 1 at first, 2 and 3 are bypassed
+    assert (counts.hits, counts.promotions, counts.demotions) == (2, 2, 1)
+    assert operations(counts) == expected
+
+
+@given(any_blocks, st.integers(1, 4), st.sampled_from(DataPath))
+def test_hits_are_the_same_by_every_data_path(oblocks: list[int], cache_blocks: int, data_path: DataPath) -> None:
+    for limit in (lru, opt):
+        assert limit(reads(oblocks), cache_blocks, data_path).hits == limit(reads(oblocks), cache_blocks).hits
+
+
 def test_progress_ends_at_the_end() -> None:
     seen: list[tuple[int, int]] = []
     trace = make_trace(blocks(reads([*range(10)])))
