@@ -56,6 +56,7 @@ class SmqPolicy(Policy):
     name: ClassVar[str] = "smq"
     version: ClassVar[tuple[int, int, int]] = (2, 0, 0)
     hint_size: ClassVar[int] = 4
+    orders_writebacks: ClassVar[bool] = True
 
     _always_clean: ClassVar[bool] = False
     """Whether dirty blocks are written back even while the origin is busy."""

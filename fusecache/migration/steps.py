@@ -38,6 +38,8 @@ from fusecache.volume import OriginIO
 from policies import Op, Work
 
 if TYPE_CHECKING:
+    from collections.abc import Container
+
     from fusecache.migration.batches import Batch
     from fusecache.migration.copier import Copier
     from fusecache.migration.copy_rate import CopyRate
@@ -172,12 +174,13 @@ class Steps:
         content[within - begin : within - begin + len(data)] = data
         return begin, content
 
-    async def complete(self, oblock: int, cblock: int, view: memoryview) -> None:
+    async def complete(self, oblock: int, cblock: int, view: memoryview, *, for_user: bool) -> None:
         """Make a partial block whole: read what the cache lacks of it.
 
         The caller keeps writers out.  Afterwards ``view`` has all of the block; :meth:`store_rest` puts it into the
         cache.
 
+        :param for_user: whether a user waits for it.
         :raises StoreError: the cache or the origin cannot be read.
         """
         volume = self._volume
@@ -185,7 +188,11 @@ class Steps:
         valid = volume.mapping.valid[cblock]
         missing = list(byte_runs(volume.geometry.every_sector & ~valid))
         begin, end = missing[0][0], missing[-1][1]
-        await self._origin.read(oblock * size + begin, view[begin:end])
+        if for_user:
+            await self._origin.read(oblock * size + begin, view[begin:end])
+        else:
+            with volume.counters.at_origin():
+                await volume.origin.read(oblock * size + begin, view[begin:end])
         for run_begin, run_end in byte_runs(valid):
             await self._copier.load(cblock * size + run_begin, view[run_begin:run_end])
 
@@ -329,21 +336,24 @@ class Steps:
         if not self._volume.is_dirty(cblock):
             raise StoreError(self._volume.health.cache_lost)
 
-    def dirty_around(self, oblock: int) -> list[Work]:
-        """List a cached block and its dirty neighbours at the origin, as many as go into one write."""
+    def dirty_around(self, oblock: int, but: Container[int] = ()) -> list[Work]:
+        """List a cached block and its dirty neighbours at the origin, as many as go into one write.
+
+        :param but: blocks to leave out; those that somebody migrates are left out in any case.
+        """
         volume = self._volume
         most = max(1, COPY_SIZE // volume.geometry.block_size)
         first, last = oblock, oblock
-        while last + 1 - first < most and self._is_dirty(first - 1):
+        while last + 1 - first < most and first - 1 not in but and self._may_join(first - 1):
             first -= 1
-        while last + 1 - first < most and self._is_dirty(last + 1):
+        while last + 1 - first < most and last + 1 not in but and self._may_join(last + 1):
             last += 1
         find = volume.mapping.find
         return [Work(Op.WRITEBACK, neighbour, find(neighbour)) for neighbour in range(first, last + 1)]
 
-    def _is_dirty(self, oblock: int) -> bool:
+    def _may_join(self, oblock: int) -> bool:
         cblock = self._volume.mapping.find(oblock) if oblock >= 0 else UNMAPPED
-        return cblock != UNMAPPED and self._volume.is_dirty(cblock)
+        return cblock != UNMAPPED and self._volume.is_dirty(cblock) and self._volume.locks.may_migrate(oblock)
 
     async def forget_at_origin(self, begin: int, count: int) -> None:
         """Let the origin forget in memory blocks that the cache has by now: they would be there twice.

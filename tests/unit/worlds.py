@@ -18,13 +18,14 @@ from trio.testing import MockClock
 from fusecache.block.geometry import Geometry
 from fusecache.block.locks import BlockLocks
 from fusecache.block.mapping import Mapping
-from fusecache.config import KIB, Mode
+from fusecache.config import KIB, DirtyAge, DirtyLimit, Mode
 from fusecache.datapath.disk import Disk
 from fusecache.durability.durability import Durability
 from fusecache.errors import FusecacheError, StoreError
 from fusecache.jobs.flush import Flusher
 from fusecache.jobs.table import Jobs
 from fusecache.metadata.record import Transaction
+from fusecache.migration.cleaning import Cleaning
 from fusecache.migration.worker import MigrationWorker
 from fusecache.stores.base import Data
 from fusecache.volume.volume import Volume
@@ -315,6 +316,7 @@ class World:
             mode=self.mode,
         )
         self.worker = MigrationWorker(self.volume)
+        self.cleaning = Cleaning(self.volume, self.worker, DirtyAge(0, 0), DirtyLimit(100))
         self.jobs = Jobs(self.geometry.block_size, trio.current_time)
         self.flusher = Flusher(self.volume, self.worker, self.jobs)
         self.cache = Disk(self.volume, self.worker)
