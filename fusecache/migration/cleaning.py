@@ -7,14 +7,15 @@ One task looks what there is to do, does a little of it, and looks again.  In th
 *Beyond the dirty limit* (:mod:`fusecache.migration.admission`) it writes back until no more is dirty than may be, and
 does not wait for users to leave the origin alone.  What is overdue goes first.
 
-*What is overdue* (:mod:`fusecache.migration.overdue`) is written back when the origin is calm, one write at a time:
-before each, it looks whether users are there.  The next period ends only when what was overdue before is through, since
-a list of more to do would not make the origin faster.
+*What is overdue* (:mod:`fusecache.migration.overdue`) is written back when the origin is calm.  The next period ends
+only when what was overdue before is through, since a list of more to do would not make the origin faster.
 
 *When the origin is idle*, everything that is dirty is written back, and then partial blocks are made whole.  Some
 policies order these writebacks themselves (:attr:`policies.base.Policy.orders_writebacks`); then nobody else does.
 While users write a lot to what is cached, what is written back at leisure is soon dirty again, so it is left to the
 dirty age.
+
+These two do one thing at a time, and look before each whether users are there.
 
 Each is a *walk* over cache blocks in the order of the origin.  A walk may be left and taken up again.  So a block is
 looked at when its turn comes: what it holds by then, whether that is dirty, and whether somebody migrates it.  Dirty
@@ -55,7 +56,7 @@ _LOOK_SECONDS: Final = 1.0
 _CALM_LOOK_SECONDS: Final = 0.02
 """How often while it waits for users to leave the origin alone for a moment."""
 _SIDE_BY_SIDE: Final = 4
-"""Writes at a time while no user has to wait behind them, or while users wait for them."""
+"""Writes at a time beyond the dirty limit; otherwise one, so that users who come wait behind one at most."""
 _LOOKED_AT_AT_ONCE: Final = 1024
 """Blocks of a walk that are looked at before other tasks may run."""
 _MANY_WRITES: Final = 32
@@ -177,8 +178,7 @@ class Cleaning:
             if self._worker.admission.is_exceeded:
                 return await self._write_excess()
             if self._due is not None and volume.activity.is_calm(now):
-                most = _SIDE_BY_SIDE if is_idle else 1
-                if await self._write_some(self._due, most, PATIENCE):
+                if await self._write_some(self._due, 1, PATIENCE):
                     return True
                 self._due = None
             if is_idle and not volume.policy.orders_writebacks and await self._write_at_leisure(now):
@@ -209,7 +209,7 @@ class Cleaning:
             self._dirty = await in_origin_order(mapping, mapping.dirty_map)
         if self._dirty is None:
             return False
-        if await self._write_some(self._dirty, _SIDE_BY_SIDE, PATIENCE):
+        if await self._write_some(self._dirty, 1, PATIENCE):
             return True
         self._dirty = None
         self._leisure_at = now + _LOOK_SECONDS

@@ -346,6 +346,7 @@ class World:
             await settle()
             self.volume.check()
             self.worker.check()
+            self.cleaning.check()
             self.jobs.check()
             self.flusher.check()
             assert not self.locks.held
