@@ -98,14 +98,14 @@ class Steps:
     async def absorb(self, batch: Batch, within: int, data: memoryview) -> None:
         """Promote a block by a write to a part of it, which is then all that the cache has of the block.
 
-        The caller keeps writers out.  In writethrough mode the origin gets the data as well, and the block is clean.
+        The caller keeps writers out.  Unless in writeback mode the origin gets the data as well, and the block is clean.
         If the cache refuses the data, the origin gets them alone.
 
         :raises StoreError: the origin, which had to be written, could not be; or read, for the edges.
         """
         volume = self._volume
         (work,) = batch.works
-        through = volume.mode is Mode.WRITETHROUGH
+        through = volume.mode is not Mode.WRITEBACK  # it may have been changed since the write was routed
         refusals: list[FusecacheError] = []
 
         async def write_cache() -> None:
@@ -188,6 +188,7 @@ class Steps:
         await self._origin.read(oblock * size + begin, view[begin:end])
         for run_begin, run_end in byte_runs(valid):
             await self._copier.load(cblock * size + run_begin, view[run_begin:run_end])
+        volume.require_cache()  # what was loaded after it was given up may be anything
 
     async def store_rest(self, cblock: int, view: memoryview) -> None:
         """Write into the cache what it lacks of a block, all of which is in ``view``; then the block is whole.
@@ -273,7 +274,7 @@ class Steps:
                 except CacheReadError:
                     await self._copier.name_lost(oblock, cblock)
                     raise
-                self.require_dirty(cblock)
+                self._require_kept(cblock, volume.geometry.every_sector)
                 try:
                     await self.write_origin(oblock * size + start, content, patience)
                 except StoreError as exc:
@@ -294,7 +295,7 @@ class Steps:
                     except CacheReadError:
                         await self._copier.name_lost(oblock, cblock)
                         raise
-                    self.require_dirty(cblock)
+                    self._require_kept(cblock, valid)
                     try:
                         await self.write_origin(oblock * size + start, content, patience)
                     except StoreError as exc:
@@ -327,6 +328,12 @@ class Steps:
     def require_dirty(self, cblock: int) -> None:
         """Raise StoreError if a block that was dirty when we began to read it counts as clean by now: it was lost."""
         if not self._volume.is_dirty(cblock):
+            raise StoreError(self._volume.health.cache_lost)
+
+    def _require_kept(self, cblock: int, sectors: int) -> None:
+        """Raise StoreError if of these sectors of a block, which was dirty with them, some were lost meanwhile."""
+        self.require_dirty(cblock)
+        if not self._volume.is_valid(cblock, sectors):
             raise StoreError(self._volume.health.cache_lost)
 
     def dirty_around(self, oblock: int) -> list[Work]:

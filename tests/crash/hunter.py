@@ -199,6 +199,9 @@ class History:
             if rng.random() < shape.restlessness:
                 await self._tolerate(self._change(rng))
                 continue
+            if rng.random() < shape.hammering:
+                await self._hammer(rng)
+                continue
             kind = rng.random()
             first, count = self._range(rng)
             if kind < 0.55:
@@ -207,6 +210,25 @@ class History:
                 await self._read(first, count)
             else:
                 await self._flush()
+
+    async def _hammer(self, rng: random.Random) -> None:
+        """Write to one block in small pieces, and look at it, and flush: each piece may add sectors to a partial block.
+
+        A part of a sector is written as often as a whole one, if cells are so small.
+        """
+        cells = len(self._oracle.allowed)
+        per_block = BLOCK // self._shape.cell_bytes
+        begin = rng.randrange(cells) // per_block * per_block
+        end = min(begin + per_block, cells)
+        for _ in range(rng.randint(2, 6)):
+            first = rng.randrange(begin, end)
+            await self._write(first, min(rng.choice((1, 1, 2, per_block // 2)), end - first))
+            kind = rng.random()
+            if kind < 0.4:
+                await self._flush()
+            elif kind < 0.6:
+                first = rng.randrange(begin, end)
+                await self._read(first, min(rng.choice((1, per_block)), end - first))
 
     def _range(self, rng: random.Random) -> tuple[int, int]:
         """Choose cells: a block, some cells of one, or a run across blocks."""

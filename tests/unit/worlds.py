@@ -163,6 +163,8 @@ class MemoryRecord:
     def __init__(self) -> None:
         self.rows: dict[int, tuple[int, bool]] = {}
         self.sums: dict[int, int | None] = {}
+        self.parts: dict[int, int | None] = {}
+        """cblock -> the sectors that its row names; None: all."""
         self.regions: set[int] = set()
         self.values: dict[str, str] = {}
         self.hints: dict[int, int] = {}
@@ -180,8 +182,10 @@ class MemoryRecord:
         for cblock in transaction.unmapped:
             self.rows.pop(cblock, None)
             self.sums.pop(cblock, None)
+            self.parts.pop(cblock, None)
         self.rows |= {cblock: (oblock, dirty) for cblock, oblock, dirty, *_ in transaction.mapped}
         self.sums |= {cblock: crc for cblock, _, _, crc, _ in transaction.mapped}
+        self.parts |= {cblock: valid for cblock, *_, valid in transaction.mapped}
         self.regions |= set(transaction.opened)
         self.regions -= set(transaction.closed)
         self.values |= transaction.values
@@ -319,13 +323,22 @@ class World:
         self.flusher = Flusher(self.volume, self.worker, self.jobs)
         self.cache = Disk(self.volume, self.worker)
 
-    def load(self, oblock: int, cblock: int, *, dirty: bool = False) -> None:
-        """Have a block cached, as recovery would."""
+    def load(self, oblock: int, cblock: int, *, dirty: bool = False, valid: int | None = None) -> None:
+        """Have a block cached, as recovery would; ``valid`` says which sectors of it, if not all."""
         self.mapping.insert(oblock, cblock)
+        if valid is not None:
+            self.mapping.holds_part(cblock, valid)
+            self.durability.rows._recorded_parts[cblock] = valid
+            self.record.parts[cblock] = valid
         self.policy.load_mapping(oblock, cblock, dirty, None)
         self.record.rows[cblock] = (oblock, dirty)
         if dirty:
             self.mapping.recovered_dirty(cblock)
+
+    def admit(self, oblock: int, cblock: int) -> None:
+        """Let the policy want a block as soon as a request misses it, and absorb the request if it is a write."""
+        self.policy.absorbs = True
+        self.policy.queue.append(Work(Op.PROMOTE, oblock, cblock))
 
     def ask(self, op: Op, oblock: int, cblock: int) -> None:
         """Let the policy want a migration."""
