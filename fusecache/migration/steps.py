@@ -98,8 +98,8 @@ class Steps:
     async def absorb(self, batch: Batch, within: int, data: memoryview) -> None:
         """Promote a block by a write to a part of it, which is then all that the cache has of the block.
 
-        The caller keeps writers out.  Unless in writeback mode the origin gets the data as well, and the block is clean.
-        If the cache refuses the data, the origin gets them alone.
+        The caller keeps writers out.  In other modes than writeback the origin gets the data as well, and the block is
+        clean.  If the cache refuses the data, the origin gets them alone.
 
         :raises StoreError: the origin, which had to be written, could not be; or read, for the edges.
         """

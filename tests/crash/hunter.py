@@ -218,17 +218,24 @@ class History:
         """
         cells = len(self._oracle.allowed)
         per_block = BLOCK // self._shape.cell_bytes
-        begin = rng.randrange(cells) // per_block * per_block
+        begin = rng.randrange(min(cells, 2 * per_block)) // per_block * per_block  # where others hammer as well
         end = min(begin + per_block, cells)
-        for _ in range(rng.randint(2, 6)):
+
+        def some(*counts: int) -> tuple[int, int]:
             first = rng.randrange(begin, end)
-            await self._write(first, min(rng.choice((1, 1, 2, per_block // 2)), end - first))
-            kind = rng.random()
-            if kind < 0.4:
-                await self._flush()
-            elif kind < 0.6:
-                first = rng.randrange(begin, end)
-                await self._read(first, min(rng.choice((1, per_block)), end - first))
+            return first, min(rng.choice(counts), end - first)
+
+        for _ in range(rng.randint(2, 6)):
+            async with trio.open_nursery() as nursery:
+                if rng.random() < 0.3:
+                    nursery.start_soon(self._read, *some(1, per_block))
+                if rng.random() < 0.2:
+                    nursery.start_soon(self._write, *some(1, 2))
+                await self._write(*some(1, 1, 2, per_block // 2))
+                if rng.random() < 0.3:
+                    nursery.start_soon(self._read, *some(1, per_block))
+                if rng.random() < 0.4:
+                    await self._flush()
 
     def _range(self, rng: random.Random) -> tuple[int, int]:
         """Choose cells: a block, some cells of one, or a run across blocks."""

@@ -195,7 +195,10 @@ class MemoryRecord:
 
 
 class ToyPolicy(Policy):
-    """Hands out the work that a test puts into ``queue``; ``overwrites`` are promoted by the write of a whole block."""
+    """Hands out the work that a test puts into ``queue``.
+
+    ``overwrites`` are promoted by the write of a whole block, ``admitted`` by the first request that misses them.
+    """
 
     name: ClassVar[str] = "toy"
     hint_size: ClassVar[int] = 4
@@ -206,6 +209,7 @@ class ToyPolicy(Policy):
         self.cache_blocks = cache_blocks
         self.queue: deque[Work] = deque()
         self.overwrites: dict[int, int] = {}
+        self.admitted: dict[int, int] = {}
         self.outstanding: list[Work] = []
         self.completed: list[tuple[Op, int, bool]] = []
         self.idle_asked: list[bool] = []
@@ -214,6 +218,8 @@ class ToyPolicy(Policy):
         self.ticks: list[int] = []
 
     def lookup(self, oblock: int, write: bool, fast_copy: bool) -> int:
+        if oblock in self.admitted and oblock not in self.index:
+            self.queue.appendleft(Work(Op.PROMOTE, oblock, self.admitted.pop(oblock)))
         return self.index.get(oblock, MISS_QUEUED if self.queue else MISS)
 
     def lookup_with_work(self, oblock: int, write: bool, fast_copy: bool) -> tuple[int, Work | None]:
@@ -338,7 +344,7 @@ class World:
     def admit(self, oblock: int, cblock: int) -> None:
         """Let the policy want a block as soon as a request misses it, and absorb the request if it is a write."""
         self.policy.absorbs = True
-        self.policy.queue.append(Work(Op.PROMOTE, oblock, cblock))
+        self.policy.admitted[oblock] = cblock
 
     def ask(self, op: Op, oblock: int, cblock: int) -> None:
         """Let the policy want a migration."""
