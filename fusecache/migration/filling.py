@@ -205,7 +205,7 @@ class Filler:
                 cblock = volume.mapping.find(oblock)
                 if cblock == UNMAPPED or not volume.mapping.flags[cblock] & PARTIAL:
                     return
-                await self._steps.complete(oblock, cblock, fill.view)
+                await self._steps.complete(oblock, cblock, fill.view, for_user=True)
                 fill.was_read.set()
                 await self._steps.store_rest(cblock, fill.view)
             except StoreError as exc:

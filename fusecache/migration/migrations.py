@@ -198,7 +198,7 @@ class Migrations:
         valid = volume.mapping.valid.get(work.cblock)
         if valid is not None and sum(1 for _ in byte_runs(valid)) > _MOST_RUNS:
             try:
-                await self._steps.complete(work.oblock, work.cblock, content)
+                await self._steps.complete(work.oblock, work.cblock, content, for_user=False)
                 await self._steps.store_rest(work.cblock, content)
             except CacheReadError:
                 raise

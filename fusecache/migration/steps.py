@@ -172,12 +172,13 @@ class Steps:
         content[within - begin : within - begin + len(data)] = data
         return begin, content
 
-    async def complete(self, oblock: int, cblock: int, view: memoryview) -> None:
+    async def complete(self, oblock: int, cblock: int, view: memoryview, *, for_user: bool) -> None:
         """Make a partial block whole: read what the cache lacks of it.
 
         The caller keeps writers out.  Afterwards ``view`` has all of the block; :meth:`store_rest` puts it into the
         cache.
 
+        :param for_user: whether a user waits for it; writebacks give way to his reads, and must not to their own.
         :raises StoreError: the cache or the origin cannot be read.
         """
         volume = self._volume
@@ -185,7 +186,11 @@ class Steps:
         valid = volume.mapping.valid[cblock]
         missing = list(byte_runs(volume.geometry.every_sector & ~valid))
         begin, end = missing[0][0], missing[-1][1]
-        await self._origin.read(oblock * size + begin, view[begin:end])
+        if for_user:
+            await self._origin.read(oblock * size + begin, view[begin:end])
+        else:
+            with volume.counters.at_origin():
+                await volume.origin.read(oblock * size + begin, view[begin:end])
         for run_begin, run_end in byte_runs(valid):
             await self._copier.load(cblock * size + run_begin, view[run_begin:run_end])
         volume.require_cache()  # what was loaded after it was given up may be anything

@@ -384,7 +384,7 @@ def writeback_of_a_partial_block_writes_all_of_it(patch: Patch) -> None:
 
 
 def completion_overwrites_what_the_cache_has(patch: Patch) -> None:
-    async def complete(self: Steps, oblock: int, cblock: int, view: memoryview) -> None:
+    async def complete(self: Steps, oblock: int, cblock: int, view: memoryview, *, for_user: bool) -> None:
         await self._origin.read(oblock * rig.BLOCK, view[: rig.BLOCK])
 
     patch.setattr(Steps, "complete", complete)
