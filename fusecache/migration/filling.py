@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 MOST_FILLS: Final = 16
-"""Fills under way; each holds :data:`fusecache.config.COPY_SIZE` bytes in memory at most."""
+"""Fills under way with which another request may begin some; each holds in memory what it reads for its request."""
 
 
 class Fill:
@@ -110,7 +110,10 @@ class Filler:
 
     def find(self, oblock: int) -> Fill | None:
         """Return the fill from which a block can be read, if there is one."""
-        return self._fills.get(oblock)
+        fill = self._fills.get(oblock)
+        if fill is not None and self._volume.health.cache_lost and self._volume.mapping.find(oblock) != UNMAPPED:
+            return None  # what it has from the cache may be lost
+        return fill
 
     @property
     def may_begin(self) -> bool:
@@ -226,6 +229,6 @@ class Filler:
 
     def check(self) -> None:
         """Assert that every fill that can be found is under way."""
-        assert len(set(self._fills.values())) <= self._under_way <= MOST_FILLS
+        assert len(set(self._fills.values())) <= self._under_way
         for oblock in self._fills:
             assert oblock in self._volume.locks.held

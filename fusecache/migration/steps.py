@@ -100,14 +100,14 @@ class Steps:
     async def absorb(self, batch: Batch, within: int, data: memoryview) -> None:
         """Promote a block by a write to a part of it, which is then all that the cache has of the block.
 
-        The caller keeps writers out.  In writethrough mode the origin gets the data as well, and the block is clean.
-        If the cache refuses the data, the origin gets them alone.
+        The caller keeps writers out.  In other modes than writeback the origin gets the data as well, and the block is
+        clean.  If the cache refuses the data, the origin gets them alone.
 
         :raises StoreError: the origin, which had to be written, could not be; or read, for the edges.
         """
         volume = self._volume
         (work,) = batch.works
-        through = volume.mode is Mode.WRITETHROUGH
+        through = volume.mode is not Mode.WRITEBACK  # it may have been changed since the write was routed
         refusals: list[FusecacheError] = []
 
         async def write_cache() -> None:
@@ -180,7 +180,7 @@ class Steps:
         The caller keeps writers out.  Afterwards ``view`` has all of the block; :meth:`store_rest` puts it into the
         cache.
 
-        :param for_user: whether a user waits for it.
+        :param for_user: whether a user waits for it; writebacks give way to his reads, and must not to their own.
         :raises StoreError: the cache or the origin cannot be read.
         """
         volume = self._volume
@@ -195,6 +195,7 @@ class Steps:
                 await volume.origin.read(oblock * size + begin, view[begin:end])
         for run_begin, run_end in byte_runs(valid):
             await self._copier.load(cblock * size + run_begin, view[run_begin:run_end])
+        volume.require_cache()  # what was loaded after it was given up may be anything
 
     async def store_rest(self, cblock: int, view: memoryview) -> None:
         """Write into the cache what it lacks of a block, all of which is in ``view``; then the block is whole.
@@ -280,7 +281,7 @@ class Steps:
                 except CacheReadError:
                     await self._copier.name_lost(oblock, cblock)
                     raise
-                self.require_dirty(cblock)
+                self._require_kept(cblock, volume.geometry.every_sector)
                 try:
                     await self.write_origin(oblock * size + start, content, patience)
                 except StoreError as exc:
@@ -301,7 +302,7 @@ class Steps:
                     except CacheReadError:
                         await self._copier.name_lost(oblock, cblock)
                         raise
-                    self.require_dirty(cblock)
+                    self._require_kept(cblock, valid)
                     try:
                         await self.write_origin(oblock * size + start, content, patience)
                     except StoreError as exc:
@@ -334,6 +335,12 @@ class Steps:
     def require_dirty(self, cblock: int) -> None:
         """Raise StoreError if a block that was dirty when we began to read it counts as clean by now: it was lost."""
         if not self._volume.is_dirty(cblock):
+            raise StoreError(self._volume.health.cache_lost)
+
+    def _require_kept(self, cblock: int, sectors: int) -> None:
+        """Raise StoreError if of these sectors of a block, which was dirty with them, some were lost meanwhile."""
+        self.require_dirty(cblock)
+        if not self._volume.is_valid(cblock, sectors):
             raise StoreError(self._volume.health.cache_lost)
 
     def dirty_around(self, oblock: int, but: Container[int] = ()) -> list[Work]:

@@ -58,6 +58,11 @@ class GuardedPolicy(Policy):
         self.observes_bios = inner.observes_bios  # type: ignore[misc]
         self.orders_writebacks = inner.orders_writebacks  # type: ignore[misc]
 
+    @property
+    def absorbs(self) -> bool:  # type: ignore[override]  # a tunable may change it at any time
+        """Whether it absorbs writes; nothing that has failed does."""
+        return not self._failed and bool(self._inner.absorbs)
+
     def serve(self, mapping: Mapping, health: Health) -> None:
         """Guard from here on: answer from ``mapping`` if the policy fails, and report that to ``health``."""
         self._mapping = mapping

@@ -164,6 +164,8 @@ class MemoryRecord:
     def __init__(self) -> None:
         self.rows: dict[int, tuple[int, bool]] = {}
         self.sums: dict[int, int | None] = {}
+        self.parts: dict[int, int | None] = {}
+        """cblock -> the sectors that its row names; None: all."""
         self.regions: set[int] = set()
         self.values: dict[str, str] = {}
         self.hints: dict[int, int] = {}
@@ -181,8 +183,10 @@ class MemoryRecord:
         for cblock in transaction.unmapped:
             self.rows.pop(cblock, None)
             self.sums.pop(cblock, None)
+            self.parts.pop(cblock, None)
         self.rows |= {cblock: (oblock, dirty) for cblock, oblock, dirty, *_ in transaction.mapped}
         self.sums |= {cblock: crc for cblock, _, _, crc, _ in transaction.mapped}
+        self.parts |= {cblock: valid for cblock, *_, valid in transaction.mapped}
         self.regions |= set(transaction.opened)
         self.regions -= set(transaction.closed)
         self.values |= transaction.values
@@ -192,7 +196,10 @@ class MemoryRecord:
 
 
 class ToyPolicy(Policy):
-    """Hands out the work that a test puts into ``queue``; ``overwrites`` are promoted by the write of a whole block."""
+    """Hands out the work that a test puts into ``queue``.
+
+    ``overwrites`` are promoted by the write of a whole block, ``admitted`` by the first request that misses them.
+    """
 
     name: ClassVar[str] = "toy"
     hint_size: ClassVar[int] = 4
@@ -203,6 +210,7 @@ class ToyPolicy(Policy):
         self.cache_blocks = cache_blocks
         self.queue: deque[Work] = deque()
         self.overwrites: dict[int, int] = {}
+        self.admitted: dict[int, int] = {}
         self.outstanding: list[Work] = []
         self.completed: list[tuple[Op, int, bool]] = []
         self.idle_asked: list[bool] = []
@@ -211,6 +219,8 @@ class ToyPolicy(Policy):
         self.ticks: list[int] = []
 
     def lookup(self, oblock: int, write: bool, fast_copy: bool) -> int:
+        if oblock in self.admitted and oblock not in self.index:
+            self.queue.appendleft(Work(Op.PROMOTE, oblock, self.admitted.pop(oblock)))
         return self.index.get(oblock, MISS_QUEUED if self.queue else MISS)
 
     def lookup_with_work(self, oblock: int, write: bool, fast_copy: bool) -> tuple[int, Work | None]:
@@ -321,13 +331,22 @@ class World:
         self.flusher = Flusher(self.volume, self.worker, self.jobs)
         self.cache = Disk(self.volume, self.worker)
 
-    def load(self, oblock: int, cblock: int, *, dirty: bool = False) -> None:
-        """Have a block cached, as recovery would."""
+    def load(self, oblock: int, cblock: int, *, dirty: bool = False, valid: int | None = None) -> None:
+        """Have a block cached, as recovery would; ``valid`` says which sectors of it, if not all."""
         self.mapping.insert(oblock, cblock)
+        if valid is not None:
+            self.mapping.holds_part(cblock, valid)
+            self.durability.rows._recorded_parts[cblock] = valid
+            self.record.parts[cblock] = valid
         self.policy.load_mapping(oblock, cblock, dirty, None)
         self.record.rows[cblock] = (oblock, dirty)
         if dirty:
             self.mapping.recovered_dirty(cblock)
+
+    def admit(self, oblock: int, cblock: int) -> None:
+        """Let the policy want a block as soon as a request misses it, and absorb the request if it is a write."""
+        self.policy.absorbs = True
+        self.policy.admitted[oblock] = cblock
 
     def ask(self, op: Op, oblock: int, cblock: int) -> None:
         """Let the policy want a migration."""

@@ -52,6 +52,7 @@ def make_status(**changes: Any) -> Status:
         cache_blocks=1000,
         used_blocks=700,
         dirty_blocks=30,
+        partial_blocks=3,
         suspect_blocks=2,
         **counted,
         mode=Mode.WRITEBACK,
