@@ -36,6 +36,7 @@ from fusecache.block import PARTIAL, UNMAPPED
 from fusecache.config import DirtyAge, DirtyLimit, Mode
 from fusecache.errors import StoreError
 from fusecache.migration.backoff import Backoff
+from fusecache.migration.neighbours import dirty_around
 from fusecache.migration.origin_order import in_origin_order
 from fusecache.migration.origin_slots import PATIENCE, SHORT_PATIENCE
 from fusecache.migration.overdue import Overdue
@@ -223,7 +224,7 @@ class Cleaning:
             oblock = await self._next(walk, partial(self._may_write_back, taken))
             if oblock == UNMAPPED:
                 break
-            stretches.append(self._worker.steps.dirty_around(oblock, taken))
+            stretches.append(dirty_around(self._volume, oblock, taken))
             taken.update(work.oblock for work in stretches[-1])
         if not stretches:
             return False

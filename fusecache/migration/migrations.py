@@ -46,6 +46,7 @@ from fusecache.config import COPY_SIZE
 from fusecache.errors import BusyError, FusecacheError, StoreError
 from fusecache.migration.batches import Batch, Held
 from fusecache.migration.copier import CacheReadError, Copier
+from fusecache.migration.neighbours import dirty_around
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -267,7 +268,7 @@ class Migrations:
         volume = self._volume
         (work,) = batch.works
         if volume.is_dirty(work.cblock) and batch.rate_applied:
-            await self.write_back(Batch(self._steps.dirty_around(work.oblock), None, patience=batch.patience))
+            await self.write_back(Batch(dirty_around(volume, work.oblock), None, patience=batch.patience))
         with Held(volume) as held, reporting(batch, work, held):
             await held.take(work.oblock, WRITERS_OUT)
             volume.require_work(work)

@@ -35,11 +35,9 @@ from fusecache.migration.origin_slots import PATIENCE, SHORT_PATIENCE
 from fusecache.stores import write_sparsely
 from fusecache.tasks import gather
 from fusecache.volume import OriginIO
-from policies import Op, Work
+from policies import Work
 
 if TYPE_CHECKING:
-    from collections.abc import Container
-
     from fusecache.migration.batches import Batch
     from fusecache.migration.copier import Copier
     from fusecache.migration.copy_rate import CopyRate
@@ -342,25 +340,6 @@ class Steps:
         self.require_dirty(cblock)
         if not self._volume.is_valid(cblock, sectors):
             raise StoreError(self._volume.health.cache_lost)
-
-    def dirty_around(self, oblock: int, but: Container[int] = ()) -> list[Work]:
-        """List a cached block and its dirty neighbours at the origin, as many as go into one write.
-
-        :param but: blocks to leave out; those that somebody migrates are left out in any case.
-        """
-        volume = self._volume
-        most = max(1, COPY_SIZE // volume.geometry.block_size)
-        first, last = oblock, oblock
-        while last + 1 - first < most and first - 1 not in but and self._may_join(first - 1):
-            first -= 1
-        while last + 1 - first < most and last + 1 not in but and self._may_join(last + 1):
-            last += 1
-        find = volume.mapping.find
-        return [Work(Op.WRITEBACK, neighbour, find(neighbour)) for neighbour in range(first, last + 1)]
-
-    def _may_join(self, oblock: int) -> bool:
-        cblock = self._volume.mapping.find(oblock) if oblock >= 0 else UNMAPPED
-        return cblock != UNMAPPED and self._volume.is_dirty(cblock) and self._volume.locks.may_migrate(oblock)
 
     async def forget_at_origin(self, begin: int, count: int) -> None:
         """Let the origin forget in memory blocks that the cache has by now: they would be there twice.
