@@ -54,10 +54,10 @@ BLOCK: Final = 4096
 QUICK_TICKS: Final = 0.05
 """Seconds, instead of one, so that ticks fall among requests."""
 _TICKS_PER_CLOSING: Final = 2
-_AGE: Final = DirtyAge(0.3, 12)
+_AGE: Final = DirtyAge(0.1, 6)
 _LIMITS: Final = (0, 30, 75, 100)
 """Of which the seed chooses one; per cent."""
-_QUIET_SECONDS: Final = 0.2
+_QUIET_SECONDS: Final = 0.03
 """Instead of one."""
 _HANG_SECONDS: Final = 300
 """Virtual; nothing that works takes nearly as long."""
@@ -413,7 +413,7 @@ def simulated(tick_seconds: float = QUICK_TICKS) -> Iterator[None]:
         patch.object(mount, "_TICK_SECONDS", tick_seconds),
         patch.object(mount, "_TICKS_PER_CLOSING", _TICKS_PER_CLOSING),
         patch("fusecache.jobs.switching._SLICE", 1),
-        patch("fusecache.migration.cleaning._LOOK_SECONDS", tick_seconds),
+        patch("fusecache.migration.cleaning._LOOK_SECONDS", _QUIET_SECONDS),
         patch("fusecache.migration.origin_order.SORTED_AT_ONCE", 2),
         patch("fusecache.volume.activity.QUIET_SECONDS", _QUIET_SECONDS),
         patch("fusecache.attach.binding.size_of", lambda cache: cache.size),
