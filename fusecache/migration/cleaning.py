@@ -191,14 +191,15 @@ class Cleaning:
 
     async def _write_excess(self) -> bool:
         """Write back some of what is too much; returns whether there was anything that could be."""
+        excess = self._volume.mapping.dirty_count - self._worker.admission.most
         if self._due is not None:
-            if await self._write_some(self._due, _SIDE_BY_SIDE, SHORT_PATIENCE):
+            if await self._write_some(self._due, excess, SHORT_PATIENCE):
                 return True
             self._due = None
         began = self._dirty is None
         if self._dirty is None:
             self._dirty = await in_origin_order(self._volume.mapping, self._volume.mapping.dirty_map)
-        if await self._write_some(self._dirty, _SIDE_BY_SIDE, SHORT_PATIENCE):
+        if await self._write_some(self._dirty, excess, SHORT_PATIENCE):
             return True
         self._dirty = None
         return not began  # then there may be more
@@ -216,11 +217,14 @@ class Cleaning:
         self._leisure_at = now + _LOOK_SECONDS
         return False
 
-    async def _write_some(self, walk: Iterator[int], most: int, patience: float) -> bool:
-        """Write back what comes next in a walk, up to so many writes side by side; returns whether there was any."""
+    async def _write_some(self, walk: Iterator[int], blocks: int, patience: float) -> bool:
+        """Write back what comes next in a walk, with its neighbours; returns whether there was any.
+
+        :param blocks: how many are enough for now.
+        """
         taken: set[int] = set()
         stretches: list[list[Work]] = []
-        for _ in range(most):
+        while len(taken) < blocks and len(stretches) < _SIDE_BY_SIDE:
             oblock = await self._next(walk, partial(self._may_write_back, taken))
             if oblock == UNMAPPED:
                 break
