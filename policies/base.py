@@ -103,6 +103,9 @@ class Policy(ABC):
     """Whether a write of a part of a block that is not cached is referred to :meth:`lookup_with_work`: if the policy
     hands out the promotion, the block is cached with what was written, and the rest of it stays at the origin."""
 
+    orders_writebacks: ClassVar[bool] = False
+    """Whether it orders writebacks by itself when the origin is idle; otherwise the cache writes back then."""
+
     @abstractmethod
     def lookup(self, oblock: int, write: bool, fast_copy: bool) -> int:
         """Refer one bio to the policy.

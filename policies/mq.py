@@ -55,6 +55,7 @@ class MqPolicy(Policy):
     name: ClassVar[str] = "mq"
     version: ClassVar[tuple[int, int, int]] = (1, 3, 0)
     hint_size: ClassVar[int] = 4
+    orders_writebacks: ClassVar[bool] = True
     observes_bios: ClassVar[bool] = True
 
     def __init__(self, *, cache_blocks: int, origin_blocks: int, block_size: int, now_ms: int = 0) -> None:

@@ -59,6 +59,7 @@ class SmqPolicy(Policy):
     version: ClassVar[tuple[int, int, int]] = (2, 0, 0)
     hint_size: ClassVar[int] = 4
     keeps_heat: ClassVar[bool] = True
+    orders_writebacks: ClassVar[bool] = True
 
     _always_clean: ClassVar[bool] = False
     """Whether dirty blocks are written back even while the origin is busy."""

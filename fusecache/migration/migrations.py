@@ -47,6 +47,7 @@ from fusecache.config import COPY_SIZE
 from fusecache.errors import BusyError, FusecacheError, StoreError
 from fusecache.migration.batches import Batch, Held
 from fusecache.migration.copier import CacheReadError, Copier
+from fusecache.migration.neighbours import dirty_around
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -202,7 +203,7 @@ class Migrations:
         valid = volume.mapping.valid.get(work.cblock)
         if valid is not None and sum(1 for _ in byte_runs(valid)) > _MOST_RUNS:
             try:
-                await self._steps.complete(work.oblock, work.cblock, content)
+                await self._steps.complete(work.oblock, work.cblock, content, for_user=False)
                 await self._steps.store_rest(work.cblock, content)
             except CacheReadError:
                 raise
@@ -272,7 +273,7 @@ class Migrations:
         (work,) = batch.works
         if volume.is_dirty(work.cblock) and batch.rate_applied:
             async with self._dirty_demotions:
-                await self.write_back(Batch(self._steps.dirty_around(work.oblock), None, patience=batch.patience))
+                await self.write_back(Batch(dirty_around(volume, work.oblock), None, patience=batch.patience))
         with Held(volume) as held, reporting(batch, work, held):
             await held.take(work.oblock, WRITERS_OUT)
             volume.require_work(work)

@@ -2,7 +2,7 @@
 
 The mapping knows what is cached, so fusecache can do without a policy at any moment.  Once a policy has raised anything
 that the contract does not allow, the guard asks it no more.  It answers lookups from the mapping, and nothing is
-promoted, demoted or written back until another policy is set.
+promoted or demoted until another policy is set; what is dirty is written back all the same.
 
 The same goes for an answer that cannot be:
 
@@ -57,7 +57,12 @@ class GuardedPolicy(Policy):
         self.hint_size = inner.hint_size  # type: ignore[misc]
         self.observes_bios = inner.observes_bios  # type: ignore[misc]
         self.keeps_heat = inner.keeps_heat  # type: ignore[misc]
-        self.absorbs = bool(inner.absorbs)
+        self.orders_writebacks = inner.orders_writebacks  # type: ignore[misc]
+
+    @property
+    def absorbs(self) -> bool:  # type: ignore[override]  # a tunable may change it at any time
+        """Whether it absorbs writes; nothing that has failed does."""
+        return not self._failed and bool(self._inner.absorbs)
 
     def serve(self, mapping: Mapping, health: Health) -> None:
         """Guard from here on: answer from ``mapping`` if the policy fails, and report that to ``health``."""
@@ -71,7 +76,7 @@ class GuardedPolicy(Policy):
         assert self._health is not None
         self._failed = True
         self.hint_size = 0  # type: ignore[misc]  # it has none that mean anything any more
-        self.absorbs = False
+        self.orders_writebacks = False  # type: ignore[misc]
         self._health.policy_failed = f"{self.name}: {type(error).__name__}: {error}"
         log.error("policy failed", policy=self.name, exc_info=error)
 

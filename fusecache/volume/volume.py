@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import structlog
 import trio
 
-from fusecache.block import DIRTY, UNMAPPED
+from fusecache.block import DIRTY, PARTIAL, UNMAPPED
 from fusecache.config import DEFAULT_MIGRATION_THRESHOLD, Mode
 from fusecache.errors import BusyError, FusecacheError, RefusedError, StoreError
 from fusecache.volume.activity import Activity
@@ -142,7 +142,11 @@ class Volume:
         :param crc: the sum of it; None if the cache holds only a part.
         """
         mapping = self.mapping
-        if mapping.cleaned_in_part(cblock) if crc is None else mapping.cleaned(cblock, crc):
+        if crc is None or mapping.flags[cblock] & PARTIAL:  # it may have lost sectors while it was written back
+            was_dirty = mapping.cleaned_in_part(cblock)
+        else:
+            was_dirty = mapping.cleaned(cblock, crc)
+        if was_dirty:
             self._tell_clean(cblock)
             self.durability.rows.cleaned(cblock)
 

@@ -199,6 +199,9 @@ class History:
             if rng.random() < shape.restlessness:
                 await self._tolerate(self._change(rng))
                 continue
+            if rng.random() < shape.hammering:
+                await self._hammer(rng)
+                continue
             kind = rng.random()
             first, count = self._range(rng)
             if kind < 0.55:
@@ -207,6 +210,32 @@ class History:
                 await self._read(first, count)
             else:
                 await self._flush()
+
+    async def _hammer(self, rng: random.Random) -> None:
+        """Write to one block in small pieces, and look at it, and flush: each piece may add sectors to a partial block.
+
+        A part of a sector is written as often as a whole one, if cells are so small.
+        """
+        cells = len(self._oracle.allowed)
+        per_block = BLOCK // self._shape.cell_bytes
+        begin = rng.randrange(min(cells, 2 * per_block)) // per_block * per_block  # where others hammer as well
+        end = min(begin + per_block, cells)
+
+        def some(*counts: int) -> tuple[int, int]:
+            first = rng.randrange(begin, end)
+            return first, min(rng.choice(counts), end - first)
+
+        for _ in range(rng.randint(2, 6)):
+            async with trio.open_nursery() as nursery:
+                if rng.random() < 0.3:
+                    nursery.start_soon(self._read, *some(1, per_block))
+                if rng.random() < 0.2:
+                    nursery.start_soon(self._write, *some(1, 2))
+                await self._write(*some(1, 1, 2, per_block // 2))
+                if rng.random() < 0.3:
+                    nursery.start_soon(self._read, *some(1, per_block))
+                if rng.random() < 0.4:
+                    await self._flush()
 
     def _range(self, rng: random.Random) -> tuple[int, int]:
         """Choose cells: a block, some cells of one, or a run across blocks."""

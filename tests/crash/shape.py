@@ -37,10 +37,12 @@ class Shape:
     """Bytes a second."""
     tick_seconds: float
     """So much that happens between two ticks is never committed on its own."""
+    hammering: float
+    """Series of small writes to one block, with a flush or a read between them, per request."""
 
     @classmethod
     def of(cls, rng: random.Random, *, faults: bool) -> Shape:
-        cell_bytes = rng.choice((512, 512, 512, 128))
+        cell_bytes = rng.choice((512, 512, 128))
         tail = rng.randrange(0, BLOCK, cell_bytes)
         forgets = rng.choice(("", "", "origin", "cache")) if faults else ""
         return cls(
@@ -58,4 +60,5 @@ class Shape:
             forgets=forgets,
             scrub_rate=rng.choice((0, 10 * BLOCK, 1000 * BLOCK)),
             tick_seconds=rng.choice((QUICK_TICKS, QUICK_TICKS, 10 * QUICK_TICKS)),
+            hammering=rng.choice((0.0, 0.1, 0.4)),
         )

@@ -56,6 +56,7 @@ def make(monkeypatch: pytest.MonkeyPatch, method: str, error: type[Exception]) -
     policy.load_mapping(5, 1, False, None)
     assert isinstance(policy, GuardedPolicy)
     policy.serve(mapping, health)
+    assert policy.orders_writebacks
 
     def fail(*_: object) -> None:
         msg = "out of its mind"
@@ -78,6 +79,7 @@ def test_whatever_raises_the_mapping_answers_instead(
     assert policy.lookup(5, False, False) == 1
     assert policy.lookup(6, False, False) == MISS
     assert policy.hint_size == 0
+    assert not policy.orders_writebacks
     assert policy.get_background_work(True) is None
     assert policy.invalidate_mapping(1)
     policy.check()
