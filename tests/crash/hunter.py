@@ -223,13 +223,16 @@ class History:
 
         def some(*counts: int) -> tuple[int, int]:
             first = rng.randrange(begin, end)
+            if rng.random() < 0.7:  # near to the others of this round, perhaps in one sector with them
+                first = min(max(begin, focus + rng.randint(-3, 3)), end - 1)
             return first, min(rng.choice(counts), end - first)
 
         for _ in range(rng.randint(2, 6)):
+            focus = rng.randrange(begin, end)
             async with trio.open_nursery() as nursery:
                 if rng.random() < 0.3:
                     nursery.start_soon(self._read, *some(1, per_block))
-                if rng.random() < 0.2:
+                if rng.random() < 0.3:
                     nursery.start_soon(self._write, *some(1, 2))
                 await self._write(*some(1, 1, 2, per_block // 2))
                 if rng.random() < 0.3:
