@@ -61,5 +61,5 @@ class Shape:
             forgets=forgets,
             scrub_rate=rng.choice((0, 10 * BLOCK, 1000 * BLOCK)),
             tick_seconds=rng.choice((QUICK_TICKS, QUICK_TICKS, 10 * QUICK_TICKS)),
-            hammering=rng.choice((0.0, 0.1, 0.4)),
+            hammering=rng.choice((0.4, 0.8) if forgets == "cache" else (0.0, 0.1, 0.4)),
         )
