@@ -1,8 +1,8 @@
 """Partial blocks: whatever is written in whatever pieces, each byte shows what was written to it last.
 
 One request comes after the other, so that the model is exact: a ``bytearray``, and what of it the last flush has made
-durable.  After each step every structure is asked whether it is sound; after each flush, and where a crash comes, what a
-power cut leaves is held against the model.  What is done side by side is for ``test_disk.py`` and the crash hunter.
+durable.  After each step every structure is asked whether it is sound; after each flush, and where a crash comes, what
+a power cut leaves is held against the model.  What is done side by side is for ``test_disk.py`` and the crash hunter.
 """
 
 from __future__ import annotations
