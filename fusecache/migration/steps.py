@@ -342,7 +342,10 @@ class Steps:
             raise StoreError(self._volume.health.cache_lost)
 
     def dirty_around(self, oblock: int) -> list[Work]:
-        """List a cached block and its dirty neighbours at the origin, as many as go into one write."""
+        """List a cached block, for which the copy rate has been asked, and its dirty neighbours at the origin.
+
+        They are as many as go into one write, or none if the copy rate does not allow them now.
+        """
         volume = self._volume
         most = max(1, COPY_SIZE // volume.geometry.block_size)
         first, last = oblock, oblock
@@ -351,6 +354,8 @@ class Steps:
         while last + 1 - first < most and self._is_dirty(last + 1):
             last += 1
         find = volume.mapping.find
+        if first < last and not self._copy_rate.takes((last - first) * volume.geometry.block_size):
+            first = last = oblock
         return [Work(Op.WRITEBACK, neighbour, find(neighbour)) for neighbour in range(first, last + 1)]
 
     def _is_dirty(self, oblock: int) -> bool:

@@ -304,8 +304,9 @@ def test_whether_it_absorbs_is_asked_anew_each_time_and_what_has_failed_does_not
 ) -> None:
     policy, _ = make(monkeypatch, "lookup", ValueError)
     assert isinstance(policy, GuardedPolicy)
-    assert not policy.absorbs
+    asked = [policy.absorbs]
     policy._inner.absorbs = True  # which a tunable does
-    assert policy.absorbs
+    asked.append(policy.absorbs)
     policy.lookup(5, False, False)
-    assert not policy.absorbs
+    asked.append(policy.absorbs)
+    assert asked == [False, True, False]
