@@ -22,7 +22,7 @@ from policies import MISS, MISS_QUEUED, Op, Policy, PolicyError, Work
 
 SECTOR: Final = 512
 """What a disk writes whole or not at all."""
-_EVICTION: Final = 0.2
+_EVICTION: Final = 0.4
 """How likely it is that memory has been short by the time that something forgotten is read."""
 
 

@@ -47,7 +47,6 @@ from fusecache.config import COPY_SIZE
 from fusecache.errors import BusyError, FusecacheError, StoreError
 from fusecache.migration.batches import Batch, Held
 from fusecache.migration.copier import CacheReadError, Copier
-from fusecache.migration.neighbours import dirty_around
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -273,7 +272,7 @@ class Migrations:
         (work,) = batch.works
         if volume.is_dirty(work.cblock) and batch.rate_applied:
             async with self._dirty_demotions:
-                await self.write_back(Batch(dirty_around(volume, work.oblock), None, patience=batch.patience))
+                await self.write_back(Batch(self._steps.written_with(work.oblock), None, patience=batch.patience))
         with Held(volume) as held, reporting(batch, work, held):
             await held.take(work.oblock, WRITERS_OUT)
             volume.require_work(work)

@@ -31,6 +31,7 @@ from fusecache.config import COPY_SIZE, MIB, Mode
 from fusecache.errors import FusecacheError, StoreError
 from fusecache.migration.batches import Held
 from fusecache.migration.copier import CacheReadError
+from fusecache.migration.neighbours import dirty_around
 from fusecache.migration.origin_slots import PATIENCE, SHORT_PATIENCE
 from fusecache.stores import write_sparsely
 from fusecache.tasks import gather
@@ -340,6 +341,15 @@ class Steps:
         self.require_dirty(cblock)
         if not self._volume.is_valid(cblock, sectors):
             raise StoreError(self._volume.health.cache_lost)
+
+    def written_with(self, oblock: int) -> list[Work]:
+        """List a block, for which the copy rate has been asked, and the dirty neighbours that are written back with it.
+
+        There are no neighbours if the copy rate does not allow them now.
+        """
+        works = dirty_around(self._volume, oblock)
+        more = (len(works) - 1) * self._volume.geometry.block_size
+        return works if self._copy_rate.takes(more) else [work for work in works if work.oblock == oblock]
 
     async def forget_at_origin(self, begin: int, count: int) -> None:
         """Let the origin forget in memory blocks that the cache has by now: they would be there twice.

@@ -254,11 +254,7 @@ class GuardedPolicy(Policy):
 
     def set_config_value(self, key: str, value: str) -> None:
         """See above."""
-        self._ask(self._set, key, value, may_refuse=True, instead=_nothing)
-
-    def _set(self, key: str, value: str) -> None:
-        self._inner.set_config_value(key, value)
-        self.absorbs = bool(self._inner.absorbs)
+        self._ask(self._inner.set_config_value, key, value, may_refuse=True, instead=_nothing)
 
     def config_values(self) -> dict[str, str]:
         """See above."""

@@ -473,6 +473,15 @@ def fill_maps_its_block_before_the_cache_has_it(patch: Patch) -> None:
     patch.setattr(Steps, "map_promoted", map_once)
 
 
+def whatever_a_partial_block_has_is_kept_when_the_cache_is_lost(patch: Patch) -> None:
+    on_lost_write = Volume.on_lost_write
+
+    def keep_all(self: Volume, cblock: int, durable: int) -> None:
+        on_lost_write(self, cblock, self.mapping.valid.get(cblock, durable))
+
+    patch.setattr(Volume, "on_lost_write", keep_all)
+
+
 def sectors_that_were_not_durable_are_kept_when_the_cache_is_lost(patch: Patch) -> None:
     def extended(self: Flushes, cblock: int, before: int) -> None:
         pass
@@ -728,6 +737,7 @@ _FAULTY = [
     what_a_lost_cache_may_have_forgotten_is_written_back,
     a_flush_that_failed_counts_as_done,
     a_failed_double_write_counts_as_done,
+    whatever_a_partial_block_has_is_kept_when_the_cache_is_lost,
     sectors_that_were_not_durable_are_kept_when_the_cache_is_lost,
 ]
 

@@ -336,3 +336,16 @@ async def test_a_write_is_given_no_work_but_the_promotion_of_its_block(
         assert await world.cache.write(3 * BLOCK, b"n" * BLOCK) == BLOCK
         assert world.volume.health.policy_failed
         assert world.origin_block(3) == b"n" * BLOCK
+
+
+def test_whether_it_absorbs_is_asked_anew_each_time_and_what_has_failed_does_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    policy, _ = make(monkeypatch, "lookup", ValueError)
+    assert isinstance(policy, GuardedPolicy)
+    asked = [policy.absorbs]
+    policy._inner.absorbs = True  # which a tunable does
+    asked.append(policy.absorbs)
+    policy.lookup(5, False, False)
+    asked.append(policy.absorbs)
+    assert asked == [False, True, False]
