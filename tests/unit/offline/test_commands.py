@@ -124,7 +124,7 @@ def test_default_paths_are_those_of_mount(
 @pytest.mark.parametrize(
     ("words", "size"),
     [
-        ("--nr-blocks 1000", "5086592 bytes (4.9MiB) for 1000 blocks"),
+        ("--nr-blocks 1000", "4894592 bytes (4.7MiB) for 1000 blocks"),
         ("--block-size 64KiB --cache-size 1GiB", "7602176 bytes (7.3MiB) for 16384 blocks"),
         ("--block-size 64KiB --cache-size 65537 -n", "4718944"),
     ],
