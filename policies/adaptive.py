@@ -212,7 +212,12 @@ class AdaptivePolicy(AdmittingPolicy):
         self._remember(oblock, self._keys[cblock], is_alive=True)
 
     def _kept(self, cblock: int) -> None:
-        """Leave it: its class and age are what they were."""
+        """Take it for touched just now, but count no reuse."""
+        keys, tables = self._keys, self._tables
+        key = keys[cblock]
+        keys[cblock] = renewed = tables.base - (tables.base - key) % CLASSES
+        tables.alive[key] -= 1
+        tables.alive[renewed] += 1
 
     def _removed(self, cblock: int) -> None:
         self._tables.alive[self._keys[cblock]] -= 1
@@ -300,7 +305,7 @@ class AdaptivePolicy(AdmittingPolicy):
             part = slice(start, start + _SLICE)
             base = self._tables.base
             for cblock, (key, state) in enumerate(zip(keys[part], flags[part], strict=True), start):
-                if state & (ALLOCATED | RESERVED) == ALLOCATED:
+                if _WEIGHTS[state] < inf:
                     by_cell.setdefault(cells[base - key], array("I")).append(cblock)
             yield []
         scores = self._tables.scores

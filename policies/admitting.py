@@ -33,7 +33,7 @@ from policies.base import MISS, MISS_QUEUED, BadTunableError, Op, Policy, Policy
 from policies.sizes import check_sizes
 from policies.structures.blockindex import BlockIndex
 from policies.structures.tracker import WorkTracker
-from policies.tunables import is_switched_on
+from policies.tunables import ABSORB, is_switched_on, switch_text
 
 BYPASS: Final = -1
 """Answer of :meth:`AdmittingPolicy._admit`: leave the block where it is."""
@@ -45,7 +45,6 @@ RESERVED: Final = 8
 
 _RESERVE_SHARE: Final = 256
 _MAX_RESERVE: Final = 1024
-_SWITCHES: Final = ("off", "on")
 
 
 class AdmittingPolicy(Policy):
@@ -333,14 +332,14 @@ class AdmittingPolicy(Policy):
 
         :raises BadTunableError: no such tunable, or a bad value; nothing was changed.
         """
-        if key.lower() != "absorb":
+        if key.lower() != ABSORB:
             msg = f"policy {self.name} has no tunable {key!r}; it has: {', '.join(self.config_values())}"
             raise BadTunableError(msg)
-        self.absorbs = is_switched_on("absorb", value)
+        self.absorbs = is_switched_on(ABSORB, value)
 
     def config_values(self) -> dict[str, str]:
         """List the tunables."""
-        return {"absorb": _SWITCHES[self.absorbs]}
+        return {ABSORB: switch_text(self.absorbs)}
 
     def allow_migrations(self, allowed: bool) -> None:
         """Forbid or allow new promotions and demotions."""

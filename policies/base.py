@@ -153,7 +153,7 @@ class Policy(ABC):
         """List the cblocks of mapped blocks, coldest first, so that the next policy knows which are hot.
 
         They come in slices, each a matter of a few milliseconds; some are empty.  Lookups go on between them, so a
-        block may be listed twice, or not at all; the latter counts as hot.  Close the list if you do not read its end.
+        block may be listed twice, or not at all; the latter counts as hot.  A list may end when another one is begun.
         """
         return iter(())
 

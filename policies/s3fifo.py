@@ -7,7 +7,8 @@ Theory of operation
 A new block enters *small*, a tenth of the room.  A hit counts up to three, and that is all.  Who reaches the end of
 small with two hits or more goes on to *main*, the others leave and are remembered: as many as main has room for.
 A miss of a remembered block enters main at once.  Who reaches the end of main with hits goes round once more, with one
-hit less, the others leave for good.  Victims come from small while that has its share or more, otherwise from main.
+hit less, the others leave for good.  Victims come from small while that has more than its share, otherwise from main.
+Until there was a first victim, small takes no more than its share, and main the rest.
 
 A call moves so many blocks on at most; who comes to the end then has to leave, hits or not.
 
@@ -83,20 +84,26 @@ class S3FifoPolicy(AdmittingPolicy):
     def _victim(self) -> int:
         self._is_filling = False
         queues, kind = self._queues, self._kind
-        for step in range(_PATIENCE + 1):
-            small, main = queues.size
-            queue = _SMALL if small > self._small_share or not main else _MAIN
-            cblock = queues.oldest(queue)
+        for _ in range(_PATIENCE):
+            queue, cblock = self._next_out()
             if cblock < 0:
                 return cblock
             hits = kind[cblock] & _HITS
-            queues.remove(cblock, queue)
-            if step == _PATIENCE or hits < (_WORTHY_HITS if queue == _SMALL else 1):
+            if hits < (_WORTHY_HITS if queue == _SMALL else 1):
                 break
+            queues.remove(cblock, queue)
             self._unmark(cblock)
             kind[cblock] = _MAIN << _QUEUE_SHIFT | (0 if queue == _SMALL else hits - 1)
             queues.push(cblock, _MAIN)
+        queue, cblock = self._next_out()
+        queues.remove(cblock, queue)
         return cblock
+
+    def _next_out(self) -> tuple[int, int]:
+        """Return the queue that has to give a block, and its oldest, or -1."""
+        small, main = self._queues.size
+        queue = _SMALL if small > self._small_share or not main else _MAIN
+        return queue, self._queues.oldest(queue)
 
     def _evicted(self, cblock: int, oblock: int) -> None:
         if self._kind[cblock] >> _QUEUE_SHIFT == _SMALL:

@@ -10,6 +10,10 @@ from policies.base import BadTunableError
 _MAX: Final = 2**32 - 1
 
 
+ABSORB: Final = "absorb"
+"""The switch that every policy has which may admit blocks: whether writes of parts of them are absorbed."""
+
+
 def is_switched_on(name: str, text: str) -> bool:
     """Read ``on`` or ``off``, in any case.
 
@@ -20,6 +24,11 @@ def is_switched_on(name: str, text: str) -> bool:
         msg = f"{name} must be on or off, not {text!r}"
         raise BadTunableError(msg)
     return switch == "on"
+
+
+def switch_text(is_on: bool) -> str:
+    """Return what :func:`is_switched_on` reads."""
+    return "on" if is_on else "off"
 
 
 class Tunables:

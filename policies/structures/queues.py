@@ -119,7 +119,7 @@ class AgedQueues(Queues):
     :ivar now: the clock.
     """
 
-    __slots__ = ("_anchors", "_cursor", "_passed", "_unit", "now", "stamp")
+    __slots__ = ("_anchors", "_cursor", "_passed", "_unit", "_walks", "now", "stamp")
 
     def __init__(self, entries: int, queues: int) -> None:
         """Start with empty queues, and all anchors outside."""
@@ -130,6 +130,7 @@ class AgedQueues(Queues):
         self.now = 0
         self._unit = max(entries // _UNITS, 1)
         self._passed = 0
+        self._walks = 0
 
     def pass_time(self) -> None:
         """Let the clock go on by one event, of which a unit has many."""
@@ -156,9 +157,17 @@ class AgedQueues(Queues):
         self.size[queue] += 1
 
     def renew(self, entry: int, queue: int) -> None:
-        """Make an entry of a queue its newest."""
-        self._unlink(entry)
-        self._link(entry, self.heads + queue)
+        """Make an entry of a queue its newest; a hit does so, and therefore it is written out."""
+        older, newer = self.older, self.newer
+        ahead, behind = older[entry], newer[entry]
+        newer[ahead] = behind
+        older[behind] = ahead
+        head = self.heads + queue
+        last = older[head]
+        older[entry] = last
+        newer[entry] = head
+        newer[last] = entry
+        older[head] = entry
         self.stamp[entry] = self.now
 
     def oldest(self, queue: int) -> int:
@@ -181,10 +190,12 @@ class AgedQueues(Queues):
     def walk(self, *queues: int) -> Iterator[list[int]]:
         """List the entries of these queues, one queue after the other and the oldest first, in slices; some are empty.
 
-        Each queue ends where it ends when the walk comes there.  There may be one walk at a time: close it.
+        Each queue ends where it ends when the walk comes there.  A new walk ends the one before.
         """
         cursor, entries, newer = self._cursor, self.entries, self.newer
-        assert newer[cursor] == cursor, "another walk is under way"
+        self._take_away(cursor)
+        self._walks += 1
+        walk = self._walks
         try:
             for queue in queues:
                 head = self.heads + queue
@@ -200,10 +211,12 @@ class AgedQueues(Queues):
                     is_end = node == head
                     self._link(cursor, node)
                     yield found
+                    if self._walks != walk:
+                        return
                     node = head if is_end else newer[cursor]
                     self._take_away(cursor)
         finally:
-            if newer[cursor] != cursor:
+            if self._walks == walk:
                 self._take_away(cursor)
 
     def _take_away(self, node: int) -> None:

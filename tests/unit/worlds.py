@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import ClassVar, ParamSpec
@@ -191,10 +191,14 @@ class MemoryRecord:
 
 
 class ToyPolicy(Policy):
-    """Hands out the work that a test puts into ``queue``; ``overwrites`` are promoted by the write of a whole block."""
+    """Hands out the work that a test puts into ``queue``; ``overwrites`` are promoted by the write of a whole block.
+
+    ``listed`` is what it lists as coldest first.
+    """
 
     name: ClassVar[str] = "toy"
     hint_size: ClassVar[int] = 4
+    keeps_heat: ClassVar[bool] = True
 
     def __init__(self, cache_blocks: int) -> None:
         self.index: dict[int, int] = {}
@@ -208,6 +212,10 @@ class ToyPolicy(Policy):
         self.hints: dict[int, int | None] = {}
         self.allowed = True
         self.ticks: list[int] = []
+        self.listed: list[list[int]] = []
+
+    def coldest_first(self) -> Iterator[list[int]]:
+        return iter(self.listed)
 
     def lookup(self, oblock: int, write: bool, fast_copy: bool) -> int:
         return self.index.get(oblock, MISS_QUEUED if self.queue else MISS)
