@@ -31,11 +31,12 @@ from fusecache.config import COPY_SIZE, MIB, Mode
 from fusecache.errors import FusecacheError, StoreError
 from fusecache.migration.batches import Held
 from fusecache.migration.copier import CacheReadError
+from fusecache.migration.neighbours import dirty_around
 from fusecache.migration.origin_slots import PATIENCE, SHORT_PATIENCE
 from fusecache.stores import write_sparsely
 from fusecache.tasks import gather
 from fusecache.volume import OriginIO
-from policies import Op, Work
+from policies import Work
 
 if TYPE_CHECKING:
     from fusecache.migration.batches import Batch
@@ -335,26 +336,14 @@ class Steps:
         if not (self._volume.is_dirty(cblock) and self._volume.is_valid(cblock, sectors)):
             raise StoreError(self._volume.health.cache_lost)
 
-    def dirty_around(self, oblock: int) -> list[Work]:
-        """List a cached block, for which the copy rate has been asked, and its dirty neighbours at the origin.
+    def written_with(self, oblock: int) -> list[Work]:
+        """List a block, for which the copy rate has been asked, and the dirty neighbours that are written back with it.
 
-        They are as many as go into one write, or none if the copy rate does not allow them now.
+        There are no neighbours if the copy rate does not allow them now.
         """
-        volume = self._volume
-        most = max(1, COPY_SIZE // volume.geometry.block_size)
-        first, last = oblock, oblock
-        while last + 1 - first < most and self._is_dirty(first - 1):
-            first -= 1
-        while last + 1 - first < most and self._is_dirty(last + 1):
-            last += 1
-        find = volume.mapping.find
-        if first < last and not self._copy_rate.takes((last - first) * volume.geometry.block_size):
-            first = last = oblock
-        return [Work(Op.WRITEBACK, neighbour, find(neighbour)) for neighbour in range(first, last + 1)]
-
-    def _is_dirty(self, oblock: int) -> bool:
-        cblock = self._volume.mapping.find(oblock) if oblock >= 0 else UNMAPPED
-        return cblock != UNMAPPED and self._volume.is_dirty(cblock)
+        works = dirty_around(self._volume, oblock)
+        more = (len(works) - 1) * self._volume.geometry.block_size
+        return works if self._copy_rate.takes(more) else [work for work in works if work.oblock == oblock]
 
     async def forget_at_origin(self, begin: int, count: int) -> None:
         """Let the origin forget in memory blocks that the cache has by now: they would be there twice.

@@ -50,8 +50,8 @@ class Volume:
     health: Health = field(init=False)
     incoming: Policy | None = None
     """The policy that is to take over, while it learns the mapping (see :mod:`fusecache.jobs.switching`)."""
-    handed_over: int = 0
-    """It knows the cblocks below this one."""
+    handed_over: bytearray = field(default_factory=bytearray)
+    """1 for each cblock that it knows."""
     content_changed: Callable[[], None] = lambda: None
     """Called when the image reads differently although nobody has written to it; must not wait."""
 
@@ -123,7 +123,7 @@ class Volume:
         if self.mapping.written(cblock):
             self.durability.regions.touch(cblock)
             self.policy.set_dirty(cblock)
-            if self.incoming is not None and cblock < self.handed_over:
+            if self.incoming is not None and self.handed_over[cblock]:
                 self.incoming.set_dirty(cblock)
 
     def set_valid(self, cblock: int, sectors: int) -> None:
@@ -168,7 +168,7 @@ class Volume:
 
     def _tell_clean(self, cblock: int) -> None:
         self.policy.clear_dirty(cblock)
-        if self.incoming is not None and cblock < self.handed_over:
+        if self.incoming is not None and self.handed_over[cblock]:
             self.incoming.clear_dirty(cblock)
 
     def forget(self, cblock: int) -> None:
@@ -185,7 +185,7 @@ class Volume:
     def begin_handover(self, new: Policy) -> None:
         """Tell a policy that is to take over of every change to the blocks that it knows."""
         self.incoming = new
-        self.handed_over = 0
+        self.handed_over = bytearray(self.mapping.cache_blocks)
 
     def check(self) -> None:
         """Assert the invariants of every part, and that the policy knows every mapped block."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import ClassVar, ParamSpec
@@ -18,13 +18,14 @@ from trio.testing import MockClock
 from fusecache.block.geometry import Geometry
 from fusecache.block.locks import BlockLocks
 from fusecache.block.mapping import Mapping
-from fusecache.config import KIB, Mode
+from fusecache.config import KIB, DirtyAge, DirtyLimit, Mode
 from fusecache.datapath.disk import Disk
 from fusecache.durability.durability import Durability
 from fusecache.errors import FusecacheError, StoreError
 from fusecache.jobs.flush import Flusher
 from fusecache.jobs.table import Jobs
 from fusecache.metadata.record import Transaction
+from fusecache.migration.cleaning import Cleaning
 from fusecache.migration.worker import MigrationWorker
 from fusecache.stores.base import Data
 from fusecache.volume.volume import Volume
@@ -198,10 +199,12 @@ class ToyPolicy(Policy):
     """Hands out the work that a test puts into ``queue``.
 
     ``overwrites`` are promoted by the write of a whole block, ``admitted`` by the first request that misses them.
+    ``listed`` is what it lists as coldest first.
     """
 
     name: ClassVar[str] = "toy"
     hint_size: ClassVar[int] = 4
+    keeps_heat: ClassVar[bool] = True
 
     def __init__(self, cache_blocks: int) -> None:
         self.index: dict[int, int] = {}
@@ -216,6 +219,10 @@ class ToyPolicy(Policy):
         self.hints: dict[int, int | None] = {}
         self.allowed = True
         self.ticks: list[int] = []
+        self.listed: list[list[int]] = []
+
+    def coldest_first(self) -> Iterator[list[int]]:
+        return iter(self.listed)
 
     def lookup(self, oblock: int, write: bool, fast_copy: bool) -> int:
         if oblock in self.admitted and oblock not in self.index:
@@ -325,6 +332,7 @@ class World:
             mode=self.mode,
         )
         self.worker = MigrationWorker(self.volume)
+        self.cleaning = Cleaning(self.volume, self.worker, DirtyAge(0, 0), DirtyLimit(100))
         self.jobs = Jobs(self.geometry.block_size, trio.current_time)
         self.flusher = Flusher(self.volume, self.worker, self.jobs)
         self.cache = Disk(self.volume, self.worker)
@@ -363,6 +371,7 @@ class World:
             await settle()
             self.volume.check()
             self.worker.check()
+            self.cleaning.check()
             self.jobs.check()
             self.flusher.check()
             assert not self.locks.held

@@ -12,6 +12,7 @@ from fusecache.errors import FusecacheError, MetadataError, StoreError
 from fusecache.jobs.evacuation import evacuate
 from fusecache.jobs.scrub import Scrub
 from fusecache.jobs.switching import switch_mode, switch_policy
+from fusecache.migration.neighbours import dirty_around
 from policies import Op
 from tests.unit.worlds import BLOCK, ToyPolicy, World, settle, virtual
 
@@ -278,7 +279,7 @@ async def test_runs_are_joined_with_those_of_neighbours() -> None:
     world.load(6, 3, dirty=True, valid=0b0000_0001)
     async with world.running():
         for oblock, cblock in ((4, 1), (5, 2), (6, 3)):
-            world.policy.queue.append(world.worker.steps.dirty_around(oblock)[oblock - 4])
+            world.policy.queue.append(dirty_around(world.volume, oblock)[oblock - 4])
             assert world.policy.queue[-1].cblock == cblock
         world.worker.wake()
         await settle()
