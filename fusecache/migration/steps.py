@@ -280,7 +280,7 @@ class Steps:
                 except CacheReadError:
                     await self._copier.name_lost(oblock, cblock)
                     raise
-                self._require_kept(cblock, volume.geometry.every_sector)
+                self.require_dirty(cblock, volume.geometry.every_sector)
                 try:
                     await self.write_origin(oblock * size + start, content, patience)
                 except StoreError as exc:
@@ -301,7 +301,7 @@ class Steps:
                     except CacheReadError:
                         await self._copier.name_lost(oblock, cblock)
                         raise
-                    self._require_kept(cblock, valid)
+                    self.require_dirty(cblock, valid)
                     try:
                         await self.write_origin(oblock * size + start, content, patience)
                     except StoreError as exc:
@@ -331,15 +331,9 @@ class Steps:
         if volume.health.lost:
             volume.health.lost.discard(oblock * size, (oblock + 1) * size)
 
-    def require_dirty(self, cblock: int) -> None:
-        """Raise StoreError if a block that was dirty when we began to read it counts as clean by now: it was lost."""
-        if not self._volume.is_dirty(cblock):
-            raise StoreError(self._volume.health.cache_lost)
-
-    def _require_kept(self, cblock: int, sectors: int) -> None:
-        """Raise StoreError if of these sectors of a block, which was dirty with them, some were lost meanwhile."""
-        self.require_dirty(cblock)
-        if not self._volume.is_valid(cblock, sectors):
+    def require_dirty(self, cblock: int, sectors: int = 0) -> None:
+        """Raise StoreError if a block that was dirty when we began to read it, or some sectors of it, was lost."""
+        if not (self._volume.is_dirty(cblock) and self._volume.is_valid(cblock, sectors)):
             raise StoreError(self._volume.health.cache_lost)
 
     def written_with(self, oblock: int) -> list[Work]:

@@ -228,6 +228,9 @@ class History:
                 first = min(max(begin, focus + rng.randint(-3, 3)), end - 1)
             return first, min(rng.choice(counts), end - first)
 
+        if rng.random() < 0.4:
+            await self._drill(rng, begin, end)
+            return
         for _ in range(rng.randint(2, 6)):
             focus = rng.randrange(begin, end)
             async with trio.open_nursery() as nursery:
@@ -243,6 +246,16 @@ class History:
                     await self._tolerate(self._rig.worker.steps.clean(begin // per_block))
                 if kind < 0.1 or kind > 0.6:
                     await self._flush()
+
+    async def _drill(self, rng: random.Random, begin: int, end: int) -> None:
+        """Have a block get a sector that no row names, flush that, and perhaps have it written back in between."""
+        assert self._rig is not None
+        oblock = begin // (BLOCK // self._shape.cell_bytes)
+        for _ in range(rng.randint(2, 4)):
+            await self._write(rng.randrange(begin, end), 1)
+            if rng.random() < 0.5:
+                await self._tolerate(self._rig.worker.steps.clean(oblock))
+            await self._flush()
 
     def _range(self, rng: random.Random) -> tuple[int, int]:
         """Choose cells: a block, some cells of one, or a run across blocks."""

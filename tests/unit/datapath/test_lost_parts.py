@@ -8,6 +8,7 @@ import trio
 from fusecache.block import DIRTY, PARTIAL
 from fusecache.config import Mode
 from fusecache.errors import FusecacheError, StoreError
+from policies import Op, Work
 from tests.unit.worlds import BLOCK, World, settle, virtual
 
 SECTOR = 512
@@ -183,7 +184,7 @@ async def test_a_flush_that_began_before_another_does_not_shrink_what_is_durable
 async def test_a_switch_to_passthrough_after_a_write_was_routed_leaves_nothing_dirty() -> None:
     world = World(mode=Mode.WRITETHROUGH)
     async with world.running():
-        world.admit(5, 2)
+        world.policy.queue.append(Work(Op.PROMOTE, 5, 2))
         work = world.worker.take_promotion(5, copies=False)
         assert work is not None
         world.volume.mode = Mode.PASSTHROUGH
