@@ -60,6 +60,9 @@ def mount(
     copy_rate: Annotated[
         str | None, typer.Option(metavar="RATE", help="Most to copy between cache and origin, bytes a second: 50MiB.")
     ] = None,
+    read_ahead: Annotated[
+        str, typer.Option(metavar="SIZE", help="Memory for what is read ahead of reads in order: auto, off, 8MiB.")
+    ] = "auto",
     scrub: Annotated[
         str | None, typer.Option(metavar="RATE", help="Verify cached blocks in the background, bytes a second: 10MiB.")
     ] = None,
@@ -73,7 +76,7 @@ def mount(
 ) -> None:
     """Mount an image."""
     from fusecache import daemon  # noqa: PLC0415 - see the package's docstring
-    from fusecache.grammar import parse_policy, parse_table  # noqa: PLC0415 - likewise
+    from fusecache.grammar import parse_policy, parse_read_ahead, parse_table  # noqa: PLC0415 - likewise
 
     words = [option for text in fuse_options or () for option in text.split(",") if option]
     options = tuple(option for option in words if option not in _ACCESS)
@@ -112,7 +115,14 @@ def mount(
             foreground=foreground,
             format=format,
         )
-    daemon.start(replace(config, page_cache=PageCache.parse(page_cache), read_only=read_only))
+    daemon.start(
+        replace(
+            config,
+            page_cache=PageCache.parse(page_cache),
+            read_ahead=parse_read_ahead(read_ahead),
+            read_only=read_only,
+        )
+    )
 
 
 @app.command(help="Unmount; return when everything is safe on disk.")
@@ -135,7 +145,7 @@ def status(
 
 @app.command(
     "set",
-    help="Set policy, policy.TUNABLE, mode, migration_threshold, copy_rate or scrub.",
+    help="Set policy, policy.TUNABLE, mode, migration_threshold, copy_rate, read_ahead or scrub.",
     context_settings=_WORDS_AS_THEY_ARE,
 )
 def set_value(

@@ -29,6 +29,7 @@ from fusecache.grammar import (
     SetTunable,
     parse_message,
     parse_policy,
+    parse_read_ahead,
     parse_threshold,
 )
 from fusecache.jobs import Changes, Scrub, evacuate
@@ -91,6 +92,7 @@ class Control:
             "mode": _Attribute(lambda: self._changes.mode.value, self._set_mode),
             MIGRATION_THRESHOLD: _Attribute(lambda: str(volume.migration_threshold // SECTOR), self._set_threshold),
             "copy_rate": _Attribute(lambda: str(worker.copy_rate.rate), self._set_copy_rate),
+            "read_ahead": _Attribute(lambda: str(worker.read_ahead.size), self._set_read_ahead),
             "scrub": _Attribute(lambda: str(self._scrub.rate), self._set_scrub),
             "message": _Attribute(None, self._carry_out),
             "request": _Attribute(None, self._request),
@@ -195,6 +197,7 @@ class Control:
             gone=" ".join(health.gone),
             lost_bytes=len(health.lost),
             copy_rate=self._worker.copy_rate.rate,
+            read_ahead=self._worker.read_ahead.size,
             scrub_rate=self._scrub.rate,
             job=str(self._jobs),
             flush_pending=self._flusher.pending,
@@ -228,6 +231,9 @@ class Control:
 
     def _set_copy_rate(self, text: str) -> None:
         self._worker.copy_rate.set_rate(parse_size(text))
+
+    def _set_read_ahead(self, text: str) -> None:
+        self._worker.read_ahead.set_size(parse_read_ahead(text))
 
     def _set_scrub(self, text: str) -> None:
         self._scrub.set_rate(parse_size(text))

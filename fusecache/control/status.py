@@ -47,6 +47,10 @@ class Status:
     absorbed: int
     completions: int
     edge_reads: int
+    read_aheads: int
+    read_ahead_blocks: int
+    read_ahead_used: int
+    read_ahead_wasted: int
     cache_errors: int
     origin_errors: int
     scrubbed: int
@@ -80,6 +84,8 @@ class Status:
     """Bytes of the image that only the cache has, and cannot be read."""
     copy_rate: int
     """Bytes a second that may be copied between cache and origin; 0 for no limit."""
+    read_ahead: int
+    """Bytes of memory for what is read ahead of misses in order; 0 for none."""
     scrub_rate: int
     """Bytes a second that the scrub reads; 0 for no scrub."""
     job: str

@@ -4,7 +4,8 @@ Theory of operation
 -------------------
 If the policy wants a block that is missed at once, the read becomes a *fill*: the origin is read once, for the whole
 block, and who missed gets his bytes from that (:mod:`fusecache.migration.filling`).  Pieces of one request that miss
-side by side are one read of the origin, whether they fill their blocks or not.
+side by side are one read of the origin, whether they fill their blocks or not.  What was read ahead of misses in order
+is not read again (:mod:`fusecache.migration.read_ahead`).
 
 Of a *partial* block the cache has some sectors only.  A read of these is a hit like any other.  A read of others makes
 the block whole, by a fill as well; if that cannot be done now, it takes from each store what that has.
@@ -269,7 +270,7 @@ class Reader:
         into = view[extent.start : extent.start + extent.length]
         try:
             if extent.store is volume.origin:
-                await self._origin.read(extent.position, into)
+                await self._worker.read_ahead.read(extent.position, into)
             elif not self._read_now(extent, view):
                 await self._read_cache(extent, into)
         finally:
