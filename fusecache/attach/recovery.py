@@ -2,8 +2,9 @@
 
 After a clean end the rows are exact.  After a crash the *suspects* (:mod:`fusecache.metadata.suspects`) are taken for
 dirty (dm-cache takes every block): their cache copies have all flushed data, perhaps newer data, and will be written
-back.  Hints count only after a clean end under a policy of the same name, major version and hint
-size (dm-cache 2.11).
+back.  Of a partial block those sectors count that its row names, in a suspect as dirty ones: what the cache got in
+others counts from the commit that names them, and until then the origin's content does.  Hints count only after a clean
+end under a policy of the same name, major version and hint size (dm-cache 2.11).
 """
 
 from __future__ import annotations

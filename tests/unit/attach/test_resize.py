@@ -442,7 +442,7 @@ def test_scenario_18_another_file_that_is_longer_is_no_grown_origin(place: Place
 def test_scenario_18_a_longer_image_put_in_its_place_is_no_grown_origin(place: Place, same: bool) -> None:
     with place.bound() as binding:
         sum_of_old = crc32c(b"o" * BLOCK)
-        binding.database.apply(Transaction(mapped=[(0, 3, True, None), (1, 4, False, sum_of_old)]))
+        binding.database.apply(Transaction(mapped=[(0, 3, True, None, None), (1, 4, False, sum_of_old, None)]))
         binding.database.set_values(binding.end_values())
     place.origin.write_bytes((b"o" if same else b"n") * (IMAGE + BLOCK))
     if same:
