@@ -37,6 +37,8 @@ class Shape:
     """Bytes a second."""
     tick_seconds: float
     """So much that happens between two ticks is never committed on its own."""
+    read_ahead: int
+    """Bytes of memory for what is read ahead; if there is any, some clients read in order."""
 
     @classmethod
     def of(cls, rng: random.Random, *, faults: bool) -> Shape:
@@ -58,4 +60,5 @@ class Shape:
             forgets=forgets,
             scrub_rate=rng.choice((0, 10 * BLOCK, 1000 * BLOCK)),
             tick_seconds=rng.choice((QUICK_TICKS, QUICK_TICKS, 10 * QUICK_TICKS)),
+            read_ahead=rng.choice((0, 0, 8 * BLOCK, 32 * BLOCK)),
         )

@@ -14,7 +14,7 @@ from tests.integration.judges import MIB, POLICIES, fill, read_blocks
 from tests.integration.mounts import Mount, fusecache, program, run, wait_until
 
 PREFIX = "user.fusecache."
-SETTABLE = {"policy", "mode", "migration_threshold", "copy_rate", "scrub"}
+SETTABLE = {"policy", "mode", "migration_threshold", "copy_rate", "read_ahead", "scrub"}
 READ_ONLY = {"status", "table", "stats", "error", "lost", "job"}
 AT_LEAST_IN_STATS = {
     *("origin_bytes", "cache_blocks", "used_blocks", "dirty_blocks", "block_bytes", "migration_threshold"),

@@ -28,7 +28,7 @@ from tests.unit.worlds import BLOCK, World, settle, virtual
 
 READABLE = [
     *("copy_rate", "error", "job", "lost", "migration_threshold", "mode"),
-    *("policy", "scrub", "stats", "status", "table"),
+    *("policy", "read_ahead", "scrub", "stats", "status", "table"),
 ]
 
 
