@@ -160,7 +160,7 @@ class ReadAhead:
         if self._volume.health.origin_lost:
             self.clear()
         end = position + len(into)
-        self._look_ahead(position, end)
+        stream = self._look_ahead(position, end)
         missing_begin, missing_end = end, position
         awaited: list[tuple[_Run, int, int, int]] = []
         for oblock in range(position // self._block_size, -(-end // self._block_size)):
@@ -174,7 +174,11 @@ class ReadAhead:
             else:
                 awaited.append((run, oblock, begin, stop))
         if missing_begin < missing_end:
-            await self._origin.read(missing_begin, into[missing_begin - position : missing_end - position])
+            stream.own_reads += 1
+            try:
+                await self._origin.read(missing_begin, into[missing_begin - position : missing_end - position])
+            finally:
+                stream.own_reads -= 1
         for run, oblock, begin, stop in awaited:
             if missing_begin <= begin < missing_end:
                 continue  # it came with the rest
@@ -213,16 +217,17 @@ class ReadAhead:
 
     # Reading ahead
 
-    def _look_ahead(self, begin: int, end: int) -> None:
-        """Note a miss, and begin to read what comes after it if it belongs to a stream."""
+    def _look_ahead(self, begin: int, end: int) -> Stream:
+        """Note a miss, and begin to read what comes after it, if that is to be done; returns its stream."""
         stream = self._streams.missed(begin // self._block_size, -(-end // self._block_size))
         if stream.busy or self.nursery is None or self._under_way == _MOST_UNDER_WAY:
-            return
+            return stream
         run = self._begin(stream)
         if run is not None:
             stream.busy = True
             self._under_way += 1
             self.nursery.start_soon(self._follow, stream, run)
+        return stream
 
     async def _follow(self, stream: Stream, run: _Run | None) -> None:
         """Read ahead of a stream for as long as it comes after us."""

@@ -8,7 +8,8 @@ Two misses side by side may be chance, so a stream counts only when it has gone 
 
 It is read ahead of in steps that double, from a few blocks to a bound.  There is another step only if the stream has
 gone on since the last one, and only while no more than one step is in store.  So a stream that ends costs at most two
-steps, and one that was none the smallest step.
+steps, and one that was none the smallest step.  A stream that has several reads under way anyway needs nobody who
+reads ahead: the origin does these side by side, or one right after the other.
 
 *Waste.*  Of the last blocks that were read ahead it is known whether anybody has wanted them.  If most were wanted by
 nobody, steps are left out, all but one in so many, which finds out whether it pays again.
@@ -23,6 +24,8 @@ STREAMS: Final = 16
 """Streams that are known at a time; the one that has rested longest goes first."""
 _STEPS: Final = 2
 """How often misses have to go on until they count as a stream."""
+_KEEPS_BUSY: Final = 2
+"""Reads by which a stream has enough under way by itself."""
 _JUDGED: Final = 64
 """Blocks of which is known whether they were wanted."""
 _LEAST_JUDGED: Final = 16
@@ -35,13 +38,15 @@ class Stream:
 
     :ivar next: the block after the last one that was missed.
     :ivar busy: whether blocks are being read ahead of it; the caller's.
+    :ivar own_reads: reads of the origin under way that are its own, and not ahead of it; the caller's.
     """
 
-    __slots__ = ("_depth", "_end", "_mark", "_steps", "busy", "next")
+    __slots__ = ("_depth", "_end", "_mark", "_steps", "busy", "next", "own_reads")
 
     def __init__(self, first: int, after: int, least: int) -> None:
         self.next = after
         self.busy = False
+        self.own_reads = 0
         self._steps = 0
         self._depth = max(least, after - first)
         self._end = after
@@ -65,7 +70,7 @@ class Stream:
         """Return what to read ahead now; perhaps nothing."""
         depth = min(self._depth, most)
         begin = max(self._end, self.next)
-        if self._steps < _STEPS or self.next == self._mark or begin - self.next > depth:
+        if self._steps < _STEPS or self.own_reads >= _KEEPS_BUSY or not self._mark < self.next >= begin - depth:
             return range(0)
         return range(begin, begin + depth)
 

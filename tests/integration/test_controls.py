@@ -27,7 +27,7 @@ BAD_VALUES = [
     *(("mode", value) for value in ("writearound", "", "writeback writethrough")),
     *(("migration_threshold", value) for value in ("-1", "many", "1.5", "", "1 2")),
     *(("policy.sequential_threshold", value) for value in ("-1", "x", "")),
-    *((name, value) for name in ("copy_rate", "scrub") for value in ("-1", "fast", "", "1 MiB")),
+    *((name, value) for name in ("copy_rate", "read_ahead", "scrub") for value in ("-1", "fast", "", "1 MiB")),
     *(("message", text) for text in ("", "nonsense", "nonsense 1", "flush now", "trailing\\", "migration_threshold x")),
     *(("message", f"sequential_threshold{rest}") for rest in ("", " 1 2", " x")),
 ]
@@ -70,7 +70,8 @@ class TestNames:
         assert names == SETTABLE | READ_ONLY | {name for name in names if name.startswith("policy.")}
         for name in names:
             mount.getxattr(name)
-        expected = {"policy": "smq", "mode": "writeback", "migration_threshold": "2048", "copy_rate": "0", "scrub": "0"}
+        expected = {"policy": "smq", "mode": "writeback", "migration_threshold": "2048"}
+        expected |= {"copy_rate": "0", "read_ahead": mount.getxattr("read_ahead"), "scrub": "0"}
         assert settings(mount) == expected
 
     def test_tunables_are_those_of_the_policy(self, mount: Mount) -> None:
@@ -135,7 +136,7 @@ class TestValues:
             *(("mode", mode) for mode in ("writethrough", "passthrough", "writeback")),
             *(("policy", policy) for policy in POLICIES),
             *(("migration_threshold", number) for number in ("0", "1", "204800")),
-            *((name, rate) for name in ("copy_rate", "scrub") for rate in ("4096", "0")),
+            *((name, rate) for name in ("copy_rate", "read_ahead", "scrub") for rate in ("4096", "0")),
         ]
         for name, value in values:
             mount.setxattr(name, value)

@@ -69,6 +69,19 @@ async def test_off_it_does_nothing() -> None:
 
 
 @virtual
+async def test_who_has_several_reads_under_way_keeps_the_origin_busy_himself() -> None:
+    world = world_with()
+    async with world.running() as nursery:
+        gate = trio.Event()
+        for oblock in range(8):
+            world.origin.held[oblock * SIZE] = gate
+            nursery.start_soon(read_block, world, oblock)
+            await settle()
+        assert reads_of(world) == [(oblock, 1) for oblock in range(8)]
+        gate.set()
+
+
+@virtual
 async def test_it_goes_no_further_than_whole_blocks() -> None:
     world = world_with()
     async with world.running():

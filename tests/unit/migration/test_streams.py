@@ -70,6 +70,14 @@ def test_large_requests_have_large_steps_at_once() -> None:
     assert streams.missed(8, 12).step(MOST) == range(12, 16)
 
 
+def test_a_stream_with_reads_enough_of_its_own_is_left_alone() -> None:
+    stream = sequential(0)
+    stream.own_reads = 2
+    assert stream.step(MOST) == range(0)
+    stream.own_reads = 1
+    assert stream.step(MOST)
+
+
 def test_requests_within_a_block_are_no_progress() -> None:
     streams = Streams(2, MOST)
     for _ in range(5):
