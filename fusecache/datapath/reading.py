@@ -87,6 +87,12 @@ class Reader:
         if store is volume.cache and store.read_nowait(start + within, into := self._page[:length]):
             volume.served_hit()
             return into
+        if (
+            store is volume.origin
+            and work is None
+            and self._worker.read_ahead.read_now(start + within, into := self._page[:length])
+        ):
+            return into
         buffer = bytearray(length)
         view = memoryview(buffer)
         if work is not None:
@@ -156,7 +162,8 @@ class Reader:
                 reads.append(partial(self._read_part, oblock, within, start, end))
             else:
                 missed.append(_Miss(oblock, within, start, size, work))
-        reads.extend(self._begin_misses(neighbours) for neighbours in _neighbours(missed))
+        left = (neighbours for neighbours in _neighbours(missed) if not self._take_read_ahead(neighbours, into))
+        reads.extend(map(self._begin_misses, left))
         waiting = [extent for extent in extents if not self._read_now(extent, into)]
         if not (waiting or reads or errors):
             return into
@@ -188,6 +195,14 @@ class Reader:
             await self._read_extent(Extent(store, position + within, start, end - start, [oblock]), view)
 
     # Misses
+
+    def _take_read_ahead(self, misses: list[_Miss], into: memoryview) -> bool:
+        """Serve pieces that are neighbours from what was read ahead, if it has them all and the policy wants none."""
+        first, last = misses[0], misses[-1]
+        if any(miss.work is not None for miss in misses):
+            return False
+        position = first.oblock * self._block_size + first.within
+        return self._worker.read_ahead.read_now(position, into[first.start : last.start + last.length])
 
     def _begin_misses(self, misses: list[_Miss]) -> Callable[[memoryview], Awaitable[None]]:
         """Begin to read pieces that are neighbours from the origin; returns how to go on, without which they stay held.

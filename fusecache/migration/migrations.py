@@ -112,7 +112,8 @@ class Migrations:
         volume = self._volume
         size = volume.geometry.block_size
         start = batch.works[stretch.start].oblock * size
-        read_ahead = self._read_ahead.copy(start, buffer[stretch.start * size : stretch.stop * size])
+        fits = stretch.stop * size <= len(buffer)
+        read_ahead = fits and self._read_ahead.copy(start, buffer[stretch.start * size : stretch.stop * size])
         together = read_ahead or len(stretch) > 1
         if together and not read_ahead:
             try:

@@ -65,9 +65,9 @@ class _Run:
 
     __slots__ = ("blocks", "kept", "unread", "unwanted", "view", "was_read")
 
-    def __init__(self, blocks: range, size: int) -> None:
+    def __init__(self, blocks: range, view: memoryview) -> None:
         self.blocks = blocks
-        self.view = memoryview(mmap(-1, len(blocks) * size))  # begins at a page, as unbuffered stores need it
+        self.view = view
         self.was_read = trio.Event()
         self.kept = set(blocks)
         self.unwanted = set(blocks)
@@ -87,6 +87,7 @@ class ReadAhead:
         "_origin",
         "_runs",
         "_size",
+        "_spare",
         "_streams",
         "_taken",
         "_thrift",
@@ -109,6 +110,7 @@ class ReadAhead:
         """Those that take room, the oldest first."""
         self._taken = 0
         """Bytes that they take."""
+        self._spare: memoryview | None = None
         self._under_way = 0
         self.nursery: trio.Nursery | None = None
         self.usual_size = 0
@@ -149,6 +151,14 @@ class ReadAhead:
     def _remove(self, run: _Run) -> None:
         del self._runs[run]
         self._taken -= len(run.view)
+        self._spare = run.view  # who still waits for it finds nothing kept there, and does not look at the bytes
+
+    def _memory(self, size: int) -> memoryview:
+        """Return memory for a read; it is used again, since the kernel has to clear fresh memory page by page."""
+        spare, self._spare = self._spare, None
+        if spare is not None and len(spare) == size:
+            return spare
+        return memoryview(mmap(-1, size))  # begins at a page, as unbuffered stores need it
 
     # What can be had
 
@@ -160,7 +170,6 @@ class ReadAhead:
         if self._volume.health.origin_lost:
             self.clear()
         end = position + len(into)
-        stream = self._look_ahead(position, end)
         missing_begin, missing_end = end, position
         awaited: list[tuple[_Run, int, int, int]] = []
         for oblock in range(position // self._block_size, -(-end // self._block_size)):
@@ -173,12 +182,10 @@ class ReadAhead:
                 self._take(run, oblock, begin, into[begin - position : stop - position])
             else:
                 awaited.append((run, oblock, begin, stop))
+        stream = self._look_ahead(position, end)
         if missing_begin < missing_end:
-            stream.own_reads += 1
-            try:
+            with stream.reading():
                 await self._origin.read(missing_begin, into[missing_begin - position : missing_end - position])
-            finally:
-                stream.own_reads -= 1
         for run, oblock, begin, stop in awaited:
             if missing_begin <= begin < missing_end:
                 continue  # it came with the rest
@@ -189,19 +196,28 @@ class ReadAhead:
             else:
                 await self._origin.read(begin, part)
 
+    def read_now(self, position: int, into: memoryview) -> bool:
+        """Do what :meth:`read` does if that needs no waiting; returns whether it was done."""
+        if not self.copy(position, into):
+            return False
+        self._look_ahead(position, position + len(into))
+        return True
+
     def copy(self, position: int, into: memoryview) -> bool:
-        """Fill ``into``, if it can hold a block, with whole blocks from what is here; returns whether it did."""
-        first = position // self._block_size
-        oblocks = range(first, first + len(into) // self._block_size)
+        """Fill ``into`` from a position of the image if all of that is in memory; returns whether it was done."""
+        if not self._found:
+            return False
         if self._volume.health.origin_lost:
             self.clear()
-        runs = [self._found.get(oblock) for oblock in oblocks]
-        if not runs or not all(run is not None and run.was_read.is_set() for run in runs):
-            return False
-        for number, run in enumerate(runs):
-            assert run is not None
-            start = number * self._block_size
-            self._take(run, first + number, position + start, into[start : start + self._block_size])
+        size, end = self._block_size, position + len(into)
+        oblocks = range(position // size, -(-end // size))
+        for oblock in oblocks:
+            run = self._found.get(oblock)
+            if run is None or not run.was_read.is_set():
+                return False
+        for oblock in oblocks:
+            begin, stop = max(position, oblock * size), min(end, (oblock + 1) * size)
+            self._take(self._found[oblock], oblock, begin, into[begin - position : stop - position])
         return True
 
     def _take(self, run: _Run, oblock: int, position: int, into: memoryview) -> None:
@@ -250,7 +266,7 @@ class ReadAhead:
         size = len(blocks) * self._block_size
         if not (blocks and self._make_room(size)):
             return None
-        run = _Run(blocks, self._block_size)
+        run = _Run(blocks, self._memory(size))
         self._runs[run] = None
         self._taken += size
         self._found.update(dict.fromkeys(blocks, run))

@@ -18,7 +18,11 @@ nobody, steps are left out, all but one in so many, which finds out whether it p
 from __future__ import annotations
 
 from collections import deque
-from typing import Final
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 STREAMS: Final = 16
 """Streams that are known at a time; the one that has rested longest goes first."""
@@ -38,15 +42,14 @@ class Stream:
 
     :ivar next: the block after the last one that was missed.
     :ivar busy: whether blocks are being read ahead of it; the caller's.
-    :ivar own_reads: reads of the origin under way that are its own, and not ahead of it; the caller's.
     """
 
-    __slots__ = ("_depth", "_end", "_mark", "_steps", "busy", "next", "own_reads")
+    __slots__ = ("_depth", "_end", "_mark", "_own_reads", "_steps", "busy", "next")
 
     def __init__(self, first: int, after: int, least: int) -> None:
         self.next = after
         self.busy = False
-        self.own_reads = 0
+        self._own_reads = 0
         self._steps = 0
         self._depth = max(least, after - first)
         self._end = after
@@ -70,9 +73,18 @@ class Stream:
         """Return what to read ahead now; perhaps nothing."""
         depth = min(self._depth, most)
         begin = max(self._end, self.next)
-        if self._steps < _STEPS or self.own_reads >= _KEEPS_BUSY or not self._mark < self.next >= begin - depth:
+        if self._steps < _STEPS or self._own_reads >= _KEEPS_BUSY or not self._mark < self.next >= begin - depth:
             return range(0)
         return range(begin, begin + depth)
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Note that within this block a read of the origin is under way that is its own, and not ahead of it."""
+        self._own_reads += 1
+        try:
+            yield
+        finally:
+            self._own_reads -= 1
 
     def stepped(self, end: int) -> None:
         """Note that what was wanted is read, or need not be, up to ``end``."""
@@ -84,6 +96,7 @@ class Stream:
         """Assert that it is possible."""
         assert self._mark <= self.next, (self._mark, self.next)
         assert self._depth >= 1
+        assert self._own_reads >= 0
 
 
 class Streams:
