@@ -19,8 +19,9 @@ read again.  Who misses a block that is just being read waits for that read.
   When the origin has lost what was written (``origin_lost``), what memory has of it is not what it has.
 
 *What it costs others.*  One read ahead is under way for a stream, so a request of somebody else waits behind one
-such read at most.  It counts as a user's I/O, since users are about to wait for it: writebacks let it go first.
-If it fails, nobody hears of it: who needs these blocks reads them himself.
+such read at most.  Only a stream that has the origin for itself has a second one wait there.  A read ahead counts as a
+user's I/O, since users are about to wait for it: writebacks let it go first.  If it fails, nobody hears of it: who
+needs these blocks reads them himself.
 
 *Room.*  What was read together leaves together: first what has been read to its end, then the oldest.
 """
@@ -52,6 +53,9 @@ _MOST: Final = 8
 _SHARE: Final = 4
 """No step takes more than this part of the room: a quarter."""
 _MOST_UNDER_WAY: Final = 4
+"""Reads ahead of streams, one for each."""
+_MOST_ALONE: Final = 2
+"""Reads ahead of a stream that has the origin for itself: while one is done, the next one is there already."""
 
 
 class _Run:
@@ -236,27 +240,31 @@ class ReadAhead:
     def _look_ahead(self, begin: int, end: int) -> Stream:
         """Note a miss, and begin to read what comes after it, if that is to be done; returns its stream."""
         stream = self._streams.missed(begin // self._block_size, -(-end // self._block_size))
-        if stream.busy or self.nursery is None or self._under_way == _MOST_UNDER_WAY:
-            return stream
-        run = self._begin(stream)
-        if run is not None:
-            stream.busy = True
-            self._under_way += 1
+        if self.nursery is not None and (run := self._begin(stream)) is not None:
             self.nursery.start_soon(self._follow, stream, run)
         return stream
 
     async def _follow(self, stream: Stream, run: _Run | None) -> None:
         """Read ahead of a stream for as long as it comes after us."""
-        try:
-            while run is not None:
+        while run is not None:
+            try:
                 await self._read_run(run)
-                run = self._begin(stream)
-        finally:
-            stream.busy = False
-            self._under_way -= 1
+            finally:
+                stream.under_way -= 1
+                self._under_way -= 1
+            run = self._begin(stream)
+
+    def _may_begin(self, stream: Stream) -> bool:
+        """Tell whether one more read may be under way ahead of a stream."""
+        if not stream.under_way:
+            return self._under_way < _MOST_UNDER_WAY
+        alone = self._volume.activity.in_flight <= self._under_way == stream.under_way
+        return alone and stream.under_way < _MOST_ALONE
 
     def _begin(self, stream: Stream) -> _Run | None:
         """Begin the next step of a stream, if there is one to take now."""
+        if not self._may_begin(stream):
+            return None
         wanted = stream.step(self._streams.most)
         wanted = wanted[: max(0, self._volume.geometry.origin_blocks - wanted.start)]
         if not wanted or self._volume.health.origin_lost or not self._thrift.allows():
@@ -270,6 +278,8 @@ class ReadAhead:
         self._runs[run] = None
         self._taken += size
         self._found.update(dict.fromkeys(blocks, run))
+        stream.under_way += 1
+        self._under_way += 1
         self._volume.counters.read_aheads += 1
         self._volume.counters.read_ahead_blocks += len(blocks)
         return run

@@ -41,14 +41,14 @@ class Stream:
     """Misses in order; all numbers are blocks.
 
     :ivar next: the block after the last one that was missed.
-    :ivar busy: whether blocks are being read ahead of it; the caller's.
+    :ivar under_way: reads ahead of it that are under way; the caller's.
     """
 
-    __slots__ = ("_depth", "_end", "_mark", "_own_reads", "_steps", "busy", "next")
+    __slots__ = ("_depth", "_end", "_mark", "_own_reads", "_steps", "next", "under_way")
 
     def __init__(self, first: int, after: int, least: int) -> None:
         self.next = after
-        self.busy = False
+        self.under_way = 0
         self._own_reads = 0
         self._steps = 0
         self._depth = max(least, after - first)
@@ -97,6 +97,7 @@ class Stream:
         assert self._mark <= self.next, (self._mark, self.next)
         assert self._depth >= 1
         assert self._own_reads >= 0
+        assert self.under_way >= 0
 
 
 class Streams:

@@ -82,6 +82,35 @@ async def test_who_has_several_reads_under_way_keeps_the_origin_busy_himself() -
 
 
 @virtual
+async def test_the_next_read_is_there_before_the_last_one_is_done() -> None:
+    world = world_with()
+    async with world.running() as nursery:
+        gate = world.origin.held[3 * SIZE] = world.origin.held[5 * SIZE] = trio.Event()
+        await scan(world, 0, 3)
+        nursery.start_soon(read_block, world, 3)
+        await settle()
+        assert reads_of(world)[3:] == [(3, 2), (5, 4)]
+        nursery.start_soon(read_block, world, 4)
+        await settle()
+        assert reads_of(world)[3:] == [(3, 2), (5, 4)], "two are under way, and no more"
+        gate.set()
+
+
+@virtual
+async def test_one_that_shares_the_origin_has_one_read_there() -> None:
+    world = world_with()
+    async with world.running() as nursery:
+        gate = world.origin.held[3 * SIZE] = world.origin.held[30 * SIZE] = trio.Event()
+        await scan(world, 0, 3)
+        nursery.start_soon(read_block, world, 30)
+        await settle()
+        nursery.start_soon(read_block, world, 3)
+        await settle()
+        assert reads_of(world)[3:] == [(3, 2), (30, 1)]
+        gate.set()
+
+
+@virtual
 async def test_it_goes_no_further_than_whole_blocks() -> None:
     world = world_with()
     async with world.running():
