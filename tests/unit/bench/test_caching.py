@@ -121,7 +121,7 @@ def test_on_the_net_there_are_enough_requests_for_learning_to_show() -> None:
 
 def test_the_first_policy_is_that_of_fusecache_and_each_other_is_one_more_system() -> None:
     assert not use_policies([])
-    assert SYSTEMS[FUSECACHE].options == ()
+    assert not SYSTEMS[FUSECACHE].options
     assert use_policies(["adaptive", "mq,sequential_threshold=0"]) == ("fusecache:mq,sequential_threshold=0",)
     assert SYSTEMS[FUSECACHE].options == ("--policy", "adaptive")
     assert SYSTEMS["fusecache:mq,sequential_threshold=0"].options == ("--policy", "mq,sequential_threshold=0")
