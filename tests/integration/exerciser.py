@@ -25,7 +25,7 @@ from __future__ import annotations
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -47,6 +47,7 @@ SMALLEST, LARGEST = 64 * KIB, 4 * KIB * KIB
 REMEMBERED: Final = 40
 """Operations that are told on a failure."""
 BURST: Final = 8
+DWELL_BLOCKS, DWELL_TIMES = 6, 40
 HOT: Final = 1 / 5
 OFF_EDGES: Final = (0, 0, 0, 0, -1, 1, 7, -SECTOR, SECTOR)
 LONGEST: Final = 100_000
@@ -57,16 +58,18 @@ SHARES: Final = {
     "write": 60.0,
     "burst": 25.0,
     "sync": 12.0,
+    "dwell": 5.0,
     "verify": 1.0,
     "rest": 1.0,
-    "policy": 1.0,
-    "mode": 1.0,
+    "policy": 2.0,
+    "mode": 2.0,
     "flush": 0.6,
     "remount": 0.4,
     "kill": 0.4,
     "kill after fsync": 0.3,
 }
 """How often each happens."""
+MODE_SHARES: Final = {"writeback": 6.0, "writethrough": 3.0, "passthrough": 1.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +109,10 @@ class World:
 
     @classmethod
     def drawn(cls, seed: int, *, mode: str = "", policy: str = "", page_cache: str = "") -> World:
-        """Draw a world; what is given is not left to chance, and changes nothing else that is drawn."""
+        """Draw a world; what is given is not left to chance, and changes nothing else that is drawn.
+
+        :param policy: may have tunables: ``NAME,KEY=VALUE``.
+        """
         rng = random.Random(f"world {seed}")
         block = rng.choice(BLOCKS)
         blocks = min(MOST, int(FEWEST * (MOST / FEWEST) ** rng.random() + 0.5))
@@ -121,6 +127,12 @@ class World:
             names.remove("mapped")  # there are no pages to share
         pinned = tuple(f"--{name.replace('_', '-')} {value}" for name, value in given.items() if value)
         return cls(seed=seed, size=size, block=block, blocks=blocks, ways=tuple(names), pinned=pinned, **chosen)
+
+    @property
+    def policies(self) -> tuple[str, ...]:
+        """List what to switch among: all of them, that of this world with its tunables."""
+        name = self.policy.partition(",")[0]
+        return tuple(self.policy if other == name else other for other in POLICIES)
 
     def content(self) -> bytes:
         """Return what the origin has at first."""
@@ -227,10 +239,11 @@ class Exerciser:
             "write": lambda: self._write(name),
             "burst": lambda: self._burst(threads),
             "sync": lambda: self._sync(name),
+            "dwell": lambda: self._dwell(name),
             "verify": lambda: self._verify(name),
             "rest": self._rest,
-            "policy": lambda: self._change("policy", POLICIES),
-            "mode": lambda: self._change("mode", MODES),
+            "policy": lambda: self._change("policy", self._drawn_policy()),
+            "mode": lambda: self._change("mode", self._drawn_mode()),
             "flush": self._flush,
             "remount": self._remount,
             "kill": self._kill,
@@ -240,14 +253,18 @@ class Exerciser:
         self.model.check()
 
     def _read(self, name: str) -> None:
-        offset, length = self._place(self._ways[name])
+        self._read_there(name, *self._place(self._ways[name]))
+
+    def _read_there(self, name: str, offset: int, length: int) -> None:
         self._tell(f"{name}: read {offset} +{length}")
         self._settle_pages(name, offset, length)
         self._require(self.model.wrong(offset, self._ways[name].read(offset, length), length), f"{name}")
 
     def _write(self, name: str) -> None:
+        self._write_there(name, *self._place(self._ways[name]))
+
+    def _write_there(self, name: str, offset: int, length: int) -> None:
         way = self._ways[name]
-        offset, length = self._place(way)
         data, what = self._data(length)
         self._tell(f"{name}: write {offset} +{length}, {what}")
         self._settle_pages(name, offset, length)
@@ -267,6 +284,21 @@ class Exerciser:
         self._tell(f"{name}: {'fdatasync' if data_only else 'fsync'}")
         way.sync(data_only=data_only)
         self._note_sync()
+
+    def _dwell(self, name: str) -> None:
+        """Read and write a few whole blocks again and again: policies that wait for that cache something."""
+        way, block = self._ways[name], self.world.block
+        first, count = self._random.random(), 1 + int(self._random.random() * DWELL_BLOCKS)
+        self._tell(f"{name}: dwell on {count} blocks")
+        for _ in range(DWELL_TIMES):
+            chosen, is_write = int(count * self._random.random()), self._chance(0.7)
+            number = int(first * way.reach / block) + chosen
+            offset = min(number * block, way.reach - way.unit) // way.unit * way.unit
+            length = min(block, way.reach - offset) // way.unit * way.unit
+            if is_write:
+                self._write_there(name, offset, length)
+            else:
+                self._read_there(name, offset, length)
 
     def _burst(self, threads: ThreadPoolExecutor) -> None:
         """Draw operations, have them done side by side, and judge them when all have ended."""
@@ -325,8 +357,8 @@ class Exerciser:
         self._tell(f"{seconds:.2f} s pass")
         time.sleep(seconds)
 
-    def _change(self, name: str, choice: Sequence[str]) -> None:
-        value, waits = self._random.choice(choice), self._chance(0.5)
+    def _change(self, name: str, value: str) -> None:
+        waits = self._chance(0.5)
         self._tell(f"{name} {value}" + ("" if waits else ", and go on at once"))
         (self._mount.setxattr if waits else self._mount.begin)(name, value)
 
@@ -362,7 +394,16 @@ class Exerciser:
     # What the others stand on
 
     def _draw_life(self) -> None:
-        self._mode, self._policy = self._random.choice(MODES), self._random.choice(POLICIES)
+        self._mode, self._policy = self._drawn_mode(), self._drawn_policy()
+
+    def _drawn_mode(self) -> str:
+        """Draw a mode, most often one in which much happens."""
+        return self._random.choices(list(MODE_SHARES), list(MODE_SHARES.values()))[0]
+
+    def _drawn_policy(self) -> str:
+        """Draw a policy, every second time that of this world."""
+        other, is_own = self._random.choice(self.world.policies), self._chance(0.5)
+        return self.world.policy if is_own else other
 
     def _chance(self, probability: float) -> bool:
         return self._random.random() < probability

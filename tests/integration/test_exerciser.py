@@ -117,6 +117,7 @@ def test_worlds_differ_and_what_is_asked_for_changes_nothing_else() -> None:
     pinned = World.drawn(5, mode="passthrough", policy="mq", page_cache="none")
     assert (pinned.size, pinned.block, pinned.blocks) == (worlds[5].size, worlds[5].block, worlds[5].blocks)
     assert (pinned.mode, pinned.policy, pinned.page_cache) == ("passthrough", "mq", "none")
+    assert World.drawn(5, policy="mq,sequential_threshold=0").policies.count("mq,sequential_threshold=0") == 1
 
 
 # What may be left after a crash
