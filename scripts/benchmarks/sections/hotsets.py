@@ -70,7 +70,7 @@ def _scans(context: Context, cache_bytes: int, notes: dict[str, str]) -> Iterato
                     warm = 0.0 if name == NONE else [_hits(stage, seed) for seed in range(PASSES)][-1]
                     speeds[name].append(stage.fio(SCAN).speed("MiB/s"))
                     if name != NONE:
-                        kept[name].append(100 * _hits(stage, PASSES + number) / warm if warm else 0.0)
+                        kept[name].append(min(100.0, 100 * _hits(stage, PASSES + number) / warm) if warm else 0.0)
             except (RigError, OSError) as exc:
                 context.say(f"{name} is left out: {exc}")
         must, aim = SCAN_LEAST if profile != "net" else (None, None)
