@@ -8,11 +8,13 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.integration.conftest import TEST_SECONDS
 from tests.integration.exerciser import FEWEST, MOST, Exerciser, World
 from tests.integration.judges import MODES, PAGE_CACHES, POLICIES
 from tests.integration.lives import seeds
@@ -36,11 +38,19 @@ def exercises() -> list[tuple[int, str, str, str]]:
 
 @pytest.fixture
 def opened(tmp_path: Path) -> Iterator[list[Mount]]:
-    """Where mounts are noted that are to be gone at the end."""
+    """Where mounts are noted that are to be gone at the end, or when they hang."""
     mounts: list[Mount] = []
+
+    def discard() -> None:
+        for mount in mounts:
+            mount.discard()
+
+    watchdog = threading.Timer(TEST_SECONDS, discard)
+    watchdog.daemon = True
+    watchdog.start()
     yield mounts
-    for mount in mounts:
-        mount.discard()
+    watchdog.cancel()
+    discard()
 
 
 @pytest.fixture

@@ -49,9 +49,9 @@ class Case:
 READING: Final = Job("randread", depth=4, more=(THETA,))
 MIXED: Final = Job("randrw", depth=4, more=(THETA, "--rwmixread=70"))
 CASES: Final = (
-    Case("hdd, zipf, reads", "hdd", READING, READS, (8_000, 1_500), most=(1.0, 0.97), least=(1.05, 1.2)),
-    Case("hdd, zipf, 70/30", "hdd", MIXED, WRITES, (8_000, 1_500), least=(1.2, 1.6)),
-    Case("net, zipf, reads", "net", READING, READS, (40_000, 6_000), most=(0.92, 0.88)),
+    Case("hdd, zipf, reads", "hdd", READING, READS, (8_000, 1_000), most=(1.0, 0.97), least=(1.05, 1.2)),
+    Case("hdd, zipf, 70/30", "hdd", MIXED, WRITES, (8_000, 1_000), least=(1.2, 1.6)),
+    Case("net, zipf, reads", "net", READING, READS, (40_000, 4_000), most=(0.92, 0.88)),
 )
 
 
