@@ -330,8 +330,8 @@ def _sectors(offset: int, data: bytes) -> Iterator[tuple[int, bytes]]:
 class RecordState:
     """The durable record at one moment."""
 
-    rows: dict[int, tuple[int, bool, int | None, int | None]] = field(default_factory=dict)
-    """cblock -> oblock, dirty, hint, crc."""
+    rows: dict[int, tuple[int, bool, int | None, int | None, int | None]] = field(default_factory=dict)
+    """cblock -> oblock, dirty, hint, crc, valid."""
     regions: set[int] = field(default_factory=set)
     values: dict[str, str] = field(default_factory=lambda: {"clean_shutdown": "1"})
     unsure: Transaction | None = None
@@ -351,8 +351,8 @@ class RecordState:
         """Change what a transaction changes, in the order in which the database does."""
         for cblock in transaction.unmapped:
             self.rows.pop(cblock, None)
-        for cblock, oblock, dirty, crc in transaction.mapped:
-            self.rows[cblock] = (oblock, dirty, None, crc)
+        for cblock, oblock, dirty, crc, valid in transaction.mapped:
+            self.rows[cblock] = (oblock, dirty, None, crc, valid)
         self.regions |= set(transaction.opened)
         self.regions -= set(transaction.closed)
         self.values |= transaction.values
@@ -376,8 +376,8 @@ class SimRecord:
         return self._state.copy()
 
     def rows(self) -> Iterator[Row]:
-        for cblock, (oblock, dirty, hint, crc) in sorted(self._state.rows.items()):
-            yield Row(cblock, oblock, dirty, hint, crc)
+        for cblock, (oblock, dirty, hint, crc, valid) in sorted(self._state.rows.items()):
+            yield Row(cblock, oblock, dirty, hint, crc, valid)
 
     def regions(self) -> set[int]:
         return set(self._state.regions)
@@ -415,8 +415,8 @@ class SimRecord:
         with trio.CancelScope(shield=True):
             await self._latency.pause()
             for cblock, hint in hints:
-                oblock, dirty, _, crc = self._state.rows[cblock]
-                self._state.rows[cblock] = (oblock, dirty, hint, crc)
+                oblock, dirty, _, crc, valid = self._state.rows[cblock]
+                self._state.rows[cblock] = (oblock, dirty, hint, crc, valid)
 
 
 class EagerPolicy(Policy):
@@ -439,6 +439,9 @@ class EagerPolicy(Policy):
         self._free = list(range(cache_blocks))
         self._queued: dict[int, Work] = {}
         self._issued: dict[int, Work] = {}
+        self._latest = -1
+        """The block that was queued for promotion last."""
+        self.absorbs = self._rng.random() < 0.7
 
     def keep_still(self) -> None:
         """Want nothing more of its own accord, but overwrites."""
@@ -455,6 +458,7 @@ class EagerPolicy(Policy):
             return MISS
         if self._free:
             self._queued[oblock] = Work(Op.PROMOTE, oblock, self._take_free())
+            self._latest = oblock
         elif self.cblock_of:
             victim = self._rng.choice(list(self.cblock_of))
             self._queue_migration(victim, self.cblock_of[victim], Op.DEMOTE)
@@ -484,7 +488,8 @@ class EagerPolicy(Policy):
             self._queue_migration(oblock, self.cblock_of[oblock])
         if not self._queued:
             return None
-        oblock = self._rng.choice(list(self._queued))
+        admits_at_once = self._latest in self._queued and self._rng.random() < 0.8
+        oblock = self._latest if admits_at_once else self._rng.choice(list(self._queued))
         work = self._issued[oblock] = self._queued.pop(oblock)
         return work
 

@@ -2,8 +2,9 @@
 
 After a clean end the rows are exact.  After a crash the *suspects* (:mod:`fusecache.metadata.suspects`) are taken for
 dirty (dm-cache takes every block): their cache copies have all flushed data, perhaps newer data, and will be written
-back.  Hints count only after a clean end under a policy of the same name, major version and hint
-size (dm-cache 2.11).
+back.  Of a partial block those sectors count that its row names, in a suspect as dirty ones: what the cache got in
+others counts from the commit that names them, and until then the origin's content does.  Hints count only after a clean
+end under a policy of the same name, major version and hint size (dm-cache 2.11).
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def recover(
     use_hints = hints_valid and bool(policy.hint_size)
     unread = iter(rows)
     while some := list(islice(unread, _AT_ONCE)):
-        cblocks, oblocks, recorded, hints, _ = zip(*some, strict=True)
+        cblocks, oblocks, recorded, hints, _, _ = zip(*some, strict=True)
         if max(oblocks) >= geometry.origin_blocks:
             msg = _beyond_the_end(some, geometry.origin_blocks)
             raise DamagedRowError(msg)
@@ -89,7 +90,9 @@ def _note(mapping: Mapping, some: list[Row], dirty: list[bool]) -> int:
     """Note what is known of mapped blocks; returns how many count as dirty without a row that says so."""
     suspects = 0
     sum_known = mapping.sum_known
-    for (cblock, _, recorded, _, crc), is_dirty in zip(some, dirty, strict=True):
+    for (cblock, _, recorded, _, crc, valid), is_dirty in zip(some, dirty, strict=True):
+        if valid is not None:
+            mapping.holds_part(cblock, valid)
         if is_dirty:
             (mapping.recovered_dirty if recorded else mapping.recovered_suspect)(cblock)
             suspects += not recorded

@@ -4,12 +4,15 @@ from fusecache.block.geometry import Geometry
 from fusecache.block.health import Health
 from fusecache.block.locks import ALL_OUT, WRITERS_OUT, BlockLocks, Level
 from fusecache.block.mapping import UNMAPPED, Mapping
-from fusecache.block.states import DIRTY, RECORDED, SUMMED, WRITABLE, WRITE_INTENT, WRITEBACK_IN_FLIGHT
+from fusecache.block.sectors import SECTOR, all_sectors, byte_runs, is_aligned, sectors_of
+from fusecache.block.states import DIRTY, PARTIAL, RECORDED, SUMMED, WRITABLE, WRITE_INTENT, WRITEBACK_IN_FLIGHT
 
 __all__ = [
     "ALL_OUT",
     "DIRTY",
+    "PARTIAL",
     "RECORDED",
+    "SECTOR",
     "SUMMED",
     "UNMAPPED",
     "WRITABLE",
@@ -21,4 +24,8 @@ __all__ = [
     "Health",
     "Level",
     "Mapping",
+    "all_sectors",
+    "byte_runs",
+    "is_aligned",
+    "sectors_of",
 ]

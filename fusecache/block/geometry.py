@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from fusecache.block.sectors import all_sectors
 from fusecache.config import check_block_size
 from fusecache.errors import OutOfRangeError, RefusedError
 
@@ -30,6 +31,8 @@ class Geometry:
     origin_blocks: int = field(init=False)
     """Whole blocks; an image smaller than one block has none, and is all tail."""
     tail_start: int = field(init=False)
+    every_sector: int = field(init=False)
+    """All sectors of a block; see :mod:`fusecache.block.sectors`."""
 
     def __post_init__(self) -> None:
         check_block_size(self.block_size)
@@ -41,6 +44,7 @@ class Geometry:
             raise RefusedError(msg)
         object.__setattr__(self, "origin_blocks", self.image_bytes // self.block_size)
         object.__setattr__(self, "tail_start", self.origin_blocks * self.block_size)
+        object.__setattr__(self, "every_sector", all_sectors(self.block_size))
 
     def clip(self, offset: int, length: int) -> int:
         """Return how many of ``length`` bytes from ``offset`` exist, since a read past the end is short."""

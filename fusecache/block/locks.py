@@ -135,6 +135,11 @@ class BlockLocks:
             finally:
                 self.end_exclusive(oblock)
 
+    def may_migrate(self, oblock: int) -> bool:
+        """Tell whether nobody has a block exclusively."""
+        lock = self.held.get(oblock)
+        return lock is None or not lock.level
+
     def try_exclusive(self, oblock: int, level: Level) -> bool:
         """Take a block exclusively, if nobody else has it exclusively; call :meth:`drain` next."""
         lock = self._lock_of(oblock)

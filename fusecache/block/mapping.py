@@ -10,6 +10,10 @@ answers against this one, and only migrations change it.
 ``flags[cblock]`` is the state of a cached block, one byte.  :mod:`fusecache.block.states` has the table of states and
 events; here is one method an event.  Everybody may read a state, and nobody outside this class changes one.  An
 unmapped block has state 0.
+
+A *partial* block is one of which the cache holds some sectors only, since a write has put it there and nothing was read
+from the origin.  ``valid[cblock]`` says which (:mod:`fusecache.block.sectors`).  There is an entry for partial blocks
+only, so whole ones cost nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ from __future__ import annotations
 from array import array
 from typing import TYPE_CHECKING, Final
 
-from fusecache.block.states import DIRTY, SUMMED, WRITEBACK_IN_FLIGHT, Event, broken_rule, transitions
+from fusecache.block.states import DIRTY, PARTIAL, SUMMED, WRITEBACK_IN_FLIGHT, Event, broken_rule, transitions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -32,6 +36,8 @@ _RECOVERED_DIRTY: Final = transitions(Event.RECOVERED_DIRTY)
 _RECOVERED_SUSPECT: Final = transitions(Event.RECOVERED_SUSPECT)
 _REMOVED: Final = transitions(Event.REMOVED)
 _KEPT: Final = transitions(Event.KEPT)
+_HOLDS_PART: Final = transitions(Event.HOLDS_PART)
+_COMPLETED: Final = transitions(Event.COMPLETED)
 _INTENT_RECORDED: Final = transitions(Event.INTENT_RECORDED)
 _WRITTEN: Final = transitions(Event.WRITTEN)
 _WRITE_FAILED: Final = transitions(Event.WRITE_FAILED)
@@ -39,6 +45,7 @@ _REWRITING: Final = transitions(Event.REWRITING)
 _WRITEBACK_BEGUN: Final = transitions(Event.WRITEBACK_BEGUN)
 _WRITEBACK_ENDED: Final = transitions(Event.WRITEBACK_ENDED)
 _CLEANED: Final = transitions(Event.CLEANED)
+_CLEANED_IN_PART: Final = transitions(Event.CLEANED_IN_PART)
 _SUM_KNOWN: Final = transitions(Event.SUM_KNOWN)
 _WRITE_LOST: Final = transitions(Event.WRITE_LOST)
 _TAKEN_AS_CLEAN: Final = transitions(Event.TAKEN_AS_CLEAN)
@@ -62,6 +69,7 @@ class Mapping:
         "mapped_count",
         "oblock_of",
         "sums",
+        "valid",
     )
 
     def __init__(self, cache_blocks: int) -> None:
@@ -69,6 +77,7 @@ class Mapping:
         self.oblock_of = array("q", [UNMAPPED]) * cache_blocks
         self.flags = bytearray(cache_blocks)
         self.sums = array("I", [0]) * cache_blocks
+        self.valid: dict[int, int] = {}
         self.mapped_count = 0
         self.dirty_count = 0
         bits = max(2, (2 * cache_blocks - 1).bit_length())
@@ -152,14 +161,42 @@ class Mapping:
         self._close_gap(slot)
         self.oblock_of[cblock] = UNMAPPED
         self.flags[cblock] = _REMOVED[before]
+        self.valid.pop(cblock, None)
         self.dirty_count -= before & DIRTY
         self.mapped_count -= 1
         return oblock
 
-    def put_back(self, oblock: int, cblock: int, state: int) -> None:
-        """Map a block again that had this state when it was removed, because the removal could not be committed."""
+    def put_back(self, oblock: int, cblock: int, state: int, valid: int | None) -> None:
+        """Map a block again as it was when it was removed, because the removal could not be committed."""
         self.insert(oblock, cblock)
         self.flags[cblock] = _KEPT[state]
+        if valid is not None:
+            self.valid[cblock] = valid
+
+    def holds_part(self, cblock: int, valid: int) -> None:
+        """Note that only these sectors of a mapped block count; some, but not all of them."""
+        self.flags[cblock] = _HOLDS_PART[self.flags[cblock]]
+        self.valid[cblock] = valid
+
+    def validated(self, cblock: int, sectors: int, every: int) -> bool:
+        """Note that the cache has these sectors of a block as well; returns whether it lacked any of them.
+
+        :param every: all sectors of a block.
+        """
+        before = self.valid.get(cblock, every)
+        after = before | sectors
+        if after == before:
+            return False
+        if after == every:
+            self.completed(cblock)
+        else:
+            self.valid[cblock] = after
+        return True
+
+    def completed(self, cblock: int) -> None:
+        """Note that the cache has all sectors of a partial block."""
+        self.valid.pop(cblock, None)
+        self.flags[cblock] = _COMPLETED[self.flags[cblock]]
 
     def intent_recorded(self, cblock: int) -> None:
         """Note that the region of the block is durably open."""
@@ -202,6 +239,15 @@ class Mapping:
             return False
         self.flags[cblock] = _CLEANED[before]
         self.sums[cblock] = crc
+        self.dirty_count -= 1
+        return True
+
+    def cleaned_in_part(self, cblock: int) -> bool:
+        """Note that the origin has what the cache has of a partial block; returns whether the block was dirty."""
+        before = self.flags[cblock]
+        if not before & DIRTY:
+            return False
+        self.flags[cblock] = _CLEANED_IN_PART[before]
         self.dirty_count -= 1
         return True
 
@@ -288,6 +334,8 @@ class Mapping:
         assert sum(1 for slot in self._slots if slot != _EMPTY) == self.mapped_count
         assert all(self.find(oblock) == cblock for cblock, oblock in mapped.items())
         assert self.dirty_count == sum(1 for flags in self.flags if flags & DIRTY)
+        assert self.valid.keys() == {cblock for cblock, flags in enumerate(self.flags) if flags & PARTIAL}
+        assert all(valid > 0 for valid in self.valid.values())
         for cblock, state in enumerate(self.flags):
             assert not state or cblock in mapped, f"state {state} of unmapped cblock {cblock}"
             assert not broken_rule(state), f"cblock {cblock}: {broken_rule(state)} (state {state})"

@@ -2,7 +2,7 @@
 
 Theory of operation
 -------------------
-The state of a cached block is one byte, a set of the five flags below.  :class:`Event` is the table: each row names one
+The state of a cached block is one byte, a set of the six flags below.  :class:`Event` is the table: each row names one
 thing that can happen to a mapped block, in which states it can happen, which flags it sets and which it clears.
 :class:`fusecache.block.mapping.Mapping` has one method an event and is the only one who changes a state; each method
 looks up the new state in 256 bytes that :func:`transitions` computes from the row.
@@ -38,13 +38,18 @@ WRITEBACK_IN_FLIGHT: Final = 16
 """The block is dirty, and a copy of its content is on its way to the origin.  A write clears the flag: the copy is then
 out of date, and its arrival does not make the block clean."""
 
-ANY_FLAG: Final = DIRTY | WRITE_INTENT | RECORDED | SUMMED | WRITEBACK_IN_FLIGHT
+PARTIAL: Final = 32
+"""The cache holds only some sectors of this block, ``Mapping.valid[cblock]``; the others are at the origin."""
+
+ANY_FLAG: Final = DIRTY | WRITE_INTENT | RECORDED | SUMMED | WRITEBACK_IN_FLIGHT | PARTIAL
+_BUT_PARTIAL: Final = ANY_FLAG & ~PARTIAL
 
 MISUSED: Final = 128
 """Not a flag: an event happened in a state in which it cannot happen."""
 
 WRITABLE: Final = DIRTY | WRITE_INTENT
-"""A block with these two, and without :data:`WRITEBACK_IN_FLIGHT`, stays as it is when it is written to."""
+"""A block with these two, and without :data:`WRITEBACK_IN_FLIGHT` and :data:`PARTIAL`, stays as it is when somebody
+writes to it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)  # two rows may be alike; an Enum would take equal ones for one
@@ -66,13 +71,13 @@ class Event(Enum):
 
     # The block comes and goes.
 
-    PROMOTED = Change(lacking=ANY_FLAG, sets=WRITE_INTENT)
+    PROMOTED = Change(lacking=_BUT_PARTIAL, sets=WRITE_INTENT)
     """A migration mapped the block.  It has no row yet; its first row will tell its state at that time."""
 
-    RECOVERED_DIRTY = Change(lacking=ANY_FLAG, sets=DIRTY | WRITE_INTENT | RECORDED)
+    RECOVERED_DIRTY = Change(lacking=_BUT_PARTIAL, sets=DIRTY | WRITE_INTENT | RECORDED)
     """Recovery found a row that says dirty."""
 
-    RECOVERED_SUSPECT = Change(lacking=ANY_FLAG, sets=DIRTY | WRITE_INTENT)
+    RECOVERED_SUSPECT = Change(lacking=_BUT_PARTIAL, sets=DIRTY | WRITE_INTENT)
     """After a crash, recovery found a row that says clean in a region that was open."""
 
     REMOVED = Change(lacking=DIRTY, clears=ANY_FLAG)
@@ -81,6 +86,14 @@ class Event(Enum):
     KEPT = Change(lacking=DIRTY, clears=RECORDED)
     """The removal could not be committed, and the block is mapped again in the state that it had.  Whether its row is
     still there, nobody knows."""
+
+    # Some sectors of it, or all.
+
+    HOLDS_PART = Change(sets=PARTIAL, clears=SUMMED | WRITEBACK_IN_FLIGHT)
+    """Only some sectors of the block count: it was mapped with these, or the others were lost."""
+
+    COMPLETED = Change(having=PARTIAL, clears=PARTIAL)
+    """The cache has the last of its sectors now."""
 
     # Users write.
 
@@ -105,10 +118,13 @@ class Event(Enum):
     """The copy reached the origin, or failed to.  If the flag was still set, nobody has written to the block meanwhile,
     and a copy that has arrived makes it CLEANED.  If not, the block was written to, or its cache was lost."""
 
-    CLEANED = Change(having=DIRTY, sets=SUMMED, clears=DIRTY | WRITEBACK_IN_FLIGHT)
+    CLEANED = Change(having=DIRTY, lacking=PARTIAL, sets=SUMMED, clears=DIRTY | WRITEBACK_IN_FLIGHT)
     """The origin has what the cache has, and the sum of it is known."""
 
-    SUM_KNOWN = Change(lacking=DIRTY, sets=SUMMED)
+    CLEANED_IN_PART = Change(having=DIRTY | PARTIAL, clears=DIRTY | WRITEBACK_IN_FLIGHT)
+    """The origin has what the cache has of the block."""
+
+    SUM_KNOWN = Change(lacking=DIRTY | PARTIAL, sets=SUMMED)
     """Somebody has read the whole clean block, or its row has the sum."""
 
     WRITE_LOST = Change(having=DIRTY, clears=DIRTY | WRITEBACK_IN_FLIGHT)
@@ -150,6 +166,8 @@ def broken_rule(state: int) -> str:
         return "dirty without write intent"
     if state & DIRTY and state & SUMMED:
         return "dirty with a sum"
+    if state & PARTIAL and state & SUMMED:
+        return "held in part, with a sum"
     if state & WRITEBACK_IN_FLIGHT and not state & DIRTY:
         return "written back without being dirty"
     return ""

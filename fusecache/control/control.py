@@ -178,6 +178,7 @@ class Control:
             cache_blocks=volume.geometry.cache_blocks,
             used_blocks=volume.policy.residency(),
             dirty_blocks=mapping.dirty_count,
+            partial_blocks=len(mapping.valid),
             suspect_blocks=min(facts.suspects, mapping.dirty_count),
             **volume.counters.as_dict(),
             mode=self._changes.mode,

@@ -27,6 +27,8 @@ class Status:
     """Cache blocks allocated, those reserved for promotions under way included."""
     dirty_blocks: int
     """Cache blocks that hold what the origin does not."""
+    partial_blocks: int
+    """Cache blocks that hold some sectors of a block only."""
     suspect_blocks: int
     """Dirty blocks that are so because a crash left it open whether they are."""
     read_hits: int
@@ -40,6 +42,11 @@ class Status:
     origin_read_bytes: int
     origin_writes: int
     origin_write_bytes: int
+    fills: int
+    second_reads: int
+    absorbed: int
+    completions: int
+    edge_reads: int
     cache_errors: int
     origin_errors: int
     scrubbed: int

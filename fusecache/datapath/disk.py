@@ -19,8 +19,9 @@ writethrough            cache           origin and cache; stays clean           
 passthrough             origin          mapping dropped durably, then origin     cannot be
 ======================  ==============  =======================================  ======================
 
-A miss goes to the origin.  In writeback mode a write of a whole block may promote the block with its own data.  The
-tail of the image, which is less than a block, is served from the origin and not counted.
+A miss goes to the origin.  A read that misses may fill its block.  A write that misses may be absorbed, and in
+writeback mode a write of a whole block may promote the block with its own data.  The tail of the image, which is less
+than a block, is served from the origin and not counted.
 
 If nothing is to be written to the origin, every write is refused, also in writeback mode: what would be dirty could
 never be written back.
@@ -30,10 +31,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fusecache.datapath.origin_io import OriginIO
 from fusecache.datapath.reading import Reader
 from fusecache.datapath.writing import Writer
 from fusecache.errors import FusecacheError, ReadOnlyError
+from fusecache.volume import OriginIO
 
 if TYPE_CHECKING:
     from fusecache.migration import MigrationWorker

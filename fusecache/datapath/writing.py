@@ -1,4 +1,14 @@
-"""Writes of the image (see :mod:`fusecache.datapath.disk` for the data path as a whole)."""
+"""Writes of the image (see :mod:`fusecache.datapath.disk` for the data path as a whole).
+
+Theory of operation
+-------------------
+A write to a block that is not cached may be *absorbed*: if the policy wants the block at once, it goes into a free
+cache block, and nothing is read from the origin.  The cache then has some sectors of the block only.  Later writes add
+theirs.  Where a write covers a part of a sector that the cache does not have, that sector is read from the origin
+first.
+
+A write to such a partial block is alone there: two of them may meet in one sector, each with a part of it.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +18,17 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from fusecache.block import DIRTY, UNMAPPED, WRITABLE, WRITE_INTENT, WRITEBACK_IN_FLIGHT
-from fusecache.config import Mode
+from fusecache.block import (
+    DIRTY,
+    PARTIAL,
+    UNMAPPED,
+    WRITABLE,
+    WRITE_INTENT,
+    WRITEBACK_IN_FLIGHT,
+    is_aligned,
+    sectors_of,
+)
+from fusecache.config import COPY_SIZE, Mode
 from fusecache.datapath.extents import Extent, append_bio
 from fusecache.errors import ReadOnlyError, StoreError
 from fusecache.tasks import fail, gather
@@ -19,9 +38,10 @@ from policies import MISS_QUEUED, Work
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
-    from fusecache.datapath.origin_io import OriginIO
     from fusecache.migration import MigrationWorker
-    from fusecache.volume import Volume
+    from fusecache.stores import Data
+    from fusecache.volume import OriginIO, Volume
+    from policies import Work
 
 log = structlog.get_logger(__name__)
 
@@ -33,23 +53,29 @@ class _Route(Enum):
     CACHE = auto()
     DIRTY = auto()
     """To the cache; the block is dirty afterwards, or dirty again while a writeback is in flight."""
+    PART = auto()
+    """To the cache, which has, or will have, some sectors of the block only."""
     INTENT = auto()
     """To the cache, once the write intent is durable."""
     BOTH = auto()
     DROP = auto()
     """To the origin, once the cached copy is durably gone."""
     OVERWRITE = auto()
+    """To the cache, as a promotion by the write itself, which covers the block."""
+    ABSORB = auto()
     """To the cache, as a promotion by the write itself."""
 
 
 _IN_PLACE: Final = (_Route.CACHE, _Route.DIRTY)
 """To the cache, with nothing to do first."""
+_ALONE: Final = (_Route.BOTH, _Route.PART)
+"""Such writes keep others out of the block."""
 
 
 class Writer:
     """Serves writes of one volume."""
 
-    __slots__ = ("_block_size", "_held", "_origin", "_origin_blocks", "_volume", "_worker")
+    __slots__ = ("_absorbs", "_block_size", "_held", "_origin", "_origin_blocks", "_volume", "_worker")
 
     def __init__(self, volume: Volume, worker: MigrationWorker, origin: OriginIO) -> None:
         self._volume = volume
@@ -58,6 +84,8 @@ class Writer:
         self._block_size = volume.geometry.block_size
         self._origin_blocks = volume.geometry.origin_blocks
         self._held = volume.locks.held
+        self._absorbs = self._block_size <= COPY_SIZE
+        """Whether blocks are small enough to be kept in part."""
 
     async def write(self, offset: int, data: bytes | memoryview) -> int:
         """Write all of ``data`` at ``offset``; returns its length.
@@ -83,23 +111,28 @@ class Writer:
                     volume.set_dirty(cblock)
                 volume.served_hit()
                 return length
+            if route is _Route.PART and self._add_now(cblock, within, data):
+                volume.served_hit()
+                return length
         except StoreError:
             pass  # the waiting write will tell
         if work is None:
-            volume.locks.try_write(oblock, alone=route is _Route.BOTH)
+            volume.locks.try_write(oblock, alone=route in _ALONE)
         await self._write_piece(route, cblock, work, oblock, within, memoryview(data))
         return length
 
     def _route(self, oblock: int, offset: int, length: int) -> tuple[_Route, int, Work | None]:
         """Refer a write to the policy and decide.
 
-        For an overwrite the block is locked exclusively; a hold of the caller's stays.
+        For an overwrite or an absorbed write the block is locked exclusively; a hold of the caller's stays.
         """
         volume = self._volume
         policy = volume.policy
         if policy.observes_bios:
             policy.observe_bio(offset, length, False, now_ms())
-        if length == self._block_size and volume.mode is Mode.WRITEBACK and self._worker.accepting:
+        may_absorb = policy.absorbs and self._absorbs and volume.mode is not Mode.PASSTHROUGH
+        may_absorb = may_absorb and self._worker.accepting
+        if length == self._block_size and volume.mode is Mode.WRITEBACK and self._worker.accepting and not may_absorb:
             cblock, work = policy.lookup_with_work(oblock, True, True)
             if work is not None:
                 try:
@@ -110,12 +143,15 @@ class Writer:
                 self._worker.begin_overwrite(work)
                 return _Route.OVERWRITE, work.cblock, work
         else:
-            cblock = policy.lookup(oblock, True, False)
+            cblock = policy.lookup(oblock, True, may_absorb)
         if cblock < 0:
             volume.require_miss(oblock)
             volume.counters.write_misses += 1
             if cblock == MISS_QUEUED:
-                self._worker.wake()
+                if not may_absorb:
+                    self._worker.wake()
+                elif (work := self._worker.take_promotion(oblock, copies=False)) is not None:
+                    return _Route.ABSORB, work.cblock, work
             return _Route.ORIGIN, UNMAPPED, None
         volume.require_hit(oblock, cblock)
         volume.counters.write_hits += 1
@@ -126,18 +162,32 @@ class Writer:
         if volume.mode is Mode.PASSTHROUGH or volume.health.cache_lost:
             return _Route.DROP
         flags = volume.mapping.flags[cblock]
-        if flags & (WRITABLE | WRITEBACK_IN_FLIGHT) == WRITABLE:
+        if flags & (WRITABLE | WRITEBACK_IN_FLIGHT | PARTIAL) == WRITABLE:
             return _Route.CACHE
+        if flags & PARTIAL:
+            return _Route.PART if flags & DIRTY or volume.mode is Mode.WRITEBACK else _Route.BOTH
         if flags & DIRTY:
             return _Route.DIRTY
         if volume.mode is Mode.WRITETHROUGH:
             return _Route.BOTH
         return _Route.DIRTY if flags & WRITE_INTENT else _Route.INTENT
 
-    def _goes_to_both(self, oblock: int) -> bool:
-        """Tell whether a write may go to both stores: then no other may write to the block meanwhile."""
+    def _must_be_alone(self, oblock: int) -> bool:
+        """Tell whether a write may go to both stores, or to a partial block: then no other may write to the block."""
         volume = self._volume
-        return volume.mode is Mode.WRITETHROUGH and volume.mapping.find(oblock) != UNMAPPED
+        cblock = volume.mapping.find(oblock)
+        return cblock != UNMAPPED and (volume.mode is Mode.WRITETHROUGH or bool(volume.mapping.flags[cblock] & PARTIAL))
+
+    def _add_now(self, cblock: int, within: int, data: Data) -> bool:
+        """Write to a partial block if that needs no waiting; returns whether it was done."""
+        volume = self._volume
+        if not (volume.mapping.flags[cblock] & WRITE_INTENT and is_aligned(within, len(data))):
+            return False
+        if not volume.cache.write_nowait(cblock * self._block_size + within, data):
+            return False
+        volume.set_dirty(cblock)
+        volume.set_valid(cblock, sectors_of(within, len(data)))
+        return True
 
     async def _write_pieces(self, offset: int, data: memoryview) -> None:
         """Write a range that crosses blocks, touches the tail, or meets a lock."""
@@ -149,7 +199,7 @@ class Writer:
             start, end = end, end + length
             if oblock == self._origin_blocks:
                 append_bio(extents, volume.origin, offset + start, start, length, None)
-            elif oblock in self._held and not volume.locks.may_write(oblock, alone=self._goes_to_both(oblock)):
+            elif oblock in self._held and not volume.locks.may_write(oblock, alone=self._must_be_alone(oblock)):
                 jobs.append(partial(self._write_parked, oblock, within, data[start:end]))
             else:
                 try:
@@ -163,7 +213,7 @@ class Writer:
                     append_bio(extents, volume.origin, offset + start, start, length, oblock)
                 else:
                     if work is None:
-                        volume.locks.try_write(oblock, alone=route is _Route.BOTH)
+                        volume.locks.try_write(oblock, alone=route in _ALONE)
                     jobs.append(partial(self._write_piece, route, cblock, work, oblock, within, data[start:end]))
         for extent in extents:
             if not self._write_now(extent, data):
@@ -174,7 +224,7 @@ class Writer:
 
     async def _write_parked(self, oblock: int, within: int, data: memoryview) -> None:
         volume = self._volume
-        while not volume.locks.try_write(oblock, alone=self._goes_to_both(oblock)):
+        while not volume.locks.try_write(oblock, alone=self._must_be_alone(oblock)):
             await volume.locks.park(oblock)
         try:
             route, cblock, work = self._route(oblock, oblock * self._block_size + within, len(data))
@@ -191,26 +241,34 @@ class Writer:
         """Write inside one block, which the caller holds for writing (exclusively for an overwrite); end that hold."""
         volume = self._volume
         if work is not None:
-            await self._worker.overwrite(work, data)
+            if route is _Route.OVERWRITE:
+                await self._worker.overwrite(work, data)
+            else:
+                await self._worker.absorb(work, within, data)
             return
         if route is _Route.DROP:
             volume.locks.end_write(oblock)
             await self._drop_and_write(oblock, within, data)
             return
         position = oblock * self._block_size + within
-        cache_position = cblock * self._block_size + within
         try:
             if route is _Route.ORIGIN:
                 await self._origin.write(position, data)
                 return
-            if route is _Route.BOTH or route is _Route.INTENT:
+            if route is not _Route.DIRTY:
                 await volume.durability.record_intent(cblock)
+            start, content = await self._worker.steps.widened(
+                oblock, within, data, volume.mapping.valid.get(cblock, volume.geometry.every_sector)
+            )
+            cache_position = cblock * self._block_size + start
             if route is _Route.BOTH:
                 volume.durability.rows.rewriting(cblock)
-                failed = not await self._write_both(position, cache_position, data)
+                failed = not await self._write_both(position, data, cache_position, content)
             else:
-                failed = not await self._write_cache(cblock, cache_position, data)
-            if failed and not volume.is_dirty(cblock):
+                failed = not await self._write_cache(cblock, cache_position, content)
+            if not failed:
+                volume.set_valid(cblock, sectors_of(start, len(content)))
+            elif not volume.is_dirty(cblock):
                 volume.durability.rows.mark_divergent(cblock)
         finally:
             volume.locks.end_write(oblock)
@@ -252,13 +310,13 @@ class Writer:
         finally:
             volume.locks.end_write(oblock)
 
-    async def _write_both(self, position: int, cache_position: int, data: memoryview) -> bool:
-        """Write to the origin and the cache side by side; returns whether both succeeded."""
+    async def _write_both(self, position: int, data: memoryview, cache_position: int, content: memoryview) -> bool:
+        """Write to the origin, and to the cache what it is to have, side by side; returns whether both succeeded."""
         volume = self._volume
 
         async def to_cache() -> None:
             try:
-                await volume.cache.write(cache_position, data)
+                await volume.cache.write(cache_position, content)
             except StoreError:
                 volume.counters.cache_errors += 1
                 raise

@@ -10,6 +10,8 @@ any part of what was written to it since its last flush.  These rules hold all t
    (:meth:`Durability.wait_reusable`).
 3. A row that says *clean* is committed only after the origin has durably what the cache has.
 4. Cache and origin differ in a block only if the durable record calls that block *suspect*.
+5. A row names only sectors that the cache has, durably; of a block, others than those that its row names count at the
+   origin (:mod:`fusecache.block.sectors`).
 
 *Commits* come in rounds (:mod:`fusecache.durability.group_commit`).  A round takes a snapshot of the rows that are out
 of date (:mod:`fusecache.durability.rows`), flushes the stores on which the snapshot depends, and commits the snapshot.
@@ -18,9 +20,10 @@ An *fsync* waits for less, and has rounds of its own.  A user's write that has r
 then has to be flushed; or in the cache, and then a flush of the cache makes it safe if the block has a row, for by
 rule 4 recovery will find it.  A block has no row from its promotion to the end of the next round.  So an fsync flushes
 the cache; it flushes the origin if a user has written there; and it has rows committed of the dirty blocks that have
-none.  As a rule that is one flush of one store, and no commit.  An fsync need not flush what writebacks wrote to the
-origin, since their blocks stay suspect until a round has flushed it.  A block without a row is the exception: when it
-is written back, the next fsync flushes the origin.
+none, or of which the cache has got more sectors since their row was written: by rule 5 a crash would not find these.
+As a rule that is one flush of one store, and no commit.  An fsync need not flush what writebacks wrote to the
+origin, since their blocks stay suspect until a round has flushed it.  A block without a row, or with sectors that its
+row does not name, is the exception: when it is written back, the next fsync flushes the origin.
 
 *Rule 4 and the mapping's flags.*  A block is suspect after a crash if its row says dirty (flag RECORDED), or if its
 *region*, a range of cache blocks, is recorded as open.  WRITE_INTENT says: if the block has a durable row at a crash,
@@ -33,6 +36,10 @@ it is suspect.  So a write to such a block needs no commit.  The flag is
 A region that saw no new use for a while is *closed* (:mod:`fusecache.durability.regions`): the same transaction makes
 the rows of its blocks exact.  A snapshot never takes a block as clean while somebody writes to it, and such a block
 keeps its region open.
+
+*Rule 5* needs no more than rule 1, since a block never has fewer sectors than before while it is mapped.  A write adds
+sectors when the cache has taken it; until its row names them, a crash forgets them, and the origin shows what was there
+before.  So does a failed flush of the cache.
 
 A row that says *clean* may have the sum of the block's content.  The same rules protect it: the content cannot change
 before the block is suspect, and when a sum changes, the row is out of date.
@@ -75,7 +82,7 @@ class Want(Flag):
     """What a round is to do."""
 
     ROWS = auto()
-    """Commit the rows of the dirty blocks that have none."""
+    """Commit the rows of the dirty blocks that have none, or that lack sectors."""
     RECORD = auto()
     """Commit whatever is out of date, those rows included."""
     CACHE = auto()
@@ -121,7 +128,7 @@ class Durability:
     ) -> None:
         self.health = Health()
         self._mapping = mapping
-        self.flushes = Flushes(cache, origin, self.health)
+        self.flushes = Flushes(mapping, cache, origin, self.health)
         self._writer = RecordWriter(record, self.health)
         self.regions = Regions(mapping, self._writer, self.health, blocks_each=region_blocks, open_regions=open_regions)
         self.rows = Rows(mapping, locks, self.regions, self.flushes, self.health)
@@ -249,13 +256,13 @@ class Durability:
         else:
             taken = rows.lacking() if want & Want.ROWS else set()
         if want & Want.ROWS and self.flushes.origin_unflushed:
-            # Now, not when it was asked for: a block without a row may have been written back since.
+            # Now, not when it was asked for: a block whose row lacks something may have been written back since.
             want |= Want.ORIGIN
         try:
             transaction = rows.snapshot(taken, closing)
             if transaction.mapped or closing:
                 want |= Want.CACHE
-            if not all(dirty for _, _, dirty, _ in transaction.mapped):
+            if not all(dirty for _, _, dirty, *_ in transaction.mapped):
                 want |= Want.ORIGIN
             await self.flushes.flush(cache=bool(want & Want.CACHE), origin=bool(want & Want.ORIGIN))
             await self._commit(transaction, closing)

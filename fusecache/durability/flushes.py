@@ -10,11 +10,13 @@ A flush of the cache that fails may have lost whatever the cache took since the 
 could not write (fsync(2)), and sooner or later reads what was there before.  If that is an older content of the same
 block, it is one that was durable.  But the first content of a promoted block may not be durable yet, and then its
 place would show what another block has left there.  The writes to such a block are *lost*, and the origin has what was
-there before them.  So the cache is given up, and these blocks count as clean.
+there before them.  So the cache is given up, and these blocks count as clean.  Of a block that had some durable sectors
+and has got more of them since, the durable ones still count.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import trio
@@ -25,39 +27,52 @@ from fusecache.tasks import gather
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from fusecache.block import Health
+    from fusecache.block import Health, Mapping
     from fusecache.stores import Store
+
+
+@dataclass(slots=True, eq=False)
+class _Unflushed:
+    """A cache block of which something may not be durable since it was filled.
+
+    :ivar filling: the number of the last time that something came to it.
+    :ivar durable: sectors of which what they hold, or something older of the same block, is durable.
+    """
+
+    filling: int
+    durable: int = 0
 
 
 class Flushes:
     """The flushes of one volume's stores.  Flushes of one store that come side by side wait for each other there.
 
     :ivar cache_failed: set when the cache is given up because it could not be flushed.
-    :ivar on_lost_write: called then with every cache block whose writes are lost.
+    :ivar on_lost_write: called then with every cache block of which writes are lost, and the sectors that stay.
     """
 
     __slots__ = (
         "_cache",
+        "_fillings",
         "_health",
+        "_mapping",
         "_origin",
         "_origin_flushed",
         "_origin_writes",
-        "_promotions",
         "_unflushed",
         "cache_failed",
         "on_lost_write",
     )
 
-    def __init__(self, cache: Store, origin: Store, health: Health) -> None:
+    def __init__(self, mapping: Mapping, cache: Store, origin: Store, health: Health) -> None:
+        self._mapping = mapping
         self._cache = cache
         self._origin = origin
         self._health = health
         self._origin_writes = 1  # what a killed process left, if any
         self._origin_flushed = 0
-        self._unflushed: dict[int, int] = {}
-        """Cache blocks that no flush has made durable since their promotion, with the number of that promotion."""
-        self._promotions = 0
-        self.on_lost_write: Callable[[int], None] = lambda _: None
+        self._unflushed: dict[int, _Unflushed] = {}
+        self._fillings = 0
+        self.on_lost_write: Callable[[int, int], None] = lambda _, __: None
         self.cache_failed = trio.Event()
 
     def origin_written(self) -> None:
@@ -69,10 +84,16 @@ class Flushes:
         """Whether an fsync has to flush the origin."""
         return self._origin_writes > self._origin_flushed or bool(self._health.origin_lost)
 
-    def promoted(self, cblock: int) -> None:
+    def filled(self, cblock: int) -> None:
         """Learn that a cache block has another block's content from now on, which may not be durable."""
-        self._promotions += 1
-        self._unflushed[cblock] = self._promotions
+        self._fillings += 1
+        self._unflushed[cblock] = _Unflushed(self._fillings)
+
+    def extended(self, cblock: int, before: int) -> None:
+        """Learn that a cache block has more sectors from now on than these, and that they may not be durable."""
+        self._fillings += 1
+        entry = self._unflushed.setdefault(cblock, _Unflushed(0, before))
+        entry.filling = self._fillings
 
     def unmapped(self, cblocks: Iterable[int]) -> None:
         """Learn that no row names these cache blocks any more."""
@@ -81,7 +102,8 @@ class Flushes:
 
     def has_lost_writes(self, cblock: int) -> bool:
         """Tell whether what the cache has of a block may be what another block has left there."""
-        return bool(self._health.cache_lost) and cblock in self._unflushed
+        entry = self._unflushed.get(cblock)
+        return bool(self._health.cache_lost) and entry is not None and not entry.durable
 
     async def flush(self, *, cache: bool, origin: bool) -> None:
         """Flush one store or both, side by side, but never a cache that is given up; raises StoreError."""
@@ -89,20 +111,24 @@ class Flushes:
         await gather([flush for flush, needed in needs if needed])
 
     async def _flush_cache(self) -> None:
-        unflushed = list(self._unflushed.items())
+        valid = self._mapping.valid
+        before = [(cblock, entry, entry.filling, valid.get(cblock, 0)) for cblock, entry in self._unflushed.items()]
         try:
             await self._cache.flush()
         except StoreError as exc:
             if not self._health.cache_lost:
                 self._health.cache_lost = self._health.unreported = str(exc)
                 self._health.emptying = True
-                for cblock in self._unflushed:
-                    self.on_lost_write(cblock)
+                for cblock, entry in self._unflushed.items():
+                    self.on_lost_write(cblock, entry.durable)
             self.cache_failed.set()
             raise
-        for cblock, promotion in unflushed:
-            if self._unflushed.get(cblock) == promotion:
-                del self._unflushed[cblock]
+        for cblock, entry, filling, sectors in before:
+            if self._unflushed.get(cblock) is entry:
+                if entry.filling == filling:
+                    del self._unflushed[cblock]
+                else:
+                    entry.durable = sectors
 
     async def _flush_origin(self) -> None:
         writes = self._origin_writes

@@ -6,6 +6,7 @@ The rules that a snapshot follows, and what the mapping's flags have to do with 
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from fusecache.block import DIRTY, RECORDED, SUMMED, UNMAPPED, WRITE_INTENT
@@ -29,11 +30,13 @@ class Rows:
     """
 
     __slots__ = (
+        "_behind",
         "_divergent",
         "_flushes",
         "_health",
         "_locks",
         "_mapping",
+        "_recorded_parts",
         "_regions",
         "_rowless",
         "_taken",
@@ -52,6 +55,10 @@ class Rows:
         """Clean blocks whose copies in cache and origin may differ."""
         self._rowless: set[int] = set()
         """Mapped blocks that have no durable row."""
+        self._recorded_parts = dict(mapping.valid)
+        """The sectors that the durable rows of blocks name, where these are not all."""
+        self._behind: set[int] = set()
+        """Mapped blocks of which the cache has more sectors than their durable rows name."""
         self._taken: set[int] = set()
         """Blocks that the snapshot under way was asked for."""
         self.changed: set[int] = set()
@@ -64,7 +71,7 @@ class Rows:
         """Learn that a block was mapped just now; it has no durable row."""
         self._mapping.promoted(cblock)
         self._rowless.add(cblock)
-        self._flushes.promoted(cblock)
+        self._flushes.filled(cblock)
         self.changed.add(cblock)
 
     def removing(self, cblock: int) -> None:
@@ -72,6 +79,7 @@ class Rows:
         if self._mapping.flags[cblock] & WRITE_INTENT:
             self.origin_needed = True
         self._rowless.discard(cblock)
+        self._behind.discard(cblock)
         self.changed.add(cblock)
         self.leaving.add(cblock)
 
@@ -100,10 +108,16 @@ class Rows:
     def cleaned(self, cblock: int) -> None:
         """Learn that a block was written back just now: its two copies are the same, whatever they were before."""
         self._divergent.discard(cblock)
-        if cblock in self._rowless:
+        if cblock in self._rowless or cblock in self._behind:
             self._flushes.origin_written()
         if self._mapping.flags[cblock] & (RECORDED | SUMMED):
             self.changed.add(cblock)
+
+    def extended(self, cblock: int, before: int) -> None:
+        """Learn that the cache has more sectors of a block than these, which it had before."""
+        self._behind.add(cblock)
+        self._flushes.extended(cblock, before)
+        self.changed.add(cblock)
 
     def rewriting(self, cblock: int) -> None:
         """Learn that somebody is about to write to a clean block with write intent, in the cache and the origin."""
@@ -117,9 +131,9 @@ class Rows:
     # What a round needs
 
     def lacking(self) -> set[int]:
-        """Return the blocks that only the cache has, and that no crash would find there."""
+        """Return the blocks of which only the cache has something that no crash would find there."""
         flags = self._mapping.flags
-        return {cblock for cblock in self._rowless if flags[cblock] & DIRTY}
+        return {cblock for cblock in chain(self._rowless, self._behind) if flags[cblock] & DIRTY}
 
     def is_unsettled(self, cblock: int) -> bool:
         """Tell whether a block that counts as clean must not be recorded so: its copies differ, or may in a moment."""
@@ -147,10 +161,18 @@ class Rows:
         self.leaving.difference_update(transaction.unmapped)
         self._divergent.difference_update(transaction.unmapped)
         self._flushes.unmapped(transaction.unmapped)
+        for cblock in transaction.unmapped:
+            self._recorded_parts.pop(cblock, None)
         mapping = self._mapping
-        for cblock, oblock, dirty, _ in transaction.mapped:
+        for cblock, oblock, dirty, _, valid in transaction.mapped:
+            if valid is None:
+                self._recorded_parts.pop(cblock, None)
+            else:
+                self._recorded_parts[cblock] = valid
             if mapping.oblock_of[cblock] == oblock:
                 self._rowless.discard(cblock)
+                if mapping.valid.get(cblock) == valid:
+                    self._behind.discard(cblock)
                 (mapping.committed_dirty if dirty else mapping.committed_clean)(cblock)
                 if dirty and not mapping.flags[cblock] & DIRTY:  # written back since the snapshot
                     self.changed.add(cblock)
@@ -174,7 +196,8 @@ class Rows:
             return
         if not dirty and not self._regions.is_open(cblock):
             self._mapping.taken_as_clean(cblock)
-        transaction.mapped.append((cblock, oblock, dirty, self._mapping.sum_of(cblock)))
+        valid = self._mapping.valid.get(cblock)
+        transaction.mapped.append((cblock, oblock, dirty, self._mapping.sum_of(cblock), valid))
 
     def _snapshot_region(self, region: int, transaction: Transaction) -> None:
         """Add the rows of a closing region that are not exact."""
@@ -189,8 +212,14 @@ class Rows:
                 self._mapping.taken_as_clean(cblock)
 
     def check(self) -> None:
-        """Assert rule 4 as far as it can be seen from here."""
+        """Assert rules 4 and 5 as far as they can be seen from here."""
         flags = self._mapping.flags
+        for cblock, valid in self._recorded_parts.items():
+            has = self._mapping.valid.get(cblock)
+            expected = cblock in self._behind or cblock in self._rowless or cblock in self.leaving
+            assert has == valid or expected or cblock in self._taken, (
+                f"the row of cblock {cblock} names {valid:#x}, the cache has {has}"
+            )
         for cblock, oblock in self._mapping.mapped():
             state = flags[cblock]
             if state & WRITE_INTENT:

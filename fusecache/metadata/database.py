@@ -4,11 +4,13 @@ Theory of operation
 -------------------
 One file, in WAL mode with ``synchronous=FULL`` while it is written: a commit is durable when it returns, and SQLite
 answers for its being whole after any crash.  Which log belongs to it, :mod:`fusecache.metadata.write_ahead_log` says.
-Three tables, readable with any SQLite tool:
+Four tables, readable with any SQLite tool:
 
 ``blocks``
     a row per cached block: cblock, oblock, whether it is known to be dirty, the policy's hint, and the CRC-32C of its
     content.  Only a clean block outside of open regions has one that counts.
+``partial``
+    a row per block of which only some sectors count: cblock, and a bit a sector; see :mod:`fusecache.metadata.blocks`.
 ``regions``
     the write-intent record: a row per *region* (a run of ``region_blocks`` cblocks) in which clean blocks may be
     written before their rows say dirty.  After a crash every block in such a region counts as dirty.
@@ -34,18 +36,24 @@ import structlog
 import trio
 
 from fusecache.errors import MetadataError, UntrustedError
+from fusecache.metadata.blocks import damage, has_partial, read_rows, write_rows
 from fusecache.metadata.creation import create_record
 from fusecache.metadata.readonly import MOST_VALUES, connect, reading, require_metadata, require_whole, sqlite_errors
-from fusecache.metadata.record import Row
 from fusecache.metadata.schema import PUT_VALUE, bounded, schema_complaint, text_values
 from fusecache.metadata.superblock import IN_USE, Superblock
 from fusecache.metadata.trusted import names_held
-from fusecache.metadata.write_ahead_log import begin_writing, end_writing, is_in_wal_mode, log_size
+from fusecache.metadata.write_ahead_log import (
+    begin_writing,
+    end_writing,
+    is_in_wal_mode,
+    log_size,
+    one_transaction,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from fusecache.metadata.record import Transaction
+    from fusecache.metadata.record import Row, Transaction
 
 log = structlog.get_logger(__name__)
 
@@ -55,17 +63,9 @@ _TURN: Final = 2000
 """Commits and changed rows; each may take a page of the log."""
 _SUMS: Final = """
     SELECT cblock, oblock, crc FROM blocks
-    WHERE cblock BETWEEN ? AND ? AND NOT dirty AND crc IS NOT NULL AND crc <> ?
+    WHERE cblock BETWEEN ? AND ? AND NOT dirty AND crc >= 0 AND crc <> ?
         AND cblock / ? NOT IN (SELECT region FROM regions)
     ORDER BY cblock
-"""
-# SQLite keeps whatever it is given; asking it is faster by far than looking at each value here.
-_DAMAGED_ROW: Final = """
-    SELECT * FROM blocks
-    WHERE typeof(oblock) <> 'integer' OR typeof(dirty) <> 'integer' OR dirty NOT IN (0, 1)
-        OR typeof(hint) NOT IN ('integer', 'null') OR hint NOT BETWEEN 0 AND 4294967295
-        OR typeof(crc) NOT IN ('integer', 'null') OR crc NOT BETWEEN 0 AND 4294967295
-    LIMIT 1
 """
 
 
@@ -173,14 +173,13 @@ class Database:
     def rows(self) -> Iterator[Row]:
         """Read all cached blocks in cblock order; one that cannot be is named before any is given."""
         with self._unverified():
-            damaged = self._connection.execute(_DAMAGED_ROW).fetchone()
-            if damaged is not None:
-                cblock, *found = damaged
-                msg = f"metadata {self.path} is damaged: cblock {cblock!r} has {', '.join(map(repr, found))}"
+            is_any_partial = has_partial(self._connection)
+        block_size = self.superblock().block_size if is_any_partial else 0
+        with self._unverified():
+            if complaint := damage(self._connection, block_size):
+                msg = f"metadata {self.path} is damaged: {complaint}"
                 raise MetadataError(msg)
-            query = self._connection.execute("SELECT cblock, oblock, dirty, hint, crc FROM blocks ORDER BY cblock")
-            for cblock, oblock, dirty, hint, crc in query:
-                yield Row(cblock, oblock, bool(dirty), hint, crc)
+            yield from read_rows(self._connection, block_size)
             self._connection.execute("PRAGMA shrink_memory")  # no row is read again
 
     def count(self, *, dirty_only: bool) -> int:
@@ -279,7 +278,7 @@ class Database:
         """Commit at the end, durably; roll back on any exception, of which SQLite's become MetadataError."""
         with sqlite_errors(self.path):
             self._turn()
-            with _transaction(self._connection) as connection:
+            with one_transaction(self._connection) as connection:
                 yield connection
 
     def _turn(self) -> None:
@@ -307,10 +306,7 @@ class Database:
     def apply(self, transaction: Transaction) -> None:
         """Make the changes durable together, at once: for the time when nothing runs yet."""
         with self._transaction() as connection:
-            connection.executemany(
-                "DELETE FROM blocks WHERE cblock = ?", ((cblock,) for cblock in transaction.unmapped)
-            )
-            connection.executemany("REPLACE INTO blocks VALUES (?, ?, ?, NULL, ?)", transaction.mapped)
+            write_rows(connection, transaction)
             # Rewriting a row that is there overwrites what a failed commit may have left in the write-ahead log.
             connection.executemany("REPLACE INTO regions VALUES (?)", ((region,) for region in transaction.opened))
             connection.executemany("DELETE FROM regions WHERE region = ?", ((region,) for region in transaction.closed))
@@ -326,19 +322,6 @@ class Database:
         with self._transaction() as connection:
             # What stays as it is need not be written.
             connection.executemany("UPDATE blocks SET hint = ?2 WHERE cblock = ?1 AND hint IS NOT ?2", hints)
-
-
-@contextmanager
-def _transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
-    """Commit at the end, durably; roll back on any exception."""
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield connection
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
 
 
 def _connect(path: Path) -> sqlite3.Connection:

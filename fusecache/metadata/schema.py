@@ -4,9 +4,9 @@ Theory of operation
 -------------------
 What is in an SQLite file may be code: views, triggers, generated columns and virtual tables run when a table is used,
 and a view may run for ever.  The record is data.  So before anything else is asked of a file, the list of what is in it
-must be what our own statements make of an empty one, word for word; in that list nothing runs.  Besides, a connection
-takes no text longer than any of ours, and what reads a file that nobody has verified yet gets so many steps as a sound
-file of that size would take.
+must be what our own statements make of an empty one, word for word; in that list nothing runs.  Which statements, the
+format of the file says: older ones have fewer tables.  Besides, a connection takes no text longer than any of ours, and
+what reads a file that nobody has verified yet gets so many steps as a sound file of that size would take.
 """
 
 from __future__ import annotations
@@ -19,18 +19,23 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-SCHEMA: Final = (
+_SINCE_FORMAT_2: Final = (
     "CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
     """CREATE TABLE blocks (
         cblock INTEGER PRIMARY KEY, oblock INTEGER NOT NULL, dirty INTEGER NOT NULL, hint INTEGER, crc INTEGER
     )""",
     "CREATE TABLE regions (region INTEGER PRIMARY KEY)",
 )
+_SINCE_FORMAT_4: Final = ("CREATE TABLE partial (cblock INTEGER PRIMARY KEY, valid BLOB NOT NULL)",)
+SCHEMA: Final = (*_SINCE_FORMAT_2, *_SINCE_FORMAT_4)
+_WITH_PARTIAL: Final = 4
 PUT_VALUE: Final = "REPLACE INTO meta VALUES (?, CAST(? AS TEXT))"
 """With a pair of :func:`text_values`."""
 _LIST: Final = "SELECT type, name, tbl_name, sql FROM sqlite_master LIMIT 16"
 _LONGEST: Final = 1 << 16
-"""Bytes of the longest text, row or statement."""
+"""Bytes of the longest text, row or statement; but for a bitmap, see :func:`allow_bitmaps`."""
+_ROW_BESIDES: Final = 64
+"""Bytes of a row besides its bitmap, at most."""
 _STEPS_PER_BYTE: Final = 16
 """Ten times what any command takes to read a file."""
 _LEAST_STEPS: Final = 10_000_000
@@ -45,9 +50,25 @@ def harden(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA cell_size_check = ON")
 
 
+def version_of(connection: sqlite3.Connection) -> int:
+    """Read the format that the last commit says; the file itself may still say an older one.  Raises sqlite3.Error."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    return int(version)
+
+
+def added_since(version: int) -> tuple[str, ...]:
+    """Return the statements that make the tables which a format lacks."""
+    return _SINCE_FORMAT_4 if version < _WITH_PARTIAL else ()
+
+
+def allow_bitmaps(connection: sqlite3.Connection, length: int) -> None:
+    """Let rows have a bitmap of so many bytes: those of the largest blocks are longer than any text."""
+    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, max(_LONGEST, length + _ROW_BESIDES))
+
+
 def schema_complaint(connection: sqlite3.Connection) -> str:
     """Say what else is in a file than our tables, or what is missing; nothing if it is right.  Raises sqlite3.Error."""
-    ours, found = _ours(), set(connection.execute(_LIST))
+    ours, found = _ours(has_partial=not added_since(version_of(connection))), set(connection.execute(_LIST))
     names = {name for _, name, *_ in found}
     if missing := sorted(name for _, name, *_ in ours if name not in names):
         return f"tables are missing: {', '.join(missing)}"
@@ -87,8 +108,8 @@ def _text(text: bytes) -> str:
 
 
 @cache
-def _ours() -> set[tuple[str, ...]]:
+def _ours(*, has_partial: bool) -> set[tuple[str, ...]]:
     with closing(sqlite3.connect(":memory:")) as connection:
-        for statement in SCHEMA:
+        for statement in SCHEMA if has_partial else _SINCE_FORMAT_2:
             connection.execute(statement)
         return set(connection.execute(_LIST))

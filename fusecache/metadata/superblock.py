@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 APPLICATION_ID: Final = 0x46554341  # "FUCA"
-FORMAT: Final = 3
-READABLE: Final = (2, FORMAT)
-"""Format 2 knew no generations (:mod:`fusecache.attach.bond`); a mount makes format 3 of it."""
+FORMAT: Final = 4
+READABLE: Final = (2, 3, FORMAT)
+"""Format 2 knew no generations (:mod:`fusecache.attach.bond`), format 3 no partial blocks; a mount makes format 4 of
+both."""
 HEADER_BYTES: Final = 100
 """Of SQLite's file header."""
 _MAGIC: Final = b"SQLite format 3\0"

@@ -19,6 +19,9 @@ any other program of SQLite that looks at metadata after a crash, and takes the 
 What no crash leaves is a log beside a file at rest, a file with a token and no log that ever had a commit, and a file
 whose token the log does not know.  These are named and refused.
 
+Metadata of an older format becomes ours between the first two: one commit, into the log, has the new version and the
+tables that were missing.  Whoever is killed leaves it as it was, or as it is to be.
+
 That writers hold the file for themselves alone (``locking_mode = EXCLUSIVE``) also keeps other programs from making a
 commit wait, or fail.
 """
@@ -28,13 +31,15 @@ from __future__ import annotations
 import os
 import shlex
 import sqlite3
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from fusecache.errors import MetadataError
+from fusecache.metadata.schema import added_since, version_of
 from fusecache.metadata.superblock import FORMAT, HEADER_BYTES, IN_USE, is_sqlite
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 _MODE_AT: Final = 18
@@ -119,9 +124,7 @@ def begin_writing(connection: sqlite3.Connection) -> None:
     :raises MetadataError: others read it.
     """
     connection.execute("PRAGMA journal_mode = WAL")
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if version != FORMAT:
-        connection.execute(f"PRAGMA user_version = {FORMAT}")
+    _upgrade(connection)
     connection.execute("PRAGMA wal_autocheckpoint = 0")
     token = os.urandom(_TOKEN_BYTES).hex()
     before = [word for word in _said(connection).split() if word != _COMPLETE][:1]
@@ -131,6 +134,28 @@ def begin_writing(connection: sqlite3.Connection) -> None:
     if is_blocked:
         msg = "another program reads it"
         raise MetadataError(msg)
+
+
+@contextmanager
+def one_transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    """Commit at the end, durably; roll back on any exception."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield connection
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _upgrade(connection: sqlite3.Connection) -> None:
+    """Make our format of an older one: its version and the tables that it lacks, or neither."""
+    if (version := version_of(connection)) != FORMAT:
+        with one_transaction(connection):
+            for statement in added_since(version):
+                connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {FORMAT}")
 
 
 def is_in_wal_mode(connection: sqlite3.Connection) -> bool:

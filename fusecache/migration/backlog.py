@@ -11,7 +11,7 @@ from policies import Op
 if TYPE_CHECKING:
     from collections.abc import Container
 
-    from policies import Work
+    from policies import Policy, Work
 
 
 class Backlog:
@@ -74,9 +74,24 @@ class Backlog:
         del self._by_age[work]
         del self._sorted[work.op][work.oblock]
 
-    def find(self, cblock: int) -> Work | None:
-        """Return the item for a cache block, if there is one.  O(n)."""
-        return next((work for work in self._by_age if work.cblock == cblock), None)
+    def recall(self, cblock: int, policy: Policy) -> bool:
+        """Give the policy back the item for a block, if nobody does it yet; returns whether there was one.  O(n).
+
+        Items that the policy has queued before it are taken and given back as well; the policy will order them again.
+        """
+        work = next((work for work in self._by_age if work.cblock == cblock), None)
+        if work is not None:
+            self.remove(work)
+            policy.complete_background_work(work, False)
+            return True
+        taken: list[Work] = []
+        while (work := policy.get_background_work(idle=False)) is not None:
+            taken.append(work)
+            if work.cblock == cblock:
+                break
+        for item in taken:
+            policy.complete_background_work(item, False)
+        return work is not None
 
     def clear(self) -> list[Work]:
         """Take everything out."""

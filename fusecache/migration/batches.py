@@ -8,7 +8,7 @@ from fusecache.errors import BusyError, FusecacheError
 from fusecache.migration.origin_slots import PATIENCE
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from fusecache.block import Level
     from fusecache.volume import Volume
@@ -68,6 +68,10 @@ class Held:
     def __exit__(self, *_: object) -> None:
         for oblock in self._oblocks:
             self._locks.end_exclusive(oblock)
+
+    def adopt(self, oblocks: Iterable[int]) -> None:
+        """Release these blocks as well, which the caller has taken."""
+        self._oblocks.update(oblocks)
 
     async def take(self, oblock: int, level: Level) -> None:
         """Take a block, and wait until those whom we keep out have left; raises BusyError if somebody migrates it."""

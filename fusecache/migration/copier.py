@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 from crc32c import crc32c
 
+from fusecache.block import byte_runs
 from fusecache.config import COPY_SIZE, KIB
 from fusecache.errors import StoreError
 
@@ -101,13 +102,14 @@ class Copier:
         return crc
 
     async def name_lost(self, oblock: int, cblock: int) -> None:
-        """Find out which parts of an unreadable block cannot be read."""
+        """Find out which parts of an unreadable block cannot be read, of those that the cache has."""
         volume = self._volume
         size = volume.geometry.block_size
         buffer = memoryview(bytearray(_LEAST_READ))
-        for within in range(0, size, _LEAST_READ):
-            part = buffer[: size - within]
-            try:
-                await volume.cache.read(cblock * size + within, part)
-            except StoreError:
-                volume.health.lost.add(oblock * size + within, oblock * size + within + len(part))
+        for begin, end in byte_runs(volume.mapping.valid.get(cblock, volume.geometry.every_sector)):
+            for within in range(begin, end, _LEAST_READ):
+                part = buffer[: end - within]
+                try:
+                    await volume.cache.read(cblock * size + within, part)
+                except StoreError:
+                    volume.health.lost.add(oblock * size + within, oblock * size + within + len(part))

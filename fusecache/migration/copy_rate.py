@@ -52,6 +52,10 @@ class CopyRate:
                 with trio.move_on_after(pause):
                     await self._changed.wait()
 
+    def takes(self, amount: int) -> bool:
+        """Tell whether so many bytes may be copied at once, and count them if so."""
+        return not (self._bucket.rate and (self._queue.locked() or self._bucket.take(amount, trio.current_time())))
+
     def check(self) -> None:
         """Assert that nobody was granted too much."""
         self._bucket.check()

@@ -21,6 +21,9 @@ stretch.
   closed to other migrations until then, so that no older content reaches the origin after a newer one.
   What it costs: the copy is written in vain if somebody has written to the block meanwhile.
 
+*A partial block is written back as far as the cache has it*, so it may cut a stretch at the origin.  If it consists of
+more than a few runs, the rest of it is read first, and then it is one run.
+
 *The I/O of a stretch may fail in part.*
   What must hold: a block is not worse off for its neighbours, and none counts as done because of them.  So after a
   failure each block of the stretch is read or written alone, and only those whose own I/O succeeded are done.
@@ -33,10 +36,13 @@ cache block, and a commit takes a while.  It looks again when it has the lock.
 from __future__ import annotations
 
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from fusecache.block import UNMAPPED, WRITERS_OUT
-from fusecache.config import COPY_SIZE, MIB
+import structlog
+
+from fusecache.block import WRITERS_OUT, byte_runs
+from fusecache.config import COPY_SIZE
 from fusecache.errors import BusyError, FusecacheError, StoreError
 from fusecache.migration.batches import Batch, Held
 from fusecache.migration.copier import CacheReadError, Copier
@@ -49,8 +55,22 @@ if TYPE_CHECKING:
     from fusecache.volume import Volume
     from policies import Work
 
-_PIECE: Final = 2 * MIB
-"""Bytes that the kernel's page cache keeps in one piece, at most."""
+log = structlog.get_logger(__name__)
+
+_MOST_RUNS: Final = 2
+"""Runs of sectors of a partial block that are written as they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Copy:
+    """A copy of a block in memory.
+
+    :ivar crc: the sum of it; None for a partial block.
+    :ivar sectors: what there is of it.
+    """
+
+    crc: int | None
+    sectors: int
 
 
 class Migrations:
@@ -69,13 +89,13 @@ class Migrations:
         volume = self._volume
         reusable, locked = list[int](), list[int]()
         for number, work in enumerate(batch.works):
-            with _reporting(batch, work):
+            with reporting(batch, work):
                 await volume.durability.wait_reusable(work.cblock)
                 reusable.append(number)
         with Held(volume) as held, self._copier.buffer() as buffer:
             for number in reusable:
                 work = batch.works[number]
-                with _reporting(batch, work, held):
+                with reporting(batch, work, held):
                     await held.take(work.oblock, WRITERS_OUT)
                     volume.require_work(work)
                     await volume.durability.wait_reusable(work.cblock)
@@ -97,7 +117,8 @@ class Migrations:
                 together = False
         for number in stretch:
             work = batch.works[number]
-            with _reporting(batch, work, held):
+            with reporting(batch, work, held):
+                volume.counters.second_reads += 1
                 if together:
                     content = buffer[number * size : (number + 1) * size]
                     crc = await self._copier.store(work.cblock * size, content)
@@ -107,7 +128,7 @@ class Migrations:
                 volume.mapping.sum_known(work.cblock, crc)
                 volume.policy.clear_dirty(work.cblock)
                 held.release(work.oblock)
-        await self._forget_at_origin(batch, stretch)
+        await self._steps.forget_at_origin(batch.works[stretch.start].oblock, len(stretch))
 
     async def _copy_in(self, work: Work, buffer: memoryview) -> int:
         """Copy one block from the origin to the cache; returns its sum."""
@@ -128,67 +149,89 @@ class Migrations:
             for work in batch.works:
                 await self._write_back_large(batch, work)
             return
-        crcs: dict[int, int] = {}
+        copies: dict[int, _Copy] = {}
         with Held(self._volume) as held, self._copier.buffer() as buffer:
             try:
                 with self._origin_slots.preparing():
                     for number, work in enumerate(batch.works):
-                        with _reporting(batch, work, held):
+                        with reporting(batch, work, held):
                             await held.take(work.oblock, WRITERS_OUT)
                             self._volume.require_work(work)
                             if self._volume.is_dirty(work.cblock):
                                 content = buffer[number * size : (number + 1) * size]
-                                crcs[number] = await self._take_copy(work, content)
+                                copies[number] = await self._take_copy(work, content)
                             else:
                                 batch.done(work)
                                 held.release(work.oblock)
-                for stretch in _stretches(batch, list(crcs)):
-                    await self._write_back_stretch(batch, stretch, held, buffer, crcs)
+                for stretch in _stretches(batch, list(copies)):
+                    await self._write_back_stretch(batch, stretch, held, buffer, copies)
             finally:
-                for number in crcs:
+                for number in copies:
                     self._volume.mapping.writeback_ended(batch.works[number].cblock)
 
     async def _write_back_large(self, batch: Batch, work: Work) -> None:
         """Copy a block that is larger than a stretch may be; writers are kept out all the while."""
-        with Held(self._volume) as held, _reporting(batch, work, held):
+        with Held(self._volume) as held, reporting(batch, work, held):
             await held.take(work.oblock, WRITERS_OUT)
             self._volume.require_work(work)
             await self._steps.copy_back(work.oblock, work.cblock, batch.patience)
             batch.done(work)
-        await self._forget_at_origin(batch, range(1))
+        await self._steps.forget_at_origin(batch.works[0].oblock, 1)
 
-    async def _take_copy(self, work: Work, content: memoryview) -> int:
-        """Copy a dirty block into memory while writers are kept out, then let them in; returns its sum."""
+    async def _take_copy(self, work: Work, content: memoryview) -> _Copy:
+        """Copy a dirty block into memory while writers are kept out, then let them in."""
         volume = self._volume
         try:
-            crc = await self._copier.load(work.cblock * len(content), content)
+            crc = await self._load(work, content)
         except CacheReadError:
             await self._copier.name_lost(work.oblock, work.cblock)
             raise
         self._steps.require_dirty(work.cblock)
         volume.mapping.writeback_begun(work.cblock)
         volume.locks.lower_level(work.oblock)
-        return crc
+        valid = volume.mapping.valid.get(work.cblock)
+        return _Copy(crc, volume.geometry.every_sector) if valid is None else _Copy(None, valid)
+
+    async def _load(self, work: Work, content: memoryview) -> int:
+        """Read a dirty block from the cache, as far as that has it; returns the sum of it, if that is all of it."""
+        volume = self._volume
+        valid = volume.mapping.valid.get(work.cblock)
+        if valid is not None and sum(1 for _ in byte_runs(valid)) > _MOST_RUNS:
+            try:
+                await self._steps.complete(work.oblock, work.cblock, content)
+                await self._steps.store_rest(work.cblock, content)
+            except CacheReadError:
+                raise
+            except StoreError as exc:
+                log.warning("partial block not made whole", oblock=work.oblock, error=str(exc))
+            valid = volume.mapping.valid.get(work.cblock)
+        if valid is None:
+            return await self._copier.load(work.cblock * len(content), content)
+        for begin, end in byte_runs(valid):
+            await self._copier.load(work.cblock * len(content) + begin, content[begin:end])
+        return 0
 
     async def _write_back_stretch(
-        self, batch: Batch, stretch: range, held: Held, buffer: memoryview, crcs: dict[int, int]
+        self, batch: Batch, stretch: range, held: Held, buffer: memoryview, copies: dict[int, _Copy]
     ) -> None:
-        """Write back one stretch of a batch; takes what has ended out of ``crcs``."""
+        """Write back one stretch of a batch; takes what has ended out of ``copies``."""
         volume = self._volume
-        size = volume.geometry.block_size
-        start = batch.works[stretch.start].oblock * size
+        start = batch.works[stretch.start].oblock * volume.geometry.block_size
         error: StoreError | None = None
         try:
-            await self._steps.write_origin(start, buffer[stretch.start * size : stretch.stop * size], batch.patience)
+            for begin, end in self._runs(stretch, copies):
+                content = buffer[begin:end]
+                within = begin - stretch.start * volume.geometry.block_size
+                await self._steps.write_origin(start + within, content, batch.patience)
         except StoreError as exc:
             error = exc
         if error is not None and len(stretch) > 1:
             for number in stretch:
-                await self._write_back_stretch(batch, range(number, number + 1), held, buffer, crcs)
+                await self._write_back_stretch(batch, range(number, number + 1), held, buffer, copies)
             return
         for number in stretch:
             work = batch.works[number]
-            crc = crcs.pop(number)
+            crc = copies.pop(number).crc
             # A write that has not ended yet will make the block dirty; nobody may take it for clean until then.
             unchanged = volume.mapping.writeback_ended(work.cblock) and not volume.locks.is_writing(work.oblock)
             if error is not None:
@@ -200,13 +243,32 @@ class Migrations:
                     self._steps.note_written_back(work.oblock, work.cblock, crc)
                 batch.done(work, not volume.is_dirty(work.cblock))
             held.release(work.oblock)
-        await self._forget_at_origin(batch, stretch)
+        await self._steps.forget_at_origin(batch.works[stretch.start].oblock, len(stretch))
+
+    def _runs(self, stretch: range, copies: dict[int, _Copy]) -> Iterator[tuple[int, int]]:
+        """Yield the ranges of the buffer that are to be written, neighbours joined."""
+        size = self._volume.geometry.block_size
+        begin = end = stretch.start * size
+        for number in stretch:
+            for run_begin, run_end in byte_runs(copies[number].sectors):
+                if number * size + run_begin != end:
+                    if begin < end:
+                        yield begin, end
+                    begin = number * size + run_begin
+                end = number * size + run_end
+        if begin < end:
+            yield begin, end
 
     async def demote(self, batch: Batch) -> None:
-        """Unmap a block, writing it back first if it has become dirty; its cache block is free when that is durable."""
+        """Unmap a block, writing it back first if it is dirty; its cache block is free when that is durable.
+
+        Dirty neighbours go to the origin with it: one write there costs as much as many.
+        """
         volume = self._volume
         (work,) = batch.works
-        with Held(volume) as held, _reporting(batch, work, held):
+        if volume.is_dirty(work.cblock) and batch.rate_applied:
+            await self.write_back(Batch(self._steps.dirty_around(work.oblock), None, patience=batch.patience))
+        with Held(volume) as held, reporting(batch, work, held):
             await held.take(work.oblock, WRITERS_OUT)
             volume.require_work(work)
             if volume.is_dirty(work.cblock) and not batch.rate_applied:
@@ -218,24 +280,9 @@ class Migrations:
             volume.counters.demotions += 1
             batch.done(work)
 
-    async def _forget_at_origin(self, batch: Batch, stretch: range) -> None:
-        """Let the origin forget in memory what the cache has by now: it would be there twice.
-
-        Neighbours that the cache has go along, since the kernel keeps or drops a piece of the origin as a whole.
-        """
-        size, find = self._volume.geometry.block_size, self._volume.mapping.find
-        begin = batch.works[stretch.start].oblock
-        end = begin + len(stretch)
-        first, last = max(0, begin - _PIECE // size), end + _PIECE // size
-        while begin > first and find(begin - 1) != UNMAPPED:
-            begin -= 1
-        while end < last and find(end) != UNMAPPED:
-            end += 1
-        await self._volume.origin.forget(begin * size, (end - begin) * size)
-
 
 @contextmanager
-def _reporting(batch: Batch, work: Work, held: Held | None = None) -> Iterator[None]:
+def reporting(batch: Batch, work: Work, held: Held | None = None) -> Iterator[None]:
     """Tell the batch what goes wrong within this block, and release the item's lock then."""
     try:
         yield

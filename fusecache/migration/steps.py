@@ -12,18 +12,30 @@ has to hold.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import structlog
 from crc32c import crc32c
 
-from fusecache.block import ALL_OUT, UNMAPPED, WRITERS_OUT
-from fusecache.config import COPY_SIZE
+from fusecache.block import (
+    ALL_OUT,
+    DIRTY,
+    PARTIAL,
+    SECTOR,
+    UNMAPPED,
+    WRITERS_OUT,
+    byte_runs,
+    sectors_of,
+)
+from fusecache.config import COPY_SIZE, MIB, Mode
 from fusecache.errors import FusecacheError, StoreError
 from fusecache.migration.batches import Held
 from fusecache.migration.copier import CacheReadError
 from fusecache.migration.origin_slots import PATIENCE, SHORT_PATIENCE
 from fusecache.stores import write_sparsely
+from fusecache.tasks import gather
+from fusecache.volume import OriginIO
+from policies import Op, Work
 
 if TYPE_CHECKING:
     from fusecache.migration.batches import Batch
@@ -31,21 +43,25 @@ if TYPE_CHECKING:
     from fusecache.migration.copy_rate import CopyRate
     from fusecache.migration.origin_slots import OriginSlots
     from fusecache.volume import Volume
-    from policies import Work
 
 log = structlog.get_logger(__name__)
+
+_PIECE: Final = 2 * MIB
+"""Bytes that the kernel's page cache keeps in one piece, at most."""
 
 
 class Steps:
     """The steps of one volume."""
 
-    __slots__ = ("_copier", "_copy_rate", "_origin_slots", "_volume")
+    __slots__ = ("_copier", "_copy_rate", "_origin", "_origin_slots", "_volume")
 
     def __init__(self, volume: Volume, copier: Copier, copy_rate: CopyRate, origin_slots: OriginSlots) -> None:
         self._volume = volume
         self._copier = copier
         self._copy_rate = copy_rate
         self._origin_slots = origin_slots
+        self._origin = OriginIO(volume)
+        """For what a user waits for."""
 
     # What requests and jobs ask for
 
@@ -75,8 +91,118 @@ class Steps:
                 volume.durability.flushes.origin_written()
             return
         self.map_promoted(batch, work)
+        volume.counters.absorbed += 1
         volume.mapping.written(work.cblock)
         volume.policy.set_dirty(work.cblock)
+
+    async def absorb(self, batch: Batch, within: int, data: memoryview) -> None:
+        """Promote a block by a write to a part of it, which is then all that the cache has of the block.
+
+        The caller keeps writers out.  In writethrough mode the origin gets the data as well, and the block is clean.
+        If the cache refuses the data, the origin gets them alone.
+
+        :raises StoreError: the origin, which had to be written, could not be; or read, for the edges.
+        """
+        volume = self._volume
+        (work,) = batch.works
+        through = volume.mode is Mode.WRITETHROUGH
+        refusals: list[FusecacheError] = []
+
+        async def write_cache() -> None:
+            try:
+                await volume.durability.wait_reusable(work.cblock)
+                with volume.counters.at_cache():
+                    position = work.cblock * volume.geometry.block_size + start
+                    if not volume.cache.write_nowait(position, content):
+                        await volume.cache.write(position, content)
+                volume.require_cache()
+            except FusecacheError as exc:
+                refusals.append(exc)
+
+        async def write_origin() -> None:
+            await self._origin.write(work.oblock * volume.geometry.block_size + within, data)
+
+        await volume.locks.drain(work.oblock)
+        start, content = await self.widened(work.oblock, within, data, 0)
+        sectors = sectors_of(start, len(content))
+        await gather([write_cache, write_origin] if through else [write_cache])
+        if refusals:
+            log.warning("write not absorbed", oblock=work.oblock, cblock=work.cblock, error=str(refusals[0]))
+            volume.health.promotion_failed(str(refusals[0]))
+            batch.failed(work, refusals[0])
+            if not through:
+                await write_origin()
+            return
+        self.map_promoted(batch, work)
+        volume.counters.absorbed += 1
+        if sectors != volume.geometry.every_sector:
+            volume.mapping.holds_part(work.cblock, sectors)
+        if through:
+            volume.policy.clear_dirty(work.cblock)
+        else:
+            volume.mapping.written(work.cblock)
+            volume.policy.set_dirty(work.cblock)
+
+    async def widened(self, oblock: int, within: int, data: memoryview, valid: int) -> tuple[int, memoryview]:
+        """Make a write longer, so that it covers those sectors at its edges wholly that the cache does not have.
+
+        The caller keeps all other writers out.
+
+        :param valid: sectors that the cache has.
+        :return: where the write begins within the block now, and its data.
+        :raises StoreError: the origin cannot be read.
+        """
+        begin, end = within, within + len(data)
+        if begin % SECTOR and not valid >> begin // SECTOR & 1:
+            begin -= begin % SECTOR
+        if end % SECTOR and not valid >> end // SECTOR & 1:
+            end += -end % SECTOR
+        if (begin, end) == (within, within + len(data)):
+            return within, data
+        content = memoryview(bytearray(end - begin))
+        if end - begin <= 2 * SECTOR:
+            edges = [(begin, end)]
+        else:
+            edges = [(begin, begin + SECTOR)] if begin < within else []
+            edges += [(end - SECTOR, end)] if end > within + len(data) else []
+        for edge_begin, edge_end in edges:
+            position = oblock * self._volume.geometry.block_size + edge_begin
+            await self._origin.read(position, content[edge_begin - begin : edge_end - begin])
+            self._volume.counters.edge_reads += 1
+        content[within - begin : within - begin + len(data)] = data
+        return begin, content
+
+    async def complete(self, oblock: int, cblock: int, view: memoryview) -> None:
+        """Make a partial block whole: read what the cache lacks of it.
+
+        The caller keeps writers out.  Afterwards ``view`` has all of the block; :meth:`store_rest` puts it into the
+        cache.
+
+        :raises StoreError: the cache or the origin cannot be read.
+        """
+        volume = self._volume
+        size = volume.geometry.block_size
+        valid = volume.mapping.valid[cblock]
+        missing = list(byte_runs(volume.geometry.every_sector & ~valid))
+        begin, end = missing[0][0], missing[-1][1]
+        await self._origin.read(oblock * size + begin, view[begin:end])
+        for run_begin, run_end in byte_runs(valid):
+            await self._copier.load(cblock * size + run_begin, view[run_begin:run_end])
+
+    async def store_rest(self, cblock: int, view: memoryview) -> None:
+        """Write into the cache what it lacks of a block, all of which is in ``view``; then the block is whole.
+
+        :raises StoreError: the cache cannot be written; the block is as it was.
+        """
+        volume = self._volume
+        size = volume.geometry.block_size
+        for begin, end in byte_runs(volume.geometry.every_sector & ~volume.mapping.valid[cblock]):
+            await self._copier.store(cblock * size + begin, view[begin:end])
+        volume.require_cache()
+        volume.set_valid(cblock, volume.geometry.every_sector)
+        volume.counters.completions += 1
+        if not volume.is_dirty(cblock):
+            volume.mapping.sum_known(cblock, crc32c(view))
 
     async def clean(self, oblock: int) -> None:
         """Write a block back if it is cached and dirty; writers are kept out, and the policy is not asked."""
@@ -99,7 +225,7 @@ class Steps:
         await self._copy_rate.wait_for(size)
         with Held(volume) as held:
             await held.take(oblock, ALL_OUT)
-            if volume.mapping.find(oblock) != cblock or volume.is_dirty(cblock):
+            if volume.mapping.find(oblock) != cblock or volume.mapping.flags[cblock] & (DIRTY | PARTIAL):
                 return False
             mine, right = bytearray(size), bytearray(size)
             with volume.counters.at_cache():
@@ -134,6 +260,10 @@ class Steps:
         if not volume.is_dirty(cblock):
             return
         size = volume.geometry.block_size
+        valid = volume.mapping.valid.get(cblock)
+        if valid is not None:
+            await self._copy_part_back(oblock, cblock, valid, patience)
+            return
         crc = 0
         with self._copier.buffer() as buffer:
             for start in range(0, size, COPY_SIZE):
@@ -151,6 +281,27 @@ class Steps:
                     raise
         self.note_written_back(oblock, cblock, crc)
 
+    async def _copy_part_back(self, oblock: int, cblock: int, valid: int, patience: float) -> None:
+        """Copy the sectors that the cache has of a block to the origin, and make it clean."""
+        volume = self._volume
+        size = volume.geometry.block_size
+        with self._copier.buffer() as buffer:
+            for begin, end in byte_runs(valid):
+                for start in range(begin, end, COPY_SIZE):
+                    content = buffer[: end - start]
+                    try:
+                        await self._copier.load(cblock * size + start, content)
+                    except CacheReadError:
+                        await self._copier.name_lost(oblock, cblock)
+                        raise
+                    self.require_dirty(cblock)
+                    try:
+                        await self.write_origin(oblock * size + start, content, patience)
+                    except StoreError as exc:
+                        volume.health.writeback_failed(oblock, str(exc))
+                        raise
+        self.note_written_back(oblock, cblock, None)
+
     async def write_origin(self, position: int, content: memoryview, patience: float) -> None:
         """Write to the origin when that may be done, without filling its holes with zeros; raises StoreError."""
         volume = self._volume
@@ -163,8 +314,8 @@ class Steps:
                 with volume.counters.at_origin():
                     await write_sparsely(volume.origin, position, content)
 
-    def note_written_back(self, oblock: int, cblock: int, crc: int) -> None:
-        """Note that the origin has what the cache has."""
+    def note_written_back(self, oblock: int, cblock: int, crc: int | None) -> None:
+        """Note that the origin has what the cache has; ``crc`` is None if that is a part of the block."""
         volume = self._volume
         size = volume.geometry.block_size
         volume.set_clean(cblock, crc)
@@ -177,6 +328,36 @@ class Steps:
         """Raise StoreError if a block that was dirty when we began to read it counts as clean by now: it was lost."""
         if not self._volume.is_dirty(cblock):
             raise StoreError(self._volume.health.cache_lost)
+
+    def dirty_around(self, oblock: int) -> list[Work]:
+        """List a cached block and its dirty neighbours at the origin, as many as go into one write."""
+        volume = self._volume
+        most = max(1, COPY_SIZE // volume.geometry.block_size)
+        first, last = oblock, oblock
+        while last + 1 - first < most and self._is_dirty(first - 1):
+            first -= 1
+        while last + 1 - first < most and self._is_dirty(last + 1):
+            last += 1
+        find = volume.mapping.find
+        return [Work(Op.WRITEBACK, neighbour, find(neighbour)) for neighbour in range(first, last + 1)]
+
+    def _is_dirty(self, oblock: int) -> bool:
+        cblock = self._volume.mapping.find(oblock) if oblock >= 0 else UNMAPPED
+        return cblock != UNMAPPED and self._volume.is_dirty(cblock)
+
+    async def forget_at_origin(self, begin: int, count: int) -> None:
+        """Let the origin forget in memory blocks that the cache has by now: they would be there twice.
+
+        Neighbours that the cache has go along, since the kernel keeps or drops a piece of the origin as a whole.
+        """
+        size, find = self._volume.geometry.block_size, self._volume.mapping.find
+        first, last = max(0, begin - _PIECE // size), begin + count + _PIECE // size
+        end = begin + count
+        while begin > first and find(begin - 1) != UNMAPPED:
+            begin -= 1
+        while end < last and find(end) != UNMAPPED:
+            end += 1
+        await self._volume.origin.forget(begin * size, (end - begin) * size)
 
     def map_promoted(self, batch: Batch, work: Work) -> None:
         """Switch: from here on the block is in the cache, and its item is done."""
@@ -191,13 +372,13 @@ class Steps:
         """Switch: from here on a clean block is not in the cache, durably; on failure everything is as it was."""
         mapping, durability = self._volume.mapping, self._volume.durability
         durability.rows.removing(cblock)
-        state = mapping.flags[cblock]
+        state, valid = mapping.flags[cblock], mapping.valid.get(cblock)
         divergent = durability.rows.is_divergent(cblock)
         oblock = mapping.remove(cblock)
         try:
             await durability.commit()
         except BaseException:
-            mapping.put_back(oblock, cblock, state)
+            mapping.put_back(oblock, cblock, state, valid)
             durability.rows.kept(cblock)
             if divergent and not durability.flushes.has_lost_writes(cblock):
                 self._volume.set_dirty(cblock)  # one of its two copies has to be the right one

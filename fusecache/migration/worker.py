@@ -12,10 +12,7 @@ a batch does, :mod:`fusecache.migration.origin_slots` when it may write to the o
 dm-cache counts migrations under way (2.9).  Here items in the backlog count as well, since the policy has ordered them
 in its own order; so ``migration_threshold`` bounds both together.
 
-*Work for an idle origin.*  Some work is there only because the origin is idle.  It comes in *waves*: items are taken
-up to the threshold, and no more before all of them are done.  Taken one at a time, they would have no neighbours.
-While users write a lot to what is cached, a wave begins once a second at most, since what is written back then is soon
-dirty again.
+*Work for an idle origin* comes in waves (:mod:`fusecache.migration.waves`).
 
 *A limited rate.*  A batch waits for its bytes before its items leave the backlog.  What must hold: a pause
 (unmounting, a change of policy) does not last as long as the limit makes copies last.  So a pause returns the backlog
@@ -33,16 +30,19 @@ from typing import TYPE_CHECKING, Final
 import structlog
 import trio
 
-from fusecache.block import ALL_OUT, UNMAPPED
+from fusecache.block import ALL_OUT, UNMAPPED, WRITERS_OUT
 from fusecache.config import COPY_SIZE, Mode
 from fusecache.errors import BusyError, FusecacheError, StoreError
 from fusecache.migration.backlog import Backlog
 from fusecache.migration.batches import Batch, Held
 from fusecache.migration.copier import Copier
 from fusecache.migration.copy_rate import CopyRate
+from fusecache.migration.filling import Filler
 from fusecache.migration.migrations import Migrations
 from fusecache.migration.origin_slots import SHORT_PATIENCE, OriginSlots
 from fusecache.migration.steps import Steps
+from fusecache.migration.unreadable import Unreadable
+from fusecache.migration.waves import Waves
 from policies import Op, PolicyError
 
 if TYPE_CHECKING:
@@ -58,8 +58,6 @@ SIDE_BY_SIDE: Final = {Op.PROMOTE: 8, Op.DEMOTE: 8, Op.WRITEBACK: 4}
 _LEAST_ORDERS: Final = 16
 _ASKED_AT_ONCE: Final = 16
 """Items for which the policy is asked before other tasks may run."""
-_MANY_WRITES: Final = 32
-"""Write hits a second."""
 _FIRST_BACKOFF: Final = 0.5
 _LAST_BACKOFF: Final = 30.0
 
@@ -67,6 +65,7 @@ _LAST_BACKOFF: Final = 30.0
 class MigrationWorker:
     """The migrations of one volume; :meth:`run` carries out what the policy orders.
 
+    :ivar filler: the reads of the origin from which blocks are being filled.
     :ivar copy_rate: how many bytes a second may be copied.
     :ivar origin_slots: when writebacks may write to the origin.
     :ivar steps: what can be asked for one block, beside the policy.
@@ -83,16 +82,13 @@ class MigrationWorker:
         "_pauses",
         "_policy_may_have_work",
         "_resume_at",
-        "_second_began",
         "_unreadable",
-        "_unreadable_reported",
         "_volume",
         "_waiting_for_rate",
-        "_wave_open",
+        "_waves",
         "_woken",
-        "_write_hits",
-        "_wrote_much",
         "copy_rate",
+        "filler",
         "origin_slots",
         "steps",
     )
@@ -104,6 +100,7 @@ class MigrationWorker:
         copier = Copier(volume)
         self.steps = Steps(volume, copier, self.copy_rate, self.origin_slots)
         self._migrations = Migrations(volume, self.steps, copier, self.origin_slots)
+        self.filler = Filler(volume, self.steps, copier, self._begin_completion, self._end_fill)
         most_neighbours = max(1, COPY_SIZE // volume.geometry.block_size)
         self._backlog = Backlog(most_neighbours)
         self._most_orders = max(_LEAST_ORDERS, 2 * most_neighbours)
@@ -116,17 +113,9 @@ class MigrationWorker:
         """Set, and replaced, when one of them or a pause ends."""
         self._woken = trio.Event()
         self._policy_may_have_work = False
-        self._unreadable: set[int] = set()
-        """Blocks of the origin whose copies in the cache are to be dropped."""
-        self._unreadable_reported = trio.Event()
+        self._unreadable = Unreadable(self._drop)
         self._waiting_for_rate = trio.CancelScope()
-        self._wave_open = True
-        """Whether the present wave of work for an idle origin takes more items."""
-        self._second_began = -1.0
-        self._write_hits = 0
-        """How many there had been when that second began."""
-        self._wrote_much = False
-        """Whether users wrote a lot in the second before it."""
+        self._waves = Waves(volume)
         self._pauses = 0
         self._backoff = 0.0
         self._resume_at = 0.0
@@ -146,13 +135,17 @@ class MigrationWorker:
     async def run(self) -> None:
         """Carry out what the policy orders until cancelled."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._drop_all_unreadable)
-            while True:
-                await self._woken.wait()
-                self._woken = trio.Event()
-                while neighbours := await self._next_neighbours():
-                    await self._start(neighbours, nursery)
-                    await trio.lowlevel.checkpoint()  # hits come between two of them
+            nursery.start_soon(self._unreadable.run)
+            self.filler.nursery = nursery
+            try:
+                while True:
+                    await self._woken.wait()
+                    self._woken = trio.Event()
+                    while neighbours := await self._next_neighbours():
+                        await self._start(neighbours, nursery)
+                        await trio.lowlevel.checkpoint()  # hits come between two of them
+            finally:
+                self.filler.nursery = None
 
     async def _next_neighbours(self) -> list[Work]:
         """Choose what to do next, or nothing."""
@@ -184,18 +177,7 @@ class MigrationWorker:
         orders = len(self._backlog) + self._in_flight
         if not self._may_migrate() or orders >= self._most_orders or now < self._resume_at:
             return None
-        fits = (orders + 1) * volume.geometry.block_size <= volume.migration_threshold
-        self._wave_open = fits and (self._wave_open if orders else self._may_open_wave(now))
-        return volume.policy.get_background_work(self._wave_open and volume.activity.is_quiet(now))
-
-    def _may_open_wave(self, now: float) -> bool:
-        """Tell whether a new wave of work for an idle origin may begin."""
-        write_hits = self._volume.counters.write_hits
-        many = write_hits - self._write_hits > _MANY_WRITES
-        if now < self._second_began + 1:
-            return not (many or self._wrote_much)
-        self._second_began, self._write_hits, self._wrote_much = now, write_hits, many
-        return True
+        return volume.policy.get_background_work(self._waves.is_idle(orders, now))
 
     async def _start(self, neighbours: list[Work], nursery: trio.Nursery) -> None:
         """Wait until neighbours may be copied, then start their batch, without those that were recalled meanwhile."""
@@ -264,23 +246,11 @@ class MigrationWorker:
 
     def drop_unreadable(self, oblock: int) -> None:
         """Have :meth:`run` drop a block whose copy in the cache cannot be read; returns at once."""
-        self._unreadable.add(oblock)
-        self._unreadable_reported.set()
-
-    async def _drop_all_unreadable(self) -> None:
-        async with trio.open_nursery() as nursery:
-            while True:
-                await self._unreadable_reported.wait()
-                self._unreadable_reported = trio.Event()
-                while self._unreadable:
-                    nursery.start_soon(self._drop, self._unreadable.pop())
+        self._unreadable.report(oblock)
 
     async def _drop(self, oblock: int) -> None:
-        try:
-            if await self.invalidate(oblock):
-                self._volume.content_changed()  # its copy may have been anything
-        except FusecacheError as exc:
-            log.warning("unreadable block not dropped", oblock=oblock, error=str(exc))
+        if await self.invalidate(oblock):
+            self._volume.content_changed()  # its copy may have been anything
 
     # Pauses
 
@@ -309,6 +279,58 @@ class MigrationWorker:
             self._end()
 
     # What requests and jobs ask for
+
+    def take_promotion(self, oblock: int, *, copies: bool) -> Work | None:
+        """Take the promotion of a block from the policy that was ordered because of a request for it just now.
+
+        If there is one, writers are kept out of the block from here on.  The next call has to be :meth:`absorb` or
+        :meth:`fusecache.migration.filling.Filler.fill`.  Whatever else the policy orders is left for :meth:`run`.
+
+        :param copies: whether the block would be copied from the origin.
+        :raises PolicyFaultError: what the policy orders contradicts the mapping.
+        """
+        self.wake()
+        volume = self._volume
+        if (copies and not self.filler.may_begin) or (work := self._ask_policy()) is None:
+            return None
+        is_wanted = work.op is Op.PROMOTE and work.oblock == oblock and volume.locks.may_migrate(oblock)
+        if not is_wanted or (copies and not self.copy_rate.takes(volume.geometry.block_size)):
+            self._backlog.add(work)
+            return None
+        try:
+            volume.require_work(work)
+        except BaseException:
+            volume.policy.complete_background_work(work, False)
+            raise
+        volume.locks.try_exclusive(oblock, WRITERS_OUT)
+        self._in_flight += 1
+        return work
+
+    def _begin_completion(self) -> bool:
+        """Count the completion of a block in, if it may begin now."""
+        self._in_flight += self.accepting
+        return self.accepting
+
+    def _end_fill(self, batch: Batch | None) -> None:
+        """Count out what a policy has ordered, or a completion."""
+        if batch is None:
+            self._end(ask_policy=False)
+        else:
+            self._note_errors(batch)
+            self._end(len(batch.works))
+
+    async def absorb(self, work: Work, within: int, data: memoryview) -> None:
+        """Promote a block by a write to a part of it; follows :meth:`take_promotion`.
+
+        :raises StoreError: neither the cache nor the origin takes the data, or the origin cannot be read at its edges.
+        """
+        batch = Batch([work], self._volume.policy)
+        try:
+            await self.steps.absorb(batch, within, data)
+        finally:
+            batch.close()
+            self._volume.locks.end_exclusive(work.oblock)
+            self._end()
 
     def begin_overwrite(self, work: Work) -> None:
         """Take over a promotion that the policy has ordered from a request, and lock its block, at once.
@@ -363,34 +385,16 @@ class MigrationWorker:
                     volume.forget(cblock)
                 except PolicyError:
                     # An item for it is outstanding.  If it is under way, it cannot get our lock, and will fail.
-                    if not self._recall(cblock):
+                    if not self._backlog.recall(cblock, volume.policy):
                         await self._ended.wait()
                 else:
                     return True
-
-    def _recall(self, cblock: int) -> bool:
-        """Give the policy back the item for a block, if nobody does it yet; returns whether there was one.
-
-        Items that the policy has queued before it are taken and given back as well; the policy will order them again.
-        """
-        policy = self._volume.policy
-        if (work := self._backlog.find(cblock)) is not None:
-            self._backlog.remove(work)
-            policy.complete_background_work(work, False)
-            return True
-        taken: list[Work] = []
-        while (work := policy.get_background_work(idle=False)) is not None:
-            taken.append(work)
-            if work.cblock == cblock:
-                break
-        for item in taken:
-            policy.complete_background_work(item, False)
-        return work is not None
 
     def check(self) -> None:
         """Assert that what is in flight is counted, and that every part is sound."""
         self._backlog.check()
         self.copy_rate.check()
         self.origin_slots.check()
+        self.filler.check()
         assert self._in_flight >= sum(self._batches.values()) >= 0
         assert self._pauses >= 0

@@ -68,7 +68,7 @@ class Draft(Visitor):
         if row.oblock >= self._origin_blocks:
             self._refuse(f"block {row.oblock} lies outside the image's {self._origin_blocks} blocks")
         try:
-            self._connection.execute("INSERT INTO blocks VALUES (?, ?, ?, ?, ?)", row)
+            self._connection.execute("INSERT INTO blocks VALUES (?, ?, ?, ?, ?)", row[:5])
         except sqlite3.IntegrityError:
             self._refuse(f"cache block {row.cblock} is mapped twice")
 

@@ -107,7 +107,7 @@ class XmlWriter(Visitor):
 
     def row(self, row: Row) -> None:
         """See the visitor."""
-        cblock, oblock, dirty, hint, _ = row
+        cblock, oblock, dirty, hint, *_ = row
         is_dirty = "true" if dirty else "false"
         self._write(f'    <mapping cache_block="{cblock}" origin_block="{oblock}" dirty="{is_dirty}"/>\n')
         if hint is not None:

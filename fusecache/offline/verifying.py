@@ -58,8 +58,8 @@ def verify(files: Files, report: Report, *, heal: bool = False, heal_origin: boo
         with reading(files.metadata) as connection:
             visit(connection, verification)
         if heal_origin and origin is not None and verification.lost:
-            rows: list[tuple[int, int, bool, int | None]] = [
-                (row.cblock, row.oblock, True, None) for row in verification.lost
+            rows: list[tuple[int, int, bool, int | None, int | None]] = [
+                (row.cblock, row.oblock, True, None, row.valid) for row in verification.lost
             ]
             claims = Claims.of(origin, os.environ)
             with closing(Database.open(files.metadata)) as database:

@@ -257,7 +257,7 @@ class WriteBack:
     async def _commit(self, cblocks: list[int]) -> None:
         """Record blocks as clean that the origin has durably."""
         batch = Transaction(
-            mapped=[(cblock, self._mapping.oblock_of[cblock], False, self._sums[cblock]) for cblock in cblocks]
+            mapped=[(cblock, self._mapping.oblock_of[cblock], False, self._sums[cblock], None) for cblock in cblocks]
         )
         self._waiting.subtract(cblock // self._region_blocks for cblock in cblocks)
         batch.closed.extend(sorted(region for region in self._open if not self._waiting[region]))
@@ -273,7 +273,7 @@ class WriteBack:
         """Let the rows say of the rest that it is dirty, so that no region has to."""
         batch = Transaction(closed=sorted(self._open))
         batch.mapped += [
-            (cblock, self._mapping.oblock_of[cblock], True, None) for cblock in self._mapping.dirty_blocks()
+            (cblock, self._mapping.oblock_of[cblock], True, None, None) for cblock in self._mapping.dirty_blocks()
         ]
         if batch:
             await self._record.commit(batch)

@@ -41,6 +41,16 @@ class Counters:
     """Writes to the origin for users' requests; migrations are not counted."""
     origin_write_bytes: int = 0
     """Bytes of those."""
+    fills: int = 0
+    """Promotions of a block from the read that missed it: nothing was read twice."""
+    second_reads: int = 0
+    """Promotions for which the origin had to be read by itself."""
+    absorbed: int = 0
+    """Promotions of a block by a write to it, for which nothing was read."""
+    completions: int = 0
+    """Partial blocks that were made whole by a read of the origin."""
+    edge_reads: int = 0
+    """Reads of the origin for sectors of which a write covers a part only."""
     cache_errors: int = 0
     """Reads and writes of the cache that failed, for users and for migrations."""
     origin_errors: int = 0

@@ -126,19 +126,41 @@ class Volume:
             if self.incoming is not None and cblock < self.handed_over:
                 self.incoming.set_dirty(cblock)
 
-    def set_clean(self, cblock: int, crc: int) -> None:
-        """Mark a block clean that was written back just now, here and in the policy; ``crc`` is its sum."""
-        if self.mapping.cleaned(cblock, crc):
+    def set_valid(self, cblock: int, sectors: int) -> None:
+        """Note that the cache has these sectors of a mapped block, durable or not."""
+        before = self.mapping.valid.get(cblock)
+        if before is not None and self.mapping.validated(cblock, sectors, self.geometry.every_sector):
+            self.durability.rows.extended(cblock, before)
+
+    def is_valid(self, cblock: int, sectors: int) -> bool:
+        """Tell whether the cache has all these sectors of a mapped block."""
+        return not sectors & ~self.mapping.valid.get(cblock, self.geometry.every_sector)
+
+    def set_clean(self, cblock: int, crc: int | None) -> None:
+        """Mark a block clean that was written back just now, here and in the policy.
+
+        :param crc: the sum of it; None if the cache holds only a part.
+        """
+        mapping = self.mapping
+        if mapping.cleaned_in_part(cblock) if crc is None else mapping.cleaned(cblock, crc):
             self._tell_clean(cblock)
             self.durability.rows.cleaned(cblock)
 
-    def on_lost_write(self, cblock: int) -> None:
-        """Mark a block clean although what was written to it is lost; from now on the origin's older content counts."""
-        if self.mapping.write_lost(cblock):
-            begin = self.mapping.oblock_of[cblock] * self.geometry.block_size
-            log.error("writes since the last fsync are lost", begin=begin, end=begin + self.geometry.block_size)
+    def on_lost_write(self, cblock: int, durable: int) -> None:
+        """Give up what was written to a block, which is lost; from now on the origin's older content counts.
+
+        :param durable: sectors that are not lost; if there are any, the block stays dirty with them.
+        """
+        if not self.is_dirty(cblock):
+            return  # and is read from the origin from now on
+        begin = self.mapping.oblock_of[cblock] * self.geometry.block_size
+        log.error("writes since the last fsync are lost", begin=begin, end=begin + self.geometry.block_size)
+        if durable:
+            self.mapping.holds_part(cblock, durable)
+        else:
+            self.mapping.write_lost(cblock)
             self._tell_clean(cblock)
-            self.content_changed()
+        self.content_changed()
 
     def _tell_clean(self, cblock: int) -> None:
         self.policy.clear_dirty(cblock)

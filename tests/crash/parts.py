@@ -137,7 +137,7 @@ class RestingRecord:
     def sums(self, most: int, *, turn: int = 0, leave_out: int = -1) -> Iterator[tuple[int, int]]:
         found = [
             (oblock, crc)
-            for cblock, (oblock, _, _, crc) in sorted(self._state.rows.items())
+            for cblock, (oblock, _, _, crc, _) in sorted(self._state.rows.items())
             if crc is not None and crc != leave_out and cblock not in self._newer
         ]
         step = max(1, len(found) // most)

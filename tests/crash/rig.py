@@ -26,6 +26,7 @@ from fusecache.attach.recovery import Recovered, hint_signature, recover
 from fusecache.attach.resizing import plan_resize
 from fusecache.attach.stamp import Stamp
 from fusecache.block.geometry import Geometry
+from fusecache.block.sectors import byte_runs
 from fusecache.block.states import DIRTY
 from fusecache.config import Mode, MountConfig, PolicyChoice
 from fusecache.control.control import Control
@@ -212,15 +213,18 @@ class SimDisk:
             return self.resized()[-1].image()
         recovered = self.recover()
         recovered.mapping.check()
+        geometry = self.geometry
         origin, cache = self.origin.newest(), self.cache.newest()
         for cblock, oblock in recovered.mapping.mapped():
-            copy = cache[cblock * BLOCK : (cblock + 1) * BLOCK]
-            place = slice(oblock * BLOCK, (oblock + 1) * BLOCK)
-            if not recovered.mapping.flags[cblock] & DIRTY:
-                assert copy == origin[place], f"cblock {cblock} counts as clean, and is not as oblock {oblock} is"
-                crc = recovered.mapping.sum_of(cblock)
-                assert crc is None or crc == crc32c(copy), f"the sum of cblock {cblock} is another content's"
-            origin[place] = copy
+            every = geometry.every_sector
+            for begin, end in byte_runs(recovered.mapping.valid.get(cblock, every)):
+                copy = cache[cblock * BLOCK + begin : cblock * BLOCK + end]
+                place = slice(oblock * BLOCK + begin, oblock * BLOCK + end)
+                if not recovered.mapping.flags[cblock] & DIRTY:
+                    assert copy == origin[place], f"cblock {cblock} counts as clean, and is not as oblock {oblock} is"
+                    crc = recovered.mapping.sum_of(cblock)
+                    assert crc is None or crc == crc32c(copy), f"the sum of cblock {cblock} is another content's"
+                origin[place] = copy
         return origin
 
 

@@ -241,8 +241,10 @@ def writeback_lets_writers_in(patch: Patch) -> None:
 def a_failed_double_write_counts_as_done(patch: Patch) -> None:
     write_both = Writer._write_both
 
-    async def write_somehow(self: Writer, position: int, cache_position: int, data: memoryview) -> bool:
-        await write_both(self, position, cache_position, data)
+    async def write_somehow(
+        self: Writer, position: int, data: memoryview, cache_position: int, content: memoryview
+    ) -> bool:
+        await write_both(self, position, data, cache_position, content)
         return True
 
     patch.setattr(Writer, "_write_both", write_somehow)

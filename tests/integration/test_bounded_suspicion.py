@@ -48,7 +48,9 @@ def cached_mount(mounted: Mounted, directory: Path, blocks: int) -> Mount:
     mount.unmount()
     oblocks = random.Random(4).sample(range(2 * blocks), blocks)
     with closing(Database.open(mount.metadata)) as database:
-        database.apply(Transaction(mapped=[(cblock, oblock, False, None) for cblock, oblock in enumerate(oblocks)]))
+        database.apply(
+            Transaction(mapped=[(cblock, oblock, False, None, None) for cblock, oblock in enumerate(oblocks)])
+        )
     with mount.cache.open("r+b") as file:
         for cblock in range(0, blocks, MARKED_EVERY):
             os.pwrite(file.fileno(), MARK, DATA_START + cblock * BLOCK)

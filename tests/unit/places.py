@@ -69,7 +69,7 @@ class Place:
     def mount(self, *, rows: tuple[tuple[int, int, bool], ...] = (), clean: bool = True, **changes: Any) -> Binding:
         """Bind, record some blocks, and end."""
         with self.bound(**changes) as binding:
-            trio.run(binding.database.commit, Transaction(mapped=[(*row, None) for row in rows]))
+            trio.run(binding.database.commit, Transaction(mapped=[(*row, None, None) for row in rows]))
             if clean:
                 binding.database.set_values(binding.end_values())
                 dirty, cached = (binding.database.count(dirty_only=only) for only in (True, False))

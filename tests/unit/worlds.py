@@ -180,8 +180,8 @@ class MemoryRecord:
         for cblock in transaction.unmapped:
             self.rows.pop(cblock, None)
             self.sums.pop(cblock, None)
-        self.rows |= {cblock: (oblock, dirty) for cblock, oblock, dirty, _ in transaction.mapped}
-        self.sums |= {cblock: crc for cblock, _, _, crc in transaction.mapped}
+        self.rows |= {cblock: (oblock, dirty) for cblock, oblock, dirty, *_ in transaction.mapped}
+        self.sums |= {cblock: crc for cblock, _, _, crc, _ in transaction.mapped}
         self.regions |= set(transaction.opened)
         self.regions -= set(transaction.closed)
         self.values |= transaction.values

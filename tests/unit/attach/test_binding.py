@@ -229,7 +229,7 @@ def test_a_dirty_cache_of_an_origin_that_others_changed_is_refused(place: Place)
 
 def test_an_origin_that_our_own_mount_changed_is_not_changed_by_others(place: Place) -> None:
     with place.bound() as binding:
-        trio.run(binding.database.commit, Transaction(mapped=[(*row, None) for row in DIRTY]))
+        trio.run(binding.database.commit, Transaction(mapped=[(*row, None, None) for row in DIRTY]))
         trio.run(binding.origin.write, 0, b"by us")
         binding.database.set_values(binding.end_values())
     with place.bound() as binding:
@@ -557,7 +557,7 @@ def test_a_second_mount_of_the_same_is_refused_and_the_first_goes_on(place: Plac
     with place.bound() as binding:
         with pytest.raises(BusyError, match="in use by another mount"), place.bound():
             pass
-        trio.run(binding.database.commit, Transaction(mapped=[(*row, None) for row in CLEAN]))
+        trio.run(binding.database.commit, Transaction(mapped=[(*row, None, None) for row in CLEAN]))
     assert place.blocks() == list(CLEAN)
     with place.bound():
         pass
@@ -668,7 +668,7 @@ def test_format_once_does_not_throw_away_dirty_data(place: Place) -> None:
 
 def test_format_once_does_not_throw_away_what_may_be_dirty(place: Place) -> None:
     with place.bound() as binding:
-        trio.run(binding.database.commit, Transaction(mapped=[(*row, None) for row in CLEAN], opened=[0]))
+        trio.run(binding.database.commit, Transaction(mapped=[(*row, None, None) for row in CLEAN], opened=[0]))
     place.refused(RefusedError, "dirty", format=1)
 
 

@@ -199,7 +199,7 @@ def test_a_second_cache_in_front_of_it_is_refused(place: Place) -> None:
 
 def test_the_tools_for_unmounted_caches_take_it_too(place: Place, disk: Disk) -> None:
     with place.bound() as binding:
-        trio.run(binding.database.commit, Transaction(mapped=[(0, 3, True, None)]))
+        trio.run(binding.database.commit, Transaction(mapped=[(0, 3, True, None, None)]))
         trio.run(binding.cache.write, 0, b"n" * BLOCK)
         binding.database.set_values(binding.end_values())
     files = find_files(ADDRESS, cache=place.cache, metadata=place.metadata, environ={})

@@ -74,6 +74,21 @@ def test_the_policy_hears_what_is_dirty() -> None:
     assert policy.dirty == {0, 2}
 
 
+@given(ROWS, st.sets(st.integers(0, CACHE_BLOCKS)), st.data())
+def test_partial_blocks_hold_the_sectors_that_their_rows_name(
+    drawn: list[tuple[int, int, bool]], regions: set[int], data: st.DataObject
+) -> None:
+    """Those of a suspect count as dirty, like those of a dirty block; no others do."""
+    bitmaps = st.none() | st.integers(1, 2 ** (BLOCK // 512) - 2)
+    rows = [Row(cblock, oblock, dirty, None, None, data.draw(bitmaps)) for cblock, oblock, dirty in drawn]
+    recovered = recover_rows(rows, regions)
+    assert recovered.mapping.valid == {row.cblock: row.valid for row in rows if row.valid is not None}
+    for row in rows:
+        suspect = row.cblock // 2 in regions
+        assert bool(recovered.mapping.flags[row.cblock] & DIRTY) == (row.dirty or suspect)
+        assert recovered.mapping.sum_of(row.cblock) is None
+
+
 def test_the_regions_are_a_copy() -> None:
     regions = {1}
     assert recover_rows([], regions).open_regions is not regions

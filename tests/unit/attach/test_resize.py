@@ -442,7 +442,7 @@ def test_scenario_18_another_file_that_is_longer_is_no_grown_origin(place: Place
 def test_scenario_18_a_longer_image_put_in_its_place_is_no_grown_origin(place: Place, same: bool) -> None:
     with place.bound() as binding:
         sum_of_old = crc32c(b"o" * BLOCK)
-        binding.database.apply(Transaction(mapped=[(0, 3, True, None), (1, 4, False, sum_of_old)]))
+        binding.database.apply(Transaction(mapped=[(0, 3, True, None, None), (1, 4, False, sum_of_old, None)]))
         binding.database.set_values(binding.end_values())
     place.origin.write_bytes((b"o" if same else b"n") * (IMAGE + BLOCK))
     if same:
@@ -487,7 +487,7 @@ def full(blocks: int, *, dirty: bool) -> SimDisk:
     disk = SimDisk.new(Geometry(origin_blocks * BLOCK + TAIL, BLOCK, blocks), region_blocks=4, cell_bytes=TAIL)
     order = random.Random(blocks).sample(range(origin_blocks), blocks)
     for cblock, oblock in enumerate(order):
-        disk.record.rows[cblock] = (oblock, dirty, None, None)
+        disk.record.rows[cblock] = (oblock, dirty, None, None, None)
         content = disk.origin.durable[oblock * BLOCK : (oblock + 1) * BLOCK]
         disk.cache.durable[cblock * BLOCK : (cblock + 1) * BLOCK] = content
     return disk

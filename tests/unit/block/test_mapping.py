@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusecache.block.mapping import UNMAPPED, Mapping
-from fusecache.block.states import DIRTY, RECORDED, SUMMED, WRITE_INTENT
+from fusecache.block.states import DIRTY, PARTIAL, RECORDED, SUMMED, WRITE_INTENT
 
 OBLOCKS = st.integers(0, 40) | st.integers(0, 2**40)
 STEPS = st.tuples(st.sampled_from(["insert", "remove", "dirty", "clean"]), OBLOCKS, st.integers(-1, 8))
@@ -157,7 +157,7 @@ def test_a_block_that_is_put_back_is_as_it_was_but_for_its_row() -> None:
     mapping.cleaned(0, 7)
     state = mapping.flags[0]
     mapping.remove(0)
-    mapping.put_back(3, 0, state)
+    mapping.put_back(3, 0, state, None)
     assert mapping.find(3) == 0
     assert mapping.flags[0] == WRITE_INTENT | SUMMED
     assert mapping.sum_of(0) == 7
@@ -218,3 +218,40 @@ def test_a_sum_is_of_a_clean_block_only() -> None:
     mapping.remove(0)
     assert mapping.sum_of(0) is None
     mapping.check()
+
+
+def test_a_partial_block_gets_sectors_until_it_is_whole() -> None:
+    mapping = Mapping(2)
+    mapping.insert(5, 1)
+    mapping.holds_part(1, 0b0110)
+    assert mapping.flags[1] & PARTIAL
+    assert not mapping.validated(1, 0b0010, 0b1111)
+    assert mapping.validated(1, 0b1000, 0b1111)
+    assert mapping.valid == {1: 0b1110}
+    mapping.check()
+    assert mapping.validated(1, 0b0011, 0b1111)
+    assert mapping.valid == {}
+    assert not mapping.flags[1] & PARTIAL
+    assert not mapping.validated(1, 0b0001, 0b1111)
+    mapping.check()
+
+
+def test_what_a_partial_block_has_goes_with_it_and_comes_back_with_it() -> None:
+    mapping = Mapping(1)
+    mapping.insert(5, 0)
+    mapping.holds_part(0, 0b01)
+    state = mapping.flags[0]
+    mapping.remove(0)
+    assert mapping.valid == {}
+    mapping.put_back(5, 0, state, 0b01)
+    assert mapping.valid == {0: 0b01}
+    mapping.check()
+
+
+def test_the_check_finds_a_partial_block_without_its_sectors() -> None:
+    mapping = Mapping(1)
+    mapping.insert(5, 0)
+    mapping.holds_part(0, 0b01)
+    del mapping.valid[0]
+    with pytest.raises(AssertionError):
+        mapping.check()

@@ -438,7 +438,7 @@ class Daemon:
             clean_shutdown=clean,
         )
         with closing(Database.create(self.metadata, superblock.pack())) as database:
-            database.apply(Transaction(mapped=[(n, n, n < dirty, None) for n in range(10)]))
+            database.apply(Transaction(mapped=[(n, n, n < dirty, None, None) for n in range(10)]))
 
 
 @pytest.fixture

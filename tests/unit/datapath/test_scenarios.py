@@ -49,14 +49,14 @@ def cached_disk(*, dirty: bool, blocks: int = _BLOCKS) -> SimDisk:
         if dirty:
             content = bytearray(byte ^ 0xFF for byte in content)
         disk.cache.durable[cblock * BLOCK : (cblock + 1) * BLOCK] = content
-        disk.record.rows[cblock] = (oblock, dirty, None, None)
+        disk.record.rows[cblock] = (oblock, dirty, None, None, None)
     return disk
 
 
 def image_of(disk: SimDisk) -> bytearray:
     """Return what a mount has to show."""
     image = bytearray(disk.origin.durable)
-    for cblock, (oblock, dirty, _, _) in disk.record.rows.items():
+    for cblock, (oblock, dirty, *_) in disk.record.rows.items():
         if dirty:
             copy = disk.cache.newest()[cblock * BLOCK : (cblock + 1) * BLOCK]
             image[oblock * BLOCK : (oblock + 1) * BLOCK] = copy
@@ -475,7 +475,7 @@ def test_scenario_32_a_surprise_at_any_metadata_write_leaves_the_old_state_or_th
         for cblock in range(4):
             content = disk.origin.durable[2 * cblock * BLOCK : (2 * cblock + 1) * BLOCK]
             disk.cache.durable[cblock * BLOCK : (cblock + 1) * BLOCK] = content
-            disk.record.rows[cblock] = (2 * cblock, False, None, None)
+            disk.record.rows[cblock] = (2 * cblock, False, None, None, None)
         oracle = Oracle([0] * held, _CELL)
         rig = Rig(disk, nth, policy=policy)
         rig.record.faults.fail("commit", nth, 10**6)

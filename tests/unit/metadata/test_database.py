@@ -69,7 +69,7 @@ def test_a_new_one_is_empty_but_for_its_values(database: Database) -> None:
 
 
 def test_it_can_be_opened_again_and_leaves_one_file(database: Database, path: Path) -> None:
-    commit(database, mapped=[(1, 10, True, None)])
+    commit(database, mapped=[(1, 10, True, None, None)])
     database.close()
     assert [file.name for file in path.parent.iterdir()] == ["metadata"]
     assert rows_of(path) == [Row(1, 10, dirty=True, hint=None)]
@@ -83,7 +83,7 @@ def test_it_is_ours_by_application_id_and_version_and_durable_by_wal_and_full(da
     ask = database._connection.execute
     assert ask("PRAGMA journal_mode").fetchone() == ("delete",)
     assert ask("PRAGMA synchronous").fetchone() == (2,)
-    commit(database, mapped=[(1, 10, True, None)])
+    commit(database, mapped=[(1, 10, True, None, None)])
     assert ask("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
@@ -123,7 +123,7 @@ def test_creating_where_there_is_no_directory(tmp_path: Path) -> None:
 
 
 def test_only_its_owner_can_read_it(database: Database, path: Path) -> None:
-    commit(database, mapped=[(0, 0, False, None)])
+    commit(database, mapped=[(0, 0, False, None, None)])
     assert {file.stat().st_mode & 0o777 for file in path.parent.iterdir()} == {0o600}
 
 
@@ -180,7 +180,7 @@ def read_all(path: Path) -> str:
 
 
 def test_every_damaged_page_ends_in_one_clear_line_or_in_no_harm(database: Database, path: Path) -> None:
-    commit(database, mapped=[(number, number, False, None) for number in range(2000)])
+    commit(database, mapped=[(number, number, False, None, None) for number in range(2000)])
     database.close()
     content = path.read_bytes()
     failures = 0
@@ -195,7 +195,7 @@ def test_every_damaged_page_ends_in_one_clear_line_or_in_no_harm(database: Datab
 
 @pytest.mark.parametrize("size", [50, 99, 100, 4095, 4096, 8192])
 def test_a_truncated_file(database: Database, path: Path, size: int) -> None:
-    commit(database, mapped=[(number, number, False, None) for number in range(2000)])
+    commit(database, mapped=[(number, number, False, None, None) for number in range(2000)])
     database.close()
     os.truncate(path, size)
     with pytest.raises(MetadataError, match=str(path)), closing(Database.open(path)) as opened:
@@ -227,13 +227,19 @@ BATCHES = st.builds(
     Transaction,
     unmapped=st.lists(st.integers(0, 9), unique=True, max_size=4),
     mapped=st.lists(
-        st.tuples(st.integers(0, 9), st.integers(0, 2**40), st.booleans(), st.none() | st.integers(0, 2**32 - 1)),
+        st.tuples(
+            st.integers(0, 9),
+            st.integers(0, 2**40),
+            st.booleans(),
+            st.none() | st.integers(0, 2**32 - 1),
+            st.none() | st.integers(1, 254),
+        ),
         unique_by=lambda row: row[0],
         max_size=4,
     ),
     opened=st.lists(st.integers(0, 5), max_size=3),
     closed=st.lists(st.integers(0, 5), max_size=3),
-    values=st.dictionaries(st.sampled_from(["a", "b", "uuid"]), st.text(max_size=3), max_size=2),
+    values=st.dictionaries(st.sampled_from(["a", "b", "c"]), st.text(max_size=3), max_size=2),
 )
 
 
@@ -242,13 +248,16 @@ BATCHES = st.builds(
 def test_batches_add_up(path: Path, batches: list[Transaction]) -> None:
     rows: dict[int, Row] = {}
     regions: set[int] = set()
-    values = dict(VALUES)
-    with closing(Database.create(path, VALUES, replace=True)) as database:
+    values = VALUES | SIZES
+    with closing(Database.create(path, values, replace=True)) as database:
         for transaction in batches:
             trio.run(database.commit, transaction)
             for cblock in transaction.unmapped:
                 rows.pop(cblock, None)
-            rows |= {cblock: Row(cblock, oblock, dirty, None, crc) for cblock, oblock, dirty, crc in transaction.mapped}
+            rows |= {
+                cblock: Row(cblock, oblock, dirty, None, crc if valid is None else None, valid)
+                for cblock, oblock, dirty, crc, valid in transaction.mapped
+            }
             regions = (regions | set(transaction.opened)) - set(transaction.closed)
             values |= transaction.values
             assert list(database.rows()) == [rows[cblock] for cblock in sorted(rows)]
@@ -260,8 +269,8 @@ def test_batches_add_up(path: Path, batches: list[Transaction]) -> None:
 
 
 def test_a_batch_that_fails_changes_nothing(database: Database) -> None:
-    commit(database, mapped=[(1, 10, False, None)], opened=[3])
-    bad = Transaction(unmapped=[1], mapped=[(2, None, True, None)], opened=[4], values={"uuid": "x"})  # type: ignore[list-item]
+    commit(database, mapped=[(1, 10, False, None, None)], opened=[3])
+    bad = Transaction(unmapped=[1], mapped=[(2, None, True, None, None)], opened=[4], values={"uuid": "x"})  # type: ignore[list-item]
     with pytest.raises(MetadataError, match="NOT NULL"):
         trio.run(database.commit, bad)
     assert [row.cblock for row in database.rows()] == [1]
@@ -274,14 +283,14 @@ def test_a_batch_that_fails_changes_nothing(database: Database) -> None:
 def test_what_cannot_be_written_is_one_clear_line(database: Database, path: Path) -> None:
     database._connection.execute("PRAGMA query_only = ON")
     with pytest.raises(MetadataError, match=f"metadata {path}: attempt to write a readonly database"):
-        commit(database, mapped=[(1, 10, False, None)])
+        commit(database, mapped=[(1, 10, False, None, None)])
 
 
 @threaded
 async def test_commits_side_by_side_all_arrive(database: Database) -> None:
     async with trio.open_nursery() as nursery:
         for number in range(20):
-            nursery.start_soon(database.commit, Transaction(mapped=[(number, number, True, None)]))
+            nursery.start_soon(database.commit, Transaction(mapped=[(number, number, True, None, None)]))
         nursery.start_soon(database.save_hints, [(0, 7)])
     assert database.count(dirty_only=True) == 20
 
@@ -302,28 +311,28 @@ async def test_where_there_is_no_thread_a_commit_waits_for_one(
             function()
 
     monkeypatch.setattr(trio.to_thread, "run_sync", run_sync)
-    await database.commit(Transaction(mapped=[(1, 10, True, None)]))
+    await database.commit(Transaction(mapped=[(1, 10, True, None, None)]))
     assert database.count(dirty_only=True) == 1
     assert 1 < trio.current_time() < 10
     refused = 1000
     with pytest.raises(MetadataError, match="no thread to be had"):
-        await database.commit(Transaction(mapped=[(2, 20, True, None)]))
+        await database.commit(Transaction(mapped=[(2, 20, True, None, None)]))
     assert database.count(dirty_only=True) == 1
     assert trio.current_time() < 60
 
 
 def test_hints_are_kept_until_the_block_is_recorded_anew(database: Database) -> None:
-    commit(database, mapped=[(1, 10, False, None), (2, 20, False, None), (3, 30, True, None)])
+    commit(database, mapped=[(1, 10, False, None, None), (2, 20, False, None, None), (3, 30, True, None, None)])
     trio.run(database.save_hints, [(1, 2**32 - 1), (2, 0), (99, 5)])
     assert [row.hint for row in database.rows()] == [2**32 - 1, 0, None]
     trio.run(database.save_hints, [(3, 4)])
     assert [row.hint for row in database.rows()] == [2**32 - 1, 0, 4]
-    commit(database, mapped=[(1, 11, False, None)])
+    commit(database, mapped=[(1, 11, False, None, None)])
     assert [row.hint for row in database.rows()] == [None, 0, 4]
 
 
 def test_what_is_applied_is_there_at_once_as_a_whole(database: Database) -> None:
-    commit(database, mapped=[(1, 10, True, None), (2, 20, False, None)], opened=[1, 2])
+    commit(database, mapped=[(1, 10, True, None, None), (2, 20, False, None, None)], opened=[1, 2])
     database.apply(Transaction(unmapped=[1], closed=[2], values={"cache_blocks": "2"}))
     assert [row.cblock for row in database.rows()] == [2]
     assert database.regions() == {1}
@@ -340,7 +349,7 @@ def test_set_values_adds_and_replaces(database: Database, path: Path) -> None:
 def test_sizes(database: Database, path: Path) -> None:
     assert database.size() >= path.stat().st_size
     before = database.used_size()
-    commit(database, mapped=[(number, number, False, None) for number in range(5000)])
+    commit(database, mapped=[(number, number, False, None, None) for number in range(5000)])
     assert before < database.used_size() <= database.size()
     commit(database, unmapped=list(range(5000)))
     assert database.used_size() < database.size()
@@ -349,7 +358,7 @@ def test_sizes(database: Database, path: Path) -> None:
 def test_an_empty_batch_is_false() -> None:
     assert not Transaction()
     assert Transaction(unmapped=[0])
-    assert Transaction(mapped=[(0, 0, False, None)])
+    assert Transaction(mapped=[(0, 0, False, None, None)])
     assert Transaction(opened=[0])
     assert Transaction(closed=[0])
     assert Transaction(values={"a": ""})
@@ -357,7 +366,7 @@ def test_an_empty_batch_is_false() -> None:
 
 def test_sums_are_of_so_many_clean_blocks_spread_over_the_cache(database: Database) -> None:
     database.set_values(SIZES)
-    rows = [(cblock, cblock + 1, cblock % 2 == 0, 7 if cblock % 4 == 1 else cblock) for cblock in range(500, 900)]
+    rows = [(cblock, cblock + 1, cblock % 2 == 0, 7 if cblock % 4 == 1 else cblock, None) for cblock in range(500, 900)]
     commit(database, mapped=rows, opened=[600])
     wanted = [(cblock + 1, cblock) for cblock in range(503, 900, 4)]
     assert list(database.sums(leave_out=7)) == wanted
@@ -405,7 +414,7 @@ TWO_COMMITS = """
     database = Database.open(path)
     database._connection.set_trace_callback(step)
     for number in (1, 2):
-        rows = [(cblock, number, number == 2, None) for cblock in range(50)]
+        rows = [(cblock, number, number == 2, None, None) for cblock in range(50)]
         transaction = Transaction(mapped=rows, opened=[number], closed=[number - 1], values={"done": str(number)})
         trio.run(database.commit, transaction)
 """
@@ -449,14 +458,14 @@ def die_at(directory: Path, steps: range, script: str, *, old: bool) -> list[Pat
 
 def test_whoever_dies_in_a_commit_leaves_all_of_it_or_nothing(tmp_path: Path) -> None:
     seen = []
-    for path in die_at(tmp_path, range(1, 130, 5), TWO_COMMITS, old=True):
+    for path in die_at(tmp_path, range(1, 150, 5), TWO_COMMITS, old=True):
         with closing(Database.open(path)) as opened:
             done = int(opened.values().get("done", "0"))
             seen.append(done)
             assert {row.oblock for row in opened.rows()} == ({done} if done else set())
             assert opened.count(dirty_only=True) == (50 if done == 2 else 0)
             assert opened.regions() == ({done} if done else set())
-            commit(opened, mapped=[(99, 99, False, None)])
+            commit(opened, mapped=[(99, 99, False, None, None)])
         assert len(rows_of(path)) == (51 if done else 1)
     assert seen == sorted(seen)
     assert set(seen) == {0, 1, 2}
@@ -507,7 +516,7 @@ def test_creating_is_all_or_nothing(tmp_path: Path, old: bool) -> None:
 def test_a_log_that_was_left_behind_is_not_the_next_files(tmp_path: Path) -> None:
     path = tmp_path / "metadata"
     database = Database.create(path, {**VALUES, "uuid": "old"})
-    commit(database, mapped=[(3, 7, True, None)])
+    commit(database, mapped=[(3, 7, True, None, None)])
     log = path.with_name("metadata-wal")
     kept = log.read_bytes()  # as if the process had been killed
     database.close()
@@ -522,7 +531,7 @@ def test_a_log_that_was_left_behind_is_not_the_next_files(tmp_path: Path) -> Non
 def test_what_is_replaced_is_whole_without_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "metadata"
     database = Database.create(path, VALUES)
-    commit(database, mapped=[(3, 7, True, None)])
+    commit(database, mapped=[(3, 7, True, None, None)])
     log = path.with_name("metadata-wal")
     before = (path.read_bytes(), log.read_bytes())
     database.close()

@@ -25,7 +25,7 @@ def database(tmp_path: Path) -> Iterator[Database]:
         clean_shutdown=True,
     )
     database = Database.create(tmp_path / "metadata", superblock.pack())
-    database.apply(Transaction(mapped=[(n, n + 5, n < 3, n) for n in range(10)]))
+    database.apply(Transaction(mapped=[(n, n + 5, n < 3, n, None) for n in range(10)]))
     yield database
     database.close()
 

@@ -62,8 +62,8 @@ def test_what_is_packed_is_read_again(superblock: Superblock) -> None:
     assert not faults(values)
 
 
-def test_the_text_is_that_of_format_3() -> None:
-    assert FORMAT == 3
+def test_the_text_is_that_of_formats_3_and_4() -> None:
+    assert FORMAT == 4
     assert PLAIN.pack() == {
         "uuid": "0b5a",
         "block_size": "65536",
@@ -215,8 +215,9 @@ def header(magic: bytes = b"SQLite format 3\0", application: int = APPLICATION_I
         (header(magic=b"Dear diary, toda"), "is not fusecache metadata, or its first page is damaged"),
         (header(application=0), "is not fusecache metadata (an SQLite file of something else)"),
         (header(version=2), ""),
-        (header(version=1), "has format 1; this version of fusecache reads formats 2 to 3"),
-        (header(version=4), "has format 4; this version of fusecache reads formats 2 to 3"),
+        (header(version=1), "has format 1; this version of fusecache reads formats 2 to 4"),
+        (header(version=3), ""),
+        (header(version=5), "has format 5; this version of fusecache reads formats 2 to 4"),
     ],
 )
 def test_headers(start: bytes, fault: str) -> None:

@@ -24,7 +24,7 @@ def metadata(tmp_path: Path) -> Path:
     tmp_path.chmod(0o1777)
     path = tmp_path / "metadata"
     with closing(Database.create(path, {"uuid": "ours"})) as database:
-        database.apply(Transaction(mapped=[(0, 3, True, None)]))
+        database.apply(Transaction(mapped=[(0, 3, True, None, None)]))
     return path
 
 
@@ -158,12 +158,12 @@ def test_f16_what_others_put_beside_metadata_in_use_makes_no_commit_fail(
 ) -> None:
     monkeypatch.setattr("fusecache.metadata.database._TURN", 3)
     with closing(Database.open(metadata)) as database:
-        database.apply(Transaction(mapped=[(1, 4, True, None)]))
+        database.apply(Transaction(mapped=[(1, 4, True, None, None)]))
         beside = metadata.with_name(f"metadata{ending}")
         beside.write_bytes(b"theirs")
         os.chown(beside, STRANGER, STRANGER)
         for number in range(2, 10):
-            database.apply(Transaction(mapped=[(number, number + 3, True, None)]))
+            database.apply(Transaction(mapped=[(number, number + 3, True, None, None)]))
     assert beside.read_bytes() == b"theirs"
     beside.unlink()
     with closing(Database.open(metadata)) as database:

@@ -18,7 +18,6 @@ import pytest
 from fusecache.errors import MetadataError
 from fusecache.metadata.database import Database
 from fusecache.metadata.record import Transaction
-from fusecache.metadata.schema import SCHEMA
 from fusecache.metadata.superblock import APPLICATION_ID, FORMAT
 
 SCRIPT = """
@@ -40,7 +39,7 @@ for directory in map(Path, sys.argv[1:]):
         database = module.Database.open(directory / "metadata")
         database._connection.set_trace_callback(step)
         for number in (1, 2, 3):
-            database.apply(Transaction(mapped=[(number, number, True, None)], values={"done": str(number)}))
+            database.apply(Transaction(mapped=[(number, number, True, None, None)], values={"done": str(number)}))
             (directory / "done").write_text(str(number))
         if die_at < 1000:
             database.close()
@@ -202,7 +201,7 @@ def test_the_log_does_not_grow_for_ever(path: Path) -> None:
         sizes = []
         for number in range(6):
             for cblock in range(300):
-                row = (number * 3000 + 10 * cblock, cblock, True, None)
+                row = (number * 3000 + 10 * cblock, cblock, True, None, None)
                 database.apply(Transaction(mapped=[row], values={"done": "0"}))
             sizes.append(log_of(path).stat().st_size)
     assert sizes[-1] < 2.2 * sizes[2]
@@ -215,7 +214,7 @@ def test_a_full_disk_at_the_end_costs_nothing(path: Path) -> None:
     """F03: what the file has no room for stays in the log, and both are as they have to be."""
     if (child := os.fork()) == 0:
         database = Database.open(path)
-        rows: list[tuple[int, int, bool, int | None]] = [(number, number, True, None) for number in range(1, 5001)]
+        rows: list[tuple[int, int, bool, int | None, int | None]] = [(n, n, True, None, None) for n in range(1, 5001)]
         database.apply(Transaction(mapped=rows, values={"done": "5000"}))
         resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size, resource.RLIM_INFINITY))
         database.close()
@@ -263,35 +262,160 @@ def test_f03_whoever_has_it_open_is_refused_first_and_not_in_the_middle(path: Pa
 # Files of older versions
 
 
+TABLES_OF_FORMATS_2_AND_3 = (
+    "CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
+    """CREATE TABLE blocks (
+        cblock INTEGER PRIMARY KEY, oblock INTEGER NOT NULL, dirty INTEGER NOT NULL, hint INTEGER, crc INTEGER
+    )""",
+    "CREATE TABLE regions (region INTEGER PRIMARY KEY)",
+)
+NUMBER = "0123456789ab"
+
+
 @contextmanager
-def of_format_2(path: Path) -> Iterator[sqlite3.Connection]:
-    """Write metadata as versions did that knew no token; the log is there for as long as the block lasts."""
+def of_format(version: int, path: Path) -> Iterator[sqlite3.Connection]:
+    """Write metadata as older versions did, one block in it; the log is there for as long as the block lasts.
+
+    Those of format 2 knew no token.
+    """
     path.unlink(missing_ok=True)
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        connection.execute("PRAGMA journal_mode = WAL")
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        connection.execute("PRAGMA user_version = 2")
-        for statement in SCHEMA:
+        connection.execute(f"PRAGMA user_version = {version}")
+        for statement in TABLES_OF_FORMATS_2_AND_3:
             connection.execute(statement)
-        connection.executescript("INSERT INTO meta VALUES ('done', '0'); PRAGMA wal_checkpoint(FULL);")
+        connection.execute("INSERT INTO meta VALUES ('done', '0')")
+        connection.execute("PRAGMA journal_mode = WAL")
+        if version > 2:
+            connection.execute("INSERT INTO meta VALUES ('in_use', ?)", (NUMBER,))
+        connection.execute("PRAGMA wal_checkpoint(FULL)")
+        if version > 2:
+            connection.execute("REPLACE INTO meta VALUES ('in_use', ?)", (f"complete {NUMBER}",))
         connection.execute("INSERT INTO blocks VALUES (1, 1, 1, NULL, NULL)")
         connection.execute("REPLACE INTO meta VALUES ('done', '1')")
         yield connection
+        if version > 2:
+            connection.execute("PRAGMA journal_mode = DELETE")
 
 
+def version_in(path: Path) -> int:
+    """The format that the file itself says, whatever its log says."""
+    return int.from_bytes(path.read_bytes()[60:64], "big")
+
+
+@pytest.mark.parametrize("version", [2, 3])
 @pytest.mark.parametrize("was_killed", [False, True])
-def test_f03_metadata_of_format_2_becomes_ours_with_the_first_commit(path: Path, was_killed: bool) -> None:
-    with of_format_2(path):
+def test_f03_metadata_of_older_formats_becomes_ours_with_the_first_commit(
+    path: Path, version: int, was_killed: bool
+) -> None:
+    with of_format(version, path):
         crashed = copied(path, "crashed", log=True)
     found = crashed if was_killed else path
     assert done_in(found) == "1"
-    assert int.from_bytes(found.read_bytes()[60:64], "big") == 2
+    assert version_in(found) == version
     with closing(Database.open(found)) as database:
         database.set_values({"more": "x"})
         alone = copied(found, "alone", log=False)
-    assert int.from_bytes(found.read_bytes()[60:64], "big") == FORMAT
+    assert version_in(found) == FORMAT
     assert done_in(alone) == REFUSED
     assert done_in(found) == "1"
+
+
+UPGRADE = """
+import os, sys
+from pathlib import Path
+from fusecache.metadata.database import Database
+from fusecache.metadata.record import Transaction
+
+for directory in map(Path, sys.argv[1:]):
+    die_at = int(directory.name)
+    if os.fork() == 0:
+        steps = 0
+        def step(*args):
+            global steps
+            steps += 1
+            if steps == die_at:
+                os._exit(7)
+        database = Database.open(directory / "metadata")
+        database._connection.set_trace_callback(step)
+        sizes = {"block_size": "4096", "cache_blocks": "9", "region_blocks": "1", "image_bytes": "40960"}
+        whose = {"uuid": "u", "origin_path": "/o", "origin_inode": "1", "origin_mtime_ns": "1"}
+        values = sizes | whose | {"clean_shutdown": "0", "needs_check": "0", "done": "2"}
+        database.apply(Transaction(mapped=[(2, 2, True, None, 5)], values=values))
+        (directory / "returned").touch()
+        os._exit(0)
+    os.wait()
+"""
+
+
+@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize("was_killed", [False, True])
+def test_an_upgrade_that_is_killed_leaves_the_old_format_or_ours(
+    tmp_path: Path, version: int, was_killed: bool
+) -> None:
+    """F03: at each step, with the log and without it, nothing that was recorded is missed."""
+    directories = [tmp_path / str(number) for number in range(1, 40)]
+    old = tmp_path / "old"
+    with of_format(version, old):
+        if was_killed:
+            old = copied(old, "killed", log=True)
+    for each in directories:
+        each.mkdir()
+        shutil.copy(old, each / "metadata")
+        if was_killed:
+            shutil.copy(log_of(old), log_of(each / "metadata"))
+    subprocess.run([sys.executable, "-c", UPGRADE, *map(str, directories)], timeout=100, check=True)
+    seen = []
+    for each in directories:
+        path = each / "metadata"
+        alone = done_in(copied(path, "alone", log=False))
+        # Of format 2 nobody can tell whether its log is missing.
+        assert alone in {REFUSED, "1", "2"} | ({"0"} if version == 2 and was_killed else set())
+        with other_program(copied(path, "looked at", log=True)) as other:
+            assert len(other.execute("SELECT * FROM blocks").fetchall()) in {1, 2}
+        with closing(Database.open(path)) as database:
+            done = database.values()["done"]
+            kept = [(row.cblock, row.valid) for row in database.rows()]
+            database.set_values({"more": "x"})
+            upgraded = {name for (name,) in database._connection.execute("SELECT name FROM sqlite_master")}
+        assert kept == [(1, None), (2, 5)][: int(done)]
+        assert done == "2" or not (each / "returned").exists()
+        assert "partial" in upgraded
+        assert version_in(path) == FORMAT
+        seen.append(done)
+    assert seen == sorted(seen)
+    assert set(seen) == {"1", "2"}
+
+
+def test_an_older_format_that_nobody_writes_to_stays_what_it_is(path: Path) -> None:
+    with of_format(3, path):
+        pass
+    before = path.read_bytes()
+    with closing(Database.open(path)) as database:
+        assert [row.cblock for row in database.rows()] == [1]
+    with Database.read_only(path) as database:
+        assert [row.cblock for row in database.rows()] == [1]
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("version", "statement", "complaint"),
+    [
+        (3, "CREATE TABLE partial (cblock INTEGER PRIMARY KEY, valid BLOB NOT NULL)", "a table 'partial'"),
+        (4, "CREATE TABLE regions (region INTEGER PRIMARY KEY)", "tables are missing: partial"),
+    ],
+)
+def test_f17_each_format_has_its_own_tables_and_no_others(
+    path: Path, version: int, statement: str, complaint: str
+) -> None:
+    with of_format(3, path) as connection:
+        connection.execute("DROP TABLE regions")
+        connection.execute(TABLES_OF_FORMATS_2_AND_3[2] if version == 3 else statement)
+        if version == 3:
+            connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {version}")
+    with pytest.raises(MetadataError, match=complaint):
+        Database.open(path)
 
 
 def test_a_journal_of_a_switch_that_was_interrupted_is_rolled_back(path: Path) -> None:

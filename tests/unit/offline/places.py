@@ -76,7 +76,7 @@ class Place:
     def fill_open(self, binding: Binding, blocks: Blocks, *, regions: Iterable[int] = (), clean: bool = False) -> None:
         """Do the same in a mount that goes on."""
         suspects = set(regions)
-        rows: list[tuple[int, int, bool, int | None]] = []
+        rows: list[tuple[int, int, bool, int | None, int | None]] = []
         for cblock, (oblock, dirty) in blocks.items():
             if dirty or cblock in suspects:
                 self.content[oblock] = pattern("newer", oblock)
@@ -84,7 +84,7 @@ class Place:
             with self.cache.open("r+b") as file:
                 file.seek(DATA_START + cblock * BLOCK)
                 file.write(data)
-            rows.append((cblock, oblock, dirty, None if dirty else crc32c(data)))
+            rows.append((cblock, oblock, dirty, None if dirty else crc32c(data), None))
         values = {"hints": "smq 2 4"} | (binding.end_values() if clean else {})
         binding.database.apply(Transaction(mapped=rows, opened=sorted(suspects), values=values))
         if clean:

@@ -68,6 +68,7 @@ ANY_TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
             st.integers(0, 2**63 - 1),
             st.booleans(),
             st.none() | st.integers(0, 2**32 - 1),
+            valid=st.none(),
         )
     ),
     notes=st.dictionaries(TEXTS.map("note {}".format), ANY_TEXT, max_size=3),

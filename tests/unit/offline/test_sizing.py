@@ -23,18 +23,20 @@ async def use(database: Database, blocks: int, rng: random.Random) -> int:
     for start in range(0, blocks, 4096):
         cblocks = range(start, min(blocks, start + 4096))
         opened = sorted({cblock // region for cblock in cblocks})
-        await database.commit(Transaction(mapped=[(cblock, 0, True, None) for cblock in cblocks], opened=opened))
+        await database.commit(Transaction(mapped=[(cblock, 0, True, None, None) for cblock in cblocks], opened=opened))
     for _ in range(12):
         some = rng.sample(range(blocks), blocks // 4)
         if rng.random() < 0.3:
             await database.commit(Transaction(unmapped=some))
         else:
             await database.commit(
-                Transaction(mapped=[(cblock, rng.getrandbits(45), False, LARGEST) for cblock in some])
+                Transaction(mapped=[(cblock, rng.getrandbits(45), False, LARGEST, None) for cblock in some])
             )
         await database.save_hints((cblock, LARGEST) for cblock in range(blocks))
         peak = max(peak, database.size())
-    await database.commit(Transaction(mapped=[(cblock, 2**45 + cblock, False, LARGEST) for cblock in range(blocks)]))
+    await database.commit(
+        Transaction(mapped=[(cblock, 2**45 + cblock, False, LARGEST, None) for cblock in range(blocks)])
+    )
     await database.save_hints((cblock, LARGEST) for cblock in range(blocks))
     return max(peak, database.size())
 

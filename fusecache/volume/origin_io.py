@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from fusecache.stores import Data
-    from fusecache.volume import Volume
+    from fusecache.volume.volume import Volume
 
 
 class OriginIO:
