@@ -2,10 +2,10 @@
 
 Theory of operation
 -------------------
-A :class:`World` is drawn from a seed: image, cache, blocks, mode, policy.  An :class:`Exerciser` opens the image in
-several ways at once (``ways.py``), draws operations, carries each out on the mount and on the model (``promised.py``),
-and compares all that is read.  What it draws does not depend on what happens, so one seed draws the same operations
-again; on a failure the seed and the last operations are added to the error.
+A :class:`World` (``drawn_worlds.py``) is drawn from a seed: image, cache, blocks, mode, policy.  An :class:`Exerciser`
+opens the image in several ways at once (``ways.py``), draws operations, carries each out on the mount and on the model
+(``promised.py``), and compares all that is read.  What it draws does not depend on what happens, so one seed draws the
+same operations again; on a failure the seed and the last operations are added to the error.
 
 *Places*: half of all operations go to a fifth of the image, and begin or end at an edge of a sector, a page or a block,
 or a few bytes from one.
@@ -29,21 +29,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from tests.integration import ways
-from tests.integration.judges import MODES, PAGE_CACHES, POLICIES
+from tests.integration.drawn_worlds import World
 from tests.integration.lives import mount_as
 from tests.integration.mounts import LoopDevices, Mount, fusecache, wait_until
 from tests.integration.promised import PAGE, SECTOR, Promised, sectors
 
-KIB: Final = 1024
-BLOCKS: Final = (4 * KIB, 12 * KIB, 16 * KIB, 64 * KIB, 76 * KIB)
-FEWEST, MOST = 2, 64
-"""Blocks of a cache."""
-SMALLEST, LARGEST = 64 * KIB, 4 * KIB * KIB
-"""Of images, in bytes."""
 REMEMBERED: Final = 40
 """Operations that are told on a failure."""
 BURST: Final = 8
@@ -88,77 +81,6 @@ class Part:
             or other.offset + other.length <= self.offset // unit * unit
         )
         return not is_apart and not (self.data is None and other.data is None)
-
-
-@dataclass(frozen=True, kw_only=True)
-class World:
-    """What is exercised; sizes in bytes.
-
-    :ivar pinned: what was not drawn but asked for, as options of ``scripts/exerciser``.
-    """
-
-    seed: int
-    size: int
-    block: int
-    blocks: int
-    mode: str
-    policy: str
-    page_cache: str
-    ways: tuple[str, ...]
-    pinned: tuple[str, ...] = ()
-
-    @classmethod
-    def drawn(cls, seed: int, *, mode: str = "", policy: str = "", page_cache: str = "") -> World:
-        """Draw a world; what is given is not left to chance, and changes nothing else that is drawn.
-
-        :param policy: may have tunables: ``NAME,KEY=VALUE``.
-        """
-        rng = random.Random(f"world {seed}")
-        block = rng.choice(BLOCKS)
-        blocks = min(MOST, int(FEWEST * (MOST / FEWEST) ** rng.random() + 0.5))
-        size = int(min(max(SMALLEST, block * blocks * rng.uniform(0.7, 6)), LARGEST))
-        size -= rng.choice([0, size % SECTOR, size % PAGE, size % block])
-        drawn = {"mode": rng.choice(MODES), "policy": rng.choice(POLICIES), "page_cache": rng.choice(PAGE_CACHES)}
-        has_loop = rng.random() < 0.5
-        given = {"mode": mode, "policy": policy, "page_cache": page_cache}
-        chosen = drawn | {name: value for name, value in given.items() if value}
-        names = [name for name in ways.NAMES if name != "loop" or has_loop]
-        if chosen["page_cache"] != "image":
-            names.remove("mapped")  # there are no pages to share
-        pinned = tuple(f"--{name.replace('_', '-')} {value}" for name, value in given.items() if value)
-        return cls(seed=seed, size=size, block=block, blocks=blocks, ways=tuple(names), pinned=pinned, **chosen)
-
-    @property
-    def policies(self) -> tuple[str, ...]:
-        """List what to switch among: all of them, that of this world with its tunables."""
-        name = self.policy.partition(",")[0]
-        return tuple(self.policy if other == name else other for other in POLICIES)
-
-    def content(self) -> bytes:
-        """Return what the origin has at first."""
-        return random.Random(f"content {self.seed}").randbytes(self.size)
-
-    def mount_in(self, directory: Path) -> Mount:
-        """Make the origin, and what is to be mounted."""
-        (directory / "mnt").mkdir(parents=True)
-        (directory / "origin").write_bytes(self.content())
-        return Mount(
-            origin=directory / "origin",
-            cache=directory / "cache",
-            metadata=directory / "metadata",
-            mountpoint=directory / "mnt",
-            options=["--cache-size", str(self.block * self.blocks), "--block-size", str(self.block)],
-        )
-
-    def replay(self, operations: int) -> str:
-        """Spell the command that does the same again."""
-        return " ".join(["scripts/exerciser", f"--seed {self.seed}", *self.pinned, f"--operations {operations}"])
-
-    def __str__(self) -> str:
-        return (
-            f"seed {self.seed}: {self.size} bytes, a cache of {self.blocks} blocks of {self.block}, {self.mode}, "
-            f"{self.policy}, page cache {self.page_cache}, ways {' '.join(self.ways)}"
-        )
 
 
 class Exerciser:

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from tests.integration.conftest import TEST_SECONDS
-from tests.integration.exerciser import FEWEST, MOST, Exerciser, World
+from tests.integration.drawn_worlds import FEWEST, MOST, World
+from tests.integration.exerciser import Exerciser
 from tests.integration.judges import MODES, PAGE_CACHES, POLICIES
 from tests.integration.lives import seeds
 from tests.integration.mounts import LoopDevices, Mount
