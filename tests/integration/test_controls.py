@@ -14,7 +14,7 @@ from tests.integration.judges import MIB, POLICIES, fill, read_blocks
 from tests.integration.mounts import Mount, fusecache, program, run, wait_until
 
 PREFIX = "user.fusecache."
-SETTABLE = {"policy", "mode", "migration_threshold", "copy_rate", "scrub"}
+SETTABLE = {"policy", "mode", "migration_threshold", "copy_rate", "dirty_age", "dirty_limit", "scrub"}
 READ_ONLY = {"status", "table", "stats", "error", "lost", "job"}
 AT_LEAST_IN_STATS = {
     *("origin_bytes", "cache_blocks", "used_blocks", "dirty_blocks", "block_bytes", "migration_threshold"),
@@ -28,6 +28,7 @@ BAD_VALUES = [
     *(("migration_threshold", value) for value in ("-1", "many", "1.5", "", "1 2")),
     *(("policy.sequential_threshold", value) for value in ("-1", "x", "")),
     *((name, value) for name in ("copy_rate", "scrub") for value in ("-1", "fast", "", "1 MiB")),
+    *((name, value) for name in ("dirty_age", "dirty_limit") for value in ("-1", "30x", "", "101%", "1 2")),
     *(("message", text) for text in ("", "nonsense", "nonsense 1", "flush now", "trailing\\", "migration_threshold x")),
     *(("message", f"sequential_threshold{rest}") for rest in ("", " 1 2", " x")),
 ]
@@ -71,6 +72,7 @@ class TestNames:
         for name in names:
             mount.getxattr(name)
         expected = {"policy": "smq", "mode": "writeback", "migration_threshold": "2048", "copy_rate": "0", "scrub": "0"}
+        expected |= {"dirty_age": "30s,10000", "dirty_limit": "75%"}
         assert settings(mount) == expected
 
     def test_tunables_are_those_of_the_policy(self, mount: Mount) -> None:
@@ -135,6 +137,8 @@ class TestValues:
             *(("mode", mode) for mode in ("writethrough", "passthrough", "writeback")),
             *(("policy", policy) for policy in POLICIES),
             *(("migration_threshold", number) for number in ("0", "1", "204800")),
+            *(("dirty_age", age) for age in ("10s", "500", "10s,500", "0")),
+            *(("dirty_limit", limit) for limit in ("0%", "100%", "524288")),
             *((name, rate) for name in ("copy_rate", "scrub") for rate in ("4096", "0")),
         ]
         for name, value in values:
