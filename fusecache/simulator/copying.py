@@ -6,7 +6,7 @@ from typing import Final
 
 from fusecache.simulator.counts import Counts
 from fusecache.simulator.player import ITEMS, REQUESTS_PER_TICK, Player
-from fusecache.simulator.requests import WHOLE, WRITES, Progress, split
+from fusecache.simulator.requests import WHOLE, WRITES, Portion, Progress, split
 from fusecache.simulator.trace import Trace
 from fusecache.units import SECTOR
 from policies import MISS, MISS_QUEUED, Op, Policy, Work
@@ -28,37 +28,51 @@ class CopyPlayer(Player):
             self._play()
 
     def _play(self) -> None:
-        """Replay the trace; the loop is written for speed."""
-        policy, counts = self._policy, self.counts
-        lookup, get_background_work, set_dirty = policy.lookup, policy.get_background_work, policy.set_dirty
-        read, write = counts.disk.read, counts.disk.write
-        due_us = self._due_us
         previous_us = self._trace.times_us[0]
         for portion in split(self._trace, self._block_size):
-            columns = zip(self._enter(portion), *portion[1:], strict=True)
-            hits = written = 0
-            for index, time_us, kind, oblock, offset, length in columns:
-                if time_us >= due_us or not index % REQUESTS_PER_TICK:
-                    due_us = self._let_time_pass(index, previous_us, time_us)
-                previous_us = time_us
-                if kind & _WHOLE_WRITE == _WHOLE_WRITE:
-                    cblock = self._refer_whole_write(oblock)
-                else:
-                    cblock = lookup(oblock, kind & WRITES == WRITES, False)
-                if cblock < 0:
-                    (write if kind & WRITES else read)(offset, length)
-                else:
-                    hits += 1
-                    if kind & WRITES:
-                        set_dirty(cblock)
-                        written += length
-                work = get_background_work(False)
-                if work is not None:
-                    self._carry_out(work, oblock, kind)
-                    self._take(ITEMS - 1, oblock, kind)
-            counts.hits += hits
-            counts.written += written
+            self._play_portion(portion, previous_us)
+            previous_us = portion.times_us[-1]
             self._report(portion.done, len(self._trace.writes))
+
+    def _play_portion(self, portion: Portion, previous_us: int) -> None:
+        """Replay a part of the trace; the loop is written for speed, and so counts what the disk does itself."""
+        policy, counts, disk = self._policy, self.counts, self.counts.disk
+        lookup, get_background_work, set_dirty = policy.lookup, policy.get_background_work, policy.set_dirty
+        due_us, position = self._due_us, disk.position
+        misses = missed_writes = written = seeks = moved = 0
+        for index, time_us, kind, oblock, offset, length in zip(self._enter(portion), *portion[1:], strict=True):
+            if time_us >= due_us or not index % REQUESTS_PER_TICK:
+                disk.position = position
+                due_us = self._let_time_pass(index, previous_us, time_us)
+                position = disk.position
+            previous_us = time_us
+            if kind & WRITES:
+                cblock = self._refer_whole_write(oblock) if kind & WHOLE else lookup(oblock, True, False)
+                if cblock < 0:
+                    missed_writes += 1
+                else:
+                    set_dirty(cblock)
+                    written += length
+            else:
+                cblock = lookup(oblock, False, False)
+            if cblock < 0:
+                misses += 1
+                seeks += offset != position
+                position = offset + length
+                moved += length
+            work = get_background_work(False)
+            if work is not None:
+                disk.position = position
+                self._carry_out(work, oblock, kind)
+                self._take(ITEMS - 1, oblock, kind)
+                position = disk.position
+        counts.hits += len(portion.oblocks) - misses
+        counts.written += written
+        disk.reads += misses - missed_writes
+        disk.writes += missed_writes
+        disk.seeks += seeks
+        disk.moved += moved
+        disk.position = position
 
     def _play_observed(self) -> None:
         """Replay the trace through a policy that observes bios."""
