@@ -31,7 +31,7 @@ from tests.crash.shape import Shape
 from tests.crash.tampering import Copy, Tamperer, choose_face
 from tests.model import Oracle, judge_crash, shown
 
-_POLICIES: Final = ("eager", "eager", "eager", "eager", "smq", "mq", "cleaner")
+_POLICIES: Final = (*["eager"] * 8, "smq", "mq", "smq,absorb=on", "mq,absorb=on", "lru", "s3fifo", "cleaner")
 _MODES: Final = (Mode.WRITEBACK, Mode.WRITEBACK, Mode.WRITEBACK, Mode.WRITETHROUGH, Mode.PASSTHROUGH)
 _ACCEPTED_EACH: Final = 3
 """Of so many crashes of a running mount one is judged as a whole: what ties the parts together is the same in most."""
