@@ -20,6 +20,8 @@ MIN_BLOCK_SIZE: Final = 4 * KIB
 MAX_BLOCK_SIZE: Final = 1 * GIB
 COPY_SIZE: Final = 1 * MIB
 """Bytes of the largest I/O by which blocks are copied from or to the origin."""
+DEFAULT_READ_AHEAD: Final = 4 * MIB
+"""Bytes of memory for what is read ahead, where that is of use."""
 DEFAULT_MIGRATION_THRESHOLD: Final = 2048 * 512
 """dm-cache's default, 2048 sectors, in bytes."""
 
@@ -139,6 +141,8 @@ class MountConfig:
     dirty_limit: DirtyLimit = DirtyLimit()
     scrub: int = 0
     """Bytes a second at which cached blocks are verified; 0 for not at all."""
+    read_ahead: int | None = None
+    """Bytes of memory for what is read ahead of misses in order; 0 for none, None for what suits the origin."""
     foreground: bool = False
     format: int = 0
     """How often ``--format`` was given: once to reformat a clean cache, twice to throw away dirty data."""

@@ -39,6 +39,7 @@ __all__ = [
 ]
 
 _BUILT_IN: Final = {
+    "adaptive": "policies.adaptive:AdaptivePolicy",
     "arc": "policies.arc:ArcPolicy",
     "cleaner": "policies.cleaner:CleanerPolicy",
     "default": "policies.smq:SmqPolicy",

@@ -26,7 +26,7 @@ from fusecache.config import PageCache
 from fusecache.errors import StoreError
 from fusecache.linux import size_of
 from fusecache.metadata import Identity
-from fusecache.stores import Engine, open_file_store, open_to_read
+from fusecache.stores import Engine, is_read_ahead, open_file_store, open_to_read
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -182,7 +182,7 @@ class FileOrigin:
         store, engine = open_file_store(
             self._fd, name=f"origin {self._path}", size=size, page_cache=page_cache, resources=self._resources
         )
-        return OpenStore(store, engine.name, strengths_of(self._fd, engine))
+        return OpenStore(store, engine.name, strengths_of(self._fd, engine, page_cache))
 
     def is_in_place(self) -> bool:
         """See :class:`fusecache.attach.origin.Origin`."""
@@ -197,15 +197,17 @@ class FileOrigin:
             raise StoreError(msg) from exc
 
 
-def strengths_of(fd: int, engine: Engine) -> Strengths:
+def strengths_of(fd: int, engine: Engine, page_cache: PageCache = PageCache.STORES) -> Strengths:
     """Find out what an open file or device is good at: of a file its file system tells, of a device its queue."""
     status = os.fstat(fd)
+    reads_ahead = is_read_ahead(fd, page_cache)
     if not stat.S_ISBLK(status.st_mode):
-        return Strengths(status.st_blksize, engine.parallelism, can_discard=True)
+        return Strengths(status.st_blksize, engine.parallelism, reads_ahead=reads_ahead, can_discard=True)
     queue = _Queue.of(status.st_rdev)
     return Strengths(
         request_bytes=queue.limit("optimal_io_size") or queue.limit("minimum_io_size") or status.st_blksize,
         parallelism=min(engine.parallelism, queue.limit("nr_requests") or engine.parallelism),
+        reads_ahead=reads_ahead,
         can_discard=queue.limit("write_zeroes_max_bytes") > 0,
     )
 

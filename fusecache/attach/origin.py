@@ -35,6 +35,8 @@ class Strengths:
     """The smallest request that it serves well: a smaller one costs it as much."""
     parallelism: int
     """How many requests it serves side by side; more of them wait for each other."""
+    reads_ahead: bool
+    """Whether somebody below us reads ahead of reads in order: the host's page cache."""
     can_discard: bool
     """Whether it can give back the space of a range that :meth:`fusecache.stores.Store.discard` names; it may still
     decline to."""

@@ -29,9 +29,12 @@ from __future__ import annotations
 
 from collections import deque
 from enum import IntEnum
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Level(IntEnum):
@@ -73,12 +76,14 @@ class BlockLocks:
     """The locks of all blocks of one image.
 
     :ivar held: the lock of each origin block that somebody holds or waits for; the data path reads it.
+    :ivar on_write: called with each block that somebody takes for writing, before he can write; must not wait.
     """
 
-    __slots__ = ("held",)
+    __slots__ = ("held", "on_write")
 
     def __init__(self) -> None:
         self.held: dict[int, _Lock] = {}
+        self.on_write: Callable[[int], object] = _nothing
 
     def may_read(self, oblock: int) -> bool:
         """Tell whether nobody keeps readers out."""
@@ -104,6 +109,7 @@ class BlockLocks:
         lock = self._lock_of(oblock)
         lock.writers += 1
         lock.alone = alone
+        self.on_write(oblock)
         return True
 
     def end_read(self, oblock: int) -> None:
@@ -211,3 +217,7 @@ class BlockLocks:
             assert lock.writers >= 0, oblock
             assert not lock.alone or lock.writers == 1, oblock
             assert not lock.parked or lock.level or lock.alone or lock.writers, f"oblock {oblock} parks for nothing"
+
+
+def _nothing(oblock: int) -> None:
+    del oblock

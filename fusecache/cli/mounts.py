@@ -65,6 +65,9 @@ def mount(
     dirty_limit: Annotated[
         str | None, typer.Option(metavar="LIMIT", help="Absorb writes more slowly if more is dirty: 75%, 10GiB.")
     ] = None,
+    read_ahead: Annotated[
+        str, typer.Option(metavar="SIZE", help="Memory for what is read ahead of reads in order: auto, off, 8MiB.")
+    ] = "auto",
     scrub: Annotated[
         str | None, typer.Option(metavar="RATE", help="Verify cached blocks in the background, bytes a second: 10MiB.")
     ] = None,
@@ -82,6 +85,7 @@ def mount(
         parse_dirty_age,
         parse_dirty_limit,
         parse_policy,
+        parse_read_ahead,
         parse_table,
     )
 
@@ -126,7 +130,14 @@ def mount(
             foreground=foreground,
             format=format,
         )
-    daemon.start(replace(config, page_cache=PageCache.parse(page_cache), read_only=read_only))
+    daemon.start(
+        replace(
+            config,
+            page_cache=PageCache.parse(page_cache),
+            read_ahead=parse_read_ahead(read_ahead),
+            read_only=read_only,
+        )
+    )
 
 
 @app.command(help="Unmount; return when everything is safe on disk.")
@@ -149,7 +160,7 @@ def status(
 
 @app.command(
     "set",
-    help="Set policy, policy.TUNABLE, mode, migration_threshold, copy_rate, dirty_age, dirty_limit or scrub.",
+    help="Set policy, policy.TUNABLE, mode, migration_threshold, copy_rate, dirty_age, dirty_limit, read_ahead, scrub.",
     context_settings=_WORDS_AS_THEY_ARE,
 )
 def set_value(

@@ -320,6 +320,10 @@ def _status_rows(stats: dict[str, Any]) -> dict[str, str]:
         f"{stats['writebacks']} writebacks",
         "threshold": format_size(stats["migration_threshold"] * SECTOR),
         "origin reads": f"{stats['origin_reads']}, {format_size(stats['origin_read_bytes'])}",
+        "read ahead": f"{stats['read_ahead_blocks']} blocks by {stats['read_aheads']} reads, "
+        f"{stats['read_ahead_used']} used, {stats['read_ahead_wasted']} wasted"
+        if stats["read_ahead"] or stats["read_aheads"]
+        else "off",
         "origin writes": f"{stats['origin_writes']}, {format_size(stats['origin_write_bytes'])}",
         "errors": f"{stats['origin_errors']} of the origin, {stats['cache_errors']} of the cache",
         "job": stats["job"] or "none",

@@ -31,6 +31,7 @@ from fusecache.grammar import (
     parse_dirty_limit,
     parse_message,
     parse_policy,
+    parse_read_ahead,
     parse_threshold,
 )
 from fusecache.jobs import Changes, Scrub, evacuate
@@ -97,6 +98,7 @@ class Control:
             "copy_rate": _Attribute(lambda: str(worker.copy_rate.rate), self._set_copy_rate),
             "dirty_age": _Attribute(lambda: str(cleaning.age), self._set_dirty_age),
             "dirty_limit": _Attribute(lambda: str(cleaning.limit), self._set_dirty_limit),
+            "read_ahead": _Attribute(lambda: str(worker.read_ahead.size), self._set_read_ahead),
             "scrub": _Attribute(lambda: str(self._scrub.rate), self._set_scrub),
             "message": _Attribute(None, self._carry_out),
             "request": _Attribute(None, self._request),
@@ -203,6 +205,7 @@ class Control:
             copy_rate=self._worker.copy_rate.rate,
             dirty_age=str(self._cleaning.age),
             dirty_limit=str(self._cleaning.limit),
+            read_ahead=self._worker.read_ahead.size,
             scrub_rate=self._scrub.rate,
             job=str(self._jobs),
             flush_pending=self._flusher.pending,
@@ -242,6 +245,9 @@ class Control:
 
     def _set_dirty_limit(self, text: str) -> None:
         self._cleaning.set_limit(parse_dirty_limit(text))
+
+    def _set_read_ahead(self, text: str) -> None:
+        self._worker.read_ahead.set_size(parse_read_ahead(text))
 
     def _set_scrub(self, text: str) -> None:
         self._scrub.set_rate(parse_size(text))

@@ -48,6 +48,10 @@ class Status:
     slowed: int
     completions: int
     edge_reads: int
+    read_aheads: int
+    read_ahead_blocks: int
+    read_ahead_used: int
+    read_ahead_wasted: int
     cache_errors: int
     origin_errors: int
     scrubbed: int
@@ -85,6 +89,8 @@ class Status:
     """How long a block may be dirty: seconds, block requests or both; ``0`` for any time."""
     dirty_limit: str
     """How much of the cache may be dirty: a share, or bytes."""
+    read_ahead: int
+    """Bytes of memory for what is read ahead of misses in order; 0 for none."""
     scrub_rate: int
     """Bytes a second that the scrub reads; 0 for no scrub."""
     job: str

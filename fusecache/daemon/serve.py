@@ -33,7 +33,7 @@ import structlog
 import trio
 
 from fusecache import __version__
-from fusecache.config import PageCache
+from fusecache.config import DEFAULT_READ_AHEAD, PageCache
 from fusecache.control import Control, MountFacts
 from fusecache.daemon.end_request import EndRequest
 from fusecache.daemon.ending import end_cleanly, metadata_kept, save_what_ends, watch_names
@@ -90,6 +90,8 @@ async def _run(
     worker = MigrationWorker(volume)
     worker.copy_rate.set_rate(config.copy_rate)
     cleaning = Cleaning(volume, worker, config.dirty_age, config.dirty_limit)
+    worker.read_ahead.usual_size = 0 if binding.strengths.reads_ahead else DEFAULT_READ_AHEAD
+    worker.read_ahead.set_size(config.read_ahead)
     jobs = Jobs(volume.geometry.block_size, trio.current_time)
     flusher = Flusher(volume, worker, jobs)
     control = Control(

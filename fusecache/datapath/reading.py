@@ -4,7 +4,8 @@ Theory of operation
 -------------------
 If the policy wants a block that is missed at once, the read becomes a *fill*: the origin is read once, for the whole
 block, and who missed gets his bytes from that (:mod:`fusecache.migration.filling`).  Pieces of one request that miss
-side by side are one read of the origin, whether they fill their blocks or not.
+side by side are one read of the origin, whether they fill their blocks or not.  What was read ahead of misses in order
+is not read again (:mod:`fusecache.migration.read_ahead`).
 
 Of a *partial* block the cache has some sectors only.  A read of these is a hit like any other.  A read of others makes
 the block whole, by a fill as well; if that cannot be done now, it takes from each store what that has.
@@ -86,6 +87,12 @@ class Reader:
         if store is volume.cache and store.read_nowait(start + within, into := self._page[:length]):
             volume.served_hit()
             return into
+        if (
+            store is volume.origin
+            and work is None
+            and self._worker.read_ahead.read_now(start + within, into := self._page[:length])
+        ):
+            return into
         buffer = bytearray(length)
         view = memoryview(buffer)
         if work is not None:
@@ -155,7 +162,8 @@ class Reader:
                 reads.append(partial(self._read_part, oblock, within, start, end))
             else:
                 missed.append(_Miss(oblock, within, start, size, work))
-        reads.extend(self._begin_misses(neighbours) for neighbours in _neighbours(missed))
+        left = (neighbours for neighbours in _neighbours(missed) if not self._take_read_ahead(neighbours, into))
+        reads.extend(map(self._begin_misses, left))
         waiting = [extent for extent in extents if not self._read_now(extent, into)]
         if not (waiting or reads or errors):
             return into
@@ -187,6 +195,14 @@ class Reader:
             await self._read_extent(Extent(store, position + within, start, end - start, [oblock]), view)
 
     # Misses
+
+    def _take_read_ahead(self, misses: list[_Miss], into: memoryview) -> bool:
+        """Serve pieces that are neighbours from what was read ahead, if it has them all and the policy wants none."""
+        first, last = misses[0], misses[-1]
+        if any(miss.work is not None for miss in misses):
+            return False
+        position = first.oblock * self._block_size + first.within
+        return self._worker.read_ahead.read_now(position, into[first.start : last.start + last.length])
 
     def _begin_misses(self, misses: list[_Miss]) -> Callable[[memoryview], Awaitable[None]]:
         """Begin to read pieces that are neighbours from the origin; returns how to go on, without which they stay held.
@@ -273,7 +289,7 @@ class Reader:
         into = view[extent.start : extent.start + extent.length]
         try:
             if extent.store is volume.origin:
-                await self._origin.read(extent.position, into)
+                await self._worker.read_ahead.read(extent.position, into)
             elif not self._read_now(extent, view):
                 await self._read_cache(extent, into)
         finally:

@@ -13,7 +13,7 @@ from fusecache.grammar.messages import (
 )
 from fusecache.grammar.policies import MIGRATION_THRESHOLD, parse_policy, parse_threshold
 from fusecache.grammar.table import parse_table, table_features, table_line
-from fusecache.grammar.words import join_words, split_words
+from fusecache.grammar.words import join_words, parse_read_ahead, split_words
 
 __all__ = [
     "MIGRATION_THRESHOLD",
@@ -29,6 +29,7 @@ __all__ = [
     "parse_message",
     "parse_policy",
     "parse_range",
+    "parse_read_ahead",
     "parse_table",
     "parse_threshold",
     "split_words",

@@ -5,7 +5,7 @@ Theory of operation
 A *fill* is one read of the origin for cache blocks: for neighbours that were missed and that the policy admits, or for
 what the cache lacks of a partial block.  Who missed waits for the read and no longer; what goes into the cache goes
 there behind his back.  Until then, whoever wants to read the block finds the fill by its number (:meth:`Filler.find`)
-and takes the bytes from memory.
+and takes the bytes from memory.  What was read ahead is not read again (:mod:`fusecache.migration.read_ahead`).
 
 What must hold: the memory shows what the block holds for as long as it can be found.  So a fill has its blocks
 exclusively and keeps writers out, from before it reads until the block is mapped and the fill can be found no more.
@@ -26,12 +26,12 @@ from fusecache.config import COPY_SIZE
 from fusecache.errors import StoreError
 from fusecache.migration.batches import Batch, Held
 from fusecache.migration.migrations import reporting
-from fusecache.volume import OriginIO
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from fusecache.migration.copier import Copier
+    from fusecache.migration.read_ahead import ReadAhead
     from fusecache.migration.steps import Steps
     from fusecache.volume import Volume
     from policies import Work
@@ -83,7 +83,7 @@ class Filler:
         "_ended",
         "_fills",
         "_may_complete",
-        "_origin",
+        "_read_ahead",
         "_steps",
         "_under_way",
         "_volume",
@@ -95,6 +95,7 @@ class Filler:
         volume: Volume,
         steps: Steps,
         copier: Copier,
+        read_ahead: ReadAhead,
         may_complete: Callable[[], bool],
         ended: Callable[[Batch | None], None],
     ) -> None:
@@ -103,7 +104,7 @@ class Filler:
         self._copier = copier
         self._may_complete = may_complete
         self._ended = ended
-        self._origin = OriginIO(volume)
+        self._read_ahead = read_ahead
         self._fills: dict[int, Fill] = {}
         self._under_way = 0
         self.nursery: trio.Nursery | None = None
@@ -177,7 +178,7 @@ class Filler:
 
     async def _read(self, fill: Fill) -> None:
         try:
-            await self._origin.read(fill.begin, fill.view)
+            await self._read_ahead.read(fill.begin, fill.view)
         except StoreError as exc:
             self._volume.health.promotion_failed(str(exc))
             fill.failed = True
@@ -228,7 +229,8 @@ class Filler:
         fill.ended.set()
 
     def check(self) -> None:
-        """Assert that every fill that can be found is under way."""
+        """Assert that every fill that can be found is under way, and that what was read ahead is sound."""
+        self._read_ahead.check()
         assert len(set(self._fills.values())) <= self._under_way
         for oblock in self._fills:
             assert oblock in self._volume.locks.held

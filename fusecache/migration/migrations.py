@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from fusecache.migration.origin_slots import OriginSlots
+    from fusecache.migration.read_ahead import ReadAhead
     from fusecache.migration.steps import Steps
     from fusecache.volume import Volume
     from policies import Work
@@ -79,14 +80,17 @@ class _Copy:
 class Migrations:
     """The migrations of one volume.  They tell their batch what goes wrong."""
 
-    __slots__ = ("_copier", "_dirty_demotions", "_origin_slots", "_steps", "_volume")
+    __slots__ = ("_copier", "_dirty_demotions", "_origin_slots", "_read_ahead", "_steps", "_volume")
 
-    def __init__(self, volume: Volume, steps: Steps, copier: Copier, origin_slots: OriginSlots) -> None:
+    def __init__(
+        self, volume: Volume, steps: Steps, copier: Copier, origin_slots: OriginSlots, read_ahead: ReadAhead
+    ) -> None:
         self._volume = volume
         self._steps = steps
         self._copier = copier
         self._origin_slots = origin_slots
         self._dirty_demotions = trio.CapacityLimiter(_DIRTY_DEMOTIONS)
+        self._read_ahead = read_ahead
 
     async def promote(self, batch: Batch) -> None:
         """Copy blocks from the origin to the cache, then map them, clean."""
@@ -111,9 +115,11 @@ class Migrations:
         """Promote one stretch of a batch."""
         volume = self._volume
         size = volume.geometry.block_size
-        together = len(stretch) > 1
-        if together:
-            start = batch.works[stretch.start].oblock * size
+        start = batch.works[stretch.start].oblock * size
+        fits = stretch.stop * size <= len(buffer)
+        read_ahead = fits and self._read_ahead.copy(start, buffer[stretch.start * size : stretch.stop * size])
+        together = read_ahead or len(stretch) > 1
+        if together and not read_ahead:
             try:
                 with volume.counters.at_origin():
                     await volume.origin.read(start, buffer[stretch.start * size : stretch.stop * size])
@@ -122,7 +128,7 @@ class Migrations:
         for number in stretch:
             work = batch.works[number]
             with reporting(batch, work, held):
-                volume.counters.second_reads += 1
+                volume.counters.second_reads += not read_ahead
                 if together:
                     content = buffer[number * size : (number + 1) * size]
                     crc = await self._copier.store(work.cblock * size, content)

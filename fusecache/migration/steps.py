@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from fusecache.migration.copier import Copier
     from fusecache.migration.copy_rate import CopyRate
     from fusecache.migration.origin_slots import OriginSlots
+    from fusecache.migration.read_ahead import ReadAhead
     from fusecache.volume import Volume
 
 log = structlog.get_logger(__name__)
@@ -54,13 +55,16 @@ _PIECE: Final = 2 * MIB
 class Steps:
     """The steps of one volume."""
 
-    __slots__ = ("_copier", "_copy_rate", "_origin", "_origin_slots", "_volume")
+    __slots__ = ("_copier", "_copy_rate", "_origin", "_origin_slots", "_read_ahead", "_volume")
 
-    def __init__(self, volume: Volume, copier: Copier, copy_rate: CopyRate, origin_slots: OriginSlots) -> None:
+    def __init__(
+        self, volume: Volume, copier: Copier, copy_rate: CopyRate, origin_slots: OriginSlots, read_ahead: ReadAhead
+    ) -> None:
         self._volume = volume
         self._copier = copier
         self._copy_rate = copy_rate
         self._origin_slots = origin_slots
+        self._read_ahead = read_ahead
         self._origin = OriginIO(volume)
         """For what a user waits for."""
 
@@ -74,6 +78,7 @@ class Steps:
         volume = self._volume
         (work,) = batch.works
         start = work.cblock * volume.geometry.block_size
+        self._read_ahead.forget(work.oblock)
         try:
             await volume.locks.drain(work.oblock)
             await volume.durability.wait_reusable(work.cblock)
@@ -123,6 +128,7 @@ class Steps:
         async def write_origin() -> None:
             await self._origin.write(work.oblock * volume.geometry.block_size + within, data)
 
+        self._read_ahead.forget(work.oblock)
         await volume.locks.drain(work.oblock)
         start, content = await self.widened(work.oblock, within, data, 0)
         sectors = sectors_of(start, len(content))
@@ -362,6 +368,7 @@ class Steps:
     def map_promoted(self, batch: Batch, work: Work) -> None:
         """Switch: from here on the block is in the cache, and its item is done."""
         volume = self._volume
+        self._read_ahead.forget(work.oblock)
         volume.mapping.insert(work.oblock, work.cblock)
         volume.durability.rows.promoted(work.cblock)
         volume.counters.promotions += 1

@@ -18,8 +18,7 @@ in its own order; so ``migration_threshold`` bounds both together.
 (unmounting, a change of policy) does not last as long as the limit makes copies last.  So a pause returns the backlog
 to the policy, undone, and ends the wait for bytes.  What it costs: the policy has to order these items again.
 
-An item that fails goes back to the policy as failed.  While stores go on failing, the worker pauses for longer and
-longer.
+An item that fails goes back to the policy as failed.  While stores go on failing, the worker's pauses grow.
 """
 
 from __future__ import annotations
@@ -42,6 +41,7 @@ from fusecache.migration.copy_rate import CopyRate
 from fusecache.migration.filling import Filler
 from fusecache.migration.migrations import Migrations
 from fusecache.migration.origin_slots import SHORT_PATIENCE, OriginSlots
+from fusecache.migration.read_ahead import ReadAhead
 from fusecache.migration.steps import Steps
 from fusecache.migration.unreadable import Unreadable
 from fusecache.migration.waves import Waves
@@ -70,6 +70,7 @@ class MigrationWorker:
     :ivar filler: the reads of the origin from which blocks are being filled.
     :ivar copy_rate: how many bytes a second may be copied.
     :ivar origin_slots: when writebacks may write to the origin.
+    :ivar read_ahead: what is read ahead of misses in order.
     :ivar steps: what can be asked for one block, beside the policy.
     """
 
@@ -92,6 +93,7 @@ class MigrationWorker:
         "copy_rate",
         "filler",
         "origin_slots",
+        "read_ahead",
         "steps",
     )
 
@@ -101,15 +103,15 @@ class MigrationWorker:
         self.copy_rate = CopyRate(burst=max(COPY_SIZE, volume.geometry.block_size))
         self.origin_slots = OriginSlots(volume.activity)
         copier = Copier(volume)
-        self.steps = Steps(volume, copier, self.copy_rate, self.origin_slots)
-        self._migrations = Migrations(volume, self.steps, copier, self.origin_slots)
-        self.filler = Filler(volume, self.steps, copier, self._begin_completion, self._end_fill)
+        self.read_ahead = ReadAhead(volume)
+        self.steps = Steps(volume, copier, self.copy_rate, self.origin_slots, self.read_ahead)
+        self._migrations = Migrations(volume, self.steps, copier, self.origin_slots, self.read_ahead)
+        self.filler = Filler(volume, self.steps, copier, self.read_ahead, self._begin_completion, self._end_fill)
         most_neighbours = max(1, COPY_SIZE // volume.geometry.block_size)
         self._backlog = Backlog(most_neighbours)
         self._most_orders = max(_LEAST_ORDERS, 2 * most_neighbours)
         """Items that may be in the backlog or in flight before the policy is asked for another."""
         self._batches = dict.fromkeys(Op, 0)
-        """Batches under way, by kind."""
         self._in_flight = 0
         """Items and requests for which a pause has to wait."""
         self._ended = trio.Event()
@@ -138,7 +140,7 @@ class MigrationWorker:
         """Carry out what the policy orders until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._unreadable.run)
-            self.filler.nursery = nursery
+            self.filler.nursery = self.read_ahead.nursery = nursery
             try:
                 while True:
                     await self._woken.wait()
@@ -147,7 +149,7 @@ class MigrationWorker:
                         await self._start(neighbours, nursery)
                         await trio.lowlevel.checkpoint()  # hits come between two of them
             finally:
-                self.filler.nursery = None
+                self.filler.nursery = self.read_ahead.nursery = None
 
     async def _next_neighbours(self) -> list[Work]:
         """Choose what to do next, or nothing."""
@@ -328,10 +330,7 @@ class MigrationWorker:
             self._end()
 
     def begin_overwrite(self, work: Work) -> None:
-        """Take over a promotion that the policy has ordered from a request, and lock its block, at once.
-
-        Nobody may have the block exclusively.
-        """
+        """Take over a promotion that a request has had ordered, and lock its block, which nobody has exclusively."""
         took = self._volume.locks.try_exclusive(work.oblock, ALL_OUT)
         assert took, f"oblock {work.oblock} is locked"
         self._in_flight += 1

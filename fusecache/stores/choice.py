@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, final
 import structlog
 
 from fusecache.config import PageCache
+from fusecache.linux import is_in_memory
 from fusecache.stores.direct import open_past_page_cache
 from fusecache.stores.engine import ThreadEngine
 from fusecache.stores.file import FileStore
@@ -48,6 +49,14 @@ def open_file_store(
         return FileStore(fd, name=name, size=size, start=start, engine=engine), engine
     store = open_past_page_cache(fd, name=name, size=size, start=start, resources=resources, engine=engine)
     return store, engine
+
+
+def is_read_ahead(fd: int, page_cache: PageCache) -> bool:
+    """Tell whether the kernel reads ahead of a store over this file.
+
+    In front of a FUSE file system it does so to no great depth, or not at all, which cannot be told from outside.
+    """
+    return not is_on_fuse(fd) and (page_cache is PageCache.STORES or is_in_memory(fd))
 
 
 def make_engine(fd: int) -> Engine:

@@ -53,6 +53,14 @@ class Counters:
     """Partial blocks that were made whole by a read of the origin."""
     edge_reads: int = 0
     """Reads of the origin for sectors of which a write covers a part only."""
+    read_aheads: int = 0
+    """Reads of the origin ahead of misses in order; they are not among ``origin_reads``."""
+    read_ahead_blocks: int = 0
+    """Blocks of those."""
+    read_ahead_used: int = 0
+    """Blocks of those that somebody wanted while they were in memory."""
+    read_ahead_wasted: int = 0
+    """Blocks of those that were dropped before anybody wanted them."""
     cache_errors: int = 0
     """Reads and writes of the cache that failed, for users and for migrations."""
     origin_errors: int = 0
@@ -102,5 +110,7 @@ class Counters:
         """Assert that no counter is negative, and that there are no bytes without a request."""
         for name, count in self.as_dict().items():
             assert count >= 0, (name, self)
+        assert self.read_ahead_used + self.read_ahead_wasted <= self.read_ahead_blocks, self
+        assert self.read_aheads <= self.read_ahead_blocks, self
         assert self.origin_reads or not self.origin_read_bytes, self
         assert self.origin_writes or not self.origin_write_bytes, self

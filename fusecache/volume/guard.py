@@ -256,6 +256,14 @@ class GuardedPolicy(Policy):
         """See above."""
         self._ask(self._inner.set_config_value, key, value, may_refuse=True, instead=_nothing)
 
+    def memory(self) -> bytes:
+        """See above."""
+        return self._ask(lambda: bytes(self._inner.memory()), instead=bytes)
+
+    def remember(self, memory: bytes) -> bool:
+        """See above."""
+        return self._ask(lambda: bool(self._inner.remember(memory)), instead=bool)
+
     def config_values(self) -> dict[str, str]:
         """See above."""
         return self._ask(self._values, instead=dict[str, str])

@@ -33,6 +33,11 @@ class OriginIO:
             if not volume.origin.read_nowait(position, into):
                 await volume.origin.read(position, into)
 
+    async def read_ahead(self, position: int, into: memoryview) -> None:
+        """Fill ``into`` with what users are likely to ask for next; raises StoreError."""
+        with self._under_way():
+            await self._volume.origin.read(position, into)
+
     async def write(self, position: int, data: Data) -> None:
         """Write at a position of the image, for the next fsync to make durable; raises StoreError."""
         volume = self._volume

@@ -135,7 +135,7 @@ class History:
             self._disk.record.regions or any(r[1] for r in self._disk.record.rows.values())
         ):
             mode = Mode.WRITETHROUGH  # which is what the composition root would insist on
-        rig = self._rig = Rig(self._disk, seed, policy=policy, mode=mode)
+        rig = self._rig = Rig(self._disk, seed, policy=policy, mode=mode, read_ahead=shape.read_ahead)
         steps = rig.begun
         for _ in range(self._aside.choice((1, 1, 3))):  # beginnings that are interrupted one after the other
             for step in steps:
@@ -211,6 +211,8 @@ class History:
             first, count = self._range(rng)
             if kind < 0.55:
                 await self._write(first, count)
+            elif kind < 0.65 and shape.read_ahead:
+                await self._scan(first, count)
             elif kind < 0.75:
                 await self._read(first, count)
             else:
@@ -295,6 +297,12 @@ class History:
         else:
             assert len(image) == count * cell_bytes
             self._oracle.end_read(began, first, image, allowed)
+
+    async def _scan(self, first: int, count: int) -> None:
+        """Read on from some cells to the end of the image."""
+        held = len(self._oracle.allowed)
+        for begin in range(first, held, count):
+            await self._read(begin, min(count, held - begin))
 
     async def _flush(self) -> None:
         assert self._rig is not None

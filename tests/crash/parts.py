@@ -178,7 +178,7 @@ class Ties:
             database=cast("Database", record),
             geometry=geometry,
             engine="simulated",
-            strengths=Strengths(request_bytes=4096, parallelism=1, can_discard=False),
+            strengths=Strengths(request_bytes=4096, parallelism=1, reads_ahead=False, can_discard=False),
             region_blocks=superblock.region_blocks,
             was_clean=superblock.clean_shutdown,
             notes=[],

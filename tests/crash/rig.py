@@ -280,10 +280,18 @@ class Rig:
 
     :param policy: a name, or a name with tunables (``smq,absorb=on``).
     :param seconds: how long an operation of a store may take, virtually.
+    :param read_ahead: bytes of memory for what is read ahead.
     """
 
     def __init__(
-        self, disk: SimDisk, seed: int, *, policy: str = "eager", mode: Mode = Mode.WRITEBACK, seconds: float = 0.02
+        self,
+        disk: SimDisk,
+        seed: int,
+        *,
+        policy: str = "eager",
+        mode: Mode = Mode.WRITEBACK,
+        seconds: float = 0.02,
+        read_ahead: int = 0,
     ) -> None:
         rng = random.Random(seed)
         latency = Latency(rng, seconds)
@@ -318,6 +326,7 @@ class Rig:
         self.volume = make_volume(binding, instance, recovered.mapping, recovered.open_regions, mode)
         self.worker = MigrationWorker(self.volume)
         self.cleaning = Cleaning(self.volume, self.worker, _AGE, DirtyLimit(random.Random(seed).choice(_LIMITS)))
+        self.worker.read_ahead.set_size(read_ahead)
         self.jobs = Jobs(BLOCK, trio.current_time)
         self.flusher = Flusher(self.volume, self.worker, self.jobs)
         self.cache = Disk(self.volume, self.worker)
@@ -418,6 +427,10 @@ def simulated(tick_seconds: float = QUICK_TICKS) -> Iterator[None]:
         patch("fusecache.migration.cleaning._LOOK_SECONDS", _QUIET_SECONDS),
         patch("fusecache.migration.origin_order.SORTED_AT_ONCE", 2),
         patch("fusecache.volume.activity.QUIET_SECONDS", _QUIET_SECONDS),
+        # steps of a few blocks, soon, and in vain as well
+        patch("fusecache.migration.read_ahead._UNIT", BLOCK),
+        patch("fusecache.migration.streams._STEPS", 1),
+        patch("fusecache.migration.streams._LEFT_OUT", 2),
         patch("fusecache.attach.binding.size_of", lambda cache: cache.size),
         # what the wild policy asserts is to be seen
         patch("fusecache.volume.policies.guarded", lambda policy, _: policy),

@@ -39,6 +39,8 @@ class Shape:
     """So much that happens between two ticks is never committed on its own."""
     hammering: float
     """Series of small writes to one block, with a flush or a read between them, per request."""
+    read_ahead: int
+    """Bytes of memory for what is read ahead; if there is any, some clients read in order."""
 
     @classmethod
     def of(cls, rng: random.Random, *, faults: bool) -> Shape:
@@ -64,4 +66,5 @@ class Shape:
             scrub_rate=rng.choice((0, 10 * BLOCK, 1000 * BLOCK)),
             tick_seconds=rng.choice((QUICK_TICKS, QUICK_TICKS, 10 * QUICK_TICKS)),
             hammering=rng.choice((0.4, 0.8) if loses_cache else (0.0, 0.1, 0.4)),
+            read_ahead=rng.choice((0, 0, 8 * BLOCK, 32 * BLOCK)),
         )

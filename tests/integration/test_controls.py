@@ -14,7 +14,7 @@ from tests.integration.judges import MIB, POLICIES, fill, read_blocks
 from tests.integration.mounts import Mount, fusecache, program, run, wait_until
 
 PREFIX = "user.fusecache."
-SETTABLE = {"policy", "mode", "migration_threshold", "copy_rate", "dirty_age", "dirty_limit", "scrub"}
+SETTABLE = {"policy", "mode", "migration_threshold", "copy_rate", "dirty_age", "dirty_limit", "read_ahead", "scrub"}
 READ_ONLY = {"status", "table", "stats", "error", "lost", "job"}
 AT_LEAST_IN_STATS = {
     *("origin_bytes", "cache_blocks", "used_blocks", "dirty_blocks", "block_bytes", "migration_threshold"),
@@ -27,7 +27,7 @@ BAD_VALUES = [
     *(("mode", value) for value in ("writearound", "", "writeback writethrough")),
     *(("migration_threshold", value) for value in ("-1", "many", "1.5", "", "1 2")),
     *(("policy.sequential_threshold", value) for value in ("-1", "x", "")),
-    *((name, value) for name in ("copy_rate", "scrub") for value in ("-1", "fast", "", "1 MiB")),
+    *((name, value) for name in ("copy_rate", "read_ahead", "scrub") for value in ("-1", "fast", "", "1 MiB")),
     *((name, value) for name in ("dirty_age", "dirty_limit") for value in ("-1", "30x", "", "101%", "1 2")),
     *(("message", text) for text in ("", "nonsense", "nonsense 1", "flush now", "trailing\\", "migration_threshold x")),
     *(("message", f"sequential_threshold{rest}") for rest in ("", " 1 2", " x")),
@@ -71,8 +71,9 @@ class TestNames:
         assert names == SETTABLE | READ_ONLY | {name for name in names if name.startswith("policy.")}
         for name in names:
             mount.getxattr(name)
-        expected = {"policy": "smq", "mode": "writeback", "migration_threshold": "2048", "copy_rate": "0", "scrub": "0"}
+        expected = {"policy": "smq", "mode": "writeback", "migration_threshold": "2048"}
         expected |= {"dirty_age": "30s,10000", "dirty_limit": "75%"}
+        expected |= {"copy_rate": "0", "read_ahead": mount.getxattr("read_ahead"), "scrub": "0"}
         assert settings(mount) == expected
 
     def test_tunables_are_those_of_the_policy(self, mount: Mount) -> None:
@@ -139,7 +140,7 @@ class TestValues:
             *(("migration_threshold", number) for number in ("0", "1", "204800")),
             *(("dirty_age", age) for age in ("10s", "500", "10s,500", "0")),
             *(("dirty_limit", limit) for limit in ("0%", "100%", "524288")),
-            *((name, rate) for name in ("copy_rate", "scrub") for rate in ("4096", "0")),
+            *((name, rate) for name in ("copy_rate", "read_ahead", "scrub") for rate in ("4096", "0")),
         ]
         for name, value in values:
             mount.setxattr(name, value)

@@ -72,7 +72,7 @@ def test_all_reads_reach_the_origin_at_a_time(mounted: Mounted, disk: Path) -> N
     """The kernel alone would let 12 through."""
     if os.geteuid() != 0:
         pytest.skip("more than 12 requests need root, or fusectl")
-    mount = mounted("--policy", "cleaner", origin=disk)
+    mount = mounted("--policy", "cleaner", "--read-ahead", "off", origin=disk)
     for depth, expected in ((16, 16), (40, 32)):
         take(disk, 0.1)
         client(mount, "randread", depth)
@@ -81,7 +81,7 @@ def test_all_reads_reach_the_origin_at_a_time(mounted: Mounted, disk: Path) -> N
 
 
 def test_all_writes_reach_the_origin_at_a_time(mounted: Mounted, wide_disk: Path) -> None:
-    mount = mounted("--policy", "cleaner", origin=wide_disk)
+    mount = mounted("--policy", "cleaner", "--read-ahead", "off", origin=wide_disk)
     for depth, expected in ((16, 16), (40, 32)):
         take(wide_disk, 0.1)
         client(mount, "randwrite", depth)
@@ -90,7 +90,7 @@ def test_all_writes_reach_the_origin_at_a_time(mounted: Mounted, wide_disk: Path
 
 
 def test_an_origin_that_hangs_holds_up_no_hit(mounted: Mounted, disk: Path) -> None:
-    mount = mounted("--policy", "smq", origin=disk)
+    mount = mounted("--policy", "smq", "--read-ahead", "off", origin=disk)
     fill(mount, 16)
     ended = threading.Event()
     take(disk, 2)

@@ -17,7 +17,7 @@ from fusecache.attach.file_origin import strengths_of
 from fusecache.attach.origin import OpenStore, Origin, Strengths
 from fusecache.config import PageCache
 from fusecache.errors import BusyError, StoreError
-from fusecache.stores import ThreadEngine, make_engine
+from fusecache.stores import ThreadEngine, choice, is_read_ahead, make_engine
 from tests.unit.worlds import threaded
 
 SIZE = 10_000
@@ -100,7 +100,9 @@ def test_a_read_that_fails_is_one_line(path: Path) -> None:
 
 
 @pytest.mark.parametrize("page_cache", [PageCache.STORES, PageCache.IMAGE])
-def test_served_it_says_what_it_is_good_at(path: Path, page_cache: PageCache) -> None:
+def test_served_it_says_what_it_is_good_at(path: Path, page_cache: PageCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "is_in_memory", lambda _: False)
+
     async def serve() -> OpenStore:
         return opened(path, resources).open_store(SIZE - 1, page_cache)
 
@@ -108,7 +110,8 @@ def test_served_it_says_what_it_is_good_at(path: Path, page_cache: PageCache) ->
         found = trio.run(serve)
     assert found.store.size == SIZE - 1
     parallelism = {"io_uring": 256, "threads": 64}[found.engine]
-    assert found.strengths == Strengths(path.stat().st_blksize, parallelism, can_discard=True)
+    reads_ahead = page_cache is PageCache.STORES
+    assert found.strengths == Strengths(path.stat().st_blksize, parallelism, reads_ahead=reads_ahead, can_discard=True)
 
 
 class Device:
@@ -142,22 +145,22 @@ def device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Device:
 @threaded
 async def test_of_a_device_its_queue_tells(device: Device) -> None:
     device.has(minimum_io_size=512, optimal_io_size=0, nr_requests=32, write_zeroes_max_bytes=0)
-    assert strengths_of(0, ThreadEngine()) == Strengths(512, 32, can_discard=False)
+    assert strengths_of(0, ThreadEngine()) == Strengths(512, 32, reads_ahead=True, can_discard=False)
     device.has(optimal_io_size=1 << 20, nr_requests=1024, write_zeroes_max_bytes=1 << 30)
-    assert strengths_of(0, ThreadEngine()) == Strengths(1 << 20, 64, can_discard=True)
+    assert strengths_of(0, ThreadEngine()) == Strengths(1 << 20, 64, reads_ahead=True, can_discard=True)
 
 
 @threaded
 async def test_of_a_partition_that_of_its_disk(device: Device) -> None:
     device.number = os.makedev(8, 17)
     device.has(minimum_io_size=4096, optimal_io_size=65536, nr_requests=8, write_zeroes_max_bytes=0)
-    assert strengths_of(0, ThreadEngine()) == Strengths(65536, 8, can_discard=False)
+    assert strengths_of(0, ThreadEngine()) == Strengths(65536, 8, reads_ahead=True, can_discard=False)
 
 
 @threaded
 async def test_where_nothing_is_told_nothing_is_made_up(device: Device) -> None:
     device.number = os.makedev(9, 9)
-    assert strengths_of(0, ThreadEngine()) == Strengths(4096, 64, can_discard=False)
+    assert strengths_of(0, ThreadEngine()) == Strengths(4096, 64, reads_ahead=True, can_discard=False)
 
 
 @threaded
@@ -168,3 +171,18 @@ async def test_engines_tell_how_much_they_do_at_a_time(path: Path) -> None:
             assert engine.parallelism in {64, 256}
         finally:
             engine.close()
+
+
+def test_a_file_system_that_may_read_ahead_or_not_counts_as_one_that_does_not(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with path.open("rb") as file:
+        assert is_read_ahead(file.fileno(), PageCache.STORES)
+        monkeypatch.setattr(choice, "is_on_fuse", lambda _: True)
+        assert not is_read_ahead(file.fileno(), PageCache.STORES)
+
+
+def test_what_is_all_memory_needs_nobody_who_reads_ahead(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "is_in_memory", lambda _: True)
+    with path.open("rb") as file:
+        assert is_read_ahead(file.fileno(), PageCache.NONE)

@@ -23,7 +23,7 @@ from tests.unit.places import BLOCK, CACHE_BLOCKS, CLEAN, DIRTY, IMAGE, Place
 from tests.unit.worlds import MemoryStore
 
 ADDRESS = "memory://rack/disk"
-STRENGTHS = Strengths(request_bytes=1 << 20, parallelism=16, can_discard=False)
+STRENGTHS = Strengths(request_bytes=1 << 20, parallelism=16, reads_ahead=False, can_discard=False)
 
 
 class Disk:

@@ -52,7 +52,7 @@ def test_every_option_of_mount(run: Callable[..., int], started: list[MountConfi
     words = (
         "mount disk.img /mnt --cache c --cache-size 1GiB --metadata m --block-size 64K --mode passthrough "
         "--policy mq,Random_Threshold=8,migration_threshold=0 -o allow_other,max_read=4096 -o ro --foreground "
-        "--format --format --page-cache image --dirty-age 60s --dirty-limit 2GiB"
+        "--format --format --page-cache image --dirty-age 60s --dirty-limit 2GiB --read-ahead 8MiB"
     )
     assert run(*words.split()) == 0
     assert started == [
@@ -70,6 +70,7 @@ def test_every_option_of_mount(run: Callable[..., int], started: list[MountConfi
             page_cache=PageCache.IMAGE,
             dirty_age=DirtyAge(60, 0),
             dirty_limit=DirtyLimit(size=2 * 1024**3),
+            read_ahead=8 * 1024**2,
             foreground=True,
             format=2,
         )
@@ -84,6 +85,7 @@ def test_mount_by_table(run: Callable[..., int], started: list[MountConfig]) -> 
     assert config.policy == PolicyChoice("mq", (("random_threshold", "8"),))
     assert (config.read_only, config.fuse_options, config.foreground, config.format) == (True, (), True, 1)
     assert config.page_cache is PageCache.NONE
+    assert config.read_ahead is None
 
 
 @pytest.mark.parametrize(
@@ -96,6 +98,7 @@ def test_mount_by_table(run: Callable[..., int], started: list[MountConfig]) -> 
         (["mount", "o", "m", "--cache-size", "big"], "'big' is not a size"),
         (["mount", "o", "m", "--mode", "writearound"], "unknown mode 'writearound'"),
         (["mount", "o", "m", "--page-cache", "both"], "unknown page cache 'both': stores, image or none"),
+        (["mount", "o", "m", "--read-ahead", "far"], "read-ahead 'far': auto, off or a size"),
         (["mount", "o", "m", "--policy", ""], "policy name ''"),
         (["mount", "o", "m", "--policy", "abcdefghijklmnop"], "1 to 15 characters"),
         (["mount", "o", "m", "--policy", "mq,random_threshold"], "'random_threshold' is not KEY=VALUE"),

@@ -71,6 +71,7 @@ def make_status(**changes: Any) -> Status:
         copy_rate=0,
         dirty_age="30s,10000",
         dirty_limit="75%",
+        read_ahead=0,
         scrub_rate=0,
         job="",
         flush_pending=0,

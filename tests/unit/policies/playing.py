@@ -8,7 +8,7 @@ from typing import cast
 from policies import MISS_QUEUED, Op, create_policy
 from policies.admitting import AdmittingPolicy
 
-ADMITTING = ["arc", "lru", "s3fifo", "tinylfu", "twoq"]
+ADMITTING = ["adaptive", "arc", "lru", "s3fifo", "tinylfu", "twoq"]
 ORIGIN_BLOCKS = 4096
 
 

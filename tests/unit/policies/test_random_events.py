@@ -29,7 +29,7 @@ TUNABLES = st.sampled_from(
     ]
 )
 VALUES = st.sampled_from(["on", "OFF", "0", "1", "2", "4", "512", "4294967295", "4294967296", "-1", "x", ""])
-ABSORBING = ["arc", "lru", "mq", "s3fifo", "smq", "tinylfu", "twoq"]
+ABSORBING = ["adaptive", "arc", "lru", "mq", "s3fifo", "smq", "tinylfu", "twoq"]
 
 
 class RandomEvents(RuleBasedStateMachine):
@@ -250,6 +250,10 @@ class AdmittingEvents(OwnPolicyEvents):
             assert all(item.op is not Op.WRITEBACK for item in work)
 
 
+class AdaptiveEvents(AdmittingEvents):
+    create = begin("adaptive")(RandomEvents.create)
+
+
 class LruEvents(AdmittingEvents):
     create = begin("lru")(RandomEvents.create)
 
@@ -270,6 +274,7 @@ class TinyLfuEvents(AdmittingEvents):
     create = begin("tinylfu")(RandomEvents.create)
 
 
+TestAdaptive = AdaptiveEvents.TestCase
 TestLru = LruEvents.TestCase
 TestArc = ArcEvents.TestCase
 TestTwoQ = TwoQEvents.TestCase

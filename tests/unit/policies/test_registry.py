@@ -33,7 +33,7 @@ def others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(policies, "_third_party", lambda: points)
 
 
-OWN = ["arc", "cleaner", "lru", "mq", "s3fifo", "smq", "tinylfu", "twoq"]
+OWN = ["adaptive", "arc", "cleaner", "lru", "mq", "s3fifo", "smq", "tinylfu", "twoq"]
 
 
 @pytest.mark.parametrize(("name", "real"), [("default", "smq"), *zip(OWN, OWN, strict=True)])
