@@ -31,7 +31,7 @@ from tests.crash.shape import Shape
 from tests.crash.tampering import Copy, Tamperer, choose_face
 from tests.model import Oracle, judge_crash, shown
 
-_POLICIES: Final = ("eager", "eager", "eager", "eager", "smq", "mq", "cleaner")
+_POLICIES: Final = (*["eager"] * 8, "smq", "mq", "smq,absorb=on", "mq,absorb=on", "lru", "s3fifo", "cleaner")
 _MODES: Final = (Mode.WRITEBACK, Mode.WRITEBACK, Mode.WRITEBACK, Mode.WRITETHROUGH, Mode.PASSTHROUGH)
 _ACCEPTED_EACH: Final = 3
 """Of so many crashes of a running mount one is judged as a whole: what ties the parts together is the same in most."""
@@ -39,6 +39,8 @@ _UNTOUCHED: Final = 0.7
 """So many of the disks that could be tampered with are not."""
 _TAMPERED_FOLLOWED: Final = 0.05
 _MOST_FOLLOWED: Final = 3
+_HAMMERED: Final = 5
+"""Requests for which a series of small writes to one block counts."""
 _GENERATIONS: Final = 3
 _MOST_BLOCKS: Final = 6
 """Of a cache that is resized."""
@@ -193,7 +195,9 @@ class History:
 
     async def _client(self, rng: random.Random) -> None:
         shape = self._shape
-        for _ in range(shape.requests if not self._generation else shape.requests // 3):
+        left = shape.requests if not self._generation else shape.requests // 3
+        while left > 0:
+            left -= 1
             if shape.think_seconds and rng.random() < 0.5:
                 await trio.sleep(rng.random() * shape.think_seconds)
             if rng.random() < shape.restlessness:
@@ -201,6 +205,8 @@ class History:
                 continue
             if rng.random() < shape.hammering:
                 await self._hammer(rng)
+                if shape.forgets != "cache":  # which is lost once in a history, when there is much to lose
+                    left -= _HAMMERED
                 continue
             kind = rng.random()
             first, count = self._range(rng)

@@ -28,12 +28,13 @@ from fusecache.attach.stamp import Stamp
 from fusecache.block.geometry import Geometry
 from fusecache.block.sectors import byte_runs
 from fusecache.block.states import DIRTY
-from fusecache.config import DirtyAge, DirtyLimit, Mode, MountConfig, PolicyChoice
+from fusecache.config import DirtyAge, DirtyLimit, Mode, MountConfig
 from fusecache.control.control import Control
 from fusecache.daemon import serve as mount
 from fusecache.daemon.ending import end_cleanly
 from fusecache.daemon.preparing import make_volume
 from fusecache.datapath.disk import Disk
+from fusecache.grammar.policies import parse_policy
 from fusecache.jobs.flush import Flusher
 from fusecache.jobs.table import Jobs
 from fusecache.metadata import Superblock
@@ -277,6 +278,7 @@ def _no_latency() -> Latency:
 class Rig:
     """One mount of a disk; use :meth:`running`.
 
+    :param policy: a name, or a name with tunables (``smq,absorb=on``).
     :param seconds: how long an operation of a store may take, virtually.
     :param read_ahead: bytes of memory for what is read ahead.
     """
@@ -310,7 +312,7 @@ class Rig:
         self.ties.on_step = lambda: self.begun.append(self.freeze(rng))
         binding.begin()
         self.ties.on_step = _nothing
-        choice = PolicyChoice(policy)
+        choice = parse_policy(policy)
         instance = new_policy(disk.geometry, choice)
         recovered = recover(
             self.record.rows(),
