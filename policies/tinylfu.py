@@ -94,7 +94,9 @@ class TinyLfuPolicy(AdmittingPolicy):
                 continue
             self._kind[cblock] = queue = min(hint >> _AGE_BITS + _COUNT_BITS & 3, _PROTECTED)
             self._queues.push_aged(cblock, queue, min(hint & _AGE_MASK, AGES - 1))
-            self._sketch.learn(self._index.key_of(cblock), hint >> _AGE_BITS & MOST)
+            count = hint >> _AGE_BITS & MOST
+            if count:
+                self._sketch.learn(self._index.key_of(cblock), count)
 
     def _hit(self, cblock: int, write: bool) -> None:
         self._hits += 1

@@ -170,7 +170,7 @@ GOOD = {"--policy": "smq", "--block-size": "4KiB", "--cache-size": "10%"}
 @pytest.mark.parametrize(
     ("option", "value", "code", "message"),
     [
-        ("--policy", "nonsense", 1, "unknown policy 'nonsense'; known are: cleaner, default, mq, smq"),
+        ("--policy", "nonsense", 1, "unknown policy 'nonsense'; known are: "),
         ("--policy", "", 2, "policy name '': must have 1 to 15 characters"),
         ("--policy", "mq,random_threshold", 2, "--policy: 'random_threshold' is not KEY=VALUE"),
         ("--policy", "mq,random_threshold=", 2, "--policy: 'random_threshold=' is not KEY=VALUE"),
