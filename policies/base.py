@@ -178,6 +178,18 @@ class Policy(ABC):
         del cblock
         return 0
 
+    def memory(self) -> bytes:
+        """Return what has been learned apart from what hints tell, for a restart; a few KiB at most, or nothing."""
+        return b""
+
+    def remember(self, memory: bytes) -> bool:
+        """Learn what a policy of the same name has told by :meth:`memory`; call it before the first lookup.
+
+        :return: False if it is nothing of the kind, or nothing that this version knows; then nothing has changed.
+        """
+        del memory
+        return False
+
     @abstractmethod
     def residency(self) -> int:
         """Count the allocated cache blocks, those reserved for promotions under way included."""
