@@ -56,8 +56,10 @@ _TOUCHES_PER_PERIOD: Final = 8
 _MISSES_PER_PERIOD: Final = 32
 _LATELY: Final = 128
 _POOL: Final = 16
-_LOOKS: Final = 64
+_LOOKS_PER_MISS: Final = 16
 _LOOK_EVERY: Final = 4
+"""Misses between two looks in large caches; in small ones the pool grows stale sooner."""
+_BLOCKS_PER_MISS: Final = 256
 _SWEEP_SLOTS: Final = 200
 _SLICE: Final = 4096
 _NEVER: Final = -1
@@ -94,6 +96,9 @@ class AdaptivePolicy(AdmittingPolicy):
         self._begin_period()
         self._pool: list[int] = []
         self._pool_keys: list[int] = []
+        self._look_every = min(max(cache_blocks // _BLOCKS_PER_MISS, 1), _LOOK_EVERY)
+        self._looks = _LOOKS_PER_MISS * self._look_every
+        self._pool_size = _POOL + self._look_every
         self._hand = 0
         self._look_due = 0
         self._sweeper = 0
@@ -161,9 +166,9 @@ class AdaptivePolicy(AdmittingPolicy):
 
     def _look(self) -> None:
         """Let the hand go on: those that are worth least, of what it sees and of the pool, become the pool."""
-        self._look_due = self._misses + _LOOK_EVERY
+        self._look_due = self._misses + self._look_every
         start = self._hand
-        stop = min(start + _LOOKS, self._cache_blocks)
+        stop = min(start + self._looks, self._cache_blocks)
         self._hand = stop if stop < self._cache_blocks else 0
         keys, flags = self._keys, self._flags
         seen = [cblock for cblock in self._pool if not start <= cblock < stop]
@@ -174,7 +179,7 @@ class AdaptivePolicy(AdmittingPolicy):
             for key, state in zip(keys[start:stop], flags[start:stop], strict=True)
         ]
         seen += range(start, stop)
-        order = sorted(range(len(seen)), key=worth.__getitem__)[: _POOL + _LOOK_EVERY]
+        order = sorted(range(len(seen)), key=worth.__getitem__)[: self._pool_size]
         order.reverse()
         pool = self._pool = [seen[number] for number in order if worth[number] < inf]
         self._pool_keys = [keys[cblock] for cblock in pool]

@@ -59,6 +59,7 @@ class Play:
         """Return a play with a fresh policy that was told what is cached, by cblock and with hints."""
         old = self.policy
         play = Play(name or old.name, old._cache_blocks)
+        play.policy.remember(old.memory())
         known = ((cblock, oblock) for oblock, cblock in old._index.check().items())
         for cblock, oblock in sorted(known):
             play.policy.load_mapping(oblock, cblock, False, old.get_hint(cblock))
