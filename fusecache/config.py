@@ -15,7 +15,7 @@ KIB: Final = 1024
 MIB: Final = 1024 * KIB
 GIB: Final = 1024 * MIB
 
-DEFAULT_BLOCK_SIZE: Final = 256 * KIB
+DEFAULT_BLOCK_SIZE: Final = 64 * KIB
 MIN_BLOCK_SIZE: Final = 4 * KIB
 MAX_BLOCK_SIZE: Final = 1 * GIB
 COPY_SIZE: Final = 1 * MIB
@@ -70,6 +70,40 @@ def check_block_size(size: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
+class DirtyAge:
+    """How long a block may be dirty before it is written back as soon as the origin is free; 0 for no such bound."""
+
+    seconds: float = 30
+    requests: int = 10_000
+    """Requests, cut into blocks."""
+
+    def __str__(self) -> str:
+        """Write it as it is read."""
+        parts = [f"{self.seconds:g}s"] if self.seconds else []
+        parts += [str(self.requests)] if self.requests else []
+        return ",".join(parts) or "0"
+
+
+@dataclass(frozen=True, slots=True)
+class DirtyLimit:
+    """How much of the cache may be dirty before writes are absorbed more slowly."""
+
+    per_cent: int = 75
+    size: int | None = None
+    """Bytes, in place of a share."""
+
+    def __str__(self) -> str:
+        """Write it as it is read."""
+        return f"{self.per_cent}%" if self.size is None else str(self.size)
+
+    def blocks(self, cache_blocks: int, block_size: int) -> int:
+        """Return how many blocks of such a cache may be dirty."""
+        if self.size is None:
+            return cache_blocks * self.per_cent // 100
+        return min(cache_blocks, self.size // block_size)
+
+
+@dataclass(frozen=True, slots=True)
 class PolicyChoice:
     """A replacement policy as somebody asked for it; whether there is one, with such tunables, it has to say itself."""
 
@@ -103,6 +137,8 @@ class MountConfig:
     """Whether nothing is to be written to the origin, even if it could be."""
     copy_rate: int = 0
     """Bytes a second that may be copied between cache and origin; 0 for no limit."""
+    dirty_age: DirtyAge = DirtyAge()
+    dirty_limit: DirtyLimit = DirtyLimit()
     scrub: int = 0
     """Bytes a second at which cached blocks are verified; 0 for not at all."""
     read_ahead: int | None = None

@@ -39,10 +39,16 @@ __all__ = [
 ]
 
 _BUILT_IN: Final = {
+    "adaptive": "policies.adaptive:AdaptivePolicy",
+    "arc": "policies.arc:ArcPolicy",
     "cleaner": "policies.cleaner:CleanerPolicy",
     "default": "policies.smq:SmqPolicy",
+    "lru": "policies.lru:LruPolicy",
     "mq": "policies.mq:MqPolicy",
+    "s3fifo": "policies.s3fifo:S3FifoPolicy",
     "smq": "policies.smq:SmqPolicy",
+    "tinylfu": "policies.tinylfu:TinyLfuPolicy",
+    "twoq": "policies.twoq:TwoQPolicy",
 }
 _ENTRY_POINTS: Final = "fusecache.policies"
 

@@ -26,7 +26,7 @@ The shape is that of dm-cache's policy interface since Linux 4.12.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from enum import Enum
 from typing import ClassVar, Final
 
@@ -96,9 +96,15 @@ class Policy(ABC):
     observes_bios: ClassVar[bool] = False
     """Whether :meth:`observe_bio` is to be called before each lookup."""
 
+    keeps_heat: ClassVar[bool] = False
+    """Whether :meth:`coldest_first` lists its blocks, and it can learn them in the order of another policy's list."""
+
     absorbs: bool = False
     """Whether a write of a part of a block that is not cached is referred to :meth:`lookup_with_work`: if the policy
     hands out the promotion, the block is cached with what was written, and the rest of it stays at the origin."""
+
+    orders_writebacks: ClassVar[bool] = False
+    """Whether it orders writebacks by itself when the origin is idle; otherwise the cache writes back then."""
 
     @abstractmethod
     def lookup(self, oblock: int, write: bool, fast_copy: bool) -> int:
@@ -146,6 +152,22 @@ class Policy(ABC):
         for oblock, cblock, dirty, hint in mappings:
             self.load_mapping(oblock, cblock, dirty, hint)
 
+    def coldest_first(self) -> Iterator[list[int]]:
+        """List the cblocks of mapped blocks, coldest first, so that the next policy knows which are hot.
+
+        They come in slices, each a matter of a few milliseconds; some are empty.  Lookups go on between them, so a
+        block may be listed twice, or not at all; the latter counts as hot.  A list may end when another one is begun.
+        """
+        return iter(())
+
+    def hint_by_rank(self, rank: int, mapped: int) -> int | None:
+        """Tell the hint with which to learn a block of another policy's list: ``rank`` of ``mapped`` blocks are colder.
+
+        None if it is enough that blocks are loaded coldest first.
+        """
+        del rank, mapped
+        return None
+
     @abstractmethod
     def invalidate_mapping(self, cblock: int) -> bool:
         """Forget a mapped block, clean or dirty.
@@ -158,6 +180,18 @@ class Policy(ABC):
         """Tell what to remember of a block across a restart: 0 <= hint < 2**32; 0 for unmapped ones."""
         del cblock
         return 0
+
+    def memory(self) -> bytes:
+        """Return what has been learned apart from what hints tell, for a restart; a few KiB at most, or nothing."""
+        return b""
+
+    def remember(self, memory: bytes) -> bool:
+        """Learn what a policy of the same name has told by :meth:`memory`; call it before the first lookup.
+
+        :return: False if it is nothing of the kind, or nothing that this version knows; then nothing has changed.
+        """
+        del memory
+        return False
 
     @abstractmethod
     def residency(self) -> int:

@@ -15,6 +15,8 @@ class CleanerPolicy(SmqPolicy):
     """SMQ that only cleans."""
 
     name: ClassVar[str] = "cleaner"
+    keeps_heat: ClassVar[bool] = False
+    """As dm-cache has it: who cleans a cache wants it to end."""
 
     _always_clean: ClassVar[bool] = True
 

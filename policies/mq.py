@@ -34,7 +34,7 @@ from policies.sequential import SequentialDetector
 from policies.sizes import check_sizes
 from policies.structures.hitcounts import NOTHING
 from policies.structures.tracker import WorkTracker
-from policies.tunables import Tunables
+from policies.tunables import ABSORB, Tunables, is_switched_on, switch_text
 
 _DIRTY_HANDICAP: Final = 128
 _CLEAN_TARGET_PERCENT: Final = 25
@@ -55,6 +55,7 @@ class MqPolicy(Policy):
     name: ClassVar[str] = "mq"
     version: ClassVar[tuple[int, int, int]] = (1, 3, 0)
     hint_size: ClassVar[int] = 4
+    orders_writebacks: ClassVar[bool] = True
     observes_bios: ClassVar[bool] = True
 
     def __init__(self, *, cache_blocks: int, origin_blocks: int, block_size: int, now_ms: int = 0) -> None:
@@ -121,6 +122,13 @@ class MqPolicy(Policy):
             newer[last] = entry
             older[node] = entry
         return entry
+
+    def lookup_with_work(self, oblock: int, write: bool, fast_copy: bool) -> tuple[int, Work | None]:
+        """Refer one bio to the policy; to absorb it, hand out the promotion of its block if that has room already."""
+        found = self.lookup(oblock, write, fast_copy)
+        if found == MISS_QUEUED and self.absorbs and self._tracker.requeue(oblock):
+            return MISS, self._tracker.issue()
+        return found, None
 
     def _catch_up(self) -> None:
         """Do what was put off since the previous bio."""
@@ -334,17 +342,20 @@ class MqPolicy(Policy):
         self._is_eventful = True
 
     def set_config_value(self, key: str, value: str) -> None:
-        """Set a tunable to an unsigned number of 32 bits, in decimal.
+        """Set a tunable to an unsigned number of 32 bits, in decimal; or ``absorb``, off at first, to on or off.
 
         :raises BadTunableError: no such tunable, or a bad value; nothing was changed.
         """
+        if key.lower() == ABSORB:
+            self.absorbs = is_switched_on(ABSORB, value)
+            return
         self._tunables.set(key, value)
         self._detector.sequential_threshold = self._tunables["sequential_threshold"]
         self._detector.random_threshold = self._tunables["random_threshold"]
 
     def config_values(self) -> dict[str, str]:
-        """List the tunables in the order of dm-cache's status line."""
-        return self._tunables.texts()
+        """List the tunables in the order of dm-cache's status line; ``absorb``, which that does not know, while on."""
+        return self._tunables.texts() | ({ABSORB: switch_text(self.absorbs)} if self.absorbs else {})
 
     def allow_migrations(self, allowed: bool) -> None:
         """Forbid or allow new promotions and demotions."""

@@ -18,7 +18,7 @@ demotion or writeback is under way).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import ClassVar, Final
 
 from policies.base import MISS, MISS_QUEUED, Op, Policy, PolicyError, Work
@@ -27,8 +27,10 @@ from policies.sizes import check_sizes
 from policies.structures.blockindex import BlockIndex
 from policies.structures.freelist import FreeList
 from policies.structures.levels import LevelQueue, MarkedQueue
+from policies.structures.ranking import ranked
 from policies.structures.runs import LEVELS, RunPool
 from policies.structures.tracker import WorkTracker
+from policies.tunables import ABSORB, is_switched_on, switch_text
 
 _ALLOCATED: Final = 1
 _DIRTY: Final = 2
@@ -56,6 +58,8 @@ class SmqPolicy(Policy):
     name: ClassVar[str] = "smq"
     version: ClassVar[tuple[int, int, int]] = (2, 0, 0)
     hint_size: ClassVar[int] = 4
+    keeps_heat: ClassVar[bool] = True
+    orders_writebacks: ClassVar[bool] = True
 
     _always_clean: ClassVar[bool] = False
     """Whether dirty blocks are written back even while the origin is busy."""
@@ -282,6 +286,14 @@ class SmqPolicy(Policy):
         """Return the level of a block."""
         return self._pool.level_of(cblock) if self._flags[cblock] else 0
 
+    def coldest_first(self) -> Iterator[list[int]]:
+        """List the blocks by their levels, the lowest first."""
+        return ranked(self._cache_blocks, LEVELS, lambda cblock: self.get_hint(cblock) if self._flags[cblock] else -1)
+
+    def hint_by_rank(self, rank: int, mapped: int) -> int | None:
+        """Give each level as many blocks."""
+        return rank * LEVELS // mapped
+
     def residency(self) -> int:
         """Count the cache blocks that are not free."""
         return self._cache_blocks - self._free.size
@@ -297,6 +309,19 @@ class SmqPolicy(Policy):
             self._hit = self._no_hits()
             self._dirty.redistribute()
             self._clean.redistribute()
+
+    def set_config_value(self, key: str, value: str) -> None:
+        """Set ``absorb``, which is off at first, to on or off: whether writes of parts of blocks are absorbed.
+
+        :raises BadTunableError: no such tunable, or a bad value; nothing was changed.
+        """
+        if key.lower() != ABSORB or self._always_clean:
+            super().set_config_value(key, value)
+        self.absorbs = is_switched_on(ABSORB, value)
+
+    def config_values(self) -> dict[str, str]:
+        """List ``absorb`` while it is on: to dm-cache, smq has no tunables."""
+        return {ABSORB: switch_text(self.absorbs)} if self.absorbs else {}
 
     def allow_migrations(self, allowed: bool) -> None:
         """Forbid or allow new promotions and demotions."""

@@ -1,4 +1,4 @@
-"""The numbers of a policy that users may set."""
+"""What users may set of a policy: numbers and switches."""
 
 from __future__ import annotations
 
@@ -8,6 +8,27 @@ from typing import Final
 from policies.base import BadTunableError
 
 _MAX: Final = 2**32 - 1
+
+
+ABSORB: Final = "absorb"
+"""The switch that every policy has which may admit blocks: whether writes of parts of them are absorbed."""
+
+
+def is_switched_on(name: str, text: str) -> bool:
+    """Read ``on`` or ``off``, in any case.
+
+    :raises BadTunableError: it is something else.
+    """
+    switch = text.lower()
+    if switch not in {"on", "off"}:
+        msg = f"{name} must be on or off, not {text!r}"
+        raise BadTunableError(msg)
+    return switch == "on"
+
+
+def switch_text(is_on: bool) -> str:
+    """Return what :func:`is_switched_on` reads."""
+    return "on" if is_on else "off"
 
 
 class Tunables:

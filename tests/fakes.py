@@ -22,7 +22,7 @@ from policies import MISS, MISS_QUEUED, Op, Policy, PolicyError, Work
 
 SECTOR: Final = 512
 """What a disk writes whole or not at all."""
-_EVICTION: Final = 0.2
+_EVICTION: Final = 0.4
 """How likely it is that memory has been short by the time that something forgotten is read."""
 
 
@@ -442,6 +442,8 @@ class EagerPolicy(Policy):
         self._latest = -1
         """The block that was queued for promotion last."""
         self.absorbs = self._rng.random() < 0.7
+        self._aloofness = self._rng.choice((0.0, 0.0, 0.3, 0.6))
+        """How many misses are let pass."""
 
     def keep_still(self) -> None:
         """Want nothing more of its own accord, but overwrites."""
@@ -455,6 +457,8 @@ class EagerPolicy(Policy):
                 self._queue_migration(oblock, cblock)
             return cblock
         if self._still or not self._allowed or oblock in self._queued or oblock in self._issued:
+            return MISS
+        if self._rng.random() < self._aloofness:
             return MISS
         if self._free:
             self._queued[oblock] = Work(Op.PROMOTE, oblock, self._take_free())

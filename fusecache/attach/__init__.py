@@ -26,7 +26,7 @@ from fusecache.attach.lease import hold, lock
 from fusecache.attach.origin import Location, Origin, Strengths
 from fusecache.attach.places import default_places
 from fusecache.attach.plan import Plan
-from fusecache.attach.recovery import DamagedRowError, hint_signature, recover
+from fusecache.attach.recovery import DamagedRowError, hint_signature, policy_values, recover, remember
 from fusecache.attach.stamp import DAMAGED, DATA_START, Stamp, read_stamp, write_stamp
 
 __all__ = [
@@ -57,8 +57,10 @@ __all__ = [
     "locate",
     "lock",
     "look_at_origin",
+    "policy_values",
     "read_stamp",
     "recover",
+    "remember",
     "require_no_other_claim",
     "require_one_moment",
     "require_same_generation",

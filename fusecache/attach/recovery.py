@@ -9,22 +9,26 @@ end under a policy of the same name, major version and hint size (dm-cache 2.11)
 
 from __future__ import annotations
 
+from base64 import b64decode, b64encode
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from fusecache.block import Mapping
 from fusecache.errors import MetadataError
-from fusecache.metadata import Suspects
+from fusecache.metadata import Suspects, packed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from fusecache.block import Geometry
-    from fusecache.metadata import Row
+    from fusecache.metadata import Row, Superblock
     from policies import Policy
 
 
+_MOST_MEMORY: Final = 32768
+"""Bytes."""
 _AT_ONCE: Final = 512
 """Rows that are looked at together: one by one takes longer, and so do more than the processor's caches hold."""
 
@@ -46,6 +50,20 @@ class Recovered:
 def hint_signature(policy: Policy) -> str:
     """Name what hints mean: two policies with the same signature understand each other's."""
     return f"{policy.name} {policy.version[0]} {policy.hint_size}"
+
+
+def policy_values(policy: Policy) -> dict[str, str]:
+    """Return for the record whose hints it has, and what the policy has learned besides, unless that is too much."""
+    memory = policy.memory()
+    learned = b64encode(memory).decode() if len(memory) <= _MOST_MEMORY else ""
+    return packed(hints=hint_signature(policy), learned=learned)
+
+
+def remember(policy: Policy, superblock: Superblock) -> None:
+    """Let a policy have what it has learned in an earlier mount, if that mount had the same one."""
+    if superblock.learned and superblock.hints == hint_signature(policy):
+        with suppress(ValueError):
+            policy.remember(b64decode(superblock.learned, validate=True))
 
 
 def recover(

@@ -30,6 +30,7 @@ UNMAPPED: Final = -1
 _EMPTY: Final = 0xFFFFFFFF
 _SPREAD: Final = 0x9E3779B97F4A7C15  # 2**64 / golden ratio: Fibonacci hashing (Knuth, TAOCP 3, 6.4)
 _ONLY_DIRTY: Final = bytes(state & DIRTY for state in range(256))
+_ONLY_PARTIAL: Final = bytes(int(state & PARTIAL > 0) for state in range(256))
 
 _PROMOTED: Final = transitions(Event.PROMOTED)
 _RECOVERED_DIRTY: Final = transitions(Event.RECOVERED_DIRTY)
@@ -296,9 +297,13 @@ class Mapping:
         dirty.sort(key=self.oblock_of.__getitem__)
         return dirty
 
-    def dirty_map(self) -> bytearray:
-        """Tell which cache blocks are dirty: 1 for each that is, and 0 for the others."""
-        return bytearray(self.flags.translate(_ONLY_DIRTY))
+    def dirty_map(self, part: slice = slice(None)) -> bytearray:
+        """Tell which cache blocks, of all or of a part, are dirty: 1 for each that is, and 0 for the others."""
+        return self.flags[part].translate(_ONLY_DIRTY)
+
+    def partial_map(self, part: slice = slice(None)) -> bytearray:
+        """Tell in the same way which cache blocks hold a part of their block only."""
+        return self.flags[part].translate(_ONLY_PARTIAL)
 
     def _home(self, oblock: int) -> int:
         return ((oblock * _SPREAD) & 0xFFFFFFFFFFFFFFFF) >> self._shift

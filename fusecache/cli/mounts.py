@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from fusecache.config import Mode, MountConfig, PageCache, check_block_size
+from fusecache.config import DirtyAge, DirtyLimit, Mode, MountConfig, PageCache, check_block_size
 from fusecache.errors import UsageError
 from fusecache.units import parse_size
 
@@ -41,9 +41,7 @@ def mount(
     metadata: Annotated[
         Path | None, typer.Option(metavar="FILE", readable=False, help="What lies where in the cache.")
     ] = None,
-    block_size: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="Size of a new cache's blocks: 256KiB.")
-    ] = None,
+    block_size: Annotated[str | None, typer.Option(metavar="SIZE", help="Size of a new cache's blocks: 64KiB.")] = None,
     mode: Annotated[
         str | None, typer.Option(metavar="MODE", help="writeback (default), writethrough or passthrough.")
     ] = None,
@@ -59,6 +57,13 @@ def mount(
     ] = None,
     copy_rate: Annotated[
         str | None, typer.Option(metavar="RATE", help="Most to copy between cache and origin, bytes a second: 50MiB.")
+    ] = None,
+    dirty_age: Annotated[
+        str | None,
+        typer.Option(metavar="AGE", help="Write back what has been dirty for 30s, 10000 block requests, or 30s,10000."),
+    ] = None,
+    dirty_limit: Annotated[
+        str | None, typer.Option(metavar="LIMIT", help="Absorb writes more slowly if more is dirty: 75%, 10GiB.")
     ] = None,
     read_ahead: Annotated[
         str, typer.Option(metavar="SIZE", help="Memory for what is read ahead of reads in order: auto, off, 8MiB.")
@@ -76,7 +81,13 @@ def mount(
 ) -> None:
     """Mount an image."""
     from fusecache import daemon  # noqa: PLC0415 - see the package's docstring
-    from fusecache.grammar import parse_policy, parse_read_ahead, parse_table  # noqa: PLC0415 - likewise
+    from fusecache.grammar import (  # noqa: PLC0415 - likewise
+        parse_dirty_age,
+        parse_dirty_limit,
+        parse_policy,
+        parse_read_ahead,
+        parse_table,
+    )
 
     words = [option for text in fuse_options or () for option in text.split(",") if option]
     options = tuple(option for option in words if option not in _ACCESS)
@@ -90,6 +101,8 @@ def mount(
             "--mode": mode,
             "--policy": policy,
             "--copy-rate": copy_rate,
+            "--dirty-age": dirty_age,
+            "--dirty-limit": dirty_limit,
             "--scrub": scrub,
         }
         for name, value in told.items():
@@ -111,6 +124,8 @@ def mount(
             policy=parse_policy("smq" if policy is None else policy),
             fuse_options=options,
             copy_rate=0 if copy_rate is None else parse_size(copy_rate),
+            dirty_age=DirtyAge() if dirty_age is None else parse_dirty_age(dirty_age),
+            dirty_limit=DirtyLimit() if dirty_limit is None else parse_dirty_limit(dirty_limit),
             scrub=0 if scrub is None else parse_size(scrub),
             foreground=foreground,
             format=format,
@@ -145,7 +160,7 @@ def status(
 
 @app.command(
     "set",
-    help="Set policy, policy.TUNABLE, mode, migration_threshold, copy_rate, read_ahead or scrub.",
+    help="Set policy, policy.TUNABLE, mode, migration_threshold, copy_rate, dirty_age, dirty_limit, read_ahead, scrub.",
     context_settings=_WORDS_AS_THEY_ARE,
 )
 def set_value(

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fusecache.config import MountConfig, check_block_size
+from fusecache.config import DEFAULT_BLOCK_SIZE, MountConfig, check_block_size
 from fusecache.errors import FusecacheError, UsageError
-from fusecache.lines import say
+from fusecache.lines import complain, say
 from fusecache.paths import absolute_address
 from fusecache.units import format_size, parse_size
 
@@ -83,10 +83,9 @@ def dump(
     from fusecache import offline  # noqa: PLC0415 - see the package's docstring
 
     files = _files(origin, cache, metadata)
-    if output is None:
-        offline.dump(files, sys.stdout)
-    else:
-        offline.dump_to_file(files, output)
+    left_out = offline.dump(files, sys.stdout) if output is None else offline.dump_to_file(files, output)
+    if left_out:
+        complain(f"{left_out} clean blocks were left out, of which only some sectors are cached: the origin has them")
 
 
 @app.command(help="Make metadata from XML, of `fusecache dump` or of cache_dump; cache and origin are not written.")
@@ -208,15 +207,16 @@ def metadata_size(
     """Size metadata."""
     from fusecache import offline  # noqa: PLC0415 - see the package's docstring
 
+    size_of_blocks = DEFAULT_BLOCK_SIZE if block_size is None else check_block_size(parse_size(block_size))
     if nr_blocks is None:
         if block_size is None or cache_size is None:
             msg = "give --block-size and --cache-size, or --nr-blocks"
             raise UsageError(msg)
-        nr_blocks = -(-parse_size(cache_size) // check_block_size(parse_size(block_size)))
+        nr_blocks = -(-parse_size(cache_size) // size_of_blocks)
     elif block_size is not None or cache_size is not None:
         msg = "--nr-blocks stands in place of --block-size and --cache-size"
         raise UsageError(msg)
-    size = offline.metadata_size(nr_blocks)
+    size = offline.metadata_size(nr_blocks, size_of_blocks)
     say(str(size) if numeric_only else f"{size} bytes ({format_size(size)}) for {nr_blocks} blocks")
 
 

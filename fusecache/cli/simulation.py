@@ -37,6 +37,22 @@ def simulate(
             help="1GiB, 10% of the blocks that the trace touches, 1000blocks; may be repeated.",
         ),
     ],
+    data_path: Annotated[
+        str | None,
+        typer.Option(
+            metavar="copy|fill|absorb", help="What a miss does: as mounts do unless told; copy is dm-cache's way."
+        ),
+    ] = None,
+    dirty_age: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REQUESTS|SECONDSs[,...]", help="Write back what has been dirty for longer: 10000 requests."
+        ),
+    ] = None,
+    read_ahead: Annotated[
+        str | None, typer.Option(metavar="BLOCKS", help="Read so many blocks ahead at a sequential miss: 0.")
+    ] = None,
+    disk: Annotated[str, typer.Option(metavar="hdd|net", help="The slow disk whose time is modelled.")] = "hdd",
     most_requests: Annotated[
         int | None,
         typer.Option(
@@ -57,6 +73,7 @@ def simulate(
         MOST_REQUESTS,
         CacheSize,
         Job,
+        Rules,
         parse_contenders,
         plot_results,
         print_results,
@@ -69,6 +86,7 @@ def simulate(
         run_jobs,
     )
 
+    rules = Rules.parse(data_path, dirty_age, read_ahead, disk)
     block_bytes = check_block_size(parse_size(block_size))
     contenders = parse_contenders(policies, block_bytes)
     sizes = [CacheSize.parse(text, block_bytes) for text in cache_sizes]
@@ -83,7 +101,7 @@ def simulate(
         studies.append((trace, resolve_sizes(sizes, trace, block_bytes)))
     everything = []
     for trace, blocks in studies:
-        jobs = [Job(contender, block_bytes, count) for count in blocks for contender in contenders]
+        jobs = [Job(contender, block_bytes, count, rules) for count in blocks for contender in contenders]
         with progress_bar(Console(stderr=True), trace.name) as show:
             results = run_jobs(trace, jobs, show)
         if not as_json:

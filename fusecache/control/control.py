@@ -27,6 +27,8 @@ from fusecache.grammar import (
     InvalidateCblocks,
     SetThreshold,
     SetTunable,
+    parse_dirty_age,
+    parse_dirty_limit,
     parse_message,
     parse_policy,
     parse_read_ahead,
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
 
     from fusecache.control.facts import MetadataSize, MountFacts
     from fusecache.jobs import Flusher, Job, Jobs
-    from fusecache.migration import MigrationWorker
+    from fusecache.migration import Cleaning, MigrationWorker
     from fusecache.volume import Volume
 
 _TUNABLE: Final = "policy."
@@ -72,6 +74,7 @@ class Control:
         flusher: Flusher,
         jobs: Jobs,
         *,
+        cleaning: Cleaning,
         facts: MountFacts,
         metadata: MetadataSize,
         scrub_rate: int = 0,
@@ -80,6 +83,7 @@ class Control:
         self._worker = worker
         self._flusher = flusher
         self._jobs = jobs
+        self._cleaning = cleaning
         self._facts = facts
         self._metadata = metadata
         self._scrub = Scrub(volume, worker, jobs, scrub_rate)
@@ -92,6 +96,8 @@ class Control:
             "mode": _Attribute(lambda: self._changes.mode.value, self._set_mode),
             MIGRATION_THRESHOLD: _Attribute(lambda: str(volume.migration_threshold // SECTOR), self._set_threshold),
             "copy_rate": _Attribute(lambda: str(worker.copy_rate.rate), self._set_copy_rate),
+            "dirty_age": _Attribute(lambda: str(cleaning.age), self._set_dirty_age),
+            "dirty_limit": _Attribute(lambda: str(cleaning.limit), self._set_dirty_limit),
             "read_ahead": _Attribute(lambda: str(worker.read_ahead.size), self._set_read_ahead),
             "scrub": _Attribute(lambda: str(self._scrub.rate), self._set_scrub),
             "message": _Attribute(None, self._carry_out),
@@ -197,6 +203,8 @@ class Control:
             gone=" ".join(health.gone),
             lost_bytes=len(health.lost),
             copy_rate=self._worker.copy_rate.rate,
+            dirty_age=str(self._cleaning.age),
+            dirty_limit=str(self._cleaning.limit),
             read_ahead=self._worker.read_ahead.size,
             scrub_rate=self._scrub.rate,
             job=str(self._jobs),
@@ -231,6 +239,12 @@ class Control:
 
     def _set_copy_rate(self, text: str) -> None:
         self._worker.copy_rate.set_rate(parse_size(text))
+
+    def _set_dirty_age(self, text: str) -> None:
+        self._cleaning.set_age(parse_dirty_age(text))
+
+    def _set_dirty_limit(self, text: str) -> None:
+        self._cleaning.set_limit(parse_dirty_limit(text))
 
     def _set_read_ahead(self, text: str) -> None:
         self._worker.read_ahead.set_size(parse_read_ahead(text))

@@ -45,6 +45,7 @@ class Status:
     fills: int
     second_reads: int
     absorbed: int
+    slowed: int
     completions: int
     edge_reads: int
     read_aheads: int
@@ -84,6 +85,10 @@ class Status:
     """Bytes of the image that only the cache has, and cannot be read."""
     copy_rate: int
     """Bytes a second that may be copied between cache and origin; 0 for no limit."""
+    dirty_age: str
+    """How long a block may be dirty: seconds, block requests or both; ``0`` for any time."""
+    dirty_limit: str
+    """How much of the cache may be dirty: a share, or bytes."""
     read_ahead: int
     """Bytes of memory for what is read ahead of misses in order; 0 for none."""
     scrub_rate: int

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 import trio
 
-from fusecache.attach import hint_signature
+from fusecache.attach import policy_values
 from fusecache.errors import FusecacheError, MetadataError
 from fusecache.metadata import Transaction, packed, put_back
 from fusecache.tasks import for_each
@@ -92,7 +92,7 @@ async def end_cleanly(volume: Volume, binding: Binding) -> None:
         # One at a time: a list of them would take more memory than the map.
         hints = ((cblock, policy.get_hint(cblock)) for cblock, _ in volume.mapping.mapped())
         await binding.database.save_hints(hints)
-    values = packed(hints=hint_signature(policy), stats=volume.counters.persistent()) | binding.end_values()
+    values = policy_values(policy) | packed(stats=volume.counters.persistent()) | binding.end_values()
     await binding.database.commit(Transaction(values=values))
     binding.end(dirty=volume.mapping.dirty_count, cached=volume.mapping.mapped_count)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from fusecache.attach import DamagedRowError, hint_signature, inspect, recover
+from fusecache.attach import DamagedRowError, hint_signature, inspect, recover, remember
 from fusecache.block import BlockLocks
 from fusecache.config import Mode
 from fusecache.durability import Durability
@@ -54,6 +54,7 @@ def prepare(config: MountConfig, resources: ExitStack) -> Prepared:
     binding = plan.carry_out(config.page_cache)
     policy = new_policy(plan.geometry, config.policy)
     superblock = binding.database.superblock()
+    remember(policy, superblock)
     try:
         recovered = recover(
             binding.database.rows(),

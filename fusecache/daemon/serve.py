@@ -44,7 +44,7 @@ from fusecache.frontends.fuse import KernelPages, Operations, raise_request_limi
 from fusecache.grammar import table_features, table_line
 from fusecache.jobs import Flusher, Jobs
 from fusecache.linux import become_io_flusher
-from fusecache.migration import MigrationWorker
+from fusecache.migration import Cleaning, MigrationWorker
 from fusecache.volume import Volume
 
 if TYPE_CHECKING:
@@ -89,6 +89,7 @@ async def _run(
     volume, binding = prepared.volume, prepared.binding
     worker = MigrationWorker(volume)
     worker.copy_rate.set_rate(config.copy_rate)
+    cleaning = Cleaning(volume, worker, config.dirty_age, config.dirty_limit)
     worker.read_ahead.usual_size = 0 if binding.strengths.reads_ahead else DEFAULT_READ_AHEAD
     worker.read_ahead.set_size(config.read_ahead)
     jobs = Jobs(volume.geometry.block_size, trio.current_time)
@@ -98,6 +99,7 @@ async def _run(
         worker,
         flusher,
         jobs,
+        cleaning=cleaning,
         facts=_facts(config, binding, prepared.suspects),
         metadata=binding.database,
         scrub_rate=config.scrub,
@@ -121,6 +123,7 @@ async def _run(
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(volume.durability.run)
                 nursery.start_soon(worker.run)
+                nursery.start_soon(cleaning.run)
                 nursery.start_soon(flusher.run)
                 nursery.start_soon(control.run)
                 nursery.start_soon(pages.run)

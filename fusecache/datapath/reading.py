@@ -255,21 +255,25 @@ class Reader:
         while not volume.locks.try_read(oblock):
             await volume.locks.park(oblock)
         try:
-            position = oblock * self._block_size + within
             cblock = volume.mapping.find(oblock)
             if cblock == UNMAPPED or (volume.health.cache_lost and not volume.is_dirty(cblock)):
-                await self._origin.read(position, into)
+                await self._origin.read(oblock * self._block_size + within, into)
                 return
-            if not volume.is_valid(cblock, sectors_of(within, len(into))):
-                await self._origin.read(position, into)
-            # What somebody has written meanwhile is valid by now.
-            valid = volume.mapping.valid.get(cblock, volume.geometry.every_sector)
-            for run_begin, run_end in byte_runs(valid & sectors_of(within, len(into))):
-                begin, end = max(run_begin, within), min(run_end, within + len(into))
-                extent = Extent(volume.cache, cblock * self._block_size + begin, 0, end - begin, [oblock])
-                await self._read_cache(extent, into[begin - within : end - within])
+            await self._read_sectors(oblock, cblock, within, into)
         finally:
             volume.locks.end_read(oblock)
+
+    async def _read_sectors(self, oblock: int, cblock: int, within: int, into: memoryview) -> None:
+        """Read a piece of a cached block: the sectors that the cache has from there, the others from the origin."""
+        volume = self._volume
+        if not volume.is_valid(cblock, sectors_of(within, len(into))):
+            await self._origin.read(oblock * self._block_size + within, into)
+        # What somebody has written meanwhile is valid by now.
+        valid = volume.mapping.valid.get(cblock, volume.geometry.every_sector)
+        for run_begin, run_end in byte_runs(valid & sectors_of(within, len(into))):
+            begin, end = max(run_begin, within), min(run_end, within + len(into))
+            extent = Extent(volume.cache, cblock * self._block_size + begin, 0, end - begin, [oblock])
+            await self._read_cache(extent, into[begin - within : end - within])
 
     # Extents
 
@@ -315,6 +319,9 @@ class Reader:
             done += len(part)
             if volume.health.cache_lost and not volume.is_dirty(cblock):
                 await self._origin.read(offset, part)
+                continue
+            if not volume.is_valid(cblock, sectors_of(within, len(part))):  # some of it was lost
+                await self._read_sectors(oblock, cblock, within, part)
                 continue
             try:
                 await volume.cache.read(extent.position + done - len(part), part)

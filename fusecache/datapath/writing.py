@@ -241,10 +241,7 @@ class Writer:
         """Write inside one block, which the caller holds for writing (exclusively for an overwrite); end that hold."""
         volume = self._volume
         if work is not None:
-            if route is _Route.OVERWRITE:
-                await self._worker.overwrite(work, data)
-            else:
-                await self._worker.absorb(work, within, data)
+            await self._promote(route, work, within, data)
             return
         if route is _Route.DROP:
             volume.locks.end_write(oblock)
@@ -275,6 +272,16 @@ class Writer:
         if failed:
             # What goes to the origin last is what counts.
             await self._drop_and_write(oblock, within, data)
+
+    async def _promote(self, route: _Route, work: Work, within: int, data: memoryview) -> None:
+        """Promote a block by a write, and pay for that beyond the dirty limit."""
+        worker = self._worker
+        if route is _Route.OVERWRITE:
+            await worker.overwrite(work, data)
+        else:
+            await worker.absorb(work, within, data)
+        if worker.admission.is_exceeded:
+            await worker.admission.pay()
 
     async def _write_cache(self, cblock: int, position: int, data: memoryview) -> bool:
         """Write to a block with write intent and mark it dirty; returns whether that succeeded.

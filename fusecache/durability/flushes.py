@@ -128,7 +128,7 @@ class Flushes:
                 if entry.filling == filling:
                     del self._unflushed[cblock]
                 else:
-                    entry.durable = sectors
+                    entry.durable |= sectors
 
     async def _flush_origin(self) -> None:
         writes = self._origin_writes

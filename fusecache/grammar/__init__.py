@@ -1,5 +1,6 @@
 """dm-cache's text, and ours: words, tables, messages, policies with their tunables.  Pure."""
 
+from fusecache.grammar.dirtiness import parse_dirty_age, parse_dirty_limit
 from fusecache.grammar.messages import (
     Decommission,
     Flush,
@@ -23,6 +24,8 @@ __all__ = [
     "SetThreshold",
     "SetTunable",
     "join_words",
+    "parse_dirty_age",
+    "parse_dirty_limit",
     "parse_message",
     "parse_policy",
     "parse_range",

@@ -19,9 +19,6 @@ was written to, or failed, or was being migrated, goes alone, and keeps writers 
 
 from __future__ import annotations
 
-from array import array
-from heapq import merge
-from itertools import compress
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -30,6 +27,7 @@ import trio
 from fusecache.block import UNMAPPED
 from fusecache.config import COPY_SIZE
 from fusecache.errors import BusyError, FusecacheError, RefusedError
+from fusecache.migration import in_origin_order
 from fusecache.tasks import for_each
 from policies import Op, Work
 
@@ -49,8 +47,6 @@ _MOST_FLUSHES: Final = 64
 _SIDE_BY_SIDE: Final = 4
 _ATTEMPTS: Final = 3
 _RETRY_SECONDS: Final = 0.2
-_SORTED_AT_ONCE: Final = 16384
-"""Cache blocks that are put in order before other tasks may run: some milliseconds."""
 _HOPELESS: Final = 64
 """When so many blocks in a row could not be written, the next ones are not tried again and again."""
 _MOST_LINES: Final = 16
@@ -151,19 +147,9 @@ class Flusher:
             self._asked = trio.Event()
             while self._flushes:
                 self._hopeless = self._lines = 0
-                cblocks = await self._in_order(self._flushes[0])
+                cblocks = await in_origin_order(self._volume.mapping, self._flushes[0].wanted.__getitem__)
                 await for_each(self._take(self._flushes[0], cblocks), self._write, side_by_side=_SIDE_BY_SIDE)
                 await self._complete()
-
-    async def _in_order(self, flush: _Flush) -> Iterable[int]:
-        """List what a flush wants in the order of the origin; others run meanwhile, and the list is not large."""
-        oblock_of = self._volume.mapping.oblock_of.__getitem__
-        parts: list[array[int]] = []
-        for start in range(0, len(flush.wanted), _SORTED_AT_ONCE):
-            part = flush.wanted[start : start + _SORTED_AT_ONCE]
-            parts.append(array("q", sorted(compress(range(start, start + len(part)), part), key=oblock_of)))
-            await trio.lowlevel.checkpoint()
-        return merge(*parts, key=oblock_of)
 
     def _take(self, flush: _Flush, cblocks: Iterable[int]) -> Iterator[list[int]]:
         """Take runs of neighbours out of what a flush wants."""

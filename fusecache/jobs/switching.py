@@ -2,7 +2,8 @@
 
 A new policy is told of every cached block, in slices, while the old one goes on answering; migrations pause for that
 time, so the mapping stands still, and changes of dirty bits are reported to both.  Hints are kept if they mean the same
-to both (dm-cache 2.11).
+to both (dm-cache 2.11).  If they do not, but both policies order blocks by heat, the old one lists them coldest first,
+and the new one learns them in that order.  Blocks that are in no list come last, by cblock.
 
 Leaving writeback mode writes back everything that is dirty first: new writes go to both stores meanwhile, so there is
 an end to it.
@@ -42,30 +43,54 @@ async def switch_policy(volume: Volume, worker: MigrationWorker, new: Policy, jo
     """Put a policy that was just made in the place of the present one; every mapping and dirty bit is kept."""
     old = volume.policy
     keep_hints = bool(new.hint_size) and hint_signature(new) == hint_signature(old)
+    keep_heat = old.keeps_heat and new.keeps_heat and not keep_hints
     async with worker.paused():
         job.total += volume.mapping.mapped_count
         volume.begin_handover(new)
         try:
-            unknown = volume.mapping.mapped()
+            if keep_heat:
+                await _tell_by_heat(volume, new, job)
+            unknown = (cblock for cblock, _ in volume.mapping.mapped() if not volume.handed_over[cblock])
             while some := list(islice(unknown, _SLICE)):
-                new.load_mappings(
-                    (
-                        oblock,
-                        cblock,
-                        bool(volume.mapping.flags[cblock] & DIRTY),
-                        old.get_hint(cblock) if keep_hints else None,
-                    )
-                    for cblock, oblock in some
-                )
-                volume.handed_over = some[-1][0] + 1
-                job.advance(len(some))
-                await trio.lowlevel.checkpoint()
-                job.require_going_on()
+                await _tell(volume, new, some, [old.get_hint(cblock) if keep_hints else None for cblock in some], job)
         finally:
             volume.incoming = None
         new.allow_migrations(volume.mode is not Mode.PASSTHROUGH)
         volume.take_over(new)
-    log.info("policy switched", old=old.name, new=new.name, blocks=volume.mapping.mapped_count, hints=keep_hints)
+    log.info(
+        "policy switched",
+        old=old.name,
+        new=new.name,
+        blocks=volume.mapping.mapped_count,
+        hints=keep_hints,
+        heat=keep_heat,
+    )
+
+
+async def _tell_by_heat(volume: Volume, new: Policy, job: Job) -> None:
+    """Tell the new policy what the old one lists; a block that it lists twice is where it was listed first."""
+    oblock_of, known, mapped = volume.mapping.oblock_of, volume.handed_over, volume.mapping.mapped_count
+    rank = 0
+    for listing in volume.policy.coldest_first():
+        for first in range(0, len(listing), _SLICE):
+            some = [c for c in listing[first : first + _SLICE] if oblock_of[c] != UNMAPPED and not known[c]]
+            await _tell(volume, new, some, [new.hint_by_rank(rank + each, mapped) for each in range(len(some))], job)
+            rank += len(some)
+        await trio.lowlevel.checkpoint()
+
+
+async def _tell(volume: Volume, new: Policy, cblocks: list[int], hints: list[int | None], job: Job) -> None:
+    """Tell the new policy of some blocks, then let others run."""
+    oblock_of, flags, known = volume.mapping.oblock_of, volume.mapping.flags, volume.handed_over
+    new.load_mappings(
+        (oblock_of[cblock], cblock, bool(flags[cblock] & DIRTY), hint)
+        for cblock, hint in zip(cblocks, hints, strict=True)
+    )
+    for cblock in cblocks:
+        known[cblock] = 1
+    job.advance(len(cblocks))
+    await trio.lowlevel.checkpoint()
+    job.require_going_on()
 
 
 async def switch_mode(

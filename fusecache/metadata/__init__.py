@@ -1,5 +1,6 @@
 """The durable record: which block lies where in the cache, and what is known of it after a crash."""
 
+from fusecache.metadata.blocks import PARTIAL, SELECT_WHOLE, has_partial, insert_row, remove_row, select_rows, strays
 from fusecache.metadata.creation import new_record
 from fusecache.metadata.database import Database
 from fusecache.metadata.identity import TOUCHED, Identity
@@ -13,9 +14,9 @@ from fusecache.metadata.readonly import (
     require_metadata,
     sqlite_errors,
 )
-from fusecache.metadata.record import Record, Row, Transaction
+from fusecache.metadata.record import Record, Row, Transaction, bitmap_bytes, unpacked_bitmap
 from fusecache.metadata.rescue import put_back
-from fusecache.metadata.schema import PUT_VALUE, bounded, schema_complaint, text_values
+from fusecache.metadata.schema import PARTIAL_PAGE, PUT_VALUE, allow_bitmaps, bounded, schema_complaint, text_values
 from fusecache.metadata.superblock import (
     FORMAT,
     IDENTITY,
@@ -35,7 +36,10 @@ __all__ = [
     "FORMAT",
     "IDENTITY",
     "NAMES",
+    "PARTIAL",
+    "PARTIAL_PAGE",
     "PUT_VALUE",
+    "SELECT_WHOLE",
     "SIZES",
     "SQLITE_ERRORS",
     "TOUCHED",
@@ -46,11 +50,15 @@ __all__ = [
     "Superblock",
     "Suspects",
     "Transaction",
+    "allow_bitmaps",
+    "bitmap_bytes",
     "bounded",
     "connect",
     "copied",
     "faults",
+    "has_partial",
     "header_complaint",
+    "insert_row",
     "is_sqlite",
     "log_complaint",
     "new_record",
@@ -58,10 +66,14 @@ __all__ = [
     "put_back",
     "reading",
     "region_blocks_for",
+    "remove_row",
     "require_metadata",
     "require_trusted_metadata",
     "schema_complaint",
+    "select_rows",
     "side_files",
     "sqlite_errors",
+    "strays",
     "text_values",
+    "unpacked_bitmap",
 ]

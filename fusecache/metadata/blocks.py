@@ -28,10 +28,12 @@ PARTIAL: Final = -1
 """In the place of a sum: the block is partial.  The statements below say -1."""
 _PUT: Final = "REPLACE INTO blocks VALUES (?1, ?2, ?3, NULL, coalesce(?4, ?5))"
 _ROWS: Final = "SELECT cblock, oblock, dirty, hint, crc FROM blocks ORDER BY cblock"
-_ROWS_WITH_BITMAPS: Final = """
+SELECT_WHOLE: Final = "SELECT cblock, oblock, dirty, hint, crc, NULL FROM blocks"
+"""Without a look at ``partial``: no row has a bitmap."""
+_SELECT: Final = """
     SELECT cblock, oblock, dirty, hint, crc,
         CASE crc WHEN -1 THEN (SELECT valid FROM partial WHERE partial.cblock = blocks.cblock) END
-    FROM blocks ORDER BY cblock
+    FROM blocks
 """
 # SQLite keeps whatever it is given; asking it is faster by far than looking at each value here.
 _DAMAGED_ROW: Final = """
@@ -52,9 +54,9 @@ _WITHOUT_BITMAP: Final = """
     LIMIT 1
 """
 _WITHOUT_BLOCK: Final = """
-    SELECT cblock FROM partial
+    SELECT cblock, valid FROM partial
     WHERE NOT EXISTS (SELECT 1 FROM blocks WHERE blocks.cblock = partial.cblock AND crc = -1)
-    LIMIT 1
+    ORDER BY cblock
 """
 
 
@@ -101,9 +103,40 @@ def damage(connection: sqlite3.Connection, block_size: int) -> str:
         return f"the sectors of partial cblock {cblock!r} are {kind} of length {length}, which cannot be"
     if (found := connection.execute(_WITHOUT_BITMAP).fetchone()) is not None:
         return f"cblock {found[0]!r} is partial, and which of its sectors count is missing"
-    if (found := connection.execute(_WITHOUT_BLOCK).fetchone()) is not None:
-        return f"it names sectors of cblock {found[0]!r}, which is no partial block"
+    for cblock, _ in strays(connection):
+        return f"it names sectors of cblock {cblock!r}, which is no partial block"
     return ""
+
+
+def select_rows(connection: sqlite3.Connection) -> str:
+    """Return the statement that reads rows with the bitmaps of partial blocks, as they are; raises sqlite3.Error."""
+    return SELECT_WHOLE if added_since(version_of(connection)) else _SELECT
+
+
+def strays(connection: sqlite3.Connection) -> Iterator[tuple[object, object]]:
+    """Yield the rows of ``partial`` of which ``blocks`` does not say that the block is partial.
+
+    :raises sqlite3.Error: it cannot be read.
+    """
+    if has_partial(connection):
+        yield from connection.execute(_WITHOUT_BLOCK)
+
+
+def insert_row(connection: sqlite3.Connection, row: Row) -> None:
+    """Add the row of a block to a draft; raises sqlite3.IntegrityError if there is one for the same cache block."""
+    *values, crc, valid = row
+    if valid is not None:
+        bitmap = packed_bitmap(valid)
+        allow_bitmaps(connection, len(bitmap))
+        connection.execute("INSERT INTO partial VALUES (?, ?)", (row.cblock, bitmap))
+        crc = PARTIAL
+    connection.execute("INSERT INTO blocks VALUES (?, ?, ?, ?, ?)", (*values, crc))
+
+
+def remove_row(connection: sqlite3.Connection, cblock: object) -> None:
+    """Take the row of a block out of a draft again, if there is one."""
+    connection.execute("DELETE FROM blocks WHERE cblock = ?", (cblock,))
+    connection.execute("DELETE FROM partial WHERE cblock = ?", (cblock,))
 
 
 def read_rows(connection: sqlite3.Connection, block_size: int) -> Iterator[Row]:
@@ -112,7 +145,7 @@ def read_rows(connection: sqlite3.Connection, block_size: int) -> Iterator[Row]:
         for cblock, oblock, dirty, hint, crc in connection.execute(_ROWS):
             yield Row(cblock, oblock, bool(dirty), hint, crc)
         return
-    for cblock, oblock, dirty, hint, crc, bitmap in connection.execute(_ROWS_WITH_BITMAPS):
+    for cblock, oblock, dirty, hint, crc, bitmap in connection.execute(f"{_SELECT} ORDER BY cblock"):
         if bitmap is None:
             yield Row(cblock, oblock, bool(dirty), hint, crc)
         else:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from fusecache.linux import rename_to_new, require_trusted_directory, sync_directory
 from fusecache.metadata.readonly import connect, sqlite_errors
-from fusecache.metadata.schema import PUT_VALUE, SCHEMA, text_values
+from fusecache.metadata.schema import NOTE_PAGE, PUT_VALUE, SCHEMA, text_values
 from fusecache.metadata.superblock import APPLICATION_ID, FORMAT
 from fusecache.metadata.trusted import names_held, require_trusted_metadata
 from fusecache.metadata.write_ahead_log import end_writing, side_files
@@ -68,6 +68,7 @@ def new_record(path: Path, values: Mapping[str, str]) -> Iterator[sqlite3.Connec
         connection.execute(f"PRAGMA user_version = {FORMAT}")
         for statement in SCHEMA:
             connection.execute(statement)
+        connection.execute(NOTE_PAGE)
         connection.executemany(PUT_VALUE, text_values(values))
         yield connection
         connection.execute("COMMIT")

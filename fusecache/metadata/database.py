@@ -26,7 +26,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections import deque
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -39,7 +39,7 @@ from fusecache.errors import MetadataError, UntrustedError
 from fusecache.metadata.blocks import damage, has_partial, read_rows, write_rows
 from fusecache.metadata.creation import create_record
 from fusecache.metadata.readonly import MOST_VALUES, connect, reading, require_metadata, require_whole, sqlite_errors
-from fusecache.metadata.schema import PUT_VALUE, bounded, schema_complaint, text_values
+from fusecache.metadata.schema import NOTE_PAGE, PARTIAL_PAGE, PUT_VALUE, bounded, schema_complaint, text_values
 from fusecache.metadata.superblock import IN_USE, Superblock
 from fusecache.metadata.trusted import names_held
 from fusecache.metadata.write_ahead_log import (
@@ -64,6 +64,7 @@ _TURN: Final = 2000
 _SUMS: Final = """
     SELECT cblock, oblock, crc FROM blocks
     WHERE cblock BETWEEN ? AND ? AND NOT dirty AND crc >= 0 AND crc <> ?
+        AND typeof(oblock) = 'integer' AND oblock BETWEEN 0 AND ?
         AND cblock / ? NOT IN (SELECT region FROM regions)
     ORDER BY cblock
 """
@@ -163,6 +164,7 @@ class Database:
                 msg = f"metadata {self.path} is damaged: {what}"
                 raise MetadataError(msg)
         values.pop(IN_USE, None)
+        values.pop(PARTIAL_PAGE, None)
         return values
 
     def set_values(self, values: Mapping[str, str]) -> None:
@@ -199,11 +201,14 @@ class Database:
     def sums(self, most: int | None = None, *, turn: int = 0, leave_out: int = -1) -> Iterator[tuple[int, int]]:
         """Read some clean blocks with their sums, as ``(oblock, CRC-32C)``, spread over the cache.
 
+        Partial blocks have none.  A row that cannot be is left out: :meth:`rows` names it.
+
         :param most: how many, if there are as many; without it, all.
         :param turn: a number; another one chooses others.
         :param leave_out: a sum of no interest.
         """
-        which = (leave_out, self.superblock().region_blocks)
+        superblock = self.superblock()
+        which = (leave_out, superblock.image_bytes // superblock.block_size, superblock.region_blocks)
         with sqlite_errors(self.path):
             first, last = self._connection.execute("SELECT min(cblock), max(cblock) FROM blocks").fetchone()
             if first is None:
@@ -260,6 +265,9 @@ class Database:
         """Write all of it, as it was committed last, into an empty file."""
         with sqlite_errors(self.path):
             self._connection.execute("VACUUM INTO ?", (os.fspath(path),))
+            with closing(connect(path)) as copy:
+                copy.execute("PRAGMA journal_mode = OFF")
+                copy.execute(NOTE_PAGE)  # tables begin elsewhere in it
 
     def close(self) -> None:
         """Close the file, in order: all commits are in it, and it needs no log any more, unless that cannot be done."""

@@ -29,6 +29,15 @@ _SINCE_FORMAT_2: Final = (
 _SINCE_FORMAT_4: Final = ("CREATE TABLE partial (cblock INTEGER PRIMARY KEY, valid BLOB NOT NULL)",)
 SCHEMA: Final = (*_SINCE_FORMAT_2, *_SINCE_FORMAT_4)
 _WITH_PARTIAL: Final = 4
+PARTIAL_PAGE: Final = "partial_page"
+"""The name under which ``meta`` says on which page ``partial`` begins.
+
+The other tables begin on the same pages in every file, this one does not, once it was added to a file of an older
+format.  The first page says it too; without that page it would not be found any more.
+"""
+NOTE_PAGE: Final = """
+    REPLACE INTO meta SELECT 'partial_page', CAST(rootpage AS TEXT) FROM sqlite_master WHERE name = 'partial'
+"""
 PUT_VALUE: Final = "REPLACE INTO meta VALUES (?, CAST(? AS TEXT))"
 """With a pair of :func:`text_values`."""
 _LIST: Final = "SELECT type, name, tbl_name, sql FROM sqlite_master LIMIT 16"

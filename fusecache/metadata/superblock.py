@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, TypedDict, Unpack
 from fusecache.config import check_block_size
 from fusecache.errors import MetadataError, UsageError
 from fusecache.metadata.identity import TOUCHED, Identity
+from fusecache.metadata.schema import PARTIAL_PAGE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -46,7 +47,7 @@ _LAST_SIZES: Final = ("cache_bytes", "origin_bytes")
 """Of the files, at the last mount; metadata that never was mounted has none."""
 IN_USE: Final = "in_use"
 """Whether commits may lie in the write-ahead log only; see :mod:`fusecache.metadata.write_ahead_log`."""
-NAMES: Final = (*REQUIRED, *_LAST_SIZES, *_SINCE_FORMAT_3, IN_USE, "hints", "stats")
+NAMES: Final = (*REQUIRED, *_LAST_SIZES, *_SINCE_FORMAT_3, IN_USE, PARTIAL_PAGE, "hints", "learned", "stats")
 
 _NUMBER: Final = re.compile(r"[1-9][0-9]{0,18}")
 """A size or a count: positive, and short enough to be one."""
@@ -90,6 +91,8 @@ class Superblock:
     """How long the cache was at the last mount."""
     hints: str | None = None
     """Which policy's hints the rows have; see :func:`fusecache.attach.hint_signature`."""
+    learned: str = ""
+    """What that policy has learned besides (:meth:`policies.Policy.memory`), in base 64."""
     stats: Mapping[str, int] | None = None
     """The counters that go on over mounts; None if they cannot be read, which is no reason to refuse a mount."""
 
@@ -121,6 +124,7 @@ class Superblock:
             origin_claimed=values.get("origin_claimed") == "1",
             cache_bytes=number.get("cache_bytes"),
             hints=values.get("hints"),
+            learned=values.get("learned", ""),
             stats=_counters(values.get("stats", "{}")),
         )
 
@@ -142,6 +146,7 @@ class Changes(TypedDict, total=False):
     origin_claimed: bool
     cache_bytes: int
     hints: str
+    learned: str
     stats: Mapping[str, int]
 
 

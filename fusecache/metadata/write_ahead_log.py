@@ -35,7 +35,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from fusecache.errors import MetadataError
-from fusecache.metadata.schema import added_since, version_of
+from fusecache.metadata.schema import NOTE_PAGE, added_since, version_of
 from fusecache.metadata.superblock import FORMAT, HEADER_BYTES, IN_USE, is_sqlite
 
 if TYPE_CHECKING:
@@ -155,6 +155,7 @@ def _upgrade(connection: sqlite3.Connection) -> None:
         with one_transaction(connection):
             for statement in added_since(version):
                 connection.execute(statement)
+            connection.execute(NOTE_PAGE)
             connection.execute(f"PRAGMA user_version = {FORMAT}")
 
 

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 MOST_FILLS: Final = 16
-"""Fills under way; each holds :data:`fusecache.config.COPY_SIZE` bytes in memory at most."""
+"""Fills under way with which another request may begin some; each holds in memory what it reads for its request."""
 
 
 class Fill:
@@ -48,15 +48,17 @@ class Fill:
     :ivar begin: where it begins in the image; ``view``: what it reads, or has read.
     :ivar was_read: set when the bytes are there, or cannot be had.
     :ivar failed: whether they cannot.
+    :ivar ended: set when what could be put into the cache is there.
     """
 
-    __slots__ = ("begin", "failed", "view", "was_read")
+    __slots__ = ("begin", "ended", "failed", "view", "was_read")
 
     def __init__(self, begin: int, length: int) -> None:
         self.begin = begin
         self.view = memoryview(mmap(-1, length))  # begins at a page, as unbuffered stores need it
         self.was_read = trio.Event()
         self.failed = False
+        self.ended = trio.Event()
 
     async def read(self, position: int, into: memoryview) -> bool:
         """Copy bytes of the image from it when they are there; returns whether they are."""
@@ -109,7 +111,10 @@ class Filler:
 
     def find(self, oblock: int) -> Fill | None:
         """Return the fill from which a block can be read, if there is one."""
-        return self._fills.get(oblock)
+        fill = self._fills.get(oblock)
+        if fill is not None and self._volume.health.cache_lost and self._volume.mapping.find(oblock) != UNMAPPED:
+            return None  # what it has from the cache may be lost
+        return fill
 
     @property
     def may_begin(self) -> bool:
@@ -127,7 +132,7 @@ class Filler:
         self.nursery.start_soon(self._promote_all, fill, Batch(works, self._volume.policy))
         return fill
 
-    def fill_rest(self, oblock: int) -> Fill | None:
+    def fill_rest(self, oblock: int, *, for_user: bool = True) -> Fill | None:
         """Begin to make a partial block whole, or find out that it is being done; returns None if it cannot be now."""
         if (fill := self.find(oblock)) is not None:
             return fill
@@ -137,7 +142,7 @@ class Filler:
         self._volume.locks.try_exclusive(oblock, WRITERS_OUT)
         size = self._volume.geometry.block_size
         fill = self._begin((oblock,), oblock * size, (oblock + 1) * size)
-        self.nursery.start_soon(self._complete, fill, oblock)
+        self.nursery.start_soon(self._complete, fill, oblock, for_user)
         return fill
 
     def _begin(self, oblocks: Sequence[int], begin: int, end: int) -> Fill:
@@ -193,7 +198,7 @@ class Filler:
         volume.mapping.sum_known(work.cblock, crc)
         volume.policy.clear_dirty(work.cblock)
 
-    async def _complete(self, fill: Fill, oblock: int) -> None:
+    async def _complete(self, fill: Fill, oblock: int, for_user: bool) -> None:
         """Make a partial block whole, which is taken."""
         volume = self._volume
         with Held(volume) as held:
@@ -203,7 +208,7 @@ class Filler:
                 cblock = volume.mapping.find(oblock)
                 if cblock == UNMAPPED or not volume.mapping.flags[cblock] & PARTIAL:
                     return
-                await self._steps.complete(oblock, cblock, fill.view)
+                await self._steps.complete(oblock, cblock, fill.view, for_user=for_user)
                 fill.was_read.set()
                 await self._steps.store_rest(cblock, fill.view)
             except StoreError as exc:
@@ -221,10 +226,11 @@ class Filler:
             if self._fills.get(oblock) is fill:
                 del self._fills[oblock]
         self._under_way -= 1
+        fill.ended.set()
 
     def check(self) -> None:
         """Assert that every fill that can be found is under way, and that what was read ahead is sound."""
         self._read_ahead.check()
-        assert len(set(self._fills.values())) <= self._under_way <= MOST_FILLS
+        assert len(set(self._fills.values())) <= self._under_way
         for oblock in self._fills:
             assert oblock in self._volume.locks.held

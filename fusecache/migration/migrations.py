@@ -40,6 +40,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import structlog
+import trio
 
 from fusecache.block import WRITERS_OUT, byte_runs
 from fusecache.config import COPY_SIZE
@@ -58,6 +59,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
+_DIRTY_DEMOTIONS: Final = 8
+"""Demotions that write back at a time: each holds a copy in memory."""
 _MOST_RUNS: Final = 2
 """Runs of sectors of a partial block that are written as they are."""
 
@@ -77,7 +80,7 @@ class _Copy:
 class Migrations:
     """The migrations of one volume.  They tell their batch what goes wrong."""
 
-    __slots__ = ("_copier", "_origin_slots", "_read_ahead", "_steps", "_volume")
+    __slots__ = ("_copier", "_dirty_demotions", "_origin_slots", "_read_ahead", "_steps", "_volume")
 
     def __init__(
         self, volume: Volume, steps: Steps, copier: Copier, origin_slots: OriginSlots, read_ahead: ReadAhead
@@ -86,6 +89,7 @@ class Migrations:
         self._steps = steps
         self._copier = copier
         self._origin_slots = origin_slots
+        self._dirty_demotions = trio.CapacityLimiter(_DIRTY_DEMOTIONS)
         self._read_ahead = read_ahead
 
     async def promote(self, batch: Batch) -> None:
@@ -204,7 +208,7 @@ class Migrations:
         valid = volume.mapping.valid.get(work.cblock)
         if valid is not None and sum(1 for _ in byte_runs(valid)) > _MOST_RUNS:
             try:
-                await self._steps.complete(work.oblock, work.cblock, content)
+                await self._steps.complete(work.oblock, work.cblock, content, for_user=False)
                 await self._steps.store_rest(work.cblock, content)
             except CacheReadError:
                 raise
@@ -273,7 +277,8 @@ class Migrations:
         volume = self._volume
         (work,) = batch.works
         if volume.is_dirty(work.cblock) and batch.rate_applied:
-            await self.write_back(Batch(self._steps.dirty_around(work.oblock), None, patience=batch.patience))
+            async with self._dirty_demotions:
+                await self.write_back(Batch(self._steps.written_with(work.oblock), None, patience=batch.patience))
         with Held(volume) as held, reporting(batch, work, held):
             await held.take(work.oblock, WRITERS_OUT)
             volume.require_work(work)

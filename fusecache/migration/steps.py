@@ -31,11 +31,12 @@ from fusecache.config import COPY_SIZE, MIB, Mode
 from fusecache.errors import FusecacheError, StoreError
 from fusecache.migration.batches import Held
 from fusecache.migration.copier import CacheReadError
+from fusecache.migration.neighbours import dirty_around
 from fusecache.migration.origin_slots import PATIENCE, SHORT_PATIENCE
 from fusecache.stores import write_sparsely
 from fusecache.tasks import gather
 from fusecache.volume import OriginIO
-from policies import Op, Work
+from policies import Work
 
 if TYPE_CHECKING:
     from fusecache.migration.batches import Batch
@@ -103,14 +104,14 @@ class Steps:
     async def absorb(self, batch: Batch, within: int, data: memoryview) -> None:
         """Promote a block by a write to a part of it, which is then all that the cache has of the block.
 
-        The caller keeps writers out.  In writethrough mode the origin gets the data as well, and the block is clean.
-        If the cache refuses the data, the origin gets them alone.
+        The caller keeps writers out.  In other modes than writeback the origin gets the data as well, and the block is
+        clean.  If the cache refuses the data, the origin gets them alone.
 
         :raises StoreError: the origin, which had to be written, could not be; or read, for the edges.
         """
         volume = self._volume
         (work,) = batch.works
-        through = volume.mode is Mode.WRITETHROUGH
+        through = volume.mode is not Mode.WRITEBACK  # it may have been changed since the write was routed
         refusals: list[FusecacheError] = []
 
         async def write_cache() -> None:
@@ -178,12 +179,13 @@ class Steps:
         content[within - begin : within - begin + len(data)] = data
         return begin, content
 
-    async def complete(self, oblock: int, cblock: int, view: memoryview) -> None:
+    async def complete(self, oblock: int, cblock: int, view: memoryview, *, for_user: bool) -> None:
         """Make a partial block whole: read what the cache lacks of it.
 
         The caller keeps writers out.  Afterwards ``view`` has all of the block; :meth:`store_rest` puts it into the
         cache.
 
+        :param for_user: whether a user waits for it; writebacks give way to his reads, and must not to their own.
         :raises StoreError: the cache or the origin cannot be read.
         """
         volume = self._volume
@@ -191,9 +193,14 @@ class Steps:
         valid = volume.mapping.valid[cblock]
         missing = list(byte_runs(volume.geometry.every_sector & ~valid))
         begin, end = missing[0][0], missing[-1][1]
-        await self._origin.read(oblock * size + begin, view[begin:end])
+        if for_user:
+            await self._origin.read(oblock * size + begin, view[begin:end])
+        else:
+            with volume.counters.at_origin():
+                await volume.origin.read(oblock * size + begin, view[begin:end])
         for run_begin, run_end in byte_runs(valid):
             await self._copier.load(cblock * size + run_begin, view[run_begin:run_end])
+        volume.require_cache()  # what was loaded after it was given up may be anything
 
     async def store_rest(self, cblock: int, view: memoryview) -> None:
         """Write into the cache what it lacks of a block, all of which is in ``view``; then the block is whole.
@@ -279,7 +286,7 @@ class Steps:
                 except CacheReadError:
                     await self._copier.name_lost(oblock, cblock)
                     raise
-                self.require_dirty(cblock)
+                self.require_dirty(cblock, volume.geometry.every_sector)
                 try:
                     await self.write_origin(oblock * size + start, content, patience)
                 except StoreError as exc:
@@ -300,7 +307,7 @@ class Steps:
                     except CacheReadError:
                         await self._copier.name_lost(oblock, cblock)
                         raise
-                    self.require_dirty(cblock)
+                    self.require_dirty(cblock, valid)
                     try:
                         await self.write_origin(oblock * size + start, content, patience)
                     except StoreError as exc:
@@ -330,26 +337,19 @@ class Steps:
         if volume.health.lost:
             volume.health.lost.discard(oblock * size, (oblock + 1) * size)
 
-    def require_dirty(self, cblock: int) -> None:
-        """Raise StoreError if a block that was dirty when we began to read it counts as clean by now: it was lost."""
-        if not self._volume.is_dirty(cblock):
+    def require_dirty(self, cblock: int, sectors: int = 0) -> None:
+        """Raise StoreError if a block that was dirty when we began to read it, or some sectors of it, was lost."""
+        if not (self._volume.is_dirty(cblock) and self._volume.is_valid(cblock, sectors)):
             raise StoreError(self._volume.health.cache_lost)
 
-    def dirty_around(self, oblock: int) -> list[Work]:
-        """List a cached block and its dirty neighbours at the origin, as many as go into one write."""
-        volume = self._volume
-        most = max(1, COPY_SIZE // volume.geometry.block_size)
-        first, last = oblock, oblock
-        while last + 1 - first < most and self._is_dirty(first - 1):
-            first -= 1
-        while last + 1 - first < most and self._is_dirty(last + 1):
-            last += 1
-        find = volume.mapping.find
-        return [Work(Op.WRITEBACK, neighbour, find(neighbour)) for neighbour in range(first, last + 1)]
+    def written_with(self, oblock: int) -> list[Work]:
+        """List a block, for which the copy rate has been asked, and the dirty neighbours that are written back with it.
 
-    def _is_dirty(self, oblock: int) -> bool:
-        cblock = self._volume.mapping.find(oblock) if oblock >= 0 else UNMAPPED
-        return cblock != UNMAPPED and self._volume.is_dirty(cblock)
+        There are no neighbours if the copy rate does not allow them now.
+        """
+        works = dirty_around(self._volume, oblock)
+        more = (len(works) - 1) * self._volume.geometry.block_size
+        return works if self._copy_rate.takes(more) else [work for work in works if work.oblock == oblock]
 
     async def forget_at_origin(self, begin: int, count: int) -> None:
         """Let the origin forget in memory blocks that the cache has by now: they would be there twice.

@@ -32,7 +32,9 @@ import trio
 from fusecache.block import ALL_OUT, UNMAPPED, WRITERS_OUT
 from fusecache.config import COPY_SIZE, Mode
 from fusecache.errors import BusyError, FusecacheError, StoreError
+from fusecache.migration.admission import Admission
 from fusecache.migration.backlog import Backlog
+from fusecache.migration.backoff import Backoff
 from fusecache.migration.batches import Batch, Held
 from fusecache.migration.copier import Copier
 from fusecache.migration.copy_rate import CopyRate
@@ -53,18 +55,18 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-SIDE_BY_SIDE: Final = {Op.PROMOTE: 8, Op.DEMOTE: 8, Op.WRITEBACK: 4}
-"""Batches under way at most, by kind; one that copies holds :data:`fusecache.config.COPY_SIZE` bytes in memory."""
-_LEAST_ORDERS: Final = 16
+SIDE_BY_SIDE: Final = {Op.PROMOTE: 8, Op.DEMOTE: 64, Op.WRITEBACK: 4}
+"""Batches under way at most, by kind; one that copies holds :data:`fusecache.config.COPY_SIZE` bytes in memory.
+Demotions mostly wait for the commit that they share."""
+_LEAST_ORDERS: Final = 128
 _ASKED_AT_ONCE: Final = 16
 """Items for which the policy is asked before other tasks may run."""
-_FIRST_BACKOFF: Final = 0.5
-_LAST_BACKOFF: Final = 30.0
 
 
 class MigrationWorker:
     """The migrations of one volume; :meth:`run` carries out what the policy orders.
 
+    :ivar admission: how fast writes may be absorbed.
     :ivar filler: the reads of the origin from which blocks are being filled.
     :ivar copy_rate: how many bytes a second may be copied.
     :ivar origin_slots: when writebacks may write to the origin.
@@ -82,12 +84,12 @@ class MigrationWorker:
         "_most_orders",
         "_pauses",
         "_policy_may_have_work",
-        "_resume_at",
         "_unreadable",
         "_volume",
         "_waiting_for_rate",
         "_waves",
         "_woken",
+        "admission",
         "copy_rate",
         "filler",
         "origin_slots",
@@ -97,6 +99,7 @@ class MigrationWorker:
 
     def __init__(self, volume: Volume) -> None:
         self._volume = volume
+        self.admission = Admission(volume)
         self.copy_rate = CopyRate(burst=max(COPY_SIZE, volume.geometry.block_size))
         self.origin_slots = OriginSlots(volume.activity)
         copier = Copier(volume)
@@ -119,8 +122,7 @@ class MigrationWorker:
         self._waiting_for_rate = trio.CancelScope()
         self._waves = Waves(volume)
         self._pauses = 0
-        self._backoff = 0.0
-        self._resume_at = 0.0
+        self._backoff = Backoff()
 
     # The worker
 
@@ -177,7 +179,7 @@ class MigrationWorker:
         volume = self._volume
         now = trio.current_time()
         orders = len(self._backlog) + self._in_flight
-        if not self._may_migrate() or orders >= self._most_orders or now < self._resume_at:
+        if not self._may_migrate() or orders >= self._most_orders or not self._backoff.is_over(now):
             return None
         return volume.policy.get_background_work(self._waves.is_idle(orders, now))
 
@@ -216,16 +218,9 @@ class MigrationWorker:
             if work.op is Op.PROMOTE and isinstance(error, StoreError):
                 self._volume.health.promotion_failed(str(error))
         if errors:
-            self._back_off()
+            self._backoff.failed(trio.current_time())
         elif not batch.errors:
-            self._backoff = 0.0
-
-    def _back_off(self) -> None:
-        """Take no work for a while, longer each time that a store fails anew."""
-        now = trio.current_time()
-        if now >= self._resume_at:
-            self._backoff = min(max(2 * self._backoff, _FIRST_BACKOFF), _LAST_BACKOFF)
-            self._resume_at = now + self._backoff
+            self._backoff.succeeded()
 
     def _return_backlog(self) -> None:
         """Give the policy back what nobody does yet."""
@@ -353,14 +348,16 @@ class MigrationWorker:
             self._volume.locks.end_exclusive(work.oblock)
             self._end()
 
-    async def write_back(self, works: Sequence[Work]) -> Mapping[Work, FusecacheError]:
+    async def write_back(
+        self, works: Sequence[Work], patience: float = SHORT_PATIENCE
+    ) -> Mapping[Work, FusecacheError]:
         """Write neighbours back that no policy has ordered; returns what went wrong, by item.
 
-        A user waits for this, so users at the origin go first for a short while only.  What is written to meanwhile
+        If a user waits for this, users at the origin go first for a short while only.  What is written to meanwhile
         stays dirty.
         """
         await self.copy_rate.wait_for(len(works) * self._volume.geometry.block_size)
-        batch = Batch(works, None, patience=SHORT_PATIENCE)
+        batch = Batch(works, None, patience=patience)
         await self._migrations.write_back(batch)
         return batch.errors
 
@@ -391,6 +388,7 @@ class MigrationWorker:
 
     def check(self) -> None:
         """Assert that what is in flight is counted, and that every part is sound."""
+        self.admission.check()
         self._backlog.check()
         self.copy_rate.check()
         self.origin_slots.check()

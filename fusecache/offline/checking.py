@@ -28,6 +28,7 @@ from fusecache.attach import (
     shows_in_content_only,
     write_stamp,
 )
+from fusecache.block import SECTOR
 from fusecache.errors import FusecacheError, MetadataError, RefusedError
 from fusecache.linux import open_trusted, size_of
 from fusecache.metadata import (
@@ -40,6 +41,7 @@ from fusecache.metadata import (
     log_complaint,
     packed,
     reading,
+    strays,
 )
 from fusecache.offline.facts import contested, geometry_of, judge, raw_rows, read_regions, read_values
 from fusecache.offline.opening import open_locked, open_metadata, open_origin
@@ -88,7 +90,10 @@ class Report:
     """Whether clean blocks may be held against the origin: but for their content, nothing shows that it has changed."""
     blocks: int = 0
     dirty: int = 0
+    dirty_bytes: int = 0
+    """What the origin lacks."""
     suspects: int = 0
+    partial: int = 0
 
 
 def check(files: Files) -> Report:
@@ -228,21 +233,30 @@ class _Check:
             f"block {row.oblock} of the image is in the cache more than once, in cache block {row.cblock} too"
             for row in contested(connection)
         ]
+        complaints += [
+            f"which sectors of cache block {cblock!r} count is told, though it is no partial block"
+            for cblock, _ in strays(connection)
+        ]
         for complaint in complaints[:_SHOWN]:
             self._problem(complaint)
         if len(complaints) > _SHOWN:
             self._problem(f"{len(complaints) - _SHOWN} more rows are wrong")
-        report, size = self._report, superblock.block_size
+        report = self._report
         report.facts.append(
             f"{report.blocks} blocks are cached, {report.dirty} of them dirty "
-            f"({format_size(report.dirty * size)} that the origin lacks)"
+            f"({format_size(report.dirty_bytes)} that the origin lacks)"
             + (f", {report.suspects} of these because they may have been written at the end" if report.suspects else "")
         )
+        if report.partial:
+            report.facts.append(
+                f"{report.partial} of the blocks are partial: some of their sectors are cached, and the others are at "
+                "the origin only"
+            )
 
     def _judged(self, connection: sqlite3.Connection, superblock: Superblock, regions: set[int]) -> list[str]:
         complaints = []
         suspects, geometry = Suspects(regions, superblock.region_blocks), geometry_of(superblock)
-        for raw in raw_rows(connection):
+        for raw in raw_rows(connection, geometry):
             row, complaint = judge(raw, geometry)
             if complaint:
                 complaints.append(complaint)
@@ -250,6 +264,10 @@ class _Check:
                 counts = suspects.count_as_dirty(row)
                 self._report.blocks += 1
                 self._report.dirty += counts
+                self._report.partial += row.valid is not None
+                if counts:
+                    whole = superblock.block_size
+                    self._report.dirty_bytes += whole if row.valid is None else row.valid.bit_count() * SECTOR
                 self._report.suspects += counts and not row.dirty
         return complaints
 

@@ -21,14 +21,17 @@ from fusecache.errors import MetadataError, RefusedError
 from fusecache.linux import rename_to_new, sync_directory
 from fusecache.metadata import (
     PUT_VALUE,
+    SELECT_WHOLE,
     Row,
     Suspects,
+    insert_row,
     new_record,
+    remove_row,
     require_trusted_metadata,
     side_files,
     text_values,
 )
-from fusecache.offline.facts import SELECT, contested, geometry_of
+from fusecache.offline.facts import contested, geometry_of
 from fusecache.offline.opening import exists_already, open_draft, open_locked
 from fusecache.offline.visiting import Visitor
 
@@ -68,7 +71,7 @@ class Draft(Visitor):
         if row.oblock >= self._origin_blocks:
             self._refuse(f"block {row.oblock} lies outside the image's {self._origin_blocks} blocks")
         try:
-            self._connection.execute("INSERT INTO blocks VALUES (?, ?, ?, ?, ?)", row[:5])
+            insert_row(self._connection, row)
         except sqlite3.IntegrityError:
             self._refuse(f"cache block {row.cblock} is mapped twice")
 
@@ -84,7 +87,7 @@ class Draft(Visitor):
 
     def remove(self, cblock: object) -> None:
         """Take back what was said of a block."""
-        self._connection.execute("DELETE FROM blocks WHERE cblock = ?", (cblock,))
+        remove_row(self._connection, cblock)
 
     def contested(self) -> list[RawRow]:
         """Return the rows of blocks that are in the cache more than once."""
@@ -104,7 +107,7 @@ class Draft(Visitor):
         """Count the blocks, and those among them that count as dirty."""
         suspects = Suspects(self._regions, self._region_blocks)
         blocks = dirty = 0
-        for row in self._connection.execute(SELECT):
+        for row in self._connection.execute(SELECT_WHOLE):
             blocks += 1
             dirty += suspects.count_as_dirty(Row(*row))
         return blocks, dirty

@@ -83,12 +83,16 @@ class Head:
 class XmlWriter(Visitor):
     """A visitor who writes a document.
 
+    It leaves out partial blocks: a document has no word for them, and who reads it would take them for whole ones.
+
     :param notes: what to keep in the comment besides what the superblock says.
+    :ivar left_out: how many blocks that were.
     """
 
     def __init__(self, output: TextIO, notes: Mapping[str, str] | None = None) -> None:
         self._write = output.write
         self._notes = dict(notes or {})
+        self.left_out = 0
         self._hinted = array("Q")
         """Hints, which stand behind all mappings, with their cblocks in the upper half."""
 
@@ -107,7 +111,10 @@ class XmlWriter(Visitor):
 
     def row(self, row: Row) -> None:
         """See the visitor."""
-        cblock, oblock, dirty, hint, *_ = row
+        cblock, oblock, dirty, hint, _, valid = row
+        if valid is not None:
+            self.left_out += 1
+            return
         is_dirty = "true" if dirty else "false"
         self._write(f'    <mapping cache_block="{cblock}" origin_block="{oblock}" dirty="{is_dirty}"/>\n')
         if hint is not None:

@@ -7,7 +7,7 @@ lose data: so whether a block is dirty counts as yes wherever that is in doubt; 
 file, it is in doubt for every block.  *A block taken for another* would write the wrong data to the origin: so a row
 whose numbers are in doubt is not taken over, nor are two rows that contradict each other.  What they may have named
 is listed by byte range, in the cache and, where known, in the image; the cache's bytes stay there until the next
-mount uses them for something else.
+mount uses them for something else.  A partial block is taken over with its sectors, or not at all.
 
 The damaged file is only read.  The same damage gives the same result, however often.
 """
@@ -161,6 +161,7 @@ class _Repair:
         self._draft = draft
         self._report = report
         self._twice: set[int] = set()
+        self._strays = salvage.strays()
         self._doubtful = bool(report.damage) or salvage.regions is None
         if salvage.regions is None:
             report.damage.append("which regions may have been written cannot be read")
@@ -172,6 +173,10 @@ class _Repair:
         draft.superblock(replace(superblock, clean_shutdown=was_clean))
         for row in self._salvage.rows(superblock.cache_blocks):
             self._take(row)
+        self._report.damage += [
+            f"which sectors of cache block {cblock!r} count is told, though it is no partial block"
+            for cblock in sorted(self._strays, key=repr)
+        ]
         for row in self._salvage.misplaced():
             self._lose(row, "is not where it should be")
         if not self._salvage.is_complete:
@@ -190,6 +195,9 @@ class _Repair:
         row, complaint = judge(raw, self._geometry)
         if row is None:
             self._lose(raw, complaint)
+            return
+        if row.cblock in self._strays:
+            self._lose(raw, "whether it is partial is told in two ways")
             return
         if complaint:
             self._report.damage.append(complaint)

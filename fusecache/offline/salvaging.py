@@ -7,20 +7,33 @@ a tree; a page that is damaged hides the rows in it, and no others.  So rows are
 fails is halved until the rows are found that cannot be read.  What only a scan of the whole tree shows, and no
 look-up finds, is where it should not be: then the number of the row is in doubt itself.
 
-The first page holds no rows, but without it nothing opens.  It says the same in all metadata of one format, so a new
-one can stand in for it.
+The first page holds no rows, but without it nothing opens.  It says on which pages the tables begin: that is the same
+in all metadata, so a new one can stand in for it.  But ``partial`` may begin anywhere, if the file was of an older
+format; ``meta`` has a note of the page.  If that is lost too nothing is known of partial blocks but that they are.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from fusecache.errors import MetadataError
-from fusecache.metadata import NAMES, SQLITE_ERRORS, bounded, connect, is_sqlite, new_record, schema_complaint
-from fusecache.offline.facts import SELECT, RawRow, read_regions
+from fusecache.metadata import (
+    NAMES,
+    PARTIAL,
+    PARTIAL_PAGE,
+    SELECT_WHOLE,
+    SQLITE_ERRORS,
+    bounded,
+    connect,
+    is_sqlite,
+    new_record,
+    schema_complaint,
+    strays,
+)
+from fusecache.offline.facts import RawRow, read_regions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,12 +70,12 @@ class Salvage:
 
     def rows(self, cache_blocks: int) -> Iterator[RawRow]:
         """Yield the rows that are found by their number."""
-        query = f"{SELECT} WHERE cblock >= ? ORDER BY cblock LIMIT ?"
+        query = f"{SELECT_WHOLE} WHERE cblock >= ? ORDER BY cblock LIMIT ?"
         yield from self._rows_in(range(_LEAST_NUMBER, 0))
         start = 0
         while self.connection is not None and start < cache_blocks:
             try:
-                found = [RawRow(*row) for row in self.connection.execute(query, (start, _AT_ONCE))]
+                found = [self._raw(row) for row in self.connection.execute(query, (start, _AT_ONCE)).fetchall()]
             except SQLITE_ERRORS:
                 following = min(start + _AT_ONCE, cache_blocks)
                 yield from self._rows_in(range(start, following))
@@ -79,12 +92,32 @@ class Salvage:
         seen: set[object] = set()
         for order in ("", " DESC"):
             try:
-                for row in self.connection.execute(f"{SELECT} ORDER BY cblock{order}"):
+                for row in self.connection.execute(f"{SELECT_WHOLE} ORDER BY cblock{order}"):
                     if row[0] not in seen and not self._is_found(row[0]):
                         seen.add(row[0])
-                        yield RawRow(*row)
+                        yield self._raw(row)
             except SQLITE_ERRORS:
                 continue
+
+    def strays(self) -> set[object]:
+        """Return the cblocks of which only one of two tables says that they are partial, as far as that can be read."""
+        found: set[object] = set()
+        if self.connection is not None:
+            with suppress(*SQLITE_ERRORS):
+                # Where the table itself is not where it should be, there are rows of another.
+                found.update(cblock for cblock, bitmap in strays(self.connection) if isinstance(bitmap, bytes))
+        return found
+
+    def _raw(self, row: tuple[object, ...]) -> RawRow:
+        """Add to a row which sectors of the block count; if that cannot be read, it is missing."""
+        raw = RawRow(*row)
+        if raw.crc != PARTIAL or self.connection is None:
+            return raw
+        try:
+            found = self.connection.execute("SELECT valid FROM partial WHERE cblock = ?", (raw.cblock,)).fetchone()
+        except SQLITE_ERRORS:
+            return raw
+        return raw._replace(bitmap=found and found[0])
 
     def _is_found(self, cblock: object) -> bool:
         assert self.connection is not None
@@ -95,7 +128,7 @@ class Salvage:
 
     def _rows_in(self, cblocks: range) -> Iterator[RawRow]:
         assert self.connection is not None
-        query = f"{SELECT} WHERE cblock BETWEEN ? AND ? ORDER BY cblock"
+        query = f"{SELECT_WHOLE} WHERE cblock BETWEEN ? AND ? ORDER BY cblock"
         try:
             found = self.connection.execute(query, (cblocks.start, cblocks.stop - 1)).fetchall()
         except SQLITE_ERRORS:
@@ -107,7 +140,7 @@ class Salvage:
             yield from self._rows_in(range(cblocks.start, middle))
             yield from self._rows_in(range(middle, cblocks.stop))
         else:
-            yield from (RawRow(*row) for row in found)
+            yield from map(self._raw, found)
 
 
 @contextmanager
@@ -120,9 +153,8 @@ def salvaged(copy: Path) -> Iterator[Salvage]:
     with ExitStack() as opened:
         connection = _open(copy)
         if connection is None:
-            _lend_first_page(copy)
             damage.append("the first page is damaged")
-            connection = _open(copy)
+            connection = _open_without_first_page(copy)
         if connection is None:
             msg = "nothing in it is to be recognised"
             raise MetadataError(msg)
@@ -155,12 +187,34 @@ def _open(copy: Path) -> sqlite3.Connection | None:
     return None
 
 
-def _lend_first_page(copy: Path) -> None:
-    """Put the first page of new metadata in the place of this one's."""
+def _open_without_first_page(copy: Path) -> sqlite3.Connection | None:
+    """Open a copy by means of another first page, if there are our tables behind it."""
+    _lend_first_page(copy)
+    connection = _open(copy)
+    if connection is None:
+        return None
+    noted = _values(connection).get(PARTIAL_PAGE, "")
+    if noted.isdecimal() and 1 < int(noted) <= copy.stat().st_size // _PAGE:
+        connection.close()
+        _lend_first_page(copy, int(noted))
+        connection = _open(copy)
+    return connection
+
+
+def _lend_first_page(copy: Path, partial_page: int = 0) -> None:
+    """Put the first page of new metadata in the place of this one's.
+
+    :param partial_page: where the table of partial blocks begins; without it, there is none.
+    """
     model = copy.with_name("model")
-    model.touch()
-    with new_record(model, {}):
-        pass
+    model.write_bytes(b"")
+    with new_record(model, {}) as connection:
+        if partial_page:
+            connection.execute("PRAGMA writable_schema = ON")
+            connection.execute("UPDATE sqlite_master SET rootpage = ? WHERE name = 'partial'", (partial_page,))
+        else:
+            connection.execute("DROP TABLE partial")
+            connection.execute("PRAGMA user_version = 3")
     page = bytearray(model.read_bytes()[:_PAGE])
     pages = max(1, copy.stat().st_size // _PAGE)
     page[_COUNT_AT : _COUNT_AT + 4] = pages.to_bytes(4, "big")

@@ -2,7 +2,8 @@
 
 A clean block's content is the origin's, and its CRC-32C was taken when it was copied.  So where the two copies
 differ, the sum tells which of them has changed; where there is no sum, only that they differ.  Blocks that are dirty,
-or may have been written when the last mount ended, have no sum that counts.
+or may have been written when the last mount ended, have no sum that counts.  Of a partial block, which has no sum, only
+the sectors that count are compared.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 from crc32c import crc32c
 
 from fusecache.attach import DATA_START, Claims, Origin, locate
+from fusecache.block import byte_runs
 from fusecache.errors import RefusedError, StoreError
 from fusecache.metadata import Database, Transaction, packed, reading
 from fusecache.offline.checking import Problem
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
     from fusecache.metadata import Row, Superblock
     from fusecache.offline.checking import Report
     from fusecache.offline.opening import Files
+
+    Run = tuple[int, int]
+    """Begin and end of a part of a block, in bytes."""
 
 _SHOWN: Final = 20
 _CACHE_BAD: Final = "nothing is lost: the block is clean, so the origin has it; the command lets the cache forget it"
@@ -112,8 +117,9 @@ class _Verification(Visitor):
             report.problems.append(Problem(f"{len(more)} more blocks are wrong", more[0].meaning, more[0].command))
 
     def _verify(self, block: Row) -> None:
-        cached = _read(self._cache_fd, self._size, DATA_START + block.cblock * self._size)
-        original = None if self._origin is None else _read_origin(self._origin, self._size, block.oblock * self._size)
+        runs = [(0, self._size)] if block.valid is None else list(byte_runs(block.valid))
+        cached = _read(self._cache_fd, runs, DATA_START + block.cblock * self._size)
+        original = None if self._origin is None else _read_origin(self._origin, runs, block.oblock * self._size)
         cache_is_right = cached is not None and block.crc in {None, crc32c(cached)}
         if self._origin is None:
             if not cache_is_right:
@@ -153,7 +159,7 @@ class _Verification(Visitor):
     def _compare_command(self, block: Row) -> str:
         """Name the command that shows in which bytes cache and origin differ; it writes nothing."""
         assert self._origin is not None
-        if not self._origin.address.startswith("/"):
+        if not self._origin.address.startswith("/") or block.valid is not None:
             return self._command()
         cache_start, start = DATA_START + block.cblock * self._size, block.oblock * self._size
         skip = f"--ignore-initial={cache_start}:{start}"
@@ -162,26 +168,28 @@ class _Verification(Visitor):
         )
 
 
-def _read(fd: int, size: int, start: int) -> bytes | None:
-    """Read a whole block, or nothing."""
+def _read(fd: int, runs: list[Run], start: int) -> bytes | None:
+    """Read these parts of the block that begins at ``start``, or nothing."""
     parts: list[bytes] = []
     try:
-        while size:
-            part = os.pread(fd, size, start)
-            if not part:
-                return None
-            parts.append(part)
-            size -= len(part)
-            start += len(part)
+        for begin, end in runs:
+            at = start + begin
+            while at < start + end:
+                part = os.pread(fd, start + end - at, at)
+                if not part:
+                    return None
+                parts.append(part)
+                at += len(part)
     except OSError:
         return None
     return b"".join(parts)
 
 
-def _read_origin(origin: Origin, size: int, start: int) -> bytes | None:
-    """Read a whole block, or nothing."""
+def _read_origin(origin: Origin, runs: list[Run], start: int) -> bytes | None:
+    """Read these parts of the block that begins at ``start``, or nothing."""
     try:
-        block = origin.read_now(start, size)
+        parts = [origin.read_now(start + begin, end - begin) for begin, end in runs]
     except StoreError:
         return None
-    return block if len(block) == size else None
+    is_whole = all(len(part) == end - begin for part, (begin, end) in zip(parts, runs, strict=True))
+    return b"".join(parts) if is_whole else None

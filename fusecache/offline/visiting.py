@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fusecache.errors import MetadataError
-from fusecache.metadata import Superblock, Suspects
+from fusecache.metadata import Superblock, Suspects, strays
 from fusecache.offline.facts import contested, geometry_of, judge, raw_rows, read_regions, read_values
 
 if TYPE_CHECKING:
@@ -48,8 +48,11 @@ def visit(connection: sqlite3.Connection, visitor: Visitor) -> None:
     for twice in contested(connection):
         msg = f"block {twice.oblock!r} of the image is in the cache more than once"
         raise MetadataError(msg)
+    for cblock, _ in strays(connection):
+        msg = f"it names sectors of cache block {cblock!r}, which is no partial block"
+        raise MetadataError(msg)
     suspects, geometry = Suspects(read_regions(connection), superblock.region_blocks), geometry_of(superblock)
-    for raw in raw_rows(connection):
+    for raw in raw_rows(connection, geometry):
         row, complaint = judge(raw, geometry)
         if row is None or complaint:
             raise MetadataError(complaint)

@@ -8,6 +8,8 @@ clean, and close the regions whose last suspect they were.  Whoever is killed ha
 and the next run, or the next mount, goes on from there.  Before the first write the record says that the last end was
 not clean, so that what is written is not taken for a change made by others.
 
+Of a partial block only the sectors that count are read and written, a run of them at a time; it stays partial.
+
 A block that cannot be copied is tried again, then cut in halves down to pages: what can be read goes to the origin,
 what cannot is named by byte range, and the block stays dirty.
 """
@@ -39,7 +41,7 @@ from fusecache.attach import (
     require_same_generation,
     require_same_origin,
 )
-from fusecache.block import DIRTY
+from fusecache.block import DIRTY, byte_runs
 from fusecache.config import PolicyChoice
 from fusecache.errors import FusecacheError, MetadataError, RefusedError, StoreError
 from fusecache.metadata import Database, Suspects, Transaction, packed
@@ -224,8 +226,8 @@ class WriteBack:
         self._waiting = Counter(cblock // region_blocks for cblock in mapping.dirty_blocks())
         """By region, how many blocks are dirty still."""
         self._outcome = Outcome(blocks=mapping.dirty_count)
-        self._sums: dict[int, int] = {}
-        """The CRC-32C of each block of the batch that was copied whole."""
+        self._sums: dict[int, int | None] = {}
+        """The CRC-32C of each block of the batch of which all was copied that counts; a partial block has none."""
 
     async def run(self, progress: Progress) -> Outcome:
         """Do all of it; faults are in the outcome."""
@@ -256,52 +258,56 @@ class WriteBack:
 
     async def _commit(self, cblocks: list[int]) -> None:
         """Record blocks as clean that the origin has durably."""
-        batch = Transaction(
-            mapped=[(cblock, self._mapping.oblock_of[cblock], False, self._sums[cblock], None) for cblock in cblocks]
-        )
+        batch = Transaction(mapped=[self._row(cblock, dirty=False, crc=self._sums[cblock]) for cblock in cblocks])
         self._waiting.subtract(cblock // self._region_blocks for cblock in cblocks)
         batch.closed.extend(sorted(region for region in self._open if not self._waiting[region]))
         if batch:
             await self._record.commit(batch)
         self._open.difference_update(batch.closed)
         for cblock in cblocks:
-            self._mapping.cleaned(cblock, self._sums[cblock])
+            if (crc := self._sums[cblock]) is None:
+                self._mapping.cleaned_in_part(cblock)
+            else:
+                self._mapping.cleaned(cblock, crc)
         if hints := [(cblock, self._hints[cblock]) for cblock in cblocks if cblock in self._hints]:
             await self._record.save_hints(hints)
 
     async def _settle(self) -> None:
         """Let the rows say of the rest that it is dirty, so that no region has to."""
         batch = Transaction(closed=sorted(self._open))
-        batch.mapped += [
-            (cblock, self._mapping.oblock_of[cblock], True, None, None) for cblock in self._mapping.dirty_blocks()
-        ]
+        batch.mapped += [self._row(cblock, dirty=True, crc=None) for cblock in self._mapping.dirty_blocks()]
         if batch:
             await self._record.commit(batch)
+
+    def _row(self, cblock: int, *, dirty: bool, crc: int | None) -> tuple[int, int, bool, int | None, int | None]:
+        return cblock, self._mapping.oblock_of[cblock], dirty, crc, self._mapping.valid.get(cblock)
 
     async def _copy(self, cblock: int) -> None:
         """Copy one block; what cannot be copied becomes a failure."""
         target = self._mapping.oblock_of[cblock] * self._size
-        buffer = bytearray(self._size)
+        valid = self._mapping.valid.get(cblock)
+        pieces = [(0, self._size)] if valid is None else list(byte_runs(valid))
+        buffer = memoryview(bytearray(self._size))
         for attempt in range(self._attempts):
             if attempt:
                 await trio.sleep(_RETRY_SECONDS)
             try:
-                await self._transfer(cblock, 0, memoryview(buffer))
+                for begin, end in pieces:
+                    await self._transfer(cblock, begin, buffer[begin:end])
             except StoreError:
                 continue
-            self._sums[cblock] = crc32c(buffer)
+            self._sums[cblock] = crc32c(buffer) if valid is None else None
             return
-        pieces = [(0, self._size)]
+        pieces.reverse()
         while pieces:
-            start, length = pieces.pop()
+            begin, end = pieces.pop()
             try:
-                await self._transfer(cblock, start, memoryview(buffer)[:length])
+                await self._transfer(cblock, begin, buffer[begin:end])
             except StoreError as exc:
-                if length > _LEAST:
-                    half = length // 2 // _LEAST * _LEAST
-                    pieces += [(start + half, length - half), (start, half)]
+                if middle := _page_between(begin, end):
+                    pieces += [(middle, end), (begin, middle)]
                 else:
-                    self._fail(target + start, length, str(exc))
+                    self._fail(target + begin, end - begin, str(exc))
 
     async def _transfer(self, cblock: int, start: int, buffer: memoryview) -> None:
         await self._cache.read(cblock * self._size + start, buffer)
@@ -314,6 +320,14 @@ class WriteBack:
             last = failures.pop()
             start, length, reason = last.start, last.length + length, last.reason
         failures.append(Failure(start, length, reason))
+
+
+def _page_between(begin: int, end: int) -> int:
+    """Return where a page begins about the middle of a range; 0 if the range lies within one page."""
+    middle = (begin + end) // 2 // _LEAST * _LEAST
+    if middle <= begin:
+        middle = begin // _LEAST * _LEAST + _LEAST
+    return middle if middle < end else 0
 
 
 def describe_writeback(outcome: Outcome) -> Iterator[str]:

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-    from fusecache.simulator.replay import Result
+    from fusecache.simulator.result import Result
 
 SUFFIXES: Final = (".png", ".svg")
 
-_LIMIT_STYLES: Final = {"opt": ("0.2", ":"), "lru": ("0.6", "--")}
+_LIMIT_STYLES: Final = {"opt": ("0.2", ":"), "exact-lru": ("0.6", "--")}
 _PANEL_INCHES: Final = (6.5, 4.0)
 
 

@@ -21,9 +21,9 @@ from fusecache.units import format_size
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from fusecache.simulator.replay import Result
+    from fusecache.simulator.result import Result
 
-_COLUMNS: Final = ("hits", "ratio", "promoted", "demoted", "written\nback", "bytes to\ncache", "slow ops\nper 1000")
+_COLUMNS: Final = ("hits", "ratio", "promoted", "written\nback", "bytes to\ncache", "slow ops\nper 1000")
 _WIDEST: Final = 10_000
 
 
@@ -41,10 +41,11 @@ def print_results(console: Console, results: Sequence[Result]) -> None:
         f"{first.unique_blocks:,} different blocks",
         soft_wrap=True,
     )
+    console.print(escape(_data_paths(results)), soft_wrap=True)
     table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
     table.add_column("cache", no_wrap=True)
     table.add_column("policy", overflow="fold")
-    for name in _COLUMNS:
+    for name in (*_COLUMNS, f"{first.disk}\ntime"):
         table.add_column(name, justify="right", overflow="fold")
     for cache_blocks, group in groupby(results, lambda result: result.cache_blocks):
         table.add_section()
@@ -58,16 +59,24 @@ def print_results(console: Console, results: Sequence[Result]) -> None:
     console.print(table)
 
 
+def _data_paths(results: Sequence[Result]) -> str:
+    """Say which policy was played by which data path: ``fill: smq; absorb: adaptive, opt``."""
+    paths: dict[str, dict[str, None]] = {}
+    for result in results:
+        paths.setdefault(result.data_path, {})[result.policy] = None
+    return "; ".join(f"{path}: {', '.join(policies)}" for path, policies in paths.items())
+
+
 def _texts(result: Result) -> tuple[str, ...]:
     return (
         escape(result.policy),
         f"{result.hits:,}",
         f"{result.hit_ratio:.2%}",
         f"{result.promotions:,}",
-        f"{result.demotions:,}",
         f"{result.writebacks:,}",
         format_size(result.cache_bytes_written),
         f"{result.slow_ops_per_1000:.1f}",
+        f"{result.modelled_seconds:,.0f}s",
     )
 
 

@@ -22,6 +22,8 @@ WRITES: Final = 1
 """Bit of a kind: the request writes."""
 WHOLE: Final = 2
 """Bit of a kind: the request covers the whole block."""
+GOES_ON: Final = 4
+"""Bit of a kind: the request goes on in the next block, which the next block request is for."""
 
 
 class Portion(NamedTuple):
@@ -31,7 +33,7 @@ class Portion(NamedTuple):
     """Requests of the trace that are begun by the end of this portion."""
     times_us: Sequence[int]
     kinds: Sequence[int]
-    """``WRITES`` and ``WHOLE``, added up."""
+    """``WRITES``, ``WHOLE`` and ``GOES_ON``, added up."""
     oblocks: Sequence[int]
     offsets: Sequence[int]
     """Where they begin, in bytes of the image."""
@@ -68,7 +70,7 @@ def _cut(requests: Portion, block_size: int) -> Iterator[Portion]:
         while start < end:
             stop = min((oblock + 1) * block_size, end)
             times.append(time_us)
-            kinds.append(write + WHOLE if stop - start == block_size else write)
+            kinds.append(write + WHOLE * (stop - start == block_size) + GOES_ON * (stop < end))
             oblocks.append(oblock)
             offsets.append(start)
             lengths.append(stop - start)

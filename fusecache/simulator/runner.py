@@ -16,7 +16,9 @@ from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from fusecache.errors import FusecacheError, InvalidError
-from fusecache.simulator.replay import Result, simulate
+from fusecache.simulator.replay import simulate
+from fusecache.simulator.result import Result
+from fusecache.simulator.rules import Rules
 from policies import PolicyError
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ class Job:
     contender: Contender
     block_size: int
     cache_blocks: int
+    rules: Rules
 
     def run(self, trace: Trace, report: Callable[[float], None]) -> Result:
         """Simulate; ``report`` is told the share that is done.
@@ -51,6 +54,7 @@ class Job:
                 tunables=self.contender.choice.tunables,
                 block_size=self.block_size,
                 cache_blocks=self.cache_blocks,
+                rules=self.rules,
                 progress=lambda done, total: report(done / total),
             )
         except PolicyError as exc:

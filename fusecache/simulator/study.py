@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Final
 
 from fusecache.errors import InvalidError, UsageError
 from fusecache.grammar import parse_policy
-from fusecache.simulator.replay import LIMITS, count_unique
-from fusecache.simulator.requests import count_requests
+from fusecache.simulator.limits import LIMITS
+from fusecache.simulator.requests import count_requests, count_unique
 from fusecache.units import parse_size
 from policies import PolicyError, create_policy
 from policies.sizes import check_sizes

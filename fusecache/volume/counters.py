@@ -47,6 +47,8 @@ class Counters:
     """Promotions for which the origin had to be read by itself."""
     absorbed: int = 0
     """Promotions of a block by a write to it, for which nothing was read."""
+    slowed: int = 0
+    """Those whose writer had to wait, because more was dirty than may be."""
     completions: int = 0
     """Partial blocks that were made whole by a read of the origin."""
     edge_reads: int = 0
@@ -85,6 +87,11 @@ class Counters:
         except StoreError:
             self.cache_errors += 1
             raise
+
+    @property
+    def requests(self) -> int:
+        """Requests of users, cut into blocks."""
+        return self.read_hits + self.read_misses + self.write_hits + self.write_misses
 
     def as_dict(self) -> dict[str, int]:
         """List all counters by name."""

@@ -2,7 +2,7 @@
 
 The mapping knows what is cached, so fusecache can do without a policy at any moment.  Once a policy has raised anything
 that the contract does not allow, the guard asks it no more.  It answers lookups from the mapping, and nothing is
-promoted, demoted or written back until another policy is set.
+promoted or demoted until another policy is set; what is dirty is written back all the same.
 
 The same goes for an answer that cannot be:
 
@@ -27,7 +27,7 @@ import structlog
 from policies import MISS, MISS_QUEUED, Op, Policy, PolicyError, Work
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from fusecache.block import Health, Mapping
 
@@ -56,6 +56,13 @@ class GuardedPolicy(Policy):
         self.version = inner.version  # type: ignore[misc]
         self.hint_size = inner.hint_size  # type: ignore[misc]
         self.observes_bios = inner.observes_bios  # type: ignore[misc]
+        self.keeps_heat = inner.keeps_heat  # type: ignore[misc]
+        self.orders_writebacks = inner.orders_writebacks  # type: ignore[misc]
+
+    @property
+    def absorbs(self) -> bool:  # type: ignore[override]  # a tunable may change it at any time
+        """Whether it absorbs writes; nothing that has failed does."""
+        return not self._failed and bool(self._inner.absorbs)
 
     def serve(self, mapping: Mapping, health: Health) -> None:
         """Guard from here on: answer from ``mapping`` if the policy fails, and report that to ``health``."""
@@ -69,6 +76,7 @@ class GuardedPolicy(Policy):
         assert self._health is not None
         self._failed = True
         self.hint_size = 0  # type: ignore[misc]  # it has none that mean anything any more
+        self.orders_writebacks = False  # type: ignore[misc]
         self._health.policy_failed = f"{self.name}: {type(error).__name__}: {error}"
         log.error("policy failed", policy=self.name, exc_info=error)
 
@@ -174,6 +182,32 @@ class GuardedPolicy(Policy):
             raise self._early
         self._ask(self._inner.load_mappings, mappings, instead=_nothing)
 
+    def coldest_first(self) -> Iterator[list[int]]:
+        """See above."""
+        listed = self._ask(self._inner.coldest_first, instead=_no_list)
+        while (some := self._ask(self._next_listed, listed, instead=_nothing)) is not None:
+            yield some
+
+    def _next_listed(self, listed: Iterator[list[int]]) -> list[int] | None:
+        some = next(listed, None)
+        if some is None:
+            return None
+        cache_blocks = 0 if self._mapping is None else self._mapping.cache_blocks
+        cblocks = [index(cblock) for cblock in some]
+        for cblock in cblocks:
+            if not 0 <= cblock < cache_blocks:
+                msg = f"{cblock} is no cblock that could be listed"
+                raise ValueError(msg)
+        return list(dict.fromkeys(cblocks))
+
+    def hint_by_rank(self, rank: int, mapped: int) -> int | None:
+        """See above."""
+        return self._ask(self._hint_by_rank, rank, mapped, instead=_nothing)
+
+    def _hint_by_rank(self, rank: int, mapped: int) -> int | None:
+        hint = self._inner.hint_by_rank(rank, mapped)
+        return None if hint is None else _checked_hint(hint)
+
     def invalidate_mapping(self, cblock: int) -> bool:
         """See above."""
         return self._ask(self._forget, cblock, may_refuse=True, instead=lambda: True)
@@ -201,11 +235,7 @@ class GuardedPolicy(Policy):
         return self._ask(self._hint_of, cblock, instead=lambda: 0)
 
     def _hint_of(self, cblock: int) -> int:
-        hint = index(self._inner.get_hint(cblock))
-        if not 0 <= hint < _HINTS:
-            msg = f"{hint} is no hint: it has more than 32 bits"
-            raise ValueError(msg)
-        return hint
+        return _checked_hint(self._inner.get_hint(cblock))
 
     def residency(self) -> int:
         """See above."""
@@ -225,6 +255,14 @@ class GuardedPolicy(Policy):
     def set_config_value(self, key: str, value: str) -> None:
         """See above."""
         self._ask(self._inner.set_config_value, key, value, may_refuse=True, instead=_nothing)
+
+    def memory(self) -> bytes:
+        """See above."""
+        return self._ask(lambda: bytes(self._inner.memory()), instead=bytes)
+
+    def remember(self, memory: bytes) -> bool:
+        """See above."""
+        return self._ask(lambda: bool(self._inner.remember(memory)), instead=bool)
 
     def config_values(self) -> dict[str, str]:
         """See above."""
@@ -253,6 +291,19 @@ class GuardedPolicy(Policy):
 
 def _nothing() -> None:
     pass
+
+
+def _no_list() -> Iterator[list[int]]:
+    return iter(())
+
+
+def _checked_hint(hint: int) -> int:
+    """Return what a policy gave as a hint; raises ValueError if it is none."""
+    number = index(hint)
+    if not 0 <= number < _HINTS:
+        msg = f"{number} is no hint: it has more than 32 bits"
+        raise ValueError(msg)
+    return number
 
 
 def guarded(policy: Policy, origin_blocks: int) -> Policy:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import structlog
 import trio
 
-from fusecache.block import DIRTY, UNMAPPED
+from fusecache.block import DIRTY, PARTIAL, UNMAPPED
 from fusecache.config import DEFAULT_MIGRATION_THRESHOLD, Mode
 from fusecache.errors import BusyError, FusecacheError, RefusedError, StoreError
 from fusecache.volume.activity import Activity
@@ -50,8 +50,8 @@ class Volume:
     health: Health = field(init=False)
     incoming: Policy | None = None
     """The policy that is to take over, while it learns the mapping (see :mod:`fusecache.jobs.switching`)."""
-    handed_over: int = 0
-    """It knows the cblocks below this one."""
+    handed_over: bytearray = field(default_factory=bytearray)
+    """1 for each cblock that it knows."""
     content_changed: Callable[[], None] = lambda: None
     """Called when the image reads differently although nobody has written to it; must not wait."""
 
@@ -123,7 +123,7 @@ class Volume:
         if self.mapping.written(cblock):
             self.durability.regions.touch(cblock)
             self.policy.set_dirty(cblock)
-            if self.incoming is not None and cblock < self.handed_over:
+            if self.incoming is not None and self.handed_over[cblock]:
                 self.incoming.set_dirty(cblock)
 
     def set_valid(self, cblock: int, sectors: int) -> None:
@@ -142,7 +142,11 @@ class Volume:
         :param crc: the sum of it; None if the cache holds only a part.
         """
         mapping = self.mapping
-        if mapping.cleaned_in_part(cblock) if crc is None else mapping.cleaned(cblock, crc):
+        if crc is None or mapping.flags[cblock] & PARTIAL:  # it may have lost sectors while it was written back
+            was_dirty = mapping.cleaned_in_part(cblock)
+        else:
+            was_dirty = mapping.cleaned(cblock, crc)
+        if was_dirty:
             self._tell_clean(cblock)
             self.durability.rows.cleaned(cblock)
 
@@ -164,7 +168,7 @@ class Volume:
 
     def _tell_clean(self, cblock: int) -> None:
         self.policy.clear_dirty(cblock)
-        if self.incoming is not None and cblock < self.handed_over:
+        if self.incoming is not None and self.handed_over[cblock]:
             self.incoming.clear_dirty(cblock)
 
     def forget(self, cblock: int) -> None:
@@ -181,7 +185,7 @@ class Volume:
     def begin_handover(self, new: Policy) -> None:
         """Tell a policy that is to take over of every change to the blocks that it knows."""
         self.incoming = new
-        self.handed_over = 0
+        self.handed_over = bytearray(self.mapping.cache_blocks)
 
     def check(self) -> None:
         """Assert the invariants of every part, and that the policy knows every mapped block."""

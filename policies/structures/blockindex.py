@@ -51,11 +51,14 @@ class BlockIndex:
 
     __slots__ = ("buckets", "chain", "mask", "shift", "size")
 
-    def __init__(self, entries: int, key_limit: int) -> None:
-        """Make an empty table for ``entries`` entries and keys below ``key_limit``."""
+    def __init__(self, entries: int, key_limit: int, *, compact: bool = False) -> None:
+        """Make an empty table for ``entries`` entries and keys below ``key_limit``.
+
+        :param compact: have one bucket to an entry: a third less memory, and searches that read half a word more.
+        """
         self.shift = (entries - 1).bit_length()
         self.mask = (1 << self.shift) - 1
-        self.size = _prime_from(2 * entries)
+        self.size = _prime_from(entries if compact else 2 * entries)
         tags = -(-key_limit // self.size)
         narrow = tags << self.shift <= _NARROW_LIMIT
         if not narrow:

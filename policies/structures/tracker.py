@@ -67,6 +67,18 @@ class WorkTracker:
         self._issued[oblock] = work
         return work
 
+    def requeue(self, oblock: int) -> bool:
+        """Let the item of an origin block be handed out next; False if it is handed out already."""
+        work = self._queued.pop(oblock, None)
+        if work is None:
+            return False
+        self._queued[oblock] = work
+        return True
+
+    def cblocks(self, op: Op) -> list[int]:
+        """List the cache blocks of all outstanding items of a kind."""
+        return [work.cblock for items in (self._queued, self._issued) for work in items.values() if work.op is op]
+
     def complete(self, work: Work) -> None:
         """Forget an item that was handed out.
 

@@ -31,12 +31,22 @@ class RigError(Exception):
     """Some part could not be set up or taken down; one line that says which and why."""
 
 
-def run(*command: str | Path, seconds: float = COMMAND_SECONDS, cwd: Path | None = None) -> str:
-    """Run a command and return its output; raises RigError with the last line of what it said, or after ``seconds``."""
+def run(*command: str | Path, seconds: float = COMMAND_SECONDS, cwd: Path | None = None, **variables: str) -> str:
+    """Run a command and return its output; raises RigError with the last line of what it said, or after ``seconds``.
+
+    :param variables: added to the environment.
+    """
     words = [str(word) for word in command]
     try:
         result = subprocess.run(
-            words, check=False, capture_output=True, text=True, timeout=seconds, stdin=subprocess.DEVNULL, cwd=cwd
+            words,
+            env=os.environ | variables,
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            stdin=subprocess.DEVNULL,
+            cwd=cwd,
         )
     except subprocess.TimeoutExpired as exc:
         raise _failure(words, f"not done after {seconds:.0f} s") from exc
@@ -143,14 +153,20 @@ class Cache:
 
 
 @contextmanager
-def fusecache(origin: Path, directory: Path, *options: str, cache_file: Path | None = None) -> Iterator[Cache]:
-    """Mount ``origin`` below ``directory``; the body may unmount by itself (all good), else it is torn down."""
+def fusecache(
+    origin: Path, directory: Path, *options: str, cache_file: Path | None = None, checkout: Path = ROOT
+) -> Iterator[Cache]:
+    """Mount ``origin`` below ``directory``; the body may unmount by itself (all good), else it is torn down.
+
+    :param checkout: whose fusecache it is: what is imported is found there first.
+    """
     mountpoint, file = directory / "mnt", cache_file or directory / "cache"
     mountpoint.mkdir(parents=True, exist_ok=True)
     process = Path("/proc/none")
     try:
         began = time.perf_counter()
-        run("fusecache", "mount", origin, mountpoint, "--cache", file, "--metadata", directory / "metadata", *options)
+        files = ("--cache", file, "--metadata", directory / "metadata")
+        run("fusecache", "mount", origin, mountpoint, *files, *options, PYTHONPATH=str(checkout))
         cache = Cache(mountpoint, file, time.perf_counter() - began)
         process = Path(f"/proc/{cache.pid}")
         yield cache

@@ -4,6 +4,8 @@ For each way in which QEMU can open the image (O_DIRECT with native AIO, and thr
 boots, writes files and a list of their checksums, powers off; fusecache is unmounted and mounted again; the guest boots
 again, verifies the files and replaces some.  In the end fusecache is decommissioned, and the origin alone must be a
 clean file system that holds the files as the guest last wrote them.
+
+With --disk: how long boots take, see scripts/vm/timing.py.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,12 +45,16 @@ DRIVE_OPTIONS: Final = ("cache=none,aio=native", "cache=writeback")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """QEMU with one virtio disk."""
+    """QEMU with one virtio disk.
+
+    :ivar show: is given each line of the console.
+    """
 
     kernel: Kernel
     initramfs: Path
     accelerator: str
     timeout: float
+    show: Callable[[str], None]
 
     def boot(self, task: str, image: Path | None = None, drive_options: str = "") -> str:
         """Boot, with the console on stdout, until the guest powers off; return what it said.
@@ -69,7 +75,7 @@ class Machine:
         try:
             for line in qemu.stdout or ():
                 console.append(line)
-                print(f"    {line.rstrip()}", flush=True)
+                self.show(line.rstrip())
             code = qemu.wait()
         finally:
             timer.cancel()
@@ -89,27 +95,34 @@ class Machine:
             return False
 
 
-def make_machine(directory: Path, accelerator: str | None, timeout: float) -> Machine:
+def show_line(line: str) -> None:
+    """Show a line of the console."""
+    print(f"    {line}", flush=True)
+
+
+def make_machine(
+    directory: Path, accelerator: str | None, timeout: float, show: Callable[[str], None] = show_line
+) -> Machine:
     """Prepare kernel and initramfs, and choose KVM where it really works: the device alone promises nothing."""
     kernel = fetch_kernel()
     initramfs = directory / "initramfs"
     make_initramfs(kernel, initramfs)
     if accelerator is None:
-        probe = Machine(kernel=kernel, initramfs=initramfs, accelerator="kvm", timeout=10)
+        probe = Machine(kernel=kernel, initramfs=initramfs, accelerator="kvm", timeout=10, show=show)
         accelerator = "kvm" if probe.works() else "tcg"
         say(f"acceleration: {accelerator}")
-    return Machine(kernel=kernel, initramfs=initramfs, accelerator=accelerator, timeout=timeout)
+    return Machine(kernel=kernel, initramfs=initramfs, accelerator=accelerator, timeout=timeout, show=show)
 
 
 class Served:
     """The image as fusecache serves it; :meth:`reopen` unmounts and mounts again."""
 
-    def __init__(self, directory: Path, origin: Path) -> None:
+    def __init__(self, directory: Path, origin: Path, cache_size: str = "24MiB", *options: str) -> None:
         self._mountpoint = directory / "mnt"
         self._mountpoint.mkdir()
         self._mount_command: list[str | Path] = [
-            FUSECACHE, "mount", origin, self._mountpoint, "--cache", directory / "cache", "--cache-size", "24MiB",
-            "--metadata", directory / "metadata", "--block-size", "64KiB",
+            FUSECACHE, "mount", origin, self._mountpoint, "--cache", directory / "cache", "--cache-size", cache_size,
+            "--metadata", directory / "metadata", "--block-size", "64KiB", *options,
         ]  # fmt: skip
         self.image = self._mountpoint / "image"
 
@@ -190,6 +203,11 @@ def inspect(image: Path, directory: Path) -> None:
 def scenario(arguments: argparse.Namespace, directory: Path) -> None:
     """Do all of it; raises GuestError."""
     machine = make_machine(directory, arguments.accel, arguments.timeout)
+    if arguments.disk:
+        from scripts.vm.timing import timed_boots  # noqa: PLC0415 - it is made of this module's parts
+
+        say(f"{arguments.disk}: {timed_boots(machine, directory, arguments.disk, arguments.options.split())}")
+        return
     drives = arguments.drive or DRIVE_OPTIONS
     if arguments.image:
         boots(machine, Plain(arguments.image), drives)
@@ -229,6 +247,12 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "--image", type=Path, metavar="PATH", help="boot this image as it is, for example the image of a mount of yours"
     )
     which.add_argument("--make-image", type=Path, metavar="PATH", help="only write an image that boots, and end")
+    which.add_argument(
+        "--disk", choices=("hdd", "net"), help="measure: boot from a simulated slow disk, without and with fusecache"
+    )
+    parser.add_argument(
+        "--options", default="", metavar="WORDS", help='with --disk, for fusecache mount: --options="--policy mq"'
+    )
     parser.add_argument("--accel", choices=("kvm", "tcg"), help="else kvm where it works")
     parser.add_argument(
         "--drive", action="append", choices=DRIVE_OPTIONS, help="how QEMU opens the image, else both ways"

@@ -6,12 +6,16 @@ The root's init does one task, named on the kernel's command line, says so on th
     writes files of random bytes, each with an fsync, and a list of their checksums.
 ``verify``
     checks the files against the list, then replaces some of them, so that the next ``verify`` sees younger data.
+``start``
+    reads files that came with the image, in an order of their own, as a system does that starts its programs, says how
+    many bytes there were, and writes a little.
 """
 
 from __future__ import annotations
 
 import os
 import platform
+import random
 import re
 import shutil
 import subprocess
@@ -27,6 +31,8 @@ KERNEL_PACKAGE: Final = "linux-image-cloud-amd64"
 MODULES: Final = ("virtio_pci", "virtio_blk", "ext4")
 BUSYBOX: Final = Path("/bin/busybox")
 FILES: Final = 40
+_TOGETHER: Final = 8
+"""Programs that one process of the guest reads: processes take their time as well."""
 
 ALIVE: Final = "guest: alive"
 WRITTEN: Final = f"guest: wrote {FILES} files"
@@ -67,6 +73,11 @@ case $(cat /proc/cmdline) in
         for i in $(seq {FILES}); do write_file $i; done
         list_checksums
         echo "guest: wrote $(wc -l </checksums) files"
+        ;;
+    *task=start*)
+        echo "guest: read $(while read programs; do cat $programs; done </programs/order | wc -c) bytes"
+        echo started >>/starts
+        sync
         ;;
     *task=verify*)
         if (cd /data && sha256sum -c /checksums >/tmp/report 2>&1); then
@@ -202,8 +213,17 @@ def make_initramfs(kernel: Kernel, target: Path) -> None:
         run("sh", "-c", f'echo "$1" | cpio --quiet -o -H newc --owner 0:0 >{target}', "cpio", names, cwd=tree)
 
 
-def make_image(target: Path, size: int) -> None:
-    """Write a raw image of ``size`` bytes: one ext4 file system with busybox and an init; needs no root."""
+def said_when_read(size: int) -> str:
+    """Return what the task ``start`` says when its programs have so many bytes."""
+    return f"guest: read {size} bytes"
+
+
+def make_image(target: Path, size: int, *, programs: int = 0) -> int:
+    """Write a raw image of ``size`` bytes: one ext4 file system with busybox and an init; needs no root.
+
+    :param programs: how many files there are for the task ``start``.
+    :returns: how many bytes these have.
+    """
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         tree = Path(scratch)
         for directory in ("bin", "dev", "proc", "sbin", "tmp"):
@@ -213,9 +233,26 @@ def make_image(target: Path, size: int) -> None:
             if applet != "busybox":
                 (tree / "bin" / applet).symlink_to("busybox")
         _write_script(tree / "sbin" / "init", ROOT_INIT)
+        total = _write_programs(tree / "programs", programs)
         with target.open("wb") as image:
             image.truncate(size)
         run("mkfs.ext4", "-q", "-F", "-E", "root_owner=0:0", "-d", tree, target)
+    return total
+
+
+def _write_programs(directory: Path, count: int) -> int:
+    """Write files of 4 to 128 KiB, and the order in which they are to be read; return how many bytes they have."""
+    directory.mkdir()
+    rng = random.Random(count)
+    sizes = [rng.randrange(4, 129) * 1024 for _ in range(count)]
+    for number, size in enumerate(sizes):
+        (directory / f"{number}").write_bytes(rng.randbytes(size))
+    order = rng.sample(range(count), count)
+    lines = (order[first : first + _TOGETHER] for first in range(0, count, _TOGETHER))
+    (directory / "order").write_text(
+        "".join(" ".join(f"/programs/{number}" for number in line) + "\n" for line in lines)
+    )
+    return sum(sizes)
 
 
 def _write_script(path: Path, text: str) -> None:

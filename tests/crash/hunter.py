@@ -31,7 +31,7 @@ from tests.crash.shape import Shape
 from tests.crash.tampering import Copy, Tamperer, choose_face
 from tests.model import Oracle, judge_crash, shown
 
-_POLICIES: Final = ("eager", "eager", "eager", "eager", "smq", "mq", "cleaner")
+_POLICIES: Final = (*["eager"] * 8, "smq", "mq", "smq,absorb=on", "mq,absorb=on", "lru", "s3fifo", "cleaner")
 _MODES: Final = (Mode.WRITEBACK, Mode.WRITEBACK, Mode.WRITEBACK, Mode.WRITETHROUGH, Mode.PASSTHROUGH)
 _ACCEPTED_EACH: Final = 3
 """Of so many crashes of a running mount one is judged as a whole: what ties the parts together is the same in most."""
@@ -39,6 +39,8 @@ _UNTOUCHED: Final = 0.7
 """So many of the disks that could be tampered with are not."""
 _TAMPERED_FOLLOWED: Final = 0.05
 _MOST_FOLLOWED: Final = 3
+_HAMMERED: Final = 5
+"""Requests for which a series of small writes to one block counts."""
 _GENERATIONS: Final = 3
 _MOST_BLOCKS: Final = 6
 """Of a cache that is resized."""
@@ -193,11 +195,18 @@ class History:
 
     async def _client(self, rng: random.Random) -> None:
         shape = self._shape
-        for _ in range(shape.requests if not self._generation else shape.requests // 3):
+        left = shape.requests if not self._generation else shape.requests // 3
+        while left > 0:
+            left -= 1
             if shape.think_seconds and rng.random() < 0.5:
                 await trio.sleep(rng.random() * shape.think_seconds)
             if rng.random() < shape.restlessness:
                 await self._tolerate(self._change(rng))
+                continue
+            if rng.random() < shape.hammering:
+                await self._hammer(rng)
+                if shape.forgets != "cache":  # which is lost once in a history, when there is much to lose
+                    left -= _HAMMERED
                 continue
             kind = rng.random()
             first, count = self._range(rng)
@@ -209,6 +218,52 @@ class History:
                 await self._read(first, count)
             else:
                 await self._flush()
+
+    async def _hammer(self, rng: random.Random) -> None:
+        """Write to one block in small pieces, look at it, have it written back, and flush.
+
+        Each piece may add sectors to a partial block, or parts of sectors, if cells are so small.
+        """
+        assert self._rig is not None
+        cells = len(self._oracle.allowed)
+        per_block = BLOCK // self._shape.cell_bytes
+        begin = rng.randrange(min(cells, 2 * per_block)) // per_block * per_block  # where others hammer as well
+        end = min(begin + per_block, cells)
+
+        def some(*counts: int) -> tuple[int, int]:
+            first = rng.randrange(begin, end)
+            if rng.random() < 0.7:  # near to the others of this round, perhaps in one sector with them
+                first = min(max(begin, focus + rng.randint(-3, 3)), end - 1)
+            return first, min(rng.choice(counts), end - first)
+
+        if rng.random() < 0.4:
+            await self._drill(rng, begin, end)
+            return
+        for _ in range(rng.randint(2, 6)):
+            focus = rng.randrange(begin, end)
+            async with trio.open_nursery() as nursery:
+                if rng.random() < 0.3:
+                    nursery.start_soon(self._read, *some(1, per_block))
+                if rng.random() < 0.3:
+                    nursery.start_soon(self._write, *some(1, 2))
+                await self._write(*some(1, 1, 2, per_block // 2))
+                if rng.random() < 0.3:
+                    nursery.start_soon(self._read, *some(1, per_block))
+                kind = rng.random()
+                if kind < 0.2:
+                    await self._tolerate(self._rig.worker.steps.clean(begin // per_block))
+                if kind < 0.1 or kind > 0.6:
+                    await self._flush()
+
+    async def _drill(self, rng: random.Random, begin: int, end: int) -> None:
+        """Have a block get a sector that no row names, flush that, and perhaps have it written back in between."""
+        assert self._rig is not None
+        oblock = begin // (BLOCK // self._shape.cell_bytes)
+        for _ in range(rng.randint(2, 4)):
+            await self._write(rng.randrange(begin, end), 1)
+            if rng.random() < 0.5:
+                await self._tolerate(self._rig.worker.steps.clean(oblock))
+            await self._flush()
 
     def _range(self, rng: random.Random) -> tuple[int, int]:
         """Choose cells: a block, some cells of one, or a run across blocks."""

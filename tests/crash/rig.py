@@ -28,16 +28,18 @@ from fusecache.attach.stamp import Stamp
 from fusecache.block.geometry import Geometry
 from fusecache.block.sectors import byte_runs
 from fusecache.block.states import DIRTY
-from fusecache.config import Mode, MountConfig, PolicyChoice
+from fusecache.config import DirtyAge, DirtyLimit, Mode, MountConfig
 from fusecache.control.control import Control
 from fusecache.daemon import serve as mount
 from fusecache.daemon.ending import end_cleanly
 from fusecache.daemon.preparing import make_volume
 from fusecache.datapath.disk import Disk
+from fusecache.grammar.policies import parse_policy
 from fusecache.jobs.flush import Flusher
 from fusecache.jobs.table import Jobs
 from fusecache.metadata import Superblock
 from fusecache.metadata.record import Transaction
+from fusecache.migration.cleaning import Cleaning
 from fusecache.migration.worker import MigrationWorker
 from fusecache.volume.policies import new_policy
 from tests.crash.parts import CACHE, METADATA, UUID, Face, RestingRecord, SimOrigin, Ties
@@ -53,6 +55,11 @@ BLOCK: Final = 4096
 QUICK_TICKS: Final = 0.05
 """Seconds, instead of one, so that ticks fall among requests."""
 _TICKS_PER_CLOSING: Final = 2
+_AGE: Final = DirtyAge(0.1, 6)
+_LIMITS: Final = (0, 30, 75, 100)
+"""Of which the seed chooses one; per cent."""
+_QUIET_SECONDS: Final = 0.03
+"""Instead of one."""
 _HANG_SECONDS: Final = 300
 """Virtual; nothing that works takes nearly as long."""
 
@@ -271,6 +278,7 @@ def _no_latency() -> Latency:
 class Rig:
     """One mount of a disk; use :meth:`running`.
 
+    :param policy: a name, or a name with tunables (``smq,absorb=on``).
     :param seconds: how long an operation of a store may take, virtually.
     :param read_ahead: bytes of memory for what is read ahead.
     """
@@ -304,7 +312,7 @@ class Rig:
         self.ties.on_step = lambda: self.begun.append(self.freeze(rng))
         binding.begin()
         self.ties.on_step = _nothing
-        choice = PolicyChoice(policy)
+        choice = parse_policy(policy)
         instance = new_policy(disk.geometry, choice)
         recovered = recover(
             self.record.rows(),
@@ -317,6 +325,7 @@ class Rig:
         instance.allow_migrations(mode is not Mode.PASSTHROUGH)
         self.volume = make_volume(binding, instance, recovered.mapping, recovered.open_regions, mode)
         self.worker = MigrationWorker(self.volume)
+        self.cleaning = Cleaning(self.volume, self.worker, _AGE, DirtyLimit(random.Random(seed).choice(_LIMITS)))
         self.worker.read_ahead.set_size(read_ahead)
         self.jobs = Jobs(BLOCK, trio.current_time)
         self.flusher = Flusher(self.volume, self.worker, self.jobs)
@@ -327,6 +336,7 @@ class Rig:
             self.worker,
             self.flusher,
             self.jobs,
+            cleaning=self.cleaning,
             facts=mount._facts(config, binding, recovered.suspects),
             metadata=self.record,
         )
@@ -338,6 +348,7 @@ class Rig:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self.volume.durability.run)
                 nursery.start_soon(self.worker.run)
+                nursery.start_soon(self.cleaning.run)
                 nursery.start_soon(self.flusher.run)
                 nursery.start_soon(self.control.run)
                 nursery.start_soon(mount._tick, self.volume, self.worker)
@@ -386,6 +397,7 @@ class Rig:
             assert not self.volume.locks.held, f"locks are held: {list(self.volume.locks.held)}"
             self.volume.check()
             self.worker.check()
+            self.cleaning.check()
             self.volume.counters.check()
             self.jobs.check()
             self.flusher.check()
@@ -412,6 +424,9 @@ def simulated(tick_seconds: float = QUICK_TICKS) -> Iterator[None]:
         patch.object(mount, "_TICK_SECONDS", tick_seconds),
         patch.object(mount, "_TICKS_PER_CLOSING", _TICKS_PER_CLOSING),
         patch("fusecache.jobs.switching._SLICE", 1),
+        patch("fusecache.migration.cleaning._LOOK_SECONDS", _QUIET_SECONDS),
+        patch("fusecache.migration.origin_order.SORTED_AT_ONCE", 2),
+        patch("fusecache.volume.activity.QUIET_SECONDS", _QUIET_SECONDS),
         # steps of a few blocks, soon, and in vain as well
         patch("fusecache.migration.read_ahead._UNIT", BLOCK),
         patch("fusecache.migration.streams._STEPS", 1),

@@ -10,8 +10,10 @@ within one thousand.  The hunt for the few that take long begins shortly before 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from contextvars import ContextVar
+from dataclasses import replace
 from functools import partialmethod
 from itertools import count
 from typing import Any, Final
@@ -25,8 +27,11 @@ from fusecache.attach.claim import Claim
 from fusecache.attach.resizing import Ledger, Resize, Space
 from fusecache.attach.stamp import Stamp
 from fusecache.block.locks import BlockLocks
-from fusecache.block.mapping import Mapping
-from fusecache.block.states import WRITE_INTENT
+from fusecache.block.mapping import UNMAPPED, Mapping
+from fusecache.block.sectors import SECTOR, all_sectors, sectors_of
+from fusecache.block.states import DIRTY, PARTIAL, WRITE_INTENT
+from fusecache.config import Mode
+from fusecache.datapath import writing
 from fusecache.datapath.disk import Disk
 from fusecache.datapath.writing import Writer
 from fusecache.durability.durability import Durability
@@ -36,7 +41,12 @@ from fusecache.durability.rows import Rows
 from fusecache.errors import StoreError
 from fusecache.metadata import Identity, Superblock, packed
 from fusecache.metadata.record import Row, Transaction
+from fusecache.migration.filling import Fill, Filler
+from fusecache.migration.migrations import Migrations
 from fusecache.migration.steps import Steps
+from fusecache.migration.worker import MigrationWorker
+from fusecache.volume.volume import Volume
+from policies import Work
 from tests.crash import rig
 from tests.crash.hunter import HuntError, hunt
 from tests.crash.parts import SimOrigin, Ties
@@ -46,10 +56,19 @@ _MOST_CRASHES = 60_000
 Patch = pytest.MonkeyPatch
 
 
-def _commit_before_flush(patch: Patch, store: str) -> None:
-    """A round of commits flushes the store named only when the commit has been made."""
-    make_round, commit, flush = Durability._round, Durability._commit, Flushes.flush
+def _commit_before_flush(patch: Patch, store: str, *, unless_rowless: bool = False) -> None:
+    """A round of commits flushes the store named only when the commit has been made.
+
+    :param unless_rowless: but not a round that writes the first row of a block.
+    """
+    make_round, commit, flush, snapshot = Durability._round, Durability._commit, Flushes.flush, Rows.snapshot
     late: dict[trio.lowlevel.Task, bool] = {}
+    first_rows = [0]
+
+    def count_first_rows(self: Rows, cblocks: set[int], closing: Iterable[int]) -> Transaction:
+        transaction = snapshot(self, cblocks, closing)
+        first_rows[-1] = sum(row[0] in self._rowless for row in transaction.mapped)
+        return transaction
 
     async def round_with_late_flush(self: Durability, want: Any) -> None:
         late[trio.lowlevel.current_task()] = False
@@ -60,7 +79,7 @@ def _commit_before_flush(patch: Patch, store: str) -> None:
 
     async def flush_other(self: Flushes, **wanted: bool) -> None:
         task = trio.lowlevel.current_task()
-        if task in late:
+        if task in late and not (unless_rowless and first_rows[-1]):
             late[task] = wanted[store]
             wanted[store] = False
         await flush(self, **wanted)
@@ -69,6 +88,7 @@ def _commit_before_flush(patch: Patch, store: str) -> None:
         await commit(self, transaction, closing)
         await flush(self.flushes, **{"cache": False, "origin": False, store: late[trio.lowlevel.current_task()]})
 
+    patch.setattr(Rows, "snapshot", count_first_rows)
     patch.setattr(Durability, "_round", round_with_late_flush)
     patch.setattr(Flushes, "flush", flush_other)
     patch.setattr(Durability, "_commit", commit_first)
@@ -81,15 +101,16 @@ def rule_1_commit_before_the_cache_is_flushed(patch: Patch) -> None:
 def rule_2_reuse_before_the_unmapping_is_committed(patch: Patch) -> None:
     """The unmapping is only asked for, and nobody who takes the cache block looks whether it is done."""
 
-    async def unmap(self: Steps, cblock: int) -> None:
-        self._volume.durability.rows.removing(cblock)
-        self._volume.mapping.remove(cblock)
-
     async def wait_reusable(self: Durability, cblock: int) -> None:
         pass
 
-    patch.setattr(Steps, "unmap", unmap)
+    patch.setattr(Steps, "unmap", _unmap_without_a_commit)
     patch.setattr(Durability, "wait_reusable", wait_reusable)
+
+
+async def _unmap_without_a_commit(self: Steps, cblock: int) -> None:
+    self._volume.durability.rows.removing(cblock)
+    self._volume.mapping.remove(cblock)
 
 
 def rule_3_recorded_clean_before_the_origin_is_flushed(patch: Patch) -> None:
@@ -97,12 +118,20 @@ def rule_3_recorded_clean_before_the_origin_is_flushed(patch: Patch) -> None:
 
 
 def rule_3_unmapped_without_flushing_the_origin(patch: Patch) -> None:
-    def removing(self: Rows, cblock: int) -> None:
-        self._rowless.discard(cblock)
-        self.changed.add(cblock)
-        self.leaving.add(cblock)
+    _remove_without_flushing_the_origin(patch, lambda _: True)
 
-    patch.setattr(Rows, "removing", removing)
+
+def _remove_without_flushing_the_origin(patch: Patch, concerns: Callable[[int], bool]) -> None:
+    """Unmap blocks in some states, and flush the origin no earlier than for something else."""
+    removing = Rows.removing
+
+    def remove_at_once(self: Rows, cblock: int) -> None:
+        needed = self.origin_needed
+        removing(self, cblock)
+        if concerns(self._mapping.flags[cblock]):
+            self.origin_needed = needed
+
+    patch.setattr(Rows, "removing", remove_at_once)
 
 
 def rule_4_write_intent_without_a_commit(patch: Patch) -> None:
@@ -211,10 +240,10 @@ def a_flush_that_failed_counts_as_done(patch: Patch) -> None:
 
 
 def what_a_lost_cache_may_have_forgotten_is_written_back(patch: Patch) -> None:
-    def promoted(self: Flushes, cblock: int) -> None:
+    def filled(self: Flushes, cblock: int) -> None:
         pass
 
-    patch.setattr(Flushes, "promoted", promoted)
+    patch.setattr(Flushes, "filled", filled)
 
 
 def fsync_acknowledged_without_flushing(patch: Patch) -> None:
@@ -248,6 +277,216 @@ def a_failed_double_write_counts_as_done(patch: Patch) -> None:
         return True
 
     patch.setattr(Writer, "_write_both", write_somehow)
+
+
+def rule_2_absorbed_write_into_a_block_whose_unmapping_is_not_committed(patch: Patch) -> None:
+    """The unmapping is only asked for; promotions and fills look whether it is done, absorbed writes do not."""
+    wait_reusable = Durability.wait_reusable
+
+    async def wait_perhaps(self: Durability, cblock: int) -> None:
+        if not _in_mutated.get():
+            await wait_reusable(self, cblock)
+
+    patch.setattr(Steps, "unmap", _unmap_without_a_commit)
+    patch.setattr(Durability, "wait_reusable", wait_perhaps)
+    _mark(patch, Steps, "absorb")
+
+
+_in_mutated: ContextVar[bool] = ContextVar("in_mutated", default=False)
+
+
+def _mark(patch: Patch, owner: type, name: str) -> None:
+    """Let :data:`_in_mutated` be set within a coroutine, and the tasks that it starts."""
+    function = getattr(owner, name)
+
+    async def marked(*args: Any) -> Any:
+        token = _in_mutated.set(True)
+        try:
+            return await function(*args)
+        finally:
+            _in_mutated.reset(token)
+
+    patch.setattr(owner, name, marked)
+
+
+def rule_3_partial_block_unmapped_without_flushing_the_origin(patch: Patch) -> None:
+    _remove_without_flushing_the_origin(patch, lambda state: bool(state & PARTIAL))
+
+
+def rule_5_row_names_sectors_before_they_are_durable(patch: Patch) -> None:
+    _commit_before_flush(patch, "cache", unless_rowless=True)
+
+
+def rule_5_sectors_count_before_the_cache_has_them(patch: Patch) -> None:
+    write_cache = Writer._write_cache
+
+    async def count_first(self: Writer, cblock: int, position: int, data: memoryview) -> bool:
+        self._volume.set_valid(cblock, sectors_of(position % rig.BLOCK, len(data)))
+        return await write_cache(self, cblock, position, data)
+
+    patch.setattr(Writer, "_write_cache", count_first)
+
+
+def fsync_does_not_see_to_rows_that_lack_sectors(patch: Patch) -> None:
+    def lacking(self: Rows) -> set[int]:
+        return {cblock for cblock in self._rowless if self._mapping.flags[cblock] & DIRTY}
+
+    patch.setattr(Rows, "lacking", lacking)
+
+
+def fsync_trusts_writebacks_of_sectors_that_no_row_names(patch: Patch) -> None:
+    cleaned = Rows.cleaned
+
+    def clean_freely(self: Rows, cblock: int) -> None:
+        origin_writes = self._flushes._origin_writes
+        is_rowless = cblock in self._rowless
+        cleaned(self, cblock)
+        if not is_rowless:
+            self._flushes._origin_writes = origin_writes
+
+    patch.setattr(Rows, "cleaned", clean_freely)
+
+
+def sectors_that_come_during_a_commit_count_as_named(patch: Patch) -> None:
+    committed = Rows.committed
+
+    def commit_all(self: Rows, transaction: Transaction) -> None:
+        committed(self, transaction)
+        self._behind.difference_update(cblock for cblock, *_ in transaction.mapped)
+
+    patch.setattr(Rows, "committed", commit_all)
+
+
+def recovery_takes_partial_blocks_for_whole(patch: Patch) -> None:
+    holds_part = Mapping.holds_part
+
+    def hold_all(self: Mapping, cblock: int, valid: int) -> None:
+        if self.flags[cblock]:
+            holds_part(self, cblock, valid)
+
+    patch.setattr(Mapping, "holds_part", hold_all)
+
+
+def every_sector_of_a_partial_block_is_read_from_the_cache(patch: Patch) -> None:
+    def is_valid(self: Volume, cblock: int, sectors: int) -> bool:
+        return True
+
+    patch.setattr(Volume, "is_valid", is_valid)
+
+
+def writeback_of_a_partial_block_writes_all_of_it(patch: Patch) -> None:
+    take_copy = Migrations._take_copy
+
+    async def take_all(self: Migrations, work: Work, content: memoryview) -> Any:
+        return replace(await take_copy(self, work, content), sectors=all_sectors(rig.BLOCK))
+
+    patch.setattr(Migrations, "_take_copy", take_all)
+
+
+def completion_overwrites_what_the_cache_has(patch: Patch) -> None:
+    async def complete(self: Steps, oblock: int, cblock: int, view: memoryview, *, for_user: bool) -> None:
+        await self._origin.read(oblock * rig.BLOCK, view[: rig.BLOCK])
+
+    patch.setattr(Steps, "complete", complete)
+
+
+def edges_of_a_write_count_without_being_read(patch: Patch) -> None:
+    async def widened(self: Steps, oblock: int, within: int, data: memoryview, valid: int) -> tuple[int, memoryview]:
+        return within, data
+
+    patch.setattr(Steps, "widened", widened)
+
+
+def edges_of_a_write_do_not_count(patch: Patch) -> None:
+    def inner_sectors(within: int, length: int) -> int:
+        begin, end = -(-within // SECTOR) * SECTOR, (within + length) // SECTOR * SECTOR
+        return sectors_of(begin, end - begin) if begin < end else 0
+
+    edges_of_a_write_count_without_being_read(patch)
+    patch.setattr(writing, "sectors_of", inner_sectors)
+
+
+def two_writes_in_one_sector_of_a_partial_block(patch: Patch) -> None:
+    def must_be_alone(self: Writer, oblock: int) -> bool:
+        cached = self._volume.mapping.find(oblock) != UNMAPPED
+        return cached and self._volume.mode is Mode.WRITETHROUGH
+
+    patch.setattr(writing, "_ALONE", (writing._Route.BOTH,))
+    patch.setattr(Writer, "_must_be_alone", must_be_alone)
+
+
+def fill_reads_before_writers_have_left(patch: Patch) -> None:
+    drain = BlockLocks.drain
+
+    async def drain_perhaps(self: BlockLocks, oblock: int) -> None:
+        if not _in_mutated.get():
+            await drain(self, oblock)
+
+    patch.setattr(BlockLocks, "drain", drain_perhaps)
+    _mark(patch, Filler, "_promote_all")
+
+
+def fill_lets_writers_in(patch: Patch) -> None:
+    take_promotion = MigrationWorker.take_promotion
+
+    def take(self: MigrationWorker, oblock: int, *, copies: bool) -> Work | None:
+        work = take_promotion(self, oblock, copies=copies)
+        if work is not None and copies:
+            self._volume.locks.lower_level(oblock)
+        return work
+
+    patch.setattr(MigrationWorker, "take_promotion", take)
+
+
+def fill_is_found_after_its_blocks_are_released(patch: Patch) -> None:
+    begin = Filler._begin
+    fills: dict[tuple[int, int], Fill] = {}
+
+    def begin_for_ever(self: Filler, oblocks: Sequence[int], first: int, end: int) -> Fill:
+        fill = begin(self, oblocks, first, end)
+        fills.update(((id(self), oblock), fill) for oblock in oblocks)
+        return fill
+
+    def find(self: Filler, oblock: int) -> Fill | None:
+        return fills.get((id(self), oblock))
+
+    patch.setattr(Filler, "_begin", begin_for_ever)
+    patch.setattr(Filler, "find", find)
+
+
+def fill_maps_its_block_before_the_cache_has_it(patch: Patch) -> None:
+    promote, map_promoted = Filler._promote, Steps.map_promoted
+
+    async def map_first(self: Filler, fill: Fill, batch: Any, work: Work) -> None:
+        map_promoted(self._steps, batch, work)
+        await promote(self, fill, batch, work)
+
+    def map_once(self: Steps, batch: Any, work: Work) -> None:
+        if self._volume.mapping.find(work.oblock) == UNMAPPED:
+            map_promoted(self, batch, work)
+
+    def require_nothing(self: Volume, work: Work) -> None:
+        pass
+
+    patch.setattr(Volume, "require_work", require_nothing)
+    patch.setattr(Filler, "_promote", map_first)
+    patch.setattr(Steps, "map_promoted", map_once)
+
+
+def whatever_a_partial_block_has_is_kept_when_the_cache_is_lost(patch: Patch) -> None:
+    on_lost_write = Volume.on_lost_write
+
+    def keep_all(self: Volume, cblock: int, durable: int) -> None:
+        on_lost_write(self, cblock, self.mapping.valid.get(cblock, durable))
+
+    patch.setattr(Volume, "on_lost_write", keep_all)
+
+
+def sectors_that_were_not_durable_are_kept_when_the_cache_is_lost(patch: Patch) -> None:
+    def extended(self: Flushes, cblock: int, before: int) -> None:
+        pass
+
+    patch.setattr(Flushes, "extended", extended)
 
 
 def resizing_commits_sizes_and_rows_one_after_the_other(patch: Patch) -> None:
@@ -457,6 +696,24 @@ _SOUND = [
     writeback_lets_writers_in,
     a_write_during_a_writeback_is_not_noticed,
     neighbours_count_as_written_when_the_first_one_is,
+    rule_2_absorbed_write_into_a_block_whose_unmapping_is_not_committed,
+    rule_3_partial_block_unmapped_without_flushing_the_origin,
+    rule_5_row_names_sectors_before_they_are_durable,
+    rule_5_sectors_count_before_the_cache_has_them,
+    fsync_does_not_see_to_rows_that_lack_sectors,
+    fsync_trusts_writebacks_of_sectors_that_no_row_names,
+    sectors_that_come_during_a_commit_count_as_named,
+    recovery_takes_partial_blocks_for_whole,
+    every_sector_of_a_partial_block_is_read_from_the_cache,
+    writeback_of_a_partial_block_writes_all_of_it,
+    completion_overwrites_what_the_cache_has,
+    edges_of_a_write_count_without_being_read,
+    edges_of_a_write_do_not_count,
+    two_writes_in_one_sector_of_a_partial_block,
+    fill_reads_before_writers_have_left,
+    fill_lets_writers_in,
+    fill_is_found_after_its_blocks_are_released,
+    fill_maps_its_block_before_the_cache_has_it,
     resizing_commits_sizes_and_rows_one_after_the_other,
     resizing_extends_the_cache_before_the_rows_of_what_was_cut_are_gone,
     resizing_drops_what_is_dirty,
@@ -480,12 +737,15 @@ _FAULTY = [
     what_a_lost_cache_may_have_forgotten_is_written_back,
     a_flush_that_failed_counts_as_done,
     a_failed_double_write_counts_as_done,
+    whatever_a_partial_block_has_is_kept_when_the_cache_is_lost,
+    sectors_that_were_not_durable_are_kept_when_the_cache_is_lost,
 ]
 
 
 _FIRST_SEEDS: Final[dict[Callable[[Patch], None], int]] = {
     resizing_extends_the_cache_before_the_rows_of_what_was_cut_are_gone: 56,
     rule_4_region_closed_though_opened_again_meanwhile: 57,
+    two_writes_in_one_sector_of_a_partial_block: 35,
     what_a_lost_cache_may_have_forgotten_is_written_back: 53,
 }
 """A change of the code may have other seeds find them: then the hunt takes longer, no more."""

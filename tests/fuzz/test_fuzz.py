@@ -30,7 +30,7 @@ from fusecache.offline.restoring import restore
 from fusecache.offline.visiting import Visitor
 from policies import create_policy
 from tests.fuzz.mutations import mutate, numbered
-from tests.unit.offline.places import BLOCK, MIXED, Place
+from tests.unit.offline.places import BLOCK, MIXED, PARTS, Place
 
 
 @contextmanager
@@ -68,8 +68,12 @@ def metadata_samples(place: Place) -> list[tuple[bytes, bytes]]:
     place.fill(MIXED)
     place.hint({cblock: cblock for cblock in MIXED})
     samples.append((place.metadata.read_bytes(), b""))
+    place.fill(MIXED, parts={cblock: valid for cblock, valid in PARTS.items() if not MIXED[cblock][1]})
+    samples.append((place.metadata.read_bytes(), b""))
     with place.bound() as binding:
-        place.fill_open(binding, {cblock: (cblock + 100, cblock % 2 == 0) for cblock in range(30, 230)}, regions=[3])
+        many = {cblock: (cblock + 100, cblock % 2 == 0) for cblock in range(30, 230)}
+        parts = {cblock: cblock for cblock in many if cblock % 3 == 1 and not many[cblock][1]}
+        place.fill_open(binding, many, regions=[3], parts=parts)
         log = place.metadata.with_name("metadata-wal").read_bytes()
         samples.append((place.metadata.read_bytes(), log))
     samples.append((place.metadata.read_bytes(), b""))
@@ -114,7 +118,7 @@ def checked(place: Place) -> None:
     assert place.metadata.read_bytes() == before
 
 
-READERS: dict[str, Callable[[Place], None]] = {
+READERS: dict[str, Callable[[Place], object]] = {
     "check": checked,
     "dump": lambda place: dump(place.files, io.StringIO()),
     "repair": repair,
@@ -130,7 +134,15 @@ STATEMENTS = (
     "UPDATE blocks SET dirty = :value WHERE cblock = :cblock",
     "UPDATE blocks SET hint = :value, crc = :number WHERE cblock = :cblock",
     "INSERT OR REPLACE INTO regions VALUES (:number)",
+    "UPDATE blocks SET crc = -1 WHERE cblock = :cblock",
     "DELETE FROM blocks WHERE cblock > :cblock",
+    "UPDATE partial SET valid = :value WHERE cblock = (SELECT min(cblock) FROM partial)",
+    "UPDATE partial SET valid = zeroblob(:cblock)",
+    "UPDATE OR REPLACE partial SET cblock = :number WHERE cblock = :cblock",
+    "INSERT OR REPLACE INTO partial VALUES (:cblock, :value)",
+    "INSERT OR REPLACE INTO partial SELECT cblock, x'05' FROM blocks",
+    "DELETE FROM partial WHERE cblock > :cblock",
+    "DROP TABLE partial",
     "DROP TABLE regions",
     "ALTER TABLE blocks RENAME COLUMN hint TO note",
     "ALTER TABLE meta RENAME TO other",

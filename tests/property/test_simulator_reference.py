@@ -16,10 +16,11 @@ from typing import Final
 import pytest
 
 from fusecache.simulator.replay import simulate
+from fusecache.simulator.rules import DataPath, Rules
 from fusecache.simulator.trace import Trace, read_trace
 
 TRACES: Final = Path(__file__).parents[2].parent / "shared" / "traces"
-NAMES: Final = {"dm-smq": "smq", "dm-mq": "mq", "OPT": "opt", "LRU": "lru"}
+NAMES: Final = {"dm-smq": "smq", "dm-mq": "mq", "OPT": "opt", "LRU": "exact-lru"}
 QUICK: Final = {
     ("lirs_multi2", "57"),
     ("lirs_multi2", "284"),
@@ -73,6 +74,7 @@ def test_figures_equal_the_reference(line: Figures, tmp_path_factory: pytest.Tem
         tunables=[],
         block_size=int(line["block_size"]),
         cache_blocks=int(line["cache_blocks"]),
+        rules=Rules(data_path=DataPath.COPY),
     )
     expected = {field: int(line[field]) for field in FIELDS if line[field]}
     assert {field: getattr(result, field) for field in expected} == expected

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import ClassVar, ParamSpec
@@ -18,13 +18,14 @@ from trio.testing import MockClock
 from fusecache.block.geometry import Geometry
 from fusecache.block.locks import BlockLocks
 from fusecache.block.mapping import Mapping
-from fusecache.config import KIB, Mode
+from fusecache.config import KIB, DirtyAge, DirtyLimit, Mode
 from fusecache.datapath.disk import Disk
 from fusecache.durability.durability import Durability
 from fusecache.errors import FusecacheError, StoreError
 from fusecache.jobs.flush import Flusher
 from fusecache.jobs.table import Jobs
 from fusecache.metadata.record import Transaction
+from fusecache.migration.cleaning import Cleaning
 from fusecache.migration.worker import MigrationWorker
 from fusecache.stores.base import Data
 from fusecache.volume.volume import Volume
@@ -163,6 +164,8 @@ class MemoryRecord:
     def __init__(self) -> None:
         self.rows: dict[int, tuple[int, bool]] = {}
         self.sums: dict[int, int | None] = {}
+        self.parts: dict[int, int | None] = {}
+        """cblock -> the sectors that its row names; None: all."""
         self.regions: set[int] = set()
         self.values: dict[str, str] = {}
         self.hints: dict[int, int] = {}
@@ -180,8 +183,10 @@ class MemoryRecord:
         for cblock in transaction.unmapped:
             self.rows.pop(cblock, None)
             self.sums.pop(cblock, None)
+            self.parts.pop(cblock, None)
         self.rows |= {cblock: (oblock, dirty) for cblock, oblock, dirty, *_ in transaction.mapped}
         self.sums |= {cblock: crc for cblock, _, _, crc, _ in transaction.mapped}
+        self.parts |= {cblock: valid for cblock, *_, valid in transaction.mapped}
         self.regions |= set(transaction.opened)
         self.regions -= set(transaction.closed)
         self.values |= transaction.values
@@ -191,10 +196,15 @@ class MemoryRecord:
 
 
 class ToyPolicy(Policy):
-    """Hands out the work that a test puts into ``queue``; ``overwrites`` are promoted by the write of a whole block."""
+    """Hands out the work that a test puts into ``queue``.
+
+    ``overwrites`` are promoted by the write of a whole block, ``admitted`` by the first request that misses them.
+    ``listed`` is what it lists as coldest first.
+    """
 
     name: ClassVar[str] = "toy"
     hint_size: ClassVar[int] = 4
+    keeps_heat: ClassVar[bool] = True
 
     def __init__(self, cache_blocks: int) -> None:
         self.index: dict[int, int] = {}
@@ -202,14 +212,21 @@ class ToyPolicy(Policy):
         self.cache_blocks = cache_blocks
         self.queue: deque[Work] = deque()
         self.overwrites: dict[int, int] = {}
+        self.admitted: dict[int, int] = {}
         self.outstanding: list[Work] = []
         self.completed: list[tuple[Op, int, bool]] = []
         self.idle_asked: list[bool] = []
         self.hints: dict[int, int | None] = {}
         self.allowed = True
         self.ticks: list[int] = []
+        self.listed: list[list[int]] = []
+
+    def coldest_first(self) -> Iterator[list[int]]:
+        return iter(self.listed)
 
     def lookup(self, oblock: int, write: bool, fast_copy: bool) -> int:
+        if oblock in self.admitted and oblock not in self.index:
+            self.queue.appendleft(Work(Op.PROMOTE, oblock, self.admitted.pop(oblock)))
         return self.index.get(oblock, MISS_QUEUED if self.queue else MISS)
 
     def lookup_with_work(self, oblock: int, write: bool, fast_copy: bool) -> tuple[int, Work | None]:
@@ -315,17 +332,27 @@ class World:
             mode=self.mode,
         )
         self.worker = MigrationWorker(self.volume)
+        self.cleaning = Cleaning(self.volume, self.worker, DirtyAge(0, 0), DirtyLimit(100))
         self.jobs = Jobs(self.geometry.block_size, trio.current_time)
         self.flusher = Flusher(self.volume, self.worker, self.jobs)
         self.cache = Disk(self.volume, self.worker)
 
-    def load(self, oblock: int, cblock: int, *, dirty: bool = False) -> None:
-        """Have a block cached, as recovery would."""
+    def load(self, oblock: int, cblock: int, *, dirty: bool = False, valid: int | None = None) -> None:
+        """Have a block cached, as recovery would; ``valid`` says which sectors of it, if not all."""
         self.mapping.insert(oblock, cblock)
+        if valid is not None:
+            self.mapping.holds_part(cblock, valid)
+            self.durability.rows._recorded_parts[cblock] = valid
+            self.record.parts[cblock] = valid
         self.policy.load_mapping(oblock, cblock, dirty, None)
         self.record.rows[cblock] = (oblock, dirty)
         if dirty:
             self.mapping.recovered_dirty(cblock)
+
+    def admit(self, oblock: int, cblock: int) -> None:
+        """Let the policy want a block as soon as a request misses it, and absorb the request if it is a write."""
+        self.policy.absorbs = True
+        self.policy.admitted[oblock] = cblock
 
     def ask(self, op: Op, oblock: int, cblock: int) -> None:
         """Let the policy want a migration."""
@@ -344,6 +371,7 @@ class World:
             await settle()
             self.volume.check()
             self.worker.check()
+            self.cleaning.check()
             self.jobs.check()
             self.flusher.check()
             assert not self.locks.held

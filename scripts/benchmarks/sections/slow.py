@@ -9,16 +9,14 @@ from itertools import product
 from statistics import mean
 from typing import Final
 
-from scripts.benchmarks.rig import MIB, RigError, make_image, operations, slow_disk
+from scripts.benchmarks.rig import MIB, RigError
+from scripts.benchmarks.sections.stage import CACHE, staged
 from scripts.benchmarks.sections.verify import READS, WRITES, notes_of
-from scripts.benchmarks.suite.fio import Job, fio
+from scripts.benchmarks.suite.fio import Job
 from scripts.benchmarks.suite.measuring import Context, Figure, compared
 from scripts.benchmarks.suite.systems import NONE, SYSTEMS
 
-CACHE: Final = 1 / 8
-"""Of the image."""
 HOT: Final = CACHE / 2
-BLOCK: Final = 65536
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,21 +96,15 @@ def _measured(context: Context, name: str, profile: str, workload: Workload) -> 
     seconds = context.pick(full=10.0, quick=2.0, smoke=0.4)
     speeds: dict[str, list[float]] = defaultdict(list)
     requests = reached = 0
-    with context.scratch() as directory:
-        (directory / "system").mkdir()
-        make_image(directory / "backing", int(cache_bytes / CACHE))
-        with (
-            slow_disk(profile, directory / "backing", directory / "origin") as disk,
-            SYSTEMS[name].open(disk, directory / "system", cache_bytes, BLOCK) as exposed,
-        ):
-            for number, step in enumerate(workload.steps):
-                before = operations(disk)
-                result = fio(exposed.image, step.job, directory, seconds=seconds * step.time, seed=number)
-                after = operations(disk)
-                if step.name is not None:
-                    speeds[step.name].append(result.speed())
-                    requests += result.operations
-                    reached += sum(after[kind] - before[kind] for kind in ("reads", "writes"))
+    with staged(context, name, profile, cache_bytes) as stage:
+        for number, step in enumerate(workload.steps):
+            before = stage.reached
+            result = stage.fio(step.job, seconds=seconds * step.time, seed=number)
+            after = stage.reached
+            if step.name is not None:
+                speeds[step.name].append(result.speed())
+                requests += result.operations
+                reached += after - before
     found = {(what, "1/s"): mean(values) for what, values in speeds.items()}
     if AFTER in speeds:
         found["speed kept", "%"] = 100 * found[AFTER, "1/s"] / found[BEFORE, "1/s"]

@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from mmap import mmap
 from pathlib import Path
 from typing import Final
 
 from scripts.benchmarks.counters import usage, wait_until_idle
-from scripts.benchmarks.rig import MIB, RigError, make_image, python_server
+from scripts.benchmarks.rig import MIB, ROOT, RigError, make_image, python_server
 from scripts.benchmarks.sections.verify import READS, SINGLE_WRITES, WRITES, notes_of
 from scripts.benchmarks.suite.fio import Job, Result, fio
 from scripts.benchmarks.suite.measuring import Context, Figure, compared, in_turn
-from scripts.benchmarks.suite.systems import BARE, FUSECACHE, NONE, SYSTEMS, Exposed
+from scripts.benchmarks.suite.systems import BARE, FUSECACHE, NONE, OLD, SYSTEMS, Exposed, use_checkout
 
 BLOCK: Final = 256 * 1024
 FEWEST_PASSES, MOST_PASSES = 2, 12
@@ -35,7 +35,7 @@ class Case:
     """A line of a table: what fio does on each system.
 
     :ivar trial: what a system must have got right to be compared; see ``verify.py``.
-    :ivar target: how many times the bare server's speed fusecache should have.
+    :ivar target: how many times the bare server's speed fusecache should have; ``aim``: and what is hoped for.
     :ivar percentile: of the latencies, which is shown, too; ``most``: how many times that of the bare server it may be.
     """
 
@@ -45,6 +45,7 @@ class Case:
     target: float | None = None
     percentile: int | None = None
     most: float | None = None
+    aim: float | None = None
 
 
 HITS: Final = (
@@ -79,12 +80,14 @@ class Rounds:
     """Cases that are measured round by round.
 
     :ivar seconds: how long each lasts.
+    :ivar baseline: what ratios are to.
     :ivar results: by case and system, those of each round.
     """
 
     context: Context
     cases: Sequence[Case]
     seconds: float
+    baseline: str = BARE
     results: dict[Case, dict[str, list[Result]]] = field(default_factory=dict)
 
     def measure(self, number: int, opened_for: Callable[[Case], Mapping[str, Exposed]], scratch: Path) -> None:
@@ -96,8 +99,9 @@ class Rounds:
             pids = [pid for exposed in opened.values() for pid in exposed.pids]
             for name in in_turn(list(opened), number):
                 wait_until_idle(pids)
-                lasts = {"seconds": self.seconds, "ramp": self.seconds / 5}
-                results.setdefault(name, []).append(fio(opened[name].image, case.job, scratch, seed=number, **lasts))
+                ramp = self.seconds / 5
+                found = fio(opened[name].image, case.job, scratch, seconds=self.seconds, ramp=ramp, seed=number)
+                results.setdefault(name, []).append(found)
 
     def figures(self) -> Iterator[Figure]:
         """Compare what was done in a second and how long it took, and hold both against the targets."""
@@ -105,11 +109,19 @@ class Rounds:
             notes = notes_of(self.context, case.trial)
             unit = "MiB/s" if case.job.block.endswith("M") else "1/s"
             speeds = {name: [result.speed(unit) for result in results] for name, results in found.items()}
-            yield from compared(case.name, speeds, unit=unit, baseline=BARE, at_least=case.target, notes=notes)
+            yield from compared(
+                case.name,
+                speeds,
+                unit=unit,
+                baseline=self.baseline,
+                at_least=case.target,
+                aim=case.aim,
+                notes=notes,
+            )
             if at := case.percentile:
                 times = {name: [result.percentiles[at] for result in results] for name, results in found.items()}
                 name = f"{case.name}, p{at}"
-                yield from compared(name, times, unit="µs", baseline=BARE, at_most=case.most, notes=notes)
+                yield from compared(name, times, unit="µs", baseline=self.baseline, at_most=case.most, notes=notes)
 
 
 def hits(context: Context) -> Iterator[Figure]:
@@ -132,6 +144,23 @@ def hits(context: Context) -> Iterator[Figure]:
         ):
             for_large_reads = opened | bare
             rounds.measure(number, lambda case: for_large_reads if case.job.rw == "read" else opened, scratch)  # noqa: B023
+    yield from rounds.figures()
+
+
+def against(context: Context) -> Iterator[Figure]:
+    """Measure hits of a warm cache, this fusecache against that of another checkout (``--against``), by turns.
+
+    Without one, it is measured against itself, which shows how much figures differ by chance.
+    """
+    if OLD not in SYSTEMS:
+        use_checkout(ROOT)
+    context = replace(context, systems=(FUSECACHE, OLD))
+    cases = [replace(case, target=0.97, aim=1.0, percentile=None) for case in SMALL]
+    rounds = Rounds(context, cases, context.pick(full=1.0, quick=0.3, smoke=0.1), OLD)
+    size = context.pick(full=128, quick=64, smoke=16) * MIB
+    for number in range(context.rounds):
+        with context.scratch() as scratch, _warmed(context, context.systems, scratch, size, 1 / 2, QUARTER) as opened:
+            rounds.measure(number, lambda _: opened, scratch)
     yield from rounds.figures()
 
 

@@ -11,29 +11,39 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final, NoReturn
 
 from scripts.benchmarks.rig import RigError, run
+from scripts.benchmarks.sections.boots import boots
+from scripts.benchmarks.sections.bursts import bursts
 from scripts.benchmarks.sections.engines import engines
 from scripts.benchmarks.sections.ext4 import ext4
+from scripts.benchmarks.sections.hotsets import hotsets
 from scripts.benchmarks.sections.interference import interference
 from scripts.benchmarks.sections.lifetime import endurance, scale, startup
 from scripts.benchmarks.sections.pages import pages
 from scripts.benchmarks.sections.policies import policies
 from scripts.benchmarks.sections.slow import slow
 from scripts.benchmarks.sections.verify import verify
-from scripts.benchmarks.sections.warm import fsync, hits, profile
+from scripts.benchmarks.sections.warm import against, fsync, hits, profile
+from scripts.benchmarks.sections.zipf import zipf
 from scripts.benchmarks.suite import render
 from scripts.benchmarks.suite.measuring import Context, Figure
-from scripts.benchmarks.suite.systems import BARE, FUSECACHE, NONE, SYSTEMS
+from scripts.benchmarks.suite.systems import BARE, FUSECACHE, NONE, SYSTEMS, use_checkout, use_policies
 
 _USE: Final = (verify, hits, fsync, profile, interference, slow, pages, ext4)
+_CACHING: Final = (zipf, bursts, hotsets, boots, against)
 _REST: Final = (startup, scale, endurance, engines, policies)
-SECTIONS: Final[dict[str, Callable[[Context], Iterator[Figure]]]] = {each.__name__: each for each in _USE + _REST}
+_Section = Callable[[Context], Iterator[Figure]]
+SECTIONS: Final[dict[str, _Section]] = {each.__name__: each for each in _USE + _CACHING + _REST}
+GROUPS: Final = {"caching": [each.__name__ for each in _CACHING]}
+"""Names that stand for several sections."""
+UNASKED: Final = [name for name in SECTIONS if name not in GROUPS["caching"]]
+"""What is measured unless told."""
 EFFORTS: Final = {
     "full": (7, tuple(SYSTEMS)),
     "quick": (2, (NONE, BARE, FUSECACHE, "qemu")),
@@ -55,19 +65,22 @@ def main(arguments: list[str] | None = None) -> int:
     effort = "smoke" if options.smoke else "quick" if options.quick else "full"
     for number in SIGNALS:
         signal.signal(number, _stop)
-    rounds, systems = EFFORTS[effort]
+    rounds, names = EFFORTS[effort]
+    systems = options.systems or [name for name in names if SYSTEMS[name].is_installed]
+    if options.against:
+        use_checkout(options.against)
     has_room = MEMORY.is_dir() and shutil.disk_usage(MEMORY).free >= ROOM
     context = Context(
         effort=effort,
         rounds=options.rounds or rounds,
-        systems=tuple(options.systems or (name for name in systems if SYSTEMS[name].is_installed)),
+        systems=(*systems, *use_policies(options.policy)),
         fast=options.fast or (MEMORY if has_room else Path(tempfile.gettempdir())),
         disk=options.disk,
         say=_say,
     )
     found, errors = Sections(), list[str]()
     try:
-        measure(context, options.sections or SECTIONS, found, errors)
+        measure(context, options.sections or UNASKED, found, errors)
     finally:  # what was found before an interrupt is not lost
         write(found, errors, facts_of(context), options)
     return 1 if errors else 0
@@ -102,6 +115,8 @@ def write(found: Sections, errors: list[str], facts: dict[str, str], options: ar
         from scripts.benchmarks.suite.plot import draw  # noqa: PLC0415 - takes a second, and few ask for it
 
         draw(found, options.plot)
+    if len(lines := render.summary(figures)) > 1:
+        print("\n" + "\n".join(render.drawn(lines)))
     judged = [figure.is_met for figure in figures if figure.is_met is not None]
     print(f"\ntargets met: {sum(judged)} of {len(judged)}")
     print("; ".join(f"{name} {value}" for name, value in facts.items()))
@@ -140,17 +155,26 @@ def _stop(number: int, _frame: object) -> NoReturn:
 
 def _parser() -> argparse.ArgumentParser:
     systems = "; ".join(f"{system.name} ({system.what})" for system in SYSTEMS.values())
+    groups = "; ".join(f"{name} is {', '.join(members)}" for name, members in GROUPS.items())
     parser = argparse.ArgumentParser(
         prog="scripts/bench",
         description=(__doc__ or "").strip(),
-        epilog=f"sections: {', '.join(SECTIONS)}; systems: {systems}",
+        epilog=f"sections: {', '.join(SECTIONS)}; {groups}; systems: {systems}",
     )
     effort = parser.add_mutually_exclusive_group()
     effort.add_argument("--quick", action="store_true", help="all sections in three minutes, with less of everything")
     effort.add_argument("--smoke", action="store_true", help="seconds: shows whether all works, proves nothing")
     option = parser.add_argument
-    option("--sections", type=_names_of(SECTIONS), metavar="NAME,...", help="all unless told")
+    option("--sections", type=_names_of(SECTIONS, GROUPS), metavar="NAME,...", help="all but caching's unless told")
     option("--systems", type=_names_of(SYSTEMS), metavar="NAME,...", help="those installed unless told")
+    option(
+        "--policy",
+        action="append",
+        default=[],
+        metavar="NAME[,KEY=VALUE...]",
+        help="of fusecache; given again, it is one more system",
+    )
+    option("--against", type=_checkout, metavar="DIR", help="another checkout, for the section of that name")
     option("--rounds", type=int, metavar="N", help="of what is compared by turns: 7, quick 2")
     option("--fast", type=Path, metavar="DIR", help="for images and caches: /dev/shm, if 4 GiB are free")
     option("--disk", type=Path, metavar="DIR", default=DISK, help="where an fsync takes time: /var/tmp")
@@ -160,16 +184,23 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _names_of(known: Iterable[str]) -> Callable[[str], list[str]]:
+def _names_of(known: Iterable[str], groups: Mapping[str, Sequence[str]] | None = None) -> Callable[[str], list[str]]:
     def parse(words: str) -> list[str]:
-        wanted = words.split(",")
+        wanted = [name for word in words.split(",") for name in (groups or {}).get(word, [word])]
         for word in wanted:
             if word not in known:
-                msg = f"unknown: {word!r}; there are {', '.join(known)}"
+                msg = f"unknown: {word!r}; there are {', '.join([*known, *(groups or ())])}"
                 raise argparse.ArgumentTypeError(msg)
         return [name for name in known if name in wanted]
 
     return parse
+
+
+def _checkout(word: str) -> Path:
+    if not (Path(word) / "fusecache" / "__init__.py").is_file():
+        msg = f"{word} is no checkout of fusecache"
+        raise argparse.ArgumentTypeError(msg)
+    return Path(word).absolute()
 
 
 if __name__ == "__main__":

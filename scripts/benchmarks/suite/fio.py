@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +13,8 @@ from scripts.benchmarks.rig import RigError, run
 NAME: Final = "target"
 """fio seeds its random numbers with the file's name: under the same one, all systems get the same sequence."""
 GRACE_SECONDS: Final = 100
+SECONDS_PER_REQUEST: Final = 0.02
+"""None of our disks is slower."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +54,17 @@ class Result:
         return (self.bytes / 2**20 if unit == "MiB/s" else self.operations) / self.seconds
 
 
-def fio(image: Path, job: Job, directory: Path, *, seconds: float = 0, ramp: float = 0, seed: int = 1) -> Result:
+def fio(
+    image: Path, job: Job, directory: Path, *, seconds: float = 0, ramp: float = 0, seed: int = 1, requests: int = 0
+) -> Result:
     """Run a job on an image, past the page cache; raises RigError.
 
     :param directory: where a link to the image may lie.
     :param seconds: how long; with 0, until the range is done.
     :param ramp: seconds before that, which are not counted.
     :param seed: of the random numbers.
+    :param requests: how many; with 0, as many as there is time for.  For one seed they are the same on every image of
+        one size, so systems that are faster are not asked for more.
     """
     link = directory / NAME
     link.unlink(missing_ok=True)
@@ -74,8 +80,21 @@ def fio(image: Path, job: Job, directory: Path, *, seconds: float = 0, ramp: flo
     ]
     if seconds:
         options.append(f"--time_based=1 --runtime={seconds * 1000:.0f}ms")
+    if requests:
+        options.append(f"--number_ios={requests} --io_size=1t")  # more than the range has: fio goes round
     command = ("fio", *" ".join(options).split(), *job.more)
-    return parsed(run(*command, seconds=seconds + ramp + GRACE_SECONDS, cwd=directory))
+    grace = GRACE_SECONDS + requests * SECONDS_PER_REQUEST
+    return parsed(run(*command, seconds=seconds + ramp + grace, cwd=directory))
+
+
+def offsets(job: Job, size: int, directory: Path, *, requests: int, seed: int = 1) -> list[int]:
+    """List where the requests of a job go, on an image of ``size`` bytes, in their order."""
+    log, image = directory / "requests", directory / "nothing"
+    image.touch()
+    os.truncate(image, size)
+    fio(image, replace(job, more=(*job.more, f"--write_iolog={log.name}")), directory, seed=seed, requests=requests)
+    lines = (line.split() for line in log.read_text().splitlines())
+    return [int(words[3]) for words in lines if words[2:3] in (["read"], ["write"])]
 
 
 def parsed(output: str) -> Result:
@@ -90,6 +109,6 @@ def parsed(output: str) -> Result:
     return Result(
         operations=sum(side["total_ios"] for side in sides),
         bytes=sum(side["io_bytes"] for side in sides),
-        seconds=max(side["runtime"] for side in sides) / 1000,
+        seconds=max(1, *(side["runtime"] for side in sides)) / 1000,  # it counts milliseconds
         percentiles={float(at): (value + syncs.get(at, 0)) / 1000 for at, value in slower.items()},
     )

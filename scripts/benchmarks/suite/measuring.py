@@ -71,6 +71,7 @@ class Figure:
     :ivar ratio: how many times that of the baseline it is, if there is one.
     :ivar at_least: the target; of the ratio where there is one, else of the value.
     :ivar at_most: likewise.
+    :ivar aim: what is hoped for beyond the target.
     :ivar note: what is to be known before believing it, such as "wrong data".
     """
 
@@ -83,6 +84,7 @@ class Figure:
     ratio: float | None = None
     at_least: float | None = None
     at_most: float | None = None
+    aim: float | None = None
     note: str = ""
 
     @property
@@ -102,8 +104,20 @@ class Figure:
         """Whether the target is met; None without one."""
         if self.at_least is None and self.at_most is None:
             return None
-        measure = self.value if self.ratio is None else self.ratio
+        measure = self.measure
         return (self.at_least is None or measure >= self.at_least) and (self.at_most is None or measure <= self.at_most)
+
+    @property
+    def measure(self) -> float:
+        """What targets are of: the ratio, or else the value."""
+        return self.value if self.ratio is None else self.ratio
+
+    @property
+    def reaches_aim(self) -> bool:
+        """Whether it is as good as was hoped for."""
+        if self.aim is None:
+            return False
+        return self.measure >= self.aim if self.at_most is None else self.measure <= self.aim
 
 
 def compared(
@@ -115,6 +129,7 @@ def compared(
     target_of: str = "fusecache",
     at_least: float | None = None,
     at_most: float | None = None,
+    aim: float | None = None,
     notes: Mapping[str, str] | None = None,
 ) -> Iterator[Figure]:
     """Make the figures of systems that were measured by turns.
@@ -125,7 +140,7 @@ def compared(
     :param rounds: the rounds of each system.
     :param baseline: the system that the ratios refer to; without rounds of it, there are no ratios and no targets of
         them.  Without a name, targets are of the values.
-    :param target_of: the system that ``at_least`` and ``at_most`` are for.
+    :param target_of: the system that ``at_least``, ``at_most`` and ``aim`` are for.
     :param notes: what is wrong with a system.
     """
     base = rounds.get(baseline, ())
@@ -142,5 +157,6 @@ def compared(
             ratio=median(value / of for value, of in zip(values, base, strict=True)) if has_ratio else None,
             at_least=at_least if is_judged else None,
             at_most=at_most if is_judged else None,
+            aim=aim if is_judged else None,
             note=note,
         )

@@ -1,7 +1,7 @@
 """Lay figures out as tables in reStructuredText, for a terminal as well as for a document, and as JSON.
 
 Each section becomes a table: a line for each thing measured, a column for each system, at last the target and whether
-it is met.
+it is met, and what is hoped for beyond it.
 """
 
 from __future__ import annotations
@@ -25,15 +25,35 @@ def rows(figures: Sequence[Figure], systems: Iterable[str]) -> list[list[str]]:
         name = f"{figure.name}, {figure.unit}" if figure.unit else figure.name
         lines.setdefault(name, {})[figure.system] = figure
     has_targets = any(figure.target for figure in figures)
-    table = [["what", *columns, *(("target", "met") if has_targets else ())]]
+    has_aims = any(figure.aim is not None for figure in figures)
+    table = [["what", *columns, *(("target", "met") if has_targets else ()), *(("aim",) if has_aims else ())]]
     for name, cells in lines.items():
         row = [name, *(cell(cells[system]) if system in cells else "" for system in columns)]
         if has_targets:
             judged = [figure for figure in cells.values() if figure.target]
             row.append("; ".join(dict.fromkeys(figure.target for figure in judged)))
-            row.append("; ".join("yes" if figure.is_met else "NO" for figure in judged))
+            row.append("; ".join(verdict(figure) for figure in judged))
+        if has_aims:
+            row.append("; ".join(f"{figure.aim:g}" for figure in cells.values() if figure.aim is not None))
         table.append(row)
     return table
+
+
+def verdict(figure: Figure) -> str:
+    """Say whether the target is met, and whether more is."""
+    return "aim" if figure.reaches_aim else "yes" if figure.is_met else "NO"
+
+
+def summary(figures: Sequence[Figure]) -> list[list[str]]:
+    """List all that has an aim, the heading first: what was measured, how it is, what it must be and what is hoped."""
+    lines = [["what", "system", "is", "must", "aim", "met"]]
+    for figure in figures:
+        if figure.aim is not None:
+            name = f"{figure.name}, {figure.unit}" if figure.unit else figure.name
+            sign = "x" if figure.ratio is not None else ""
+            measure = f"{sign}{number(figure.measure)}"
+            lines.append([name, figure.system, measure, figure.target, f"{sign}{figure.aim:g}", verdict(figure)])
+    return lines
 
 
 def cell(figure: Figure) -> str:
@@ -54,8 +74,13 @@ def number(value: float) -> str:
 
 
 def table(figures: Sequence[Figure], systems: Iterable[str]) -> Iterator[str]:
-    """Write the table of one section, line by line; what does not begin a cell's text goes to lines below."""
-    cells = [[word.split("\n") for word in row] for row in rows(figures, systems)]
+    """Write the table of one section, line by line."""
+    return drawn(rows(figures, systems))
+
+
+def drawn(lines: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Write a table, line by line, the heading first; what does not begin a cell's text goes to lines below."""
+    cells = [[word.split("\n") for word in row] for row in lines]
     widths = [max(len(line) for lines in column for line in lines) for column in zip(*cells, strict=True)]
     rule = "  ".join("=" * width for width in widths)
     yield rule

@@ -3,6 +3,8 @@
 A system is given the image, a directory of its own on the fast file system and the size of its cache, and exposes the
 image as a file for as long as its context lasts.  None of them is given time to write back at the end: what was
 measured is gone afterwards.  ``FUSECACHE_OPTIONS`` in the environment are given to ``fusecache mount`` as well.
+
+fusecache itself may be several systems: with other policies (``fusecache:NAME``), or of another checkout (``old``).
 """
 
 from __future__ import annotations
@@ -16,11 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from scripts.benchmarks.rig import Cache, fusecache, python_server, run, server
+from scripts.benchmarks.rig import ROOT, Cache, fusecache, python_server, run, server
 
 BARE: Final = "bare"
 FUSECACHE: Final = "fusecache"
 NONE: Final = "none"
+NBDKIT: Final = "nbdkit"
+QCOW2: Final = "qcow2"
+OLD: Final = "old"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +52,7 @@ class System:
 
     :ivar is_cache: whether it keeps data of a slow origin on the fast file system.
     :ivar programs: what has to be installed.
+    :ivar options: for ``fusecache mount``, if that is what it is.
     """
 
     name: str
@@ -54,6 +60,7 @@ class System:
     open: Opener
     is_cache: bool
     programs: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
 
     @property
     def is_installed(self) -> bool:
@@ -72,12 +79,15 @@ def _bare(origin: Path, directory: Path, _cache: int, _block: int) -> Iterator[E
         yield Exposed(directory / "mnt" / "image", (pid,))
 
 
-@contextmanager
-def _fusecache(origin: Path, directory: Path, cache: int, block: int) -> Iterator[Exposed]:
-    options = os.environ.get("FUSECACHE_OPTIONS", "").split()
-    limits = ("--cache-size", str(cache), "--block-size", str(block))
-    with fusecache(origin, directory / "fusecache", *limits, *options) as mount:
-        yield Exposed(mount.image, (mount.pid,), mount)
+def _fusecache(*options: str, checkout: Path = ROOT) -> Opener:
+    @contextmanager
+    def opened(origin: Path, directory: Path, cache: int, block: int) -> Iterator[Exposed]:
+        words = [*os.environ.get("FUSECACHE_OPTIONS", "").split(), *options]
+        limits = ("--cache-size", str(cache), "--block-size", str(block))
+        with fusecache(origin, directory / "fusecache", *limits, *words, checkout=checkout) as mount:
+            yield Exposed(mount.image, (mount.pid,), mount)
+
+    return opened
 
 
 @contextmanager
@@ -142,16 +152,38 @@ def _rclone(origin: Path, directory: Path, cache: int, _block: int) -> Iterator[
         yield Exposed(mountpoint / origin.name, (pid,))
 
 
-SYSTEMS: Final = {
+SYSTEMS: Final[dict[str, System]] = {
     system.name: system
     for system in (
         System(NONE, "the origin itself", _none, is_cache=False),
         System(BARE, "stock pyfuse3 and one system call a request", _bare, is_cache=False),
-        System(FUSECACHE, "writeback, smq", _fusecache, is_cache=True),
+        System(FUSECACHE, "writeback, smq", _fusecache(), is_cache=True),
         System("qemu", "FUSE export of qemu-storage-daemon, in C", _qemu, False, ("qemu-storage-daemon",)),
-        System("nbdkit", "nbdkit's cache filter and nbdfuse, in C", _nbdkit, True, ("nbdkit", "nbdfuse")),
-        System("qcow2", "likewise qemu's, copy on read", _qcow2, True, ("qemu-storage-daemon", "qemu-img")),
+        System(NBDKIT, "nbdkit's cache filter and nbdfuse, in C", _nbdkit, True, ("nbdkit", "nbdfuse")),
+        System(QCOW2, "likewise qemu's, copy on read", _qcow2, True, ("qemu-storage-daemon", "qemu-img")),
         System("rclone", "rclone mount with a cache of files", _rclone, True, ("rclone",)),
     )
 }
 """In the order of the tables' columns."""
+
+
+def use_policies(policies: Sequence[str]) -> tuple[str, ...]:
+    """Have fusecache run with the first of these, and add a system for each of the others; return their names.
+
+    :param policies: as ``fusecache mount --policy`` takes them.
+    """
+    names = [FUSECACHE, *(f"{FUSECACHE}:{policy}" for policy in policies[1:])]
+    for name, policy in zip(names, policies, strict=False):
+        words = ("--policy", policy)
+        SYSTEMS[name] = System(name, f"writeback, {policy}", _fusecache(*words), is_cache=True, options=words)
+    return tuple(names[1:])
+
+
+def use_checkout(checkout: Path) -> None:
+    """Add the fusecache of another checkout as a system.
+
+    It needs no environment of its own: it runs with ours, and finds its own modules first.
+
+    :param checkout: an absolute path.
+    """
+    SYSTEMS[OLD] = System(OLD, f"fusecache of {checkout}", _fusecache(checkout=checkout), is_cache=True)

@@ -1,12 +1,23 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusecache.attach.recovery import DamagedRowError, Recovered, hint_signature, recover
+from fusecache.attach.recovery import (
+    DamagedRowError,
+    Recovered,
+    hint_signature,
+    policy_values,
+    recover,
+    remember,
+)
 from fusecache.block.geometry import Geometry
 from fusecache.block.states import DIRTY, RECORDED, WRITE_INTENT
+from fusecache.metadata import Identity, Superblock
 from fusecache.metadata.record import Row
 from policies import Policy, create_policy
 from tests.unit.worlds import BLOCK, ToyPolicy
@@ -146,3 +157,48 @@ def test_rows_that_contradict_each_other_or_the_sizes(rows: list[Row], words: st
     with pytest.raises(DamagedRowError, match=words) as caught:
         recover_rows(rows, set())
     assert "\n" not in str(caught.value)
+
+
+SUPERBLOCK = Superblock(
+    uuid="u",
+    block_size=BLOCK,
+    cache_blocks=1,
+    region_blocks=1,
+    image_bytes=BLOCK,
+    origin=Identity("/o", "1", "2", BLOCK),
+    clean_shutdown=True,
+)
+
+
+class Learner(ToyPolicy):
+    """Has a memory."""
+
+    name = "learner"
+
+    def __init__(self, learned: bytes = b"") -> None:
+        super().__init__(1)
+        self.learned = learned
+
+    def memory(self) -> bytes:
+        return self.learned
+
+    def remember(self, memory: bytes) -> bool:
+        self.learned = memory
+        return True
+
+
+@pytest.mark.parametrize("learned", [b"", b"tables \x00\xff", bytes(32768)])
+def test_what_a_policy_has_learned_outlives_a_mount(learned: bytes) -> None:
+    later = Learner()
+    values: dict[str, Any] = policy_values(Learner(learned))
+    remember(later, replace(SUPERBLOCK, **values))
+    assert later.learned == learned
+
+
+def test_what_is_too_much_another_policys_or_no_text_of_ours_is_not_remembered() -> None:
+    values: dict[str, Any] = policy_values(Learner(b"tables"))
+    assert policy_values(Learner(bytes(32769)))["learned"] == ""
+    for changes in ({"hints": "smq 2 4"}, {"learned": "no base 64!"}, {"learned": "YQ"}, {"learned": "\udcff"}):
+        later = Learner()
+        remember(later, replace(SUPERBLOCK, **(values | changes)))
+        assert later.learned == b""

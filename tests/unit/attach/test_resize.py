@@ -487,7 +487,7 @@ def full(blocks: int, *, dirty: bool) -> SimDisk:
     disk = SimDisk.new(Geometry(origin_blocks * BLOCK + TAIL, BLOCK, blocks), region_blocks=4, cell_bytes=TAIL)
     order = random.Random(blocks).sample(range(origin_blocks), blocks)
     for cblock, oblock in enumerate(order):
-        disk.record.rows[cblock] = (oblock, dirty, None, None)
+        disk.record.rows[cblock] = (oblock, dirty, None, None, None)
         content = disk.origin.durable[oblock * BLOCK : (oblock + 1) * BLOCK]
         disk.cache.durable[cblock * BLOCK : (cblock + 1) * BLOCK] = content
     return disk

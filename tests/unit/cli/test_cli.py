@@ -11,7 +11,7 @@ import pytest
 
 from fusecache import __version__, cli, daemon
 from fusecache.client.client import Client
-from fusecache.config import Mode, MountConfig, PageCache, PolicyChoice
+from fusecache.config import DirtyAge, DirtyLimit, Mode, MountConfig, PageCache, PolicyChoice
 from fusecache.errors import FusecacheError, RefusedError, UsageError
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def test_every_option_of_mount(run: Callable[..., int], started: list[MountConfi
     words = (
         "mount disk.img /mnt --cache c --cache-size 1GiB --metadata m --block-size 64K --mode passthrough "
         "--policy mq,Random_Threshold=8,migration_threshold=0 -o allow_other,max_read=4096 -o ro --foreground "
-        "--format --format --page-cache image --read-ahead 8MiB"
+        "--format --format --page-cache image --dirty-age 60s --dirty-limit 2GiB --read-ahead 8MiB"
     )
     assert run(*words.split()) == 0
     assert started == [
@@ -68,6 +68,8 @@ def test_every_option_of_mount(run: Callable[..., int], started: list[MountConfi
             fuse_options=("allow_other", "max_read=4096"),
             read_only=True,
             page_cache=PageCache.IMAGE,
+            dirty_age=DirtyAge(60, 0),
+            dirty_limit=DirtyLimit(size=2 * 1024**3),
             read_ahead=8 * 1024**2,
             foreground=True,
             format=2,
@@ -102,6 +104,9 @@ def test_mount_by_table(run: Callable[..., int], started: list[MountConfig]) -> 
         (["mount", "o", "m", "--policy", "mq,random_threshold"], "'random_threshold' is not KEY=VALUE"),
         (["mount", "o", "m", "--policy", "mq,=1"], "is not KEY=VALUE"),
         (["mount", "o", "m", "--policy", "mq,a="], "is not KEY=VALUE"),
+        (["mount", "o", "m", "--dirty-age", "long"], "a dirty age is 30s"),
+        (["mount", "o", "m", "--dirty-limit", "all"], "a dirty limit is a share"),
+        (["mount", "--table", TABLE, "m", "--dirty-age", "0"], "--dirty-age and --table"),
         (["mount", "--table", TABLE], "Missing argument"),
         (["mount", "--table", TABLE, "o", "m"], "mount takes MOUNTPOINT, not 2"),
         (["mount", "--table", TABLE, "m", "--policy", "smq"], "--policy and --table"),

@@ -69,6 +69,8 @@ def make_status(**changes: Any) -> Status:
         gone="",
         lost_bytes=0,
         copy_rate=0,
+        dirty_age="30s,10000",
+        dirty_limit="75%",
         read_ahead=0,
         scrub_rate=0,
         job="",

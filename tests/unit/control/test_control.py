@@ -27,14 +27,22 @@ from tests.unit.control.statuses import FixedSize, make_facts
 from tests.unit.worlds import BLOCK, World, settle, virtual
 
 READABLE = [
-    *("copy_rate", "error", "job", "lost", "migration_threshold", "mode"),
+    *("copy_rate", "dirty_age", "dirty_limit", "error", "job", "lost", "migration_threshold", "mode"),
     *("policy", "read_ahead", "scrub", "stats", "status", "table"),
 ]
 
 
 def control_of(world: World, *, suspects: int = 0) -> Control:
     facts = make_facts(suspects=suspects)
-    return Control(world.volume, world.worker, world.flusher, world.jobs, facts=facts, metadata=FixedSize())
+    return Control(
+        world.volume,
+        world.worker,
+        world.flusher,
+        world.jobs,
+        cleaning=world.cleaning,
+        facts=facts,
+        metadata=FixedSize(),
+    )
 
 
 @asynccontextmanager
@@ -557,7 +565,15 @@ async def test_f06_the_status_is_told_whatever_of_it_cannot_be_had() -> None:
 
     world = World()
     world.volume.health.gone = {"metadata": "/m", "origin": "/o"}
-    control = Control(world.volume, world.worker, world.flusher, world.jobs, facts=make_facts(), metadata=Unknown())
+    control = Control(
+        world.volume,
+        world.worker,
+        world.flusher,
+        world.jobs,
+        cleaning=world.cleaning,
+        facts=make_facts(),
+        metadata=Unknown(),
+    )
     status = control.status()
     assert (status.metadata_total_bytes, status.metadata_used_bytes) == (0, 0)
     assert (status.state, status.gone) == ("degraded", "metadata origin")

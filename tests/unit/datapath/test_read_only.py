@@ -53,7 +53,15 @@ def with_a_dirty_block_that_has_no_row() -> World:
 
 
 def control_of(world: World) -> Control:
-    return Control(world.volume, world.worker, world.flusher, world.jobs, facts=make_facts(), metadata=FixedSize())
+    return Control(
+        world.volume,
+        world.worker,
+        world.flusher,
+        world.jobs,
+        cleaning=world.cleaning,
+        facts=make_facts(),
+        metadata=FixedSize(),
+    )
 
 
 @pytest.mark.parametrize("mode", Mode)

@@ -32,7 +32,15 @@ def read_only_world(mode: Mode = Mode.WRITEBACK) -> World:
 
 
 def control_of(world: World) -> Control:
-    return Control(world.volume, world.worker, world.flusher, world.jobs, facts=make_facts(), metadata=FixedSize())
+    return Control(
+        world.volume,
+        world.worker,
+        world.flusher,
+        world.jobs,
+        cleaning=world.cleaning,
+        facts=make_facts(),
+        metadata=FixedSize(),
+    )
 
 
 @pytest.mark.parametrize("mode", [Mode.WRITEBACK, Mode.WRITETHROUGH])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 from collections.abc import Callable, Iterable
 
 import pytest
@@ -42,7 +43,9 @@ class Impolite(ToyPolicy):
 
 
 POLICIES = ["smq", "mq", "cleaner"]
-PAIRS = list(itertools.product(POLICIES, POLICIES))
+BY_HEAT = ["smq", "lru", "arc", "twoq", "s3fifo", "tinylfu"]
+"""Policies that can tell each other which blocks are hot."""
+PAIRS = [*itertools.product(POLICIES, POLICIES), ("lru", "mq"), ("mq", "lru"), ("lru", "cleaner"), ("lru", "lru")]
 HINT = 7
 """Means something to each of them."""
 
@@ -147,7 +150,7 @@ async def test_hits_and_dirtying_go_on_while_a_large_cache_is_handed_over() -> N
             nursery.start_soon(switch_policy, world.volume, world.worker, new, world.jobs.begin("policy"))
             while world.volume.incoming is None:
                 await trio.lowlevel.checkpoint()
-            assert 0 < world.volume.handed_over < 2000
+            assert 0 < sum(world.volume.handed_over) < 2000
             for oblock in (0, 1999):
                 await world.cache.write(oblock * BLOCK, b"new")
             assert world.volume.policy is world.policy
@@ -217,6 +220,70 @@ async def test_any_policy_takes_over_from_any_other(first: str, second: str) -> 
             answer = new.lookup(oblock, False, False)
             assert answer == cblock if cblock >= 0 else answer < 0
         new.check()
+
+
+@pytest.mark.parametrize(("first", "second"), list(itertools.permutations(BY_HEAT, 2)))
+@virtual
+async def test_what_is_hot_stays_hot(first: str, second: str) -> None:
+    world = World(cache_blocks=900, origin_blocks=1800)
+    for cblock in range(600):
+        world.load(cblock * 7 % 1800, cblock)
+    old, _ = real_policy(first, 900)
+    for heat, cblock in enumerate(random.Random(1).sample(range(600), 600)):
+        old.load_mapping(cblock * 7 % 1800, cblock, False, old.hint_by_rank(heat, 600))
+    old.tick(1)
+    for cblock in range(0, 600, 3):
+        old.lookup(cblock * 7 % 1800, False, False)
+    before = [cblock for some in old.coldest_first() for cblock in some]
+    world.volume.policy = old
+    new, told = real_policy(second, 900)
+    async with world.running():
+        await switch_policy(world.volume, world.worker, new, world.jobs.begin("policy"))
+    assert [cblock for _, cblock, _, _ in told] == before
+    after = [cblock for some in new.coldest_first() for cblock in some]
+    assert sorted(after) == list(range(600))
+    place = {cblock: number for number, cblock in enumerate(before)}
+    level = 600 // 64 + 1 if second == "smq" else 0
+    assert all(abs(place[cblock] - number) <= level for number, cblock in enumerate(after))
+    new.check()
+
+
+@virtual
+async def test_what_is_not_listed_or_twice_is_told_once_and_last() -> None:
+    world = World(cache_blocks=2000, origin_blocks=4000)
+    for number in range(1500):
+        world.load(number, number, dirty=number % 2 == 0)
+    world.policy.listed = [[], [9, 1600, 7], [7, 8], list(range(20, 800))]
+    new, told = real_policy("lru", 2000)
+    async with world.running():
+        world.volume.migration_threshold = 0
+        await switch_policy(world.volume, world.worker, new, world.jobs.begin("policy"))
+    listed = [9, 7, 8, *range(20, 800)]
+    rest = [cblock for cblock in range(1500) if cblock not in listed]
+    assert told == [(cblock, cblock, cblock % 2 == 0, None) for cblock in [*listed, *rest]]
+    assert new.residency() == 1500
+
+
+@virtual
+async def test_hits_and_dirtying_go_on_while_heat_is_told() -> None:
+    world = World(cache_blocks=2000, origin_blocks=2000)
+    for number in range(2000):
+        world.load(number, number)
+    world.policy.listed = [[number] for number in range(1999, -1, -1)]
+    new = NewPolicy(2000)
+    async with world.running():
+        world.durability.regions.open.update(range(1000))
+        world.record.regions.update(range(1000))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(switch_policy, world.volume, world.worker, new, world.jobs.begin("policy"))
+            while world.volume.incoming is None:
+                await trio.lowlevel.checkpoint()
+            assert 0 < sum(world.volume.handed_over) < 2000
+            for oblock in (0, 1999):
+                await world.cache.write(oblock * BLOCK, b"new")
+            assert world.volume.policy is world.policy
+        assert new.dirty == {0, 1999}
+        assert list(new.index) == list(range(1999, -1, -1))
 
 
 @pytest.mark.parametrize(("first", "second"), PAIRS)

@@ -152,6 +152,13 @@ def test_no_partial_block_has_a_sum(database: Database) -> None:
         assert list(database.sums(leave_out=leave_out)) == list(database.sums(2, leave_out=leave_out)) == [(1, 7)]
 
 
+@pytest.mark.parametrize("oblock", ["x", "\u0663", 1.5, -1, 2**62, b"\1"])
+def test_a_row_that_cannot_be_has_no_sum(database: Database, oblock: object) -> None:
+    database.apply(Transaction(mapped=[(1, 1, False, 7, None), (2, 2, False, 8, None)]))
+    sql(database, "UPDATE blocks SET oblock = ? WHERE cblock = 2", oblock)
+    assert list(database.sums()) == list(database.sums(1)) == [(1, 7)]
+
+
 # Damage
 
 

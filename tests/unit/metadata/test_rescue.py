@@ -11,6 +11,7 @@ import pytest
 
 from fusecache.errors import MetadataError
 from fusecache.metadata import Database, Identity, Superblock, Transaction, put_back, side_files
+from fusecache.metadata.schema import NOTE_PAGE
 
 
 @pytest.fixture
@@ -25,14 +26,22 @@ def database(tmp_path: Path) -> Iterator[Database]:
         clean_shutdown=True,
     )
     database = Database.create(tmp_path / "metadata", superblock.pack())
-    database.apply(Transaction(mapped=[(n, n + 5, n < 3, n, None) for n in range(10)]))
+    database.apply(Transaction(mapped=[(n, n + 5, n < 3, n, 5 if n == 7 else None) for n in range(10)]))
     yield database
     database.close()
 
 
 def holds_it_all(path: Path) -> bool:
     with Database.read_only(path) as database:
-        return database.superblock().uuid == "u" and [row.cblock for row in database.rows() if row.dirty] == [0, 1, 2]
+        ask = database._connection.execute
+        (noted,) = ask("SELECT value FROM meta WHERE name = 'partial_page'").fetchone()
+        assert [(int(noted),)] == ask("SELECT rootpage FROM sqlite_master WHERE name = 'partial'").fetchall()
+        rows = list(database.rows())
+        return (
+            database.superblock().uuid == "u"
+            and [row.cblock for row in rows if row.dirty] == [0, 1, 2]
+            and [row.cblock for row in rows if row.valid == 5] == [7]
+        )
 
 
 def names_in(directory: Path) -> list[str]:
@@ -45,6 +54,18 @@ def test_f06_it_is_written_anew(database: Database, tmp_path: Path) -> None:
     assert names_in(tmp_path) == ["metadata"]
     assert holds_it_all(database.path)
     assert database.path.stat().st_mode & 0o777 == 0o600
+
+
+def test_f06_where_partial_blocks_are_told_is_noted_anew(database: Database) -> None:
+    """F06: what was added to a file of an older format begins elsewhere in the one that is written."""
+    ask = database._connection.execute
+    rows = ask("SELECT * FROM partial").fetchall()
+    ask("DROP TABLE partial")
+    database.apply(Transaction(opened=list(range(3000))))
+    ask("CREATE TABLE partial (cblock INTEGER PRIMARY KEY, valid BLOB NOT NULL)")
+    database._connection.executemany("INSERT INTO partial VALUES (?, ?)", rows)
+    ask(NOTE_PAGE)
+    assert holds_it_all(put_back(database))
 
 
 def test_f06_a_log_that_is_left_is_not_taken_for_that_of_the_new_one(database: Database, tmp_path: Path) -> None:

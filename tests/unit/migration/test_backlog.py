@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from fusecache.migration.backlog import Backlog
 from policies import Op, Work
+from tests.unit.worlds import ToyPolicy
 
 ALL = tuple(Op)
 
@@ -60,11 +61,24 @@ def test_only_what_is_asked_for() -> None:
 def test_what_was_removed_meanwhile_is_not_taken() -> None:
     backlog = backlog_of(3, 4, 5)
     run = backlog.next_neighbours(ALL)
-    work = backlog.find(104)
-    assert work is run[1]
-    backlog.remove(work)
+    policy = ToyPolicy(200)
+    policy.outstanding = list(run)
+    assert backlog.recall(104, policy)
+    assert policy.completed == [(Op.WRITEBACK, 4, False)]
     assert [work.oblock for work in backlog.take(run)] == [3, 5]
-    assert backlog.find(104) is None
+    assert not backlog.recall(104, policy)
+
+
+def test_what_the_policy_has_queued_is_recalled_with_all_before_it() -> None:
+    backlog = backlog_of(3)
+    policy = ToyPolicy(200)
+    policy.queue.extend(Work(Op.WRITEBACK, oblock, 100 + oblock) for oblock in (7, 4, 5))
+    assert backlog.recall(104, policy)
+    assert policy.completed == [(Op.WRITEBACK, 7, False), (Op.WRITEBACK, 4, False)]
+    assert [work.oblock for work in policy.queue] == [5]
+    assert not backlog.recall(104, policy)
+    assert not policy.outstanding
+    assert len(backlog) == 1
 
 
 def test_all_of_it_at_once() -> None:

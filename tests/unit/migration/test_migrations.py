@@ -307,3 +307,21 @@ async def test_a_busy_block_is_refused_before_anything_is_touched() -> None:
     assert isinstance(batch.errors[work], BusyError)
     assert not world.origin.calls
     assert not world.cached.calls
+
+
+@pytest.mark.parametrize("rate", [0, BLOCK])
+@virtual
+async def test_dirty_neighbours_go_with_a_demotion_if_the_copy_rate_allows_it(rate: int) -> None:
+    world = World()
+    for oblock in (4, 5, 6):
+        world.load(oblock, oblock - 4, dirty=True)
+    world.worker.copy_rate.set_rate(rate)
+    while rate and world.worker.copy_rate.takes(BLOCK):
+        pass
+    async with world.running():
+        world.ask(Op.DEMOTE, 5, 1)
+        await trio.sleep(1.5)
+        assert world.mapping.find(5) < 0
+        writes = [(offset, length) for name, offset, length in world.origin.calls if name == "write"]
+        assert writes == ([(5 * BLOCK, BLOCK)] if rate else [(4 * BLOCK, 3 * BLOCK)])
+        assert world.mapping.dirty_count == (2 if rate else 0)

@@ -19,6 +19,7 @@ from fusecache.config import KIB, MountConfig
 from fusecache.metadata.database import Database
 from fusecache.metadata.record import Row, Transaction
 from fusecache.offline.opening import Files
+from fusecache.units import SECTOR
 
 BLOCK = 4 * KIB
 ORIGIN_BLOCKS = 64
@@ -27,6 +28,8 @@ CACHE_BLOCKS = 32
 
 Blocks = dict[int, tuple[int, bool]]
 """By cblock: the oblock, and whether it is dirty."""
+Parts = dict[int, int]
+"""By cblock: which sectors of a partial block count."""
 
 
 class Place:
@@ -65,26 +68,40 @@ class Place:
             binding.begin()
             yield binding
 
-    def fill(self, blocks: Blocks, *, regions: Iterable[int] = (), clean: bool = True) -> None:
+    def fill(
+        self, blocks: Blocks, *, regions: Iterable[int] = (), clean: bool = True, parts: Parts | None = None
+    ) -> None:
         """Be mounted: cache blocks, dirty ones with newer data than the origin's, and end, cleanly or not.
 
         Blocks in open ``regions`` (of one block each) have newer data too, though their rows say clean.
+
+        :param parts: which sectors of partial blocks count; in the others the cache has rubbish.
         """
         with self.bound() as binding:
-            self.fill_open(binding, blocks, regions=regions, clean=clean)
+            self.fill_open(binding, blocks, regions=regions, clean=clean, parts=parts)
 
-    def fill_open(self, binding: Binding, blocks: Blocks, *, regions: Iterable[int] = (), clean: bool = False) -> None:
+    def fill_open(
+        self,
+        binding: Binding,
+        blocks: Blocks,
+        *,
+        regions: Iterable[int] = (),
+        clean: bool = False,
+        parts: Parts | None = None,
+    ) -> None:
         """Do the same in a mount that goes on."""
         suspects = set(regions)
+        bitmaps = parts or {}
         rows: list[tuple[int, int, bool, int | None, int | None]] = []
         for cblock, (oblock, dirty) in blocks.items():
+            valid = bitmaps.get(cblock)
             if dirty or cblock in suspects:
-                self.content[oblock] = pattern("newer", oblock)
-            data = self.content[oblock]
+                self.content[oblock] = composed(pattern("newer", oblock), valid, self.content[oblock])
+            data = composed(self.content[oblock], valid, pattern("rubbish", oblock))
             with self.cache.open("r+b") as file:
                 file.seek(DATA_START + cblock * BLOCK)
                 file.write(data)
-            rows.append((cblock, oblock, dirty, None if dirty else crc32c(data), None))
+            rows.append((cblock, oblock, dirty, None if dirty or valid is not None else crc32c(data), valid))
         values = {"hints": "smq 2 4"} | (binding.end_values() if clean else {})
         binding.database.apply(Transaction(mapped=rows, opened=sorted(suspects), values=values))
         if clean:
@@ -120,7 +137,8 @@ class Place:
         origin, cache = self.origin.read_bytes(), self.cache.read_bytes()
         seen = {oblock: origin[oblock * BLOCK :][:BLOCK] for oblock in range(self.origin_blocks)}
         for row in self.rows(metadata):
-            seen[row.oblock] = cache[DATA_START + row.cblock * BLOCK :][:BLOCK]
+            cached = cache[DATA_START + row.cblock * BLOCK :][:BLOCK]
+            seen[row.oblock] = composed(cached, row.valid, seen[row.oblock])
         return seen
 
     def contents(self) -> dict[str, bytes]:
@@ -134,10 +152,21 @@ class Place:
         return True
 
 
+def composed(cached: bytes, valid: int | None, other: bytes) -> bytes:
+    """A block of which these sectors are as cached, and the others not."""
+    sectors = range(0, BLOCK, SECTOR)
+    return b"".join(
+        (cached if valid is None or valid >> number & 1 else other)[start : start + SECTOR]
+        for number, start in enumerate(sectors)
+    )
+
+
 def pattern(kind: str, oblock: int) -> bytes:
     """A block's content, like no other's."""
     return random.Random(f"{kind} {oblock}").randbytes(BLOCK)
 
 
+PARTS: Parts = {0: 0b1, 1: 0b10000000, 2: 0b1010_1010, 4: 0b0110_0001, 7: 0b1111_1110, 8: 0b0000_1000}
+"""Of :data:`MIXED`: dirty ones and clean ones."""
 MIXED: Blocks = {cblock: (3 * cblock % ORIGIN_BLOCKS, cblock % 4 == 0) for cblock in range(20)}
 """Twenty blocks, every fourth of them dirty."""

@@ -124,9 +124,9 @@ def test_default_paths_are_those_of_mount(
 @pytest.mark.parametrize(
     ("words", "size"),
     [
-        ("--nr-blocks 1000", "4798592 bytes (4.6MiB) for 1000 blocks"),
-        ("--block-size 64KiB --cache-size 1GiB", "6029312 bytes (5.8MiB) for 16384 blocks"),
-        ("--block-size 64KiB --cache-size 65537 -n", "4718752"),
+        ("--nr-blocks 1000", "4894592 bytes (4.7MiB) for 1000 blocks"),
+        ("--block-size 64KiB --cache-size 1GiB", "7602176 bytes (7.3MiB) for 16384 blocks"),
+        ("--block-size 64KiB --cache-size 65537 -n", "4718944"),
     ],
 )
 def test_sizes(run: Extent, words: str, size: str) -> None:

@@ -20,7 +20,7 @@ import pytest
 
 from fusecache.errors import RefusedError
 from fusecache.offline import checking, dumping, repairing, restoring, verifying, writing_back
-from tests.unit.offline.places import BLOCK, MIXED, Place
+from tests.unit.offline.places import BLOCK, MIXED, PARTS, Place
 from tests.unit.offline.test_verifying import rot_in_cache
 
 POINTS = 16
@@ -105,7 +105,7 @@ def deaths(tmp_path: Path, prepare: Callable[[Place], object], tool: Tool) -> It
 
 
 def fill(place: Place) -> None:
-    place.fill(MIXED, regions=[1, 2], clean=False)
+    place.fill(MIXED, regions=[1, 2], clean=False, parts={7: PARTS[7]})  # a clean one: a dump refuses the others
 
 
 def dump_text(place: Place) -> str:
@@ -168,7 +168,7 @@ def test_restore_in_the_place_of_another(tmp_path: Path) -> None:
 
 
 def damage(place: Place) -> None:
-    fill(place)
+    place.fill(MIXED, regions=[1, 2], clean=False, parts=PARTS)
     with place.metadata.open("r+b") as file:
         file.write(bytes(4096))
 
@@ -183,6 +183,8 @@ def test_repair(tmp_path: Path) -> None:
             tool(place)
         assert place.metadata.read_bytes() == damaged
         assert place.dirty(place.directory / "repaired") == MIXED.keys()
+        repaired = place.rows(place.directory / "repaired")
+        assert {row.cblock: row.valid for row in repaired if row.valid is not None} == PARTS
         assert place.mounts(place.directory / "repaired")
 
 
@@ -191,7 +193,7 @@ def test_writeback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clean: bool)
     monkeypatch.setattr(writing_back, "BATCH_BYTES", 2 * BLOCK)
 
     def prepare(place: Place) -> None:
-        place.fill(MIXED, regions=[] if clean else [1, 2], clean=clean)
+        place.fill(MIXED, regions=[] if clean else [1, 2], clean=clean, parts=PARTS)
 
     def tool(place: Place) -> None:
         writing_back.write_back(place.config, {}, lambda *_: None, retries=0)
@@ -205,6 +207,9 @@ def test_writeback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clean: bool)
         tool(place)
         assert place.origin.read_bytes()[: len(truth)] == truth
         assert place.dirty() == set()
+        # Killed at its very end it leaves an origin that seems to be changed: then what is clean is dropped.
+        kept = {row.cblock: row.valid for row in place.rows() if row.valid is not None}
+        assert kept == (PARTS if place.rows() else {})
     assert len(remaining) > 2
 
 

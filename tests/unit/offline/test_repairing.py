@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 from contextlib import suppress
+from copy import copy
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -19,10 +20,11 @@ from fusecache.offline.checking import check
 from fusecache.offline.dumping import dump
 from fusecache.offline.opening import Files
 from fusecache.offline.repairing import Repaired, describe_repair, repair
-from tests.unit.offline.places import BLOCK, MIXED, Place
+from tests.unit.offline.places import BLOCK, MIXED, PARTS, Place
 
 PAGE = 4096
 MANY = {cblock: (cblock * 5 % 1024, cblock % 3 == 0) for cblock in range(1000)}
+MANY_PARTS = {cblock: 1 + cblock % 254 for cblock in range(0, 1000, 5)}
 
 
 @pytest.fixture
@@ -34,8 +36,31 @@ def output(place: Place) -> Path:
 def large(tmp_path_factory: pytest.TempPathFactory) -> Place:
     """Metadata of many pages."""
     place = Place(tmp_path_factory.mktemp("large"), origin_blocks=1024, cache_blocks=1100)
-    place.fill(MANY)
+    place.fill(MANY, parts=MANY_PARTS)
     return place
+
+
+@pytest.fixture
+def upgraded(tmp_path: Path) -> Place:
+    """Metadata in which the table of partial blocks was added to those of an older format."""
+    (tmp_path / "upgraded").mkdir()
+    place = Place(tmp_path / "upgraded", origin_blocks=1024, cache_blocks=1100)
+    place.fill({cblock: MANY[cblock] for cblock in range(500)})
+    as_format_3(place)
+    place.fill({cblock: MANY[cblock] for cblock in range(500, 1000)}, parts={501: 5, 510: 9, 513: 17})
+    return place
+
+
+def as_format_3(place: Place) -> None:
+    place.sql("DROP TABLE partial", "UPDATE blocks SET crc = NULL WHERE crc = -1")
+    place.sql("DELETE FROM meta WHERE name = 'partial_page'", "PRAGMA user_version = 3", "VACUUM")
+
+
+def replace_metadata(place: Place, metadata: Path) -> Place:
+    """The same place with other metadata."""
+    other = copy(place)
+    other.metadata = metadata
+    return other
 
 
 def damage_page(path: Path, page: int, content: bytes) -> None:
@@ -56,9 +81,9 @@ def named_cblocks(report: Repaired) -> set[int]:
 def assert_conservative(place: Place, truth: list[Row], output: Path, report: Repaired) -> None:
     known = {row.cblock: row for row in truth}
     dirty = place.dirty(output)
-    kept = {row.cblock: row.oblock for row in place.rows(output)}
-    for cblock, oblock in kept.items():
-        assert known[cblock].oblock == oblock
+    kept = {row.cblock: (row.oblock, row.valid) for row in place.rows(output)}
+    for cblock, oblock_and_part in kept.items():
+        assert (known[cblock].oblock, known[cblock].valid) == oblock_and_part
         assert cblock in dirty or not known[cblock].dirty
     missing = {row.cblock for row in truth if row.dirty} - kept.keys()
     assert missing <= named_cblocks(report)
@@ -66,7 +91,7 @@ def assert_conservative(place: Place, truth: list[Row], output: Path, report: Re
 
 
 def test_sound_metadata_stays_what_it_is(place: Place, output: Path) -> None:
-    place.fill(MIXED, regions=[1, 2], clean=False)
+    place.fill(MIXED, regions=[1, 2], clean=False, parts=PARTS)
     place.hint({1: 7})
     before = place.contents()
     report = repair(place.files, output)
@@ -162,9 +187,73 @@ def test_a_state_that_cannot_be_counts_as_dirty(place: Place, output: Path, stat
     assert [row.oblock for row in place.rows(output)] == [oblock for oblock, _ in MIXED.values()]
 
 
+@pytest.mark.parametrize("kind", ["new", "upgraded", "of format 3"])
+def test_the_first_page_costs_no_partial_block(upgraded: Place, large: Place, output: Path, kind: str) -> None:
+    place = large if kind == "new" else upgraded
+    metadata = output.with_name("damaged")
+    metadata.write_bytes(place.metadata.read_bytes())
+    if kind == "of format 3":
+        as_format_3(replace_metadata(place, metadata))
+    truth = place.rows(metadata)
+    damage_page(metadata, 0, bytes(PAGE))
+    report = repair(replace(place.files, metadata=metadata), output, block_size=BLOCK)
+    assert not report.lost
+    assert_conservative(place, truth, output, report)
+    assert len(place.rows(output)) == len(truth)
+
+
+@pytest.mark.parametrize("page", [None, "0", "1", "2", "3", "4", "5", "6", "99999", "x", "-1"])
+def test_a_wrong_note_of_where_partial_blocks_are_costs_no_more_than_these(
+    upgraded: Place, output: Path, page: str | None
+) -> None:
+    truth = upgraded.rows()
+    if page is None:
+        upgraded.sql("DELETE FROM meta WHERE name = 'partial_page'")
+    else:
+        upgraded.sql(f"UPDATE meta SET value = '{page}' WHERE name = 'partial_page'")  # noqa: S608 - a test's own
+    damage_page(upgraded.metadata, 0, bytes(PAGE))
+    report = repair(upgraded.files, output, block_size=BLOCK)
+    assert_conservative(upgraded, truth, output, report)
+    assert {row.cblock for row in upgraded.rows(output)} == {row.cblock for row in truth} - {501, 510, 513}
+    assert {501, 510, 513} <= named_cblocks(report)
+
+
+@pytest.mark.parametrize(
+    ("statement", "complaint"),
+    [
+        ("DELETE FROM partial WHERE cblock = {}", "is partial, and what counts of it is not to be found"),
+        ("UPDATE partial SET valid = 'x' WHERE cblock = {}", "is partial, and what counts of it is a str"),
+        ("UPDATE partial SET valid = x'00' WHERE cblock = {}", "is partial, and what counts of it is no sector at all"),
+        ("UPDATE partial SET valid = x'0101' WHERE cblock = {}", "is partial, and what counts of it is sectors beyond"),
+        ("UPDATE blocks SET crc = NULL WHERE cblock = {}", "whether it is partial is told in two ways"),
+    ],
+)
+def test_a_partial_block_is_taken_over_with_its_sectors_or_not_at_all(
+    place: Place, output: Path, statement: str, complaint: str
+) -> None:
+    place.fill(MIXED, parts=PARTS)
+    place.sql(statement.format(4), statement.format(7))  # dirty, clean
+    report = repair(place.files, output)
+    assert [complaint in line for line in report.lost] == [True]
+    assert named_cblocks(report) == {4}
+    assert [complaint in line for line in report.dropped] == [True]
+    assert {row.cblock: row.valid for row in place.rows(output)} == {
+        cblock: PARTS.get(cblock) for cblock in MIXED if cblock not in {4, 7}
+    }
+
+
+def test_sectors_of_no_block_are_named_and_left_out(place: Place, output: Path) -> None:
+    place.fill(MIXED, parts=PARTS)
+    place.sql("INSERT INTO partial VALUES (31, x'01')")
+    report = repair(place.files, output)
+    assert report.damage == ["which sectors of cache block 31 count is told, though it is no partial block"]
+    assert not report.lost
+    assert {row.cblock for row in place.rows(output)} == MIXED.keys()
+
+
 def test_hints_and_sums_that_cannot_be_are_dropped(place: Place, output: Path) -> None:
     place.fill(MIXED)
-    place.sql("UPDATE blocks SET hint = 'x', crc = -1 WHERE cblock = 3")
+    place.sql("UPDATE blocks SET hint = 'x', crc = -2 WHERE cblock = 3")
     repair(place.files, output)
     assert place.rows(output)[3] == Row(3, 9, dirty=False, hint=None)
 

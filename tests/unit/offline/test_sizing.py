@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 import trio
 
-from fusecache.metadata import region_blocks_for
+from fusecache.metadata import bitmap_bytes, region_blocks_for
 from fusecache.metadata.database import Database
 from fusecache.metadata.record import Transaction
-from fusecache.offline.sizing import FIXED_BYTES, ROW_BYTES, metadata_size
+from fusecache.offline.sizing import FIXED_BYTES, PARTIAL_BYTES, ROW_BYTES, metadata_size
 
 LARGEST = 2**32 - 1
+BLOCK_SIZE = 65536
+BITMAP = 2**128 - 2
 
 
 async def use(database: Database, blocks: int, rng: random.Random) -> int:
@@ -29,13 +31,14 @@ async def use(database: Database, blocks: int, rng: random.Random) -> int:
         if rng.random() < 0.3:
             await database.commit(Transaction(unmapped=some))
         else:
+            valid = rng.choice((None, BITMAP))
             await database.commit(
-                Transaction(mapped=[(cblock, rng.getrandbits(45), False, LARGEST, None) for cblock in some])
+                Transaction(mapped=[(cblock, rng.getrandbits(45), False, LARGEST, valid) for cblock in some])
             )
         await database.save_hints((cblock, LARGEST) for cblock in range(blocks))
         peak = max(peak, database.size())
     await database.commit(
-        Transaction(mapped=[(cblock, 2**45 + cblock, False, LARGEST, None) for cblock in range(blocks)])
+        Transaction(mapped=[(cblock, 2**45 + cblock, False, LARGEST, BITMAP) for cblock in range(blocks)])
     )
     await database.save_hints((cblock, LARGEST) for cblock in range(blocks))
     return max(peak, database.size())
@@ -47,6 +50,8 @@ def test_scenario_25_metadata_never_takes_more_than_the_formula_says(tmp_path: P
     peak = trio.run(use, database, blocks, random.Random(blocks))
     database.close()
     alone = (tmp_path / "metadata").stat().st_size
-    assert peak <= metadata_size(blocks)
-    assert alone <= 64 * 1024 + ROW_BYTES * blocks
-    assert metadata_size(blocks) <= FIXED_BYTES + 3 * max(alone, ROW_BYTES), "nor is it far too much"
+    most = metadata_size(blocks, BLOCK_SIZE)
+    assert peak <= most
+    each = ROW_BYTES + PARTIAL_BYTES + 2 * bitmap_bytes(BLOCK_SIZE)
+    assert alone <= 64 * 1024 + each * blocks
+    assert most <= FIXED_BYTES + 4 * max(alone, each), "nor is it far too much"

@@ -12,13 +12,14 @@ from crc32c import crc32c
 from trio.testing import MockClock
 
 from fusecache.block.mapping import Mapping
+from fusecache.block.sectors import byte_runs
 from fusecache.errors import FusecacheError, MetadataError, RefusedError, StoreError
 from fusecache.metadata.database import Database
 from fusecache.offline import writing_back
 from fusecache.offline.writing_back import Failure, Outcome, WriteBack, describe_writeback, require_complete, write_back
 from fusecache.stores.base import Data
 from tests.fakes import Latency, RecordState, SimRecord, SimStore, StoreState
-from tests.unit.offline.places import BLOCK, MIXED, ORIGIN_BLOCKS, Place, pattern
+from tests.unit.offline.places import BLOCK, MIXED, ORIGIN_BLOCKS, PARTS, Place, composed, pattern
 
 DIRTY = sum(dirty for _, dirty in MIXED.values())
 
@@ -49,6 +50,18 @@ def test_afterwards_the_origin_is_complete_and_the_cache_is_clean(place: Place) 
     assert place.values()["clean_shutdown"] == "1"
     assert place.mounts()
     assert b'"clean": true' in os.getxattr(place.origin, "user.fusecache.claim")
+
+
+def test_of_partial_blocks_the_sectors_that_count_are_written_and_no_others(place: Place) -> None:
+    place.fill(MIXED, parts=PARTS)
+    image = place.image()
+    assert image == place.content
+    assert run(place) == Outcome(DIRTY, DIRTY)
+    assert place.origin.read_bytes()[: ORIGIN_BLOCKS * BLOCK] == b"".join(image.values())
+    assert place.dirty() == set()
+    assert {row.cblock: row.valid for row in place.rows() if row.valid is not None} == PARTS
+    assert {row.cblock for row in place.rows() if row.crc is None} == PARTS.keys()
+    assert place.mounts()
 
 
 def test_after_a_crash_suspects_are_written_too(place: Place) -> None:
@@ -117,6 +130,19 @@ def test_an_origin_that_others_have_changed_is_written_only_by_force(place: Plac
     assert {row.cblock for row in place.rows()} == {cblock for cblock, (_, dirty) in MIXED.items() if dirty}
 
 
+def test_by_force_a_partial_block_goes_over_what_others_have_written_in_its_sectors_only(place: Place) -> None:
+    place.fill(MIXED, parts=PARTS)
+    changed = b"c" * BLOCK
+    dirty, clean = 4, 2
+    with place.origin.open("r+b") as file:
+        for cblock in (dirty, clean):
+            file.seek(MIXED[cblock][0] * BLOCK)
+            file.write(changed)
+    expected = composed(place.content[MIXED[dirty][0]], PARTS[dirty], changed)
+    assert run(place, force=True) == Outcome(DIRTY, DIRTY)
+    assert place.image() == place.content | {MIXED[dirty][0]: expected, MIXED[clean][0]: changed}
+
+
 def test_force_changes_nothing_where_there_is_no_need(place: Place) -> None:
     place.fill(MIXED)
     run(place, force=True)
@@ -130,7 +156,13 @@ REGIONS = {1, 2}
 REGION_BLOCKS = 2
 NEWER = {oblock for cblock, (oblock, dirty) in BLOCKS.items() if dirty or cblock // REGION_BLOCKS in REGIONS}
 OLD = [pattern("origin", oblock) for oblock in range(16)]
-TRUTH = [pattern("newer", oblock) if oblock in NEWER else OLD[oblock] for oblock in range(16)]
+VALID = {0: 0b0000_0001, 1: 0b0101_0101, 2: 0b1110_0111, 5: 0b0001_1000, 6: 0b1000_0000}
+"""Which sectors of the partial ones count: of dirty, suspect and clean ones."""
+VALID_OF = {oblock: VALID.get(cblock) for cblock, (oblock, _) in BLOCKS.items()}
+TRUTH = [
+    composed(pattern("newer", oblock), VALID_OF[oblock], OLD[oblock]) if oblock in NEWER else OLD[oblock]
+    for oblock in range(16)
+]
 
 States = tuple[StoreState, StoreState, RecordState]
 
@@ -149,6 +181,8 @@ class World:
         regions = self.record.regions()
         for row in self.record.rows():
             self.mapping.insert(row.oblock, row.cblock)
+            if row.valid is not None:
+                self.mapping.holds_part(row.cblock, row.valid)
             if row.dirty or row.cblock // REGION_BLOCKS in regions:
                 self.mapping.recovered_suspect(row.cblock)
         self.work = WriteBack(
@@ -167,8 +201,11 @@ class World:
     def _unflushed() -> States:
         cache = bytearray(12 * BLOCK)
         for cblock, (oblock, _) in BLOCKS.items():
-            cache[cblock * BLOCK : (cblock + 1) * BLOCK] = TRUTH[oblock]
-        rows = {cblock: (oblock, dirty, cblock + 100, None) for cblock, (oblock, dirty) in BLOCKS.items()}
+            cached = composed(TRUTH[oblock], VALID.get(cblock), pattern("rubbish", oblock))
+            cache[cblock * BLOCK : (cblock + 1) * BLOCK] = cached
+        rows = {
+            cblock: (oblock, dirty, cblock + 100, None, VALID.get(cblock)) for cblock, (oblock, dirty) in BLOCKS.items()
+        }
         return StoreState(cache), StoreState(bytearray(b"".join(OLD))), RecordState(dict(rows), set(REGIONS))
 
     def freeze(self) -> States:
@@ -200,8 +237,11 @@ class World:
         regions = self.record.regions()
         for row in self.record.rows():
             if row.dirty or row.cblock // REGION_BLOCKS in regions:
-                image[row.oblock] = bytes(cache[row.cblock * BLOCK : (row.cblock + 1) * BLOCK])
-            elif row.crc is not None:
+                cached = bytes(cache[row.cblock * BLOCK : (row.cblock + 1) * BLOCK])
+                image[row.oblock] = composed(cached, row.valid, image[row.oblock])
+            assert row.valid == VALID.get(row.cblock)
+            if row.crc is not None:
+                assert row.valid is None
                 assert row.crc == crc32c(TRUTH[row.oblock])
         assert image == TRUTH
 
@@ -340,16 +380,39 @@ def test_a_record_that_cannot_be_written_ends_it(small_batches: None, nth: int) 
     again.check_done()
 
 
-def test_blocks_go_to_the_origin_in_its_order(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_go_to_the_origin_in_its_order_and_each_run_of_sectors_is_one_write(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(writing_back, "_SIDE_BY_SIDE", 1)
     world = World()
-    write, offsets = world.origin.write, list[int]()
+    write, written = world.origin.write, list[tuple[int, int]]()
 
     async def note(offset: int, data: Data) -> None:
-        offsets.append(offset)
+        written.append((offset, len(data)))
         await write(offset, data)
 
     world.origin.write = note  # type: ignore[method-assign]  # to look on
     world.run()
-    assert offsets == sorted(offsets)
-    assert len(offsets) == len(NEWER)
+    world.check_done()
+    runs = [
+        (oblock * BLOCK + begin, end - begin) for oblock in NEWER for begin, end in byte_runs(VALID_OF[oblock] or 255)
+    ]
+    assert written == sorted(runs)
+
+
+@pytest.mark.parametrize(
+    ("begin", "end", "middle"),
+    [
+        (0, 4096, 0),
+        (512, 4096, 0),
+        (0, 8192, 4096),
+        (512, 4608, 4096),
+        (3584, 8192, 4096),
+        (0, 65536, 32768),
+        (4096, 12288 + 512, 8192),
+        (4096, 8192, 0),
+        (8191, 8193, 8192),
+    ],
+)
+def test_what_cannot_be_copied_is_cut_where_pages_begin(begin: int, end: int, middle: int) -> None:
+    assert writing_back._page_between(begin, end) == middle

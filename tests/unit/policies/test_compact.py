@@ -29,7 +29,20 @@ def cpu_seconds(call: Callable[[], object]) -> float:
     return time.thread_time() - start
 
 
-@pytest.mark.parametrize(("name", "bytes_per_block"), [("smq", 33), ("cleaner", 33), ("mq", 88)])
+WIDE = {
+    "smq": 33,
+    "cleaner": 33,
+    "mq": 88,
+    "lru": 28,
+    "arc": 50,
+    "twoq": 39,
+    "s3fifo": 48,
+    "tinylfu": 36,
+}
+"""Bytes per cache block if block numbers are large."""
+
+
+@pytest.mark.parametrize(("name", "bytes_per_block"), WIDE.items())
 def test_memory_of_a_full_cache_in_use(name: str, bytes_per_block: int) -> None:
     create_policy(name, cache_blocks=4, origin_blocks=4, block_size=65536)  # what importing takes is not counted
     tracemalloc.start()
@@ -44,6 +57,32 @@ def test_memory_of_a_full_cache_in_use(name: str, bytes_per_block: int) -> None:
         assert tracemalloc.get_traced_memory()[0] < bytes_per_block * BLOCKS
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize("name", ["arc", "lru", "s3fifo", "tinylfu", "twoq"])
+def test_yardsticks_take_forty_bytes_with_their_ghosts(name: str) -> None:
+    create_policy(name, cache_blocks=4, origin_blocks=4, block_size=65536)
+    tracemalloc.start()
+    try:
+        policy = create_policy(name, cache_blocks=BLOCKS, origin_blocks=100 * BLOCKS, block_size=65536)
+        for oblock in range(20_000):
+            policy.lookup(oblock * 99, write=False, fast_copy=False)
+            while (work := policy.get_background_work(idle=False)) is not None:
+                policy.complete_background_work(work, success=True)
+        assert tracemalloc.get_traced_memory()[0] < 41 * BLOCKS
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("name", ["arc", "lru", "s3fifo", "tinylfu", "twoq"])
+def test_a_victim_is_found_at_once_even_if_all_blocks_deserve_to_stay(name: str) -> None:
+    policy = loaded(name, hint=2**32 - 1, dirty=True)
+    for cblock in range(BLOCKS):
+        policy.lookup(cblock * SPREAD, write=False, fast_copy=False)
+    victims = []
+    assert cpu_seconds(lambda: victims.append(policy.get_background_work(idle=False))) < 0.05
+    assert victims[0] is not None
+    assert cpu_seconds(lambda: policy.lookup(1, write=False, fast_copy=False)) < 0.05
 
 
 @pytest.mark.parametrize("dirty", [False, True])

@@ -29,7 +29,7 @@ def test_recorded_decisions(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["# policy=smq\n", "", "# policy=lru cache_blocks=1 origin_blocks=1 block_sectors=1 start_ms=0\n"]
+    "text", ["# policy=smq\n", "", "# policy=fifo cache_blocks=1 origin_blocks=1 block_sectors=1 start_ms=0\n"]
 )
 def test_unusable_recordings_are_refused_in_one_line(text: str, tmp_path: Path) -> None:
     recording = tmp_path / "bad.txt"

@@ -33,7 +33,10 @@ def others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(policies, "_third_party", lambda: points)
 
 
-@pytest.mark.parametrize(("name", "real"), [("smq", "smq"), ("default", "smq"), ("mq", "mq"), ("cleaner", "cleaner")])
+OWN = ["adaptive", "arc", "cleaner", "lru", "mq", "s3fifo", "smq", "tinylfu", "twoq"]
+
+
+@pytest.mark.parametrize(("name", "real"), [("default", "smq"), *zip(OWN, OWN, strict=True)])
 def test_names_and_aliases(name: str, real: str) -> None:
     policy = create_policy(name, **SIZES)
     assert policy.name == real
@@ -42,7 +45,7 @@ def test_names_and_aliases(name: str, real: str) -> None:
     policy.check()
 
 
-@pytest.mark.parametrize("name", ["smq", "mq", "cleaner"])
+@pytest.mark.parametrize("name", OWN)
 @pytest.mark.parametrize("what", sorted(SIZES))
 @pytest.mark.parametrize("size", [0, -1, 2**63])
 def test_bad_sizes_are_refused(name: str, what: str, size: int) -> None:
@@ -51,8 +54,8 @@ def test_bad_sizes_are_refused(name: str, what: str, size: int) -> None:
 
 
 def test_unknown_names_are_answered_with_the_known_ones() -> None:
-    with pytest.raises(UnknownPolicyError, match=r"unknown policy 'lru'.*cleaner, default, mq, smq"):
-        create_policy("lru", **SIZES)
+    with pytest.raises(UnknownPolicyError, match=r"unknown policy 'fifo'; .*arc, cleaner, default, lru, .*twoq"):
+        create_policy("fifo", **SIZES)
 
 
 @pytest.mark.parametrize("name", ["smq", "cleaner"])

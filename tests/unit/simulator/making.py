@@ -5,9 +5,13 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Sequence
 
+from fusecache.simulator.rules import DataPath, Rules
 from fusecache.simulator.trace import Trace
 
 BLOCK = 4096
+COPY = Rules(data_path=DataPath.COPY)
+FILL = Rules(data_path=DataPath.FILL)
+ABSORB = Rules(data_path=DataPath.ABSORB)
 
 Request = tuple[str, int, int]
 """``r`` or ``w``, offset and length in bytes."""

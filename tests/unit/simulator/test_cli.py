@@ -22,7 +22,8 @@ from fusecache import cli
 from fusecache.config import PolicyChoice
 from fusecache.errors import FusecacheError, InvalidError
 from fusecache.simulator import runner
-from fusecache.simulator.replay import Result
+from fusecache.simulator.result import Result
+from fusecache.simulator.rules import Rules
 from fusecache.simulator.runner import Job, run_jobs
 from fusecache.simulator.study import CacheSize, Contender, parse_contenders, resolve_sizes
 from fusecache.simulator.trace import Trace, read_trace
@@ -81,7 +82,7 @@ def test_every_trace_size_and_policy_in_order_the_limits_last(
     other = write_trace(tmp_path / "other.csv", 500)
     words = "--policy mq,random_threshold=1 --policy smq --block-size 4KiB --cache-size 10blocks --cache-size 100%"
     results = answer(disk, other, *words.split())
-    policies = ["mq,random_threshold=1", "smq", "opt", "lru"]
+    policies = ["mq,random_threshold=1", "smq", "opt", "exact-lru"]
     assert [(each["trace"], each["policy"]) for each in results] == [
         (trace, policy) for trace in ("disk", "other") for _ in range(2) for policy in policies
     ]
@@ -101,9 +102,51 @@ def test_tunables_make_a_difference(answer: Callable[..., list[dict[str, Any]]],
     assert plain["promotions"] > 0 == reluctant["promotions"]
 
 
+def test_each_policy_is_played_as_mounts_do_unless_told(
+    answer: Callable[..., list[dict[str, Any]]], disk: Path
+) -> None:
+    words = "--policy smq --policy mq --block-size 4KiB --cache-size 9blocks"
+    told = {path: answer(disk, *words.split(), "--data-path", path) for path in ("copy", "fill", "absorb")}
+    for path, results in told.items():
+        assert [each["data_path"] for each in results] == [path] * 4
+        for each in results:
+            assert each["slow_ops"] == each["origin_reads"] + each["origin_writes"]
+            assert each["slow_ops_per_1000"] == 1000 * each["slow_ops"] / each["requests"]
+    untold = answer(disk, *words.split())
+    assert [each | {"seconds": 0} for each in untold] == [
+        each | {"seconds": 0} for each in told["fill"][:2] + told["absorb"][2:]
+    ]
+    copied, filled, absorbed = (sum(each["slow_ops"] for each in results) for results in told.values())
+    assert copied > filled == absorbed  # it writes whole blocks
+
+
+def test_the_disk_whose_time_is_modelled_can_be_chosen(answer: Callable[..., list[dict[str, Any]]], disk: Path) -> None:
+    words = "--policy smq --block-size 4KiB --cache-size 9blocks"
+    for name in ("hdd", "net"):
+        for each in answer(disk, *words.split(), "--disk", name):
+            assert each["disk"] == name
+            assert each["modelled_seconds"] == each[f"{name}_seconds"] > 0
+            assert each["hdd_seconds"] > each["net_seconds"]
+
+
+def test_reading_ahead_and_the_dirty_age_make_a_difference(
+    answer: Callable[..., list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    path = tmp_path / "stream.csv"
+    path.write_text(HEADER + "".join(f"{i},w,{BLOCK * (i % 7) * 2},512\n{i},r,{BLOCK * i},512\n" for i in range(2000)))
+    words = "--policy exact-lru --block-size 4KiB --cache-size 100blocks"
+    plain, ahead, young = (
+        answer(path, *words.split(), *more)[0] for more in ((), ("--read-ahead", "8"), ("--dirty-age", "50"))
+    )
+    assert ahead["hits"] == plain["hits"]
+    assert plain["read_ahead"] == 0 < ahead["read_ahead_used"] <= ahead["read_ahead"]
+    assert 5 * ahead["origin_reads"] < plain["origin_reads"] == young["origin_reads"]
+    assert young["origin_writes"] > plain["origin_writes"]
+
+
 def test_what_is_asked_for_twice_is_done_once(answer: Callable[..., list[dict[str, Any]]], disk: Path) -> None:
-    words = "--policy lru --policy smq --policy smq --block-size 4096 --cache-size 40KiB --cache-size 10blocks"
-    assert [each["policy"] for each in answer(disk, *words.split())] == ["lru", "smq", "opt"]
+    words = "--policy exact-lru --policy smq --policy smq --block-size 4096 --cache-size 40KiB --cache-size 10blocks"
+    assert [each["policy"] for each in answer(disk, *words.split())] == ["exact-lru", "smq", "opt"]
 
 
 def test_without_json_there_is_a_table(run: Callable[..., int], disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -111,7 +154,7 @@ def test_without_json_there_is_a_table(run: Callable[..., int], disk: Path, caps
     captured = capsys.readouterr()
     assert captured.err == ""
     assert captured.out.startswith("disk: 3,000 requests of blocks of 4KiB, 50 different blocks\n")
-    assert [line.split()[0] for line in captured.out.splitlines()[-4:] if line.strip()] == ["40KiB", "opt", "lru"]
+    assert [line.split()[0] for line in captured.out.splitlines()[-4:] if line.strip()] == ["40KiB", "opt", "exact-lru"]
 
 
 def test_curves(run: Callable[..., int], disk: Path, tmp_path: Path) -> None:
@@ -127,7 +170,7 @@ GOOD = {"--policy": "smq", "--block-size": "4KiB", "--cache-size": "10%"}
 @pytest.mark.parametrize(
     ("option", "value", "code", "message"),
     [
-        ("--policy", "nonsense", 1, "unknown policy 'nonsense'; known are: cleaner, default, mq, smq"),
+        ("--policy", "nonsense", 1, "unknown policy 'nonsense'; known are: "),
         ("--policy", "", 2, "policy name '': must have 1 to 15 characters"),
         ("--policy", "mq,random_threshold", 2, "--policy: 'random_threshold' is not KEY=VALUE"),
         ("--policy", "mq,random_threshold=", 2, "--policy: 'random_threshold=' is not KEY=VALUE"),
@@ -153,6 +196,10 @@ GOOD = {"--policy": "smq", "--block-size": "4KiB", "--cache-size": "10%"}
         ("--cache-size", "8EiB", 2, "'8EiB' is not a size"),
         ("--cache-size", "999999999999blocks", 1, "cache_blocks must be from 1 to 268435456, not 999999999999"),
         ("--cache-size", "99999999999999%", 1, "cache_blocks must be from 1 to 268435456"),
+        ("--data-path", "dm-cache", 2, "--data-path 'dm-cache': must be copy, fill or absorb"),
+        ("--dirty-age", "30m", 2, "--dirty-age '30m': must be a number of requests, of seconds (30s), or both"),
+        ("--read-ahead", "1000", 2, "--read-ahead '1000': must be a number of blocks from 0 to 64"),
+        ("--disk", "floppy", 2, "--disk 'floppy': must be hdd or net"),
         ("--plot", "curves.pdf", 2, "--plot curves.pdf: the name must end in .png or .svg"),
         ("--plot", "/missing/curves.png", 1, "--plot /missing/curves.png: /missing is not a directory"),
     ],
@@ -267,7 +314,9 @@ def trace(disk: Path) -> Trace:
     return read_trace(disk)
 
 
-JOBS = [Job(contender, BLOCK, blocks) for blocks in (5, 20) for contender in parse_contenders(["smq", "mq"], BLOCK)]
+JOBS = [
+    Job(contender, BLOCK, blocks, Rules()) for blocks in (5, 20) for contender in parse_contenders(["smq", "mq"], BLOCK)
+]
 
 
 def test_processes_side_by_side_give_the_same(trace: Trace, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -286,7 +335,7 @@ def test_processes_side_by_side_give_the_same(trace: Trace, monkeypatch: pytest.
 def test_what_a_policy_refuses_is_an_error(trace: Trace, monkeypatch: pytest.MonkeyPatch, fewest: int) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
     monkeypatch.setattr(runner, "_FEWEST_REQUESTS", fewest)
-    wrong = Job(Contender("nonsense", PolicyChoice("nonsense")), BLOCK, 5)
+    wrong = Job(Contender("nonsense", PolicyChoice("nonsense")), BLOCK, 5, Rules())
     with pytest.raises(InvalidError, match="unknown policy 'nonsense'"):
         run_jobs(trace, [*JOBS, wrong], lambda _: None)
 

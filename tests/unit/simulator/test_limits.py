@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 
 import pytest
 from hypothesis import given
@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from fusecache.simulator import limits
 from fusecache.simulator.counts import Counts
-from fusecache.simulator.limits import replay_lru, replay_opt
+from fusecache.simulator.limits import LIMITS, replay_limit
+from fusecache.simulator.rules import DataPath, Rules
 from tests.unit.simulator.making import BLOCK, blocks, make_trace
 
 any_blocks = st.lists(st.integers(0, 5), min_size=1, max_size=14)
@@ -18,16 +19,15 @@ def nobody(_done: int, _total: int) -> None:
     """Report to nobody."""
 
 
-def lru(text: str, cache_blocks: int) -> Counts:
-    counts = replay_lru(make_trace(blocks(text)), BLOCK, cache_blocks, nobody)
+def play(name: str, text: str, cache_blocks: int, data_path: DataPath = DataPath.COPY) -> Counts:
+    trace = make_trace(blocks(text))
+    counts = replay_limit(trace, LIMITS[name](trace, BLOCK, cache_blocks), BLOCK, data_path, Rules(), nobody)
     counts.check()
     return counts
 
 
-def opt(text: str, cache_blocks: int) -> Counts:
-    counts = replay_opt(make_trace(blocks(text)), BLOCK, cache_blocks, nobody)
-    counts.check()
-    return counts
+lru = partial(play, "exact-lru")
+opt = partial(play, "opt")
 
 
 def reads(oblocks: list[int]) -> str:
@@ -117,9 +117,44 @@ def test_a_write_of_half_a_block_is_made_after_the_rest_has_been_read() -> None:
     assert counts.cache_bytes_written(BLOCK) == BLOCK + BLOCK // 2
 
 
+def operations(counts: Counts) -> tuple[int, int, int]:
+    return counts.disk.reads, counts.disk.writes, counts.writebacks
+
+
+@pytest.mark.parametrize(
+    ("data_path", "expected"),
+    [
+        (DataPath.COPY, (4, 3, 1)),  # 1 is missed, read by itself, and written back
+        (DataPath.FILL, (4, 1, 0)),  # 1 is written at the origin, and read by itself; 2 comes with its promotion
+        (DataPath.ABSORB, (3, 2, 2)),  # 2 is written back with 1, of which only the first half is valid
+    ],
+)
+def test_lru_by_each_data_path(data_path: DataPath, expected: tuple[int, int, int]) -> None:
+    counts = lru("r0 h1 w2 r3 r4 r4", 3, data_path)
+    assert (counts.hits, counts.promotions, counts.demotions) == (1, 5, 2)
+    assert operations(counts) == expected
+
+
+@pytest.mark.parametrize(
+    ("data_path", "expected"), [(DataPath.COPY, (3, 4, 1)), (DataPath.FILL, (3, 4, 1)), (DataPath.ABSORB, (2, 3, 1))]
+)
+def test_opt_by_each_data_path(data_path: DataPath, expected: tuple[int, int, int]) -> None:
+    counts = opt("h0 r1 h0 r1 w2 r1 h3", 1, data_path)  # 1 at first, 2 and 3 are bypassed
+    assert (counts.hits, counts.promotions, counts.demotions) == (2, 2, 1)
+    assert operations(counts) == expected
+
+
+@given(any_blocks, st.integers(1, 4), st.sampled_from(DataPath))
+def test_hits_are_the_same_by_every_data_path(oblocks: list[int], cache_blocks: int, data_path: DataPath) -> None:
+    for limit in (lru, opt):
+        assert limit(reads(oblocks), cache_blocks, data_path).hits == limit(reads(oblocks), cache_blocks).hits
+
+
 def test_progress_ends_at_the_end() -> None:
     seen: list[tuple[int, int]] = []
     trace = make_trace(blocks(reads([*range(10)])))
-    for replay in (replay_lru, replay_opt):
-        replay(trace, BLOCK, 2, lambda done, total: seen.append((done, total)))
-    assert seen == [(10, 10)] * 2
+    for make in LIMITS.values():
+        for data_path in DataPath:
+            limit = make(trace, BLOCK, 2)
+            replay_limit(trace, limit, BLOCK, data_path, Rules(), lambda done, total: seen.append((done, total)))
+    assert seen == [(10, 10)] * len(LIMITS) * len(DataPath)

@@ -6,14 +6,16 @@ from typing import ClassVar
 
 import pytest
 
-from fusecache.simulator.replay import LIMITS, Result, replay, simulate
+from fusecache.simulator.limits import LIMITS
+from fusecache.simulator.replay import replay, simulate
 from fusecache.simulator.requests import PORTION
+from fusecache.simulator.result import Result
 from policies import MISS, MISS_QUEUED, BadTunableError, Op, Policy, PolicyError, UnknownPolicyError, Work
 from policies.cleaner import CleanerPolicy
 from policies.mq import MqPolicy
 from policies.smq import SmqPolicy
 from tests.unit.policies.installing import EXAMPLE, installed
-from tests.unit.simulator.making import BLOCK, Request, blocks, make_trace
+from tests.unit.simulator.making import BLOCK, COPY, Request, blocks, make_trace
 
 SECOND = 1_000_000
 
@@ -97,12 +99,12 @@ def nobody(_done: int, _total: int) -> None:
 def reads_at(times_us: list[int]) -> Recorder:
     """Read a block at some times."""
     recorder = Recorder()
-    replay(make_trace(blocks("r0") * len(times_us), times_us), recorder, BLOCK, nobody)
+    replay(make_trace(blocks("r0") * len(times_us), times_us), recorder, BLOCK, COPY, nobody)
     return recorder
 
 
 def play(recorder: Recorder, text: str) -> list[str]:
-    replay(make_trace(blocks(text)), recorder, BLOCK, nobody).check()
+    replay(make_trace(blocks(text)), recorder, BLOCK, COPY, nobody).check()
     return recorder.events
 
 
@@ -111,7 +113,7 @@ def play(recorder: Recorder, text: str) -> list[str]:
 
 def test_without_real_time_a_tick_comes_every_32_block_requests_and_a_second_every_1000() -> None:
     recorder = Recorder()
-    replay(make_trace(blocks("r0") * 2100), recorder, BLOCK, nobody)
+    replay(make_trace(blocks("r0") * 2100), recorder, BLOCK, COPY, nobody)
     assert recorder.told("tick") == [f"tick {(32 * n + 1) // 1000 * 1000}" for n in range(1, 66)]
     assert recorder.events.index("tick 0") == 2 * 32
     assert [recorder.told("tick").count(f"tick {ms}") for ms in (0, 1000, 2000)] == [31, 31, 3]
@@ -119,14 +121,14 @@ def test_without_real_time_a_tick_comes_every_32_block_requests_and_a_second_eve
 
 def test_pieces_of_a_request_are_block_requests() -> None:
     recorder = Recorder()
-    counts = replay(make_trace([("r", 0, 40 * BLOCK)]), recorder, BLOCK, nobody)
+    counts = replay(make_trace([("r", 0, 40 * BLOCK)]), recorder, BLOCK, COPY, nobody)
     assert counts.requests == 40
     assert recorder.events.index("tick 0") == 2 * 32
 
 
 def test_ticks_go_on_from_chunk_to_chunk() -> None:
     recorder = Recorder()
-    replay(make_trace(blocks("r0") * (PORTION + 100)), recorder, BLOCK, nobody)
+    replay(make_trace(blocks("r0") * (PORTION + 100)), recorder, BLOCK, COPY, nobody)
     assert len(recorder.told("tick")) == (PORTION + 99) // 32
 
 
@@ -181,7 +183,7 @@ def test_in_a_gap_up_to_64_items_are_taken_after_each_tick() -> None:
     work = [Work(Op.WRITEBACK, n, n) for n in range(100)]
     recorder = Recorder(work=work)
     trace = make_trace(blocks("r500 r500"), [0, 2 * SECOND])
-    assert replay(trace, recorder, BLOCK, nobody).writebacks == 100
+    assert replay(trace, recorder, BLOCK, COPY, nobody).writebacks == 100
     ticks = [index for index, event in enumerate(recorder.events) if event.startswith("tick")]
     taken = [recorder.events[: ticks[0]], recorder.events[ticks[0] : ticks[1]], recorder.events[ticks[1] :]]
     assert [sum(event.startswith("writeback") for event in part) for part in taken] == [8, 64, 28]
@@ -192,7 +194,7 @@ def test_in_a_gap_up_to_64_items_are_taken_after_each_tick() -> None:
 
 def test_a_write_that_hits_makes_the_block_dirty() -> None:
     recorder = Recorder({3: 1})
-    counts = replay(make_trace(blocks("r3 h3 w3 h4")), recorder, BLOCK, nobody)
+    counts = replay(make_trace(blocks("r3 h3 w3 h4")), recorder, BLOCK, COPY, nobody)
     assert recorder.told("read", "write", "dirty") == [
         *("read 3", "write 3", "dirty 1", "write 3 fast", "dirty 1", "write 4"),
     ]
@@ -201,7 +203,7 @@ def test_a_write_that_hits_makes_the_block_dirty() -> None:
 
 def test_a_write_of_a_whole_block_may_make_its_promotion() -> None:
     recorder = Overwriter()
-    counts = replay(make_trace(blocks("w5 h5")), recorder, BLOCK, nobody)
+    counts = replay(make_trace(blocks("w5 h5")), recorder, BLOCK, COPY, nobody)
     assert recorder.events == ["write 5 fast", "promote 5", "dirty 7", "busy", "write 5", "busy"]
     assert (counts.hits, counts.promotions, counts.overwrite_promotions) == (0, 1, 1)
     assert (counts.slow_ops(), counts.cache_bytes_written(BLOCK)) == (2, BLOCK)
@@ -226,7 +228,7 @@ def test_after_each_request_up_to_8_items_are_taken() -> None:
     ("request_", "slow"), [("r1", 1), ("w1", 1), ("h1", 2), ("r2", 2)], ids=["read", "overwrite", "part", "other"]
 )
 def test_a_promotion_reads_by_itself_unless_the_request_covers_the_block(request_: str, slow: int) -> None:
-    counts = replay(make_trace(blocks(request_)), Recorder(work=[Work(Op.PROMOTE, 1, 0)]), BLOCK, nobody)
+    counts = replay(make_trace(blocks(request_)), Recorder(work=[Work(Op.PROMOTE, 1, 0)]), BLOCK, COPY, nobody)
     assert (counts.promotions, counts.overwrite_promotions, counts.slow_ops()) == (1, 0, slow)
     assert counts.cache_bytes_written(BLOCK) == BLOCK
 
@@ -237,7 +239,7 @@ def test_a_promotion_reads_by_itself_unless_the_request_covers_the_block(request
 def test_an_observer_is_told_of_each_bio_in_whole_sectors_after_a_tick() -> None:
     observer = Observer({0: 0, 1: 1})
     trace = make_trace([("r", 0, 512), ("r", 4000, 1200), ("w", 512, 512)], [0, 1200, 2_100_000])
-    replay(trace, observer, BLOCK, nobody)
+    replay(trace, observer, BLOCK, COPY, nobody)
     assert observer.events == [
         *("bio 0+512 at 0", "read 0", "busy"),
         *("tick 1", "bio 3584+0 at 1", "read 0", "busy"),
@@ -248,7 +250,7 @@ def test_an_observer_is_told_of_each_bio_in_whole_sectors_after_a_tick() -> None
 
 def test_an_observer_sees_the_clock_of_traces_without_real_time() -> None:
     observer = Observer()
-    replay(make_trace(blocks("r0") * 1001), observer, BLOCK, nobody)
+    replay(make_trace(blocks("r0") * 1001), observer, BLOCK, COPY, nobody)
     assert observer.told("bio")[998:] == [f"bio 0+{BLOCK} at {ms}" for ms in (0, 1000, 1000)]
     assert observer.told("tick")[997:] == ["tick 0", "tick 1000", "tick 1000"]
 
@@ -257,7 +259,7 @@ def test_an_observer_sees_the_clock_of_traces_without_real_time() -> None:
 def test_what_an_observer_decides_is_done_before_a_write_goes_on(request_: str, written: int) -> None:
     work = [Work(Op.DEMOTE, 2, 0), Work(Op.PROMOTE, 1, 0), *(Work(Op.WRITEBACK, n, n) for n in range(3, 20))]
     observer = Observer(work=work, answer=MISS_QUEUED)
-    counts = replay(make_trace(blocks(request_)), observer, BLOCK, nobody)
+    counts = replay(make_trace(blocks(request_)), observer, BLOCK, COPY, nobody)
     assert observer.events[2:9] == ["busy", "clean 0", "demote 2", "busy", "promote 1", "clean 0", "dirty 0"]
     assert (counts.hits, counts.promotions, counts.demotions, counts.writebacks) == (0, 1, 1, 8)
     assert counts.cache_bytes_written(BLOCK) == written
@@ -265,7 +267,7 @@ def test_what_an_observer_decides_is_done_before_a_write_goes_on(request_: str, 
 
 def test_an_observer_may_want_other_work_than_the_promotion() -> None:
     observer = Observer(work=[Work(Op.PROMOTE, 5, 0)], answer=MISS_QUEUED)
-    counts = replay(make_trace(blocks("w1")), observer, BLOCK, nobody)
+    counts = replay(make_trace(blocks("w1")), observer, BLOCK, COPY, nobody)
     assert not observer.told("dirty")
     assert (counts.promotions, counts.slow_ops(), counts.cache_bytes_written(BLOCK)) == (1, 2, BLOCK)
 
@@ -310,7 +312,7 @@ def test_policies_stay_sound(checked: type[Policy], timed: bool) -> None:
     requests = random_requests(600)
     times = [n * 40_000 + n // 200 * 20 * SECOND for n in range(len(requests))]
     policy = checked(cache_blocks=40, origin_blocks=203, block_size=BLOCK)  # type: ignore[call-arg]
-    counts = replay(make_trace(requests, times if timed else None), policy, BLOCK, nobody)
+    counts = replay(make_trace(requests, times if timed else None), policy, BLOCK, COPY, nobody)
     counts.check()
     assert policy.residency() == counts.promotions - counts.demotions
     assert bool(counts.hits) == bool(counts.promotions) == (checked is not CheckedCleaner)
@@ -321,13 +323,18 @@ def test_policies_stay_sound(checked: type[Policy], timed: bool) -> None:
 
 def run(text: str, policy: str, *, tunables: list[tuple[str, str]] | None = None, cache_blocks: int = 2) -> Result:
     return simulate(
-        make_trace(blocks(text)), policy, tunables=tunables or [], block_size=BLOCK, cache_blocks=cache_blocks
+        make_trace(blocks(text)),
+        policy,
+        tunables=tunables or [],
+        block_size=BLOCK,
+        cache_blocks=cache_blocks,
+        rules=COPY,
     )
 
 
 def test_a_result_tells_all() -> None:
-    result = run("r0 r0 h1 w0", "lru")
-    assert (result.trace, result.policy, result.block_size, result.cache_blocks) == ("made", "lru", BLOCK, 2)
+    result = run("r0 r0 h1 w0", "exact-lru")
+    assert (result.trace, result.policy, result.block_size, result.cache_blocks) == ("made", "exact-lru", BLOCK, 2)
     assert (result.requests, result.unique_blocks, result.hits, result.hit_ratio) == (4, 2, 2, 0.5)
     assert (result.promotions, result.demotions, result.writebacks, result.overwrite_promotions) == (2, 0, 0, 0)
     assert result.cache_bytes_written == 2 * BLOCK + BLOCK // 2 + BLOCK
@@ -363,7 +370,7 @@ def test_tunables_are_set() -> None:
         ("mq", [("random_threshold", "4"), ("colour", "4")]),
         ("smq", [("sequential_threshold", "4")]),
         ("opt", [("random_threshold", "4")]),
-        ("lru", [("random_threshold", "4")]),
+        ("exact-lru", [("random_threshold", "4")]),
     ],
 )
 def test_bad_tunables_are_refused(policy: str, tunables: list[tuple[str, str]]) -> None:

@@ -14,12 +14,13 @@ from rich.console import Console
 from fusecache.errors import RefusedError, UsageError
 from fusecache.simulator import plot
 from fusecache.simulator.plot import plot_results, require_plotting
-from fusecache.simulator.replay import Result
 from fusecache.simulator.report import print_results, progress_bar, results_json
+from fusecache.simulator.result import Result
 
 SMQ = Result(
     trace="disk",
     policy="smq",
+    data_path="absorb",
     block_size=65536,
     cache_blocks=16,
     requests=2000,
@@ -29,18 +30,27 @@ SMQ = Result(
     demotions=3,
     writebacks=4,
     overwrite_promotions=5,
+    absorbed_writes=6,
     cache_bytes_written=3 << 20,
+    origin_reads=1400,
+    origin_writes=101,
     slow_ops=1501,
     slow_ops_per_1000=750.5,
+    read_ahead=8,
+    read_ahead_used=7,
+    hdd_seconds=1234.56,
+    net_seconds=0.5,
+    disk="hdd",
+    modelled_seconds=1234.56,
     seconds=1.5,
     unique_blocks=4321,
 )
 TUNED = "mq,random_threshold=8,sequential_threshold=64"
 RESULTS = [
     SMQ,
-    replace(SMQ, policy=TUNED, hits=1000, hit_ratio=0.5),
+    replace(SMQ, policy=TUNED, data_path="copy", hits=1000, hit_ratio=0.5),
     replace(SMQ, cache_blocks=32, hits=700, hit_ratio=0.35),
-    replace(SMQ, policy=TUNED, cache_blocks=32, hits=1100, hit_ratio=0.55),
+    replace(SMQ, policy=TUNED, data_path="copy", cache_blocks=32, hits=1100, hit_ratio=0.55),
 ]
 
 
@@ -59,11 +69,12 @@ def test_json_has_every_field() -> None:
 def test_the_table_says_it_all_on_lines_as_long_as_they_need() -> None:
     lines = printed(Console(file=io.StringIO(), width=40), RESULTS)
     assert lines[0] == "disk: 2,000 requests of blocks of 64KiB, 4,321 different blocks"
-    assert [line.split() for line in lines[4:]] == [
-        ["1MiB", "smq", "500", "25.00%", "1,234,567", "3", "4", "3MiB", "750.5"],
-        [TUNED, "1,000", "50.00%", "1,234,567", "3", "4", "3MiB", "750.5"],
-        ["2MiB", "smq", "700", "35.00%", "1,234,567", "3", "4", "3MiB", "750.5"],
-        [TUNED, "1,100", "55.00%", "1,234,567", "3", "4", "3MiB", "750.5"],
+    assert lines[1] == f"absorb: smq; copy: {TUNED}"
+    assert [line.split() for line in lines[5:]] == [
+        ["1MiB", "smq", "500", "25.00%", "1,234,567", "4", "3MiB", "750.5", "1,235s"],
+        [TUNED, "1,000", "50.00%", "1,234,567", "4", "3MiB", "750.5", "1,235s"],
+        ["2MiB", "smq", "700", "35.00%", "1,234,567", "4", "3MiB", "750.5", "1,235s"],
+        [TUNED, "1,100", "55.00%", "1,234,567", "4", "3MiB", "750.5", "1,235s"],
     ]
 
 
@@ -71,7 +82,7 @@ def test_the_table_fits_a_terminal_of_80_columns_and_loses_no_figure() -> None:
     console = Console(file=io.StringIO(), width=80, force_terminal=True, no_color=True, highlight=False)
     lines = printed(console, RESULTS)
     assert "…" not in "".join(lines)
-    assert max(map(len, lines[4:])) <= 80
+    assert max(map(len, lines[5:])) <= 80
     assert sum("1,234,567" in line for line in lines) == 4
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusecache.simulator import requests
-from fusecache.simulator.requests import WHOLE, WRITES, Portion, count_origin, count_unique, split
+from fusecache.simulator.requests import GOES_ON, WHOLE, WRITES, Portion, count_origin, count_unique, split
 from tests.unit.simulator.making import BLOCK, Request, make_trace
 
 Piece = tuple[int, int, int, int, int]
@@ -23,7 +23,7 @@ def cut(requests: list[Request], block_size: int) -> list[Piece]:
     for number, (op, offset, length) in enumerate(requests):
         ends = [end for end in range(offset + 1, offset + length) if end % block_size == 0]
         for start, stop in pairwise([offset, *ends, offset + length]):
-            kind = (WRITES if op == "w" else 0) + (WHOLE if stop - start == block_size else 0)
+            kind = WRITES * (op == "w") + WHOLE * (stop - start == block_size) + GOES_ON * (stop < offset + length)
             pieces.append((number, kind, start // block_size, start, stop - start))
     return pieces
 
@@ -57,7 +57,7 @@ def test_requests_inside_blocks_and_others_are_cut_alike() -> None:
     across: Request = ("r", BLOCK - 1, 2)
     kinds = [WHOLE, WHOLE + WRITES, WRITES, 0]
     assert [list(portion.kinds) for portion in split(make_trace(inside), BLOCK)] == [kinds]
-    assert [list(portion.kinds) for portion in split(make_trace([*inside, across]), BLOCK)] == [[*kinds, 0, 0]]
+    assert [list(portion.kinds) for portion in split(make_trace([*inside, across]), BLOCK)] == [[*kinds, GOES_ON, 0]]
 
 
 def test_the_longest_request_comes_in_chunks_of_the_usual_size() -> None:

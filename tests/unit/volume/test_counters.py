@@ -21,6 +21,7 @@ def test_counting_and_listing() -> None:
 
 def test_hits_and_misses_go_on_after_a_restart_and_nothing_else_does() -> None:
     stats = Counters(*range(1, len(fields(Counters)) + 1))
+    stats.read_ahead_blocks = stats.read_ahead_used + stats.read_ahead_wasted
     stats.check()
     after = Counters()
     after.restore(stats.persistent())

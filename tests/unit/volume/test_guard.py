@@ -38,8 +38,10 @@ METHODS: dict[str, Callable[[Policy], object]] = {
     "tick": lambda policy: policy.tick(0),
     "config_values": lambda policy: policy.config_values(),
     "allow_migrations": lambda policy: policy.allow_migrations(True),
+    "coldest_first": lambda policy: list(policy.coldest_first()),
+    "hint_by_rank": lambda policy: policy.hint_by_rank(1, 2),
 }
-INSTEAD = {"lookup": 1, "lookup_with_work": 1, "get_hint": 0, "residency": 1, "config_values": {}}
+INSTEAD = {"coldest_first": [], "lookup": 1, "lookup_with_work": 1, "get_hint": 0, "residency": 1, "config_values": {}}
 
 
 class Wild(SmqPolicy):
@@ -54,6 +56,7 @@ def make(monkeypatch: pytest.MonkeyPatch, method: str, error: type[Exception]) -
     policy.load_mapping(5, 1, False, None)
     assert isinstance(policy, GuardedPolicy)
     policy.serve(mapping, health)
+    assert policy.orders_writebacks
 
     def fail(*_: object) -> None:
         msg = "out of its mind"
@@ -76,6 +79,7 @@ def test_whatever_raises_the_mapping_answers_instead(
     assert policy.lookup(5, False, False) == 1
     assert policy.lookup(6, False, False) == MISS
     assert policy.hint_size == 0
+    assert not policy.orders_writebacks
     assert policy.get_background_work(True) is None
     assert policy.invalidate_mapping(1)
     policy.check()
@@ -88,6 +92,39 @@ def test_what_the_contract_lets_it_refuse_is_no_failure(monkeypatch: pytest.Monk
         policy.invalidate_mapping(work.cblock)
     with pytest.raises(PolicyError):
         policy.set_config_value("speed", "9")
+    assert health.state == "ok"
+
+
+def test_whether_it_absorbs_and_what_is_hot_is_passed_on() -> None:
+    inner = Wild(cache_blocks=4, origin_blocks=16, block_size=4096)
+    inner.load_mappings([(oblock, oblock, False, 9 - oblock) for oblock in range(3)])
+    policy = guarded(inner, 16)
+    mapping = Mapping(4)
+    for block in range(3):
+        mapping.insert(block, block)
+    assert isinstance(policy, GuardedPolicy)
+    policy.serve(mapping, Health())
+    assert policy.keeps_heat
+    assert [cblock for some in policy.coldest_first() for cblock in some] == [2, 1, 0]
+    assert policy.hint_by_rank(1, 2) == 32
+    before = policy.absorbs
+    policy.set_config_value("absorb", "on")
+    assert (before, policy.absorbs, guarded(inner, 16).absorbs) == (False, True, True)
+
+
+def test_a_policy_that_failed_absorbs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy, _ = make(monkeypatch, "tick", ValueError)
+    policy.set_config_value("absorb", "on")
+    before = policy.absorbs
+    policy.tick(1)
+    assert (before, policy.absorbs) == (True, False)
+
+
+def test_what_it_lists_twice_in_a_slice_is_listed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy, health = make(monkeypatch, "tick", ValueError)
+    assert isinstance(policy, GuardedPolicy)
+    monkeypatch.setattr(policy._inner, "coldest_first", lambda: iter([[1, 1, 0], []]))
+    assert list(policy.coldest_first()) == [[1, 0], []]
     assert health.state == "ok"
 
 
@@ -146,6 +183,8 @@ def test_f12_a_block_that_is_not_cached_is_not_found(monkeypatch: pytest.MonkeyP
     [
         *(("get_hint", hint) for hint in (-1, 2**32, None, "9")),
         *(("residency", count) for count in (-1, 5, 10**9, None)),
+        *(("hint_by_rank", hint) for hint in (-1, 2**32, "9", 0.5)),
+        *(("coldest_first", cblocks) for cblocks in (7, [7], [[4]], [[-1]], [["1"]], [None, 0])),
         *(("config_values", values) for values in (None, 7, {"a": 1}, {2: "a"}, {"a": "1\n2"})),
     ],
 )
@@ -155,7 +194,7 @@ def test_f12_figures_that_cannot_be_cost_the_policy(
     policy, health = make(monkeypatch, "tick", ValueError)
     assert isinstance(policy, GuardedPolicy)
     monkeypatch.setattr(policy._inner, method, lambda *_: answer)
-    assert METHODS[method](policy) == INSTEAD[method]
+    assert METHODS[method](policy) == INSTEAD.get(method)
     assert health.state == "degraded"
 
 
@@ -220,7 +259,7 @@ async def test_f12_a_policy_that_fails_while_it_learns_the_mapping_fails_no_writ
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(switch)
-            while not world.volume.handed_over:
+            while not any(world.volume.handed_over):
                 await trio.lowlevel.checkpoint()
             assert await world.cache.write(0, b"new") == 3
         assert failed
@@ -297,3 +336,16 @@ async def test_a_write_is_given_no_work_but_the_promotion_of_its_block(
         assert await world.cache.write(3 * BLOCK, b"n" * BLOCK) == BLOCK
         assert world.volume.health.policy_failed
         assert world.origin_block(3) == b"n" * BLOCK
+
+
+def test_whether_it_absorbs_is_asked_anew_each_time_and_what_has_failed_does_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    policy, _ = make(monkeypatch, "lookup", ValueError)
+    assert isinstance(policy, GuardedPolicy)
+    asked = [policy.absorbs]
+    policy._inner.absorbs = True  # which a tunable does
+    asked.append(policy.absorbs)
+    policy.lookup(5, False, False)
+    asked.append(policy.absorbs)
+    assert asked == [False, True, False]
