@@ -107,10 +107,10 @@ class Counters:
             setattr(self, name, kept.get(name, getattr(self, name)))
 
     def check(self) -> None:
-        """Assert that no counter is negative, and that there are no bytes without a request."""
+        """Assert that no counter is negative, and that there are no bytes and no blocks without a request."""
         for name, count in self.as_dict().items():
             assert count >= 0, (name, self)
-        assert self.read_ahead_used + self.read_ahead_wasted <= self.read_ahead_blocks, self
         assert self.read_aheads <= self.read_ahead_blocks, self
+        assert self.read_aheads or not self.read_ahead_blocks, self
         assert self.origin_reads or not self.origin_read_bytes, self
         assert self.origin_writes or not self.origin_write_bytes, self

@@ -36,7 +36,14 @@ def test_restoring_takes_the_kept_ones_out_of_everything() -> None:
 
 
 @pytest.mark.parametrize(
-    "broken", [Counters(read_hits=-1), Counters(origin_read_bytes=1), Counters(origin_write_bytes=1)]
+    "broken",
+    [
+        Counters(read_hits=-1),
+        Counters(origin_read_bytes=1),
+        Counters(origin_write_bytes=1),
+        Counters(read_aheads=1),
+        Counters(read_ahead_blocks=1),
+    ],
 )
 def test_check_sees_impossible_counts(broken: Counters) -> None:
     with pytest.raises(AssertionError):
