@@ -171,4 +171,11 @@ SCENARIOS: Final = (
     Scenario("mq", "many cleaned between two bios", _cleaned_between_bios),
     Scenario("mq", "nothing but misses and migrations", _misses),
     Scenario("mq", "all loaded, then all invalidated", _all_invalidated),
+    Scenario("lru", "nothing but misses and migrations", _misses),
+    Scenario("arc", "nothing but misses and migrations", _misses),
+    Scenario("twoq", "nothing but misses and migrations", _misses),
+    Scenario("s3fifo", "nothing but misses and migrations", _misses),
+    Scenario("s3fifo", "half of all turned and hit each minute", _turmoil),
+    Scenario("tinylfu", "nothing but misses and migrations", _misses),
+    Scenario("tinylfu", "half of all turned and hit each minute", _turmoil),
 )
