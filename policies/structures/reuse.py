@@ -45,7 +45,7 @@ LEAST: Final = 1e-12
 """Scores are never less: so they can be weighted and compared."""
 
 _GROUPS: Final = 1 + COUNT_BINS
-_GROUP_WEIGHT: Final = 50.0
+_GROUP_WEIGHT: Final = 100.0
 _ALL_WEIGHT: Final = 50.0
 _FADE: Final = 0.99
 _SHORTEST_EPOCH: Final = 400

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import cast
 
 import pytest
@@ -99,13 +100,25 @@ def test_a_newcomer_worth_less_than_all_bypasses_and_is_remembered() -> None:
 
 
 def steps_of(monkeypatch: pytest.MonkeyPatch, policy: Policy) -> list[int]:
-    """Note how much of each thing is done from now on: looks, blocks and places swept, steps of learning."""
+    """Note how much of each thing is done from now on: blocks and places swept, steps of learning."""
     done: list[int] = []
+
+    def noting(sweep: Callable[[int], None]) -> Callable[[int], None]:
+        def noted(count: int) -> None:
+            done.append(count)
+            sweep(count)
+
+        return noted
+
     for name in ("_sweep_blocks", "_sweep_ghosts"):
-        original = getattr(policy, name)
-        monkeypatch.setattr(policy, name, lambda count, original=original: (done.append(count), original(count)))
+        monkeypatch.setattr(policy, name, noting(getattr(policy, name)))
     learn = ReuseTables.learn
-    monkeypatch.setattr(ReuseTables, "learn", lambda tables: (done.append(1), learn(tables)))
+
+    def learn_noted(tables: ReuseTables) -> None:
+        done.append(1)
+        learn(tables)
+
+    monkeypatch.setattr(ReuseTables, "learn", learn_noted)
     return done
 
 
