@@ -3,7 +3,7 @@
 from fusecache.simulator.columns import MOST_REQUESTS
 from fusecache.simulator.plot import plot_results, require_plotting
 from fusecache.simulator.report import print_results, progress_bar, results_json
-from fusecache.simulator.rules import Rules
+from fusecache.simulator.rules import DataPath, Rules
 from fusecache.simulator.runner import Job, run_jobs
 from fusecache.simulator.study import CacheSize, parse_contenders, require_replayable, resolve_sizes
 from fusecache.simulator.trace import read_trace
@@ -11,6 +11,7 @@ from fusecache.simulator.trace import read_trace
 __all__ = [
     "MOST_REQUESTS",
     "CacheSize",
+    "DataPath",
     "Job",
     "Rules",
     "parse_contenders",

@@ -24,7 +24,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Final, NamedTuple
 
-from fusecache.simulator import CacheSize, Job, parse_contenders, read_trace, resolve_sizes
+from fusecache.simulator import CacheSize, DataPath, Job, Rules, parse_contenders, read_trace, resolve_sizes
 
 POLICIES: Final = "smq,lru,arc,twoq,s3fifo,tinylfu,adaptive"
 LIMIT: Final = "opt"
@@ -53,6 +53,10 @@ class Answer(NamedTuple):
 Answers = dict[Question, Answer]
 
 
+_AS_IN_THE_KERNEL: Final = ("smq", "mq")
+"""Operations of these are counted as dm-cache does its work."""
+
+
 def play(question: Question) -> Answer:
     """Simulate."""
     path, policy, share = question
@@ -60,7 +64,8 @@ def play(question: Question) -> Answer:
     block_size = PAGE if max(trace.lengths) <= PAGE else BLOCK
     contender = parse_contenders([policy], block_size)[0]
     (cache_blocks,) = resolve_sizes([CacheSize.parse(f"{share:g}%", block_size)], trace, block_size)
-    result = Job(contender, block_size, cache_blocks).run(trace, lambda _done: None)
+    rules = Rules(DataPath.COPY) if policy in _AS_IN_THE_KERNEL else Rules()
+    result = Job(contender, block_size, cache_blocks, rules).run(trace, lambda _done: None)
     return Answer(
         result.trace, block_size, result.unique_blocks, cache_blocks, result.requests, result.hits, result.slow_ops
     )

@@ -43,7 +43,7 @@ class Impolite(ToyPolicy):
 
 
 POLICIES = ["smq", "mq", "cleaner"]
-BY_HEAT = ["smq", "lru", "arc", "twoq", "s3fifo", "tinylfu"]
+BY_HEAT = ["smq", "adaptive", "lru", "arc", "twoq", "s3fifo", "tinylfu"]
 """Policies that can tell each other which blocks are hot."""
 PAIRS = [*itertools.product(POLICIES, POLICIES), ("lru", "mq"), ("mq", "lru"), ("lru", "cleaner"), ("lru", "lru")]
 HINT = 7
