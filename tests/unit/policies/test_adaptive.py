@@ -60,6 +60,14 @@ def test_a_loop_larger_than_the_cache_is_kept_in_part() -> None:
     assert play.hits > 70, "LRU has none"
 
 
+def test_a_loop_far_longer_than_the_memory_is_not_taken_for_something_else() -> None:
+    play = Play("adaptive", 40)
+    for _ in range(8):
+        play.hits = 0
+        play.read(*range(ORIGIN_BLOCKS))
+    assert play.hits >= 36, "nearly all that fit"
+
+
 def test_a_scan_passes_once_it_is_known_to_be_one() -> None:
     play, rng = Play("adaptive", 100), random.Random(1)
     for part in range(60):
