@@ -64,7 +64,7 @@ def play(question: Question) -> Answer:
     block_size = PAGE if max(trace.lengths) <= PAGE else BLOCK
     contender = parse_contenders([policy], block_size)[0]
     (cache_blocks,) = resolve_sizes([CacheSize.parse(f"{share:g}%", block_size)], trace, block_size)
-    rules = Rules(DataPath.COPY) if policy in _AS_IN_THE_KERNEL else Rules()
+    rules = Rules(data_path=DataPath.COPY) if policy in _AS_IN_THE_KERNEL else Rules()
     result = Job(contender, block_size, cache_blocks, rules).run(trace, lambda _done: None)
     return Answer(
         result.trace, block_size, result.unique_blocks, cache_blocks, result.requests, result.hits, result.slow_ops

@@ -54,6 +54,8 @@ T = TypeVar("T")
 BLOCK: Final = 4096
 QUICK_TICKS: Final = 0.05
 """Seconds, instead of one, so that ticks fall among requests."""
+_AT_REST_SECONDS: Final = 10
+"""Virtual."""
 _TICKS_PER_CLOSING: Final = 2
 _AGE: Final = DirtyAge(0.1, 6)
 _LIMITS: Final = (0, 30, 75, 100)
@@ -393,6 +395,9 @@ class Rig:
             await self.flusher.flush()
         await self.control.settle()
         async with self.worker.paused():
+            with trio.move_on_after(_AT_REST_SECONDS):
+                while self.volume.locks.held:  # what is written back unasked ends by itself
+                    await trio.sleep(0.001)
             await self.volume.durability.commit()
             assert not self.volume.locks.held, f"locks are held: {list(self.volume.locks.held)}"
             self.volume.check()

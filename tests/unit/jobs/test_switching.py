@@ -243,8 +243,8 @@ async def test_what_is_hot_stays_hot(first: str, second: str) -> None:
     after = [cblock for some in new.coldest_first() for cblock in some]
     assert sorted(after) == list(range(600))
     place = {cblock: number for number, cblock in enumerate(before)}
-    level = 600 // 64 + 1 if second == "smq" else 0
-    assert all(abs(place[cblock] - number) <= level for number, cblock in enumerate(after))
+    coarseness = {"smq": 600 // 64 + 1, "adaptive": 600 // 8}.get(second, 0)  # of its levels, or its ages
+    assert all(abs(place[cblock] - number) <= coarseness for number, cblock in enumerate(after))
     new.check()
 
 

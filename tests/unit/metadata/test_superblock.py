@@ -86,6 +86,7 @@ def test_the_text_is_that_of_formats_3_and_4() -> None:
         "needs_check": "0",
         "cache_bytes": "67112960",
         "hints": "smq 2 4",
+        "learned": "",
         "stats": '{"read_hits": 3, "write_hits": 0}',
     }
 
