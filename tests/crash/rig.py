@@ -396,7 +396,7 @@ class Rig:
         await self.control.settle()
         async with self.worker.paused():
             with trio.move_on_after(_AT_REST_SECONDS):
-                while self.volume.locks.held:  # what is written back unasked ends by itself
+                while self.volume.locks.held:  # noqa: ASYNC110 - what is written back unasked ends, and tells nobody
                     await trio.sleep(0.001)
             await self.volume.durability.commit()
             assert not self.volume.locks.held, f"locks are held: {list(self.volume.locks.held)}"
