@@ -7,10 +7,10 @@ bits, which is the owner's.  The places of a set are in order, the newest first,
 comes into a full set pushes out the oldest.  So these are queues side by side: together almost one first-in, first-out
 queue, at six bytes a block, and without links.
 
-Another block may have the same print: then it is taken for the one that was put in.  With prints of 16 bits and numbers
-that are scattered widely, that would happen to one new block in 4096.  It sounds little, but then a loop far longer than
-the memory seems to come back now and then, and is taken in for it: in a model, all hits were lost of a cache of 1 % of
-the loop.
+Another block may have the same print: then it is taken for the one that was put in.  With prints of 16 bits and
+numbers that are scattered widely, that would happen to one new block in 4096.  It sounds little, but then a loop far
+longer than the memory seems to come back now and then, and is taken in for it: in a model, all hits were lost of a
+cache of 1 % of the loop.
 """
 
 from __future__ import annotations
