@@ -100,8 +100,11 @@ class Policy(ABC):
     """Whether :meth:`coldest_first` lists its blocks, and it can learn them in the order of another policy's list."""
 
     absorbs: bool = False
-    """Whether a write of a part of a block that is not cached is referred to :meth:`lookup_with_work`: if the policy
-    hands out the promotion, the block is cached with what was written, and the rest of it stays at the origin."""
+    """Whether any write may promote its block without a read: the cache then refers all writes to :meth:`lookup`, with
+    ``fast_copy``.  If the answer is :data:`MISS_QUEUED`, and the next item of :meth:`get_background_work` is the
+    promotion of this block, the block is cached with what was written, and the rest of it stays at the origin.
+
+    The simulator asks :meth:`lookup_with_work` instead, so a policy that absorbs hands out the promotion there too."""
 
     orders_writebacks: ClassVar[bool] = False
     """Whether it orders writebacks by itself when the origin is idle; otherwise the cache writes back then."""
@@ -110,7 +113,8 @@ class Policy(ABC):
     def lookup(self, oblock: int, write: bool, fast_copy: bool) -> int:
         """Refer one bio to the policy.
 
-        :param fast_copy: promoting this block would cost no read of the origin.
+        :param fast_copy: promoting this block would cost no read of the origin: the bio is a write that covers it, or
+            any write while the policy :attr:`absorbs`.
         :return: the cblock (>= 0) of a hit, or :data:`MISS`, or :data:`MISS_QUEUED`.
         """
 
