@@ -22,7 +22,7 @@ import structlog
 import trio
 
 from fusecache.block import PARTIAL, UNMAPPED, WRITERS_OUT
-from fusecache.config import COPY_SIZE
+from fusecache.config import COPY_SIZE, MIB
 from fusecache.errors import StoreError
 from fusecache.migration.batches import Batch, Held
 from fusecache.migration.migrations import reporting
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-MOST_FILLS: Final = 16
-"""Fills under way with which another request may begin some; each holds in memory what it reads for its request."""
+MOST_MEMORY: Final = 32 * MIB
+"""Bytes that the fills under way may hold when another request begins some; beyond that, blocks are promoted later."""
 
 
 class Fill:
@@ -83,9 +83,9 @@ class Filler:
         "_ended",
         "_fills",
         "_may_complete",
+        "_memory",
         "_read_ahead",
         "_steps",
-        "_under_way",
         "_volume",
         "nursery",
     )
@@ -106,7 +106,8 @@ class Filler:
         self._ended = ended
         self._read_ahead = read_ahead
         self._fills: dict[int, Fill] = {}
-        self._under_way = 0
+        self._memory = 0
+        """Bytes that the fills under way hold."""
         self.nursery: trio.Nursery | None = None
 
     def find(self, oblock: int) -> Fill | None:
@@ -120,7 +121,7 @@ class Filler:
     def may_begin(self) -> bool:
         """Whether another fill may begin now; blocks that are too large for one are promoted otherwise."""
         fits = self._volume.geometry.block_size <= COPY_SIZE
-        return fits and self.nursery is not None and self._under_way < MOST_FILLS
+        return fits and self.nursery is not None and self._memory < MOST_MEMORY
 
     def fill(self, works: Sequence[Work], begin: int, end: int) -> Fill:
         """Begin to fill neighbours from one read of bytes ``begin`` to ``end`` of the image; returns at once.
@@ -149,7 +150,7 @@ class Filler:
         """Let a fill of these blocks be found from now on."""
         fill = Fill(begin, end - begin)
         self._fills.update(dict.fromkeys(oblocks, fill))
-        self._under_way += 1
+        self._memory += len(fill.view)
         return fill
 
     async def _promote_all(self, fill: Fill, batch: Batch) -> None:
@@ -225,12 +226,12 @@ class Filler:
         for oblock in oblocks:
             if self._fills.get(oblock) is fill:
                 del self._fills[oblock]
-        self._under_way -= 1
+        self._memory -= len(fill.view)
         fill.ended.set()
 
     def check(self) -> None:
         """Assert that every fill that can be found is under way, and that what was read ahead is sound."""
         self._read_ahead.check()
-        assert len(set(self._fills.values())) <= self._under_way
+        assert sum(len(fill.view) for fill in set(self._fills.values())) <= self._memory
         for oblock in self._fills:
             assert oblock in self._volume.locks.held

@@ -59,6 +59,8 @@ SIDE_BY_SIDE: Final = {Op.PROMOTE: 8, Op.DEMOTE: 64, Op.WRITEBACK: 4}
 """Batches under way at most, by kind; one that copies holds :data:`fusecache.config.COPY_SIZE` bytes in memory.
 Demotions mostly wait for the commit that they share."""
 _LEAST_ORDERS: Final = 128
+_MOST_AT_ONCE: Final = 1024
+"""Items, those included that requests take for themselves: as many as there can be requests."""
 _ASKED_AT_ONCE: Final = 16
 """Items for which the policy is asked before other tasks may run."""
 
@@ -168,18 +170,18 @@ class MigrationWorker:
     async def _fill_backlog(self) -> None:
         """Take from the policy what it has, up to the bound."""
         asked = 0
-        while (work := self._ask_policy()) is not None:
+        while (work := self._ask_policy(self._most_orders)) is not None:
             self._backlog.add(work)
             asked += 1
             if asked % _ASKED_AT_ONCE == 0:
                 await trio.lowlevel.checkpoint()
 
-    def _ask_policy(self) -> Work | None:
-        """Ask the policy for an item, if we could take one now."""
+    def _ask_policy(self, most: int) -> Work | None:
+        """Ask the policy for an item, if we could take one now, beside fewer than so many others."""
         volume = self._volume
         now = trio.current_time()
         orders = len(self._backlog) + self._in_flight
-        if not self._may_migrate() or orders >= self._most_orders or not self._backoff.is_over(now):
+        if not self._may_migrate() or orders >= most or not self._backoff.is_over(now):
             return None
         return volume.policy.get_background_work(self._waves.is_idle(orders, now))
 
@@ -288,7 +290,7 @@ class MigrationWorker:
         """
         self.wake()
         volume = self._volume
-        if (copies and not self.filler.may_begin) or (work := self._ask_policy()) is None:
+        if (copies and not self.filler.may_begin) or (work := self._ask_policy(_MOST_AT_ONCE)) is None:
             return None
         is_wanted = work.op is Op.PROMOTE and work.oblock == oblock and volume.locks.may_migrate(oblock)
         if not is_wanted or (copies and not self.copy_rate.takes(volume.geometry.block_size)):

@@ -390,8 +390,11 @@ async def test_a_reader_that_is_cancelled_leaves_the_fill_alone() -> None:
 
 
 @virtual
-async def test_one_request_may_begin_many_fills_and_then_others_wait_for_their_promotion() -> None:
-    count = filling.MOST_FILLS + 2
+async def test_one_request_may_begin_many_fills_and_then_others_wait_for_their_promotion(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(filling, "MOST_MEMORY", 16 * BLOCK)
+    count = 18
     world = numbered(World(cache_blocks=2 * count + 1, origin_blocks=2 * count + 1))
     for oblock in range(1, 2 * count, 2):
         world.load(oblock, oblock)
