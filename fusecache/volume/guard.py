@@ -62,7 +62,7 @@ class GuardedPolicy(Policy):
     @property
     def absorbs(self) -> bool:  # type: ignore[override]  # a tunable may change it at any time
         """Whether it absorbs writes; nothing that has failed does."""
-        return not self._failed and bool(self._inner.absorbs)
+        return self._ask(lambda: bool(self._inner.absorbs), instead=bool)
 
     def serve(self, mapping: Mapping, health: Health) -> None:
         """Guard from here on: answer from ``mapping`` if the policy fails, and report that to ``health``."""

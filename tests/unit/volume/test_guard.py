@@ -349,3 +349,19 @@ def test_whether_it_absorbs_is_asked_anew_each_time_and_what_has_failed_does_not
     policy.lookup(5, False, False)
     asked.append(policy.absorbs)
     assert asked == [False, True, False]
+
+
+@virtual
+async def test_a_policy_that_cannot_say_whether_it_absorbs_costs_no_write() -> None:
+    class Unsure(ToyPolicy):
+        @property
+        def absorbs(self) -> bool:  # type: ignore[override]
+            msg = "out of its mind"
+            raise ValueError(msg)
+
+    world = World()
+    world.volume.take_over(guarded(Unsure(4), 16))
+    async with world.running():
+        assert await world.cache.write(3 * BLOCK, b"n" * 512) == 512
+        assert "out of its mind" in world.volume.health.policy_failed
+        assert world.origin_block(3)[:512] == b"n" * 512
