@@ -365,3 +365,23 @@ async def test_a_policy_that_cannot_say_whether_it_absorbs_costs_no_write() -> N
         assert await world.cache.write(3 * BLOCK, b"n" * 512) == 512
         assert "out of its mind" in world.volume.health.policy_failed
         assert world.origin_block(3)[:512] == b"n" * 512
+
+
+@pytest.mark.parametrize("write", [False, True])
+@virtual
+async def test_a_promotion_to_a_place_that_is_taken_costs_no_request(write: bool) -> None:
+    world = World()
+    world.load(6, 2)
+    toy = ToyPolicy(4)
+    toy.load_mapping(6, 2, False, None)
+    toy.absorbs = True
+    toy.admitted[3] = 2
+    world.volume.take_over(guarded(toy, 16))
+    async with world.running():
+        if write:
+            assert await world.cache.write(3 * BLOCK, b"n" * 512) == 512
+            assert world.origin_block(3)[:512] == b"n" * 512
+        else:
+            assert await world.cache.read(3 * BLOCK, 512) == b"o" * 512
+        assert "cblock 2 is not free" in world.volume.health.policy_failed
+        assert await world.cache.read(6 * BLOCK, 512) == b"c" * 512
