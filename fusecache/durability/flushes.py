@@ -100,10 +100,13 @@ class Flushes:
         for cblock in cblocks:
             self._unflushed.pop(cblock, None)
 
-    def has_lost_writes(self, cblock: int) -> bool:
-        """Tell whether what the cache has of a block may be what another block has left there."""
-        entry = self._unflushed.get(cblock)
-        return bool(self._health.cache_lost) and entry is not None and not entry.durable
+    def what_is_left(self, cblock: int) -> int | None:
+        """Return the sectors of a cache block that are not lost; None for all of them, as while no cache is lost.
+
+        The others may show what another block has left there.
+        """
+        entry = self._unflushed.get(cblock) if self._health.cache_lost else None
+        return None if entry is None else entry.durable
 
     async def flush(self, *, cache: bool, origin: bool) -> None:
         """Flush one store or both, side by side, but never a cache that is given up; raises StoreError."""

@@ -387,6 +387,9 @@ class Steps:
         except BaseException:
             mapping.put_back(oblock, cblock, state, valid)
             durability.rows.kept(cblock)
-            if divergent and not durability.flushes.has_lost_writes(cblock):
+            left = durability.flushes.what_is_left(cblock)
+            if divergent and left != 0:
+                if left is not None:
+                    mapping.holds_part(cblock, left)
                 self._volume.set_dirty(cblock)  # one of its two copies has to be the right one
             raise

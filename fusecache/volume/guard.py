@@ -10,6 +10,7 @@ The same goes for an answer that cannot be:
 * work for a block for which an item is outstanding, or for a block that does not exist: whoever carries out an item
   relies on nobody else having one for the same block.  The guard hands out a copy of each item, since the policy might
   change its own;
+* a promotion of a block that is cached, or to a cache block that is not free;
 * a refusal to forget a block for which no item is outstanding, and none is queued;
 * a count of blocks, a hint or a list of tunables that is none.
 
@@ -62,7 +63,7 @@ class GuardedPolicy(Policy):
     @property
     def absorbs(self) -> bool:  # type: ignore[override]  # a tunable may change it at any time
         """Whether it absorbs writes; nothing that has failed does."""
-        return not self._failed and bool(self._inner.absorbs)
+        return self._ask(lambda: bool(self._inner.absorbs), instead=bool)
 
     def serve(self, mapping: Mapping, health: Health) -> None:
         """Guard from here on: answer from ``mapping`` if the policy fails, and report that to ``health``."""
@@ -152,10 +153,21 @@ class GuardedPolicy(Policy):
         if work.oblock in self._oblocks or work.cblock in self._cblocks:
             msg = f"{work}: another item for one of these blocks is out"
             raise ValueError(msg)
+        if work.op is Op.PROMOTE:
+            self._require_free(work)
         self._items[work] = theirs
         self._oblocks.add(work.oblock)
         self._cblocks.add(work.cblock)
         return work
+
+    def _require_free(self, work: Work) -> None:
+        """Raise ValueError for a promotion that cannot be carried out; a request may wait for it, and must not fail."""
+        if self._mapping is not None and self._mapping.oblock_of[work.cblock] >= 0:
+            msg = f"{work}: cblock {work.cblock} is not free"
+            raise ValueError(msg)
+        if self._find(work.oblock) >= 0:
+            msg = f"{work}: oblock {work.oblock} is cached"
+            raise ValueError(msg)
 
     def complete_background_work(self, work: Work, success: bool) -> None:
         """See above."""

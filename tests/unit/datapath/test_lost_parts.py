@@ -8,6 +8,7 @@ import trio
 from fusecache.block import DIRTY, PARTIAL
 from fusecache.config import Mode
 from fusecache.errors import FusecacheError, StoreError
+from fusecache.metadata.record import Transaction
 from policies import Op, Work
 from tests.unit.worlds import BLOCK, World, settle, virtual
 
@@ -191,3 +192,36 @@ async def test_a_switch_to_passthrough_after_a_write_was_routed_leaves_nothing_d
         await world.worker.absorb(work, 0, memoryview(b"n" * SECTOR))
         assert not world.mapping.dirty_count
         assert world.origin_block(5)[: SECTOR + 1] == b"n" * SECTOR + b"o"
+
+
+@virtual
+async def test_a_spoiled_block_that_cannot_be_dropped_has_only_what_was_durable_once_the_cache_is_lost() -> None:
+    world = World(mode=Mode.WRITETHROUGH)
+    world.load(5, 2, valid=0b0011)
+    lost = trio.Event()
+
+    async def refuse(transaction: Transaction) -> None:
+        if transaction.unmapped:
+            await lost.wait()
+            msg = "no commit"
+            raise StoreError(msg)
+
+    world.record.before = refuse
+    async with world.running() as nursery:
+        await world.cache.write(5 * BLOCK + 2 * SECTOR, b"n" * 2 * SECTOR)
+        world.origin.refused = {5 * BLOCK}
+
+        async def spoil() -> None:
+            with pytest.raises(StoreError, match="no commit"):
+                await world.cache.write(5 * BLOCK, b"x" * SECTOR)
+
+        nursery.start_soon(spoil)
+        await settle()
+        await losing(world, range(2, 4))
+        lost.set()
+        await settle()
+        assert world.mapping.valid == {2: 0b0011}
+        assert world.mapping.flags[2] & (DIRTY | PARTIAL) == DIRTY | PARTIAL
+        world.origin.refused, world.record.before = set(), None
+        assert await world.worker.invalidate(5)
+        assert world.origin_block(5) == b"x" * SECTOR + b"c" * SECTOR + b"n" * 2 * SECTOR + b"o" * 4 * SECTOR

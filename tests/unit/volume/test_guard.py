@@ -349,3 +349,39 @@ def test_whether_it_absorbs_is_asked_anew_each_time_and_what_has_failed_does_not
     policy.lookup(5, False, False)
     asked.append(policy.absorbs)
     assert asked == [False, True, False]
+
+
+@virtual
+async def test_a_policy_that_cannot_say_whether_it_absorbs_costs_no_write() -> None:
+    class Unsure(ToyPolicy):
+        @property
+        def absorbs(self) -> bool:  # type: ignore[override]
+            msg = "out of its mind"
+            raise ValueError(msg)
+
+    world = World()
+    world.volume.take_over(guarded(Unsure(4), 16))
+    async with world.running():
+        assert await world.cache.write(3 * BLOCK, b"n" * 512) == 512
+        assert "out of its mind" in world.volume.health.policy_failed
+        assert world.origin_block(3)[:512] == b"n" * 512
+
+
+@pytest.mark.parametrize("write", [False, True])
+@virtual
+async def test_a_promotion_to_a_place_that_is_taken_costs_no_request(write: bool) -> None:
+    world = World()
+    world.load(6, 2)
+    toy = ToyPolicy(4)
+    toy.load_mapping(6, 2, False, None)
+    toy.absorbs = True
+    toy.admitted[3] = 2
+    world.volume.take_over(guarded(toy, 16))
+    async with world.running():
+        if write:
+            assert await world.cache.write(3 * BLOCK, b"n" * 512) == 512
+            assert world.origin_block(3)[:512] == b"n" * 512
+        else:
+            assert await world.cache.read(3 * BLOCK, 512) == b"o" * 512
+        assert "cblock 2 is not free" in world.volume.health.policy_failed
+        assert await world.cache.read(6 * BLOCK, 512) == b"c" * 512
