@@ -37,7 +37,7 @@ def test_no_age_is_too_old_to_be_told(cache_blocks: int) -> None:
     play = Play("adaptive", cache_blocks)
     policy, rng = adaptive(play), random.Random(cache_blocks)
     last: dict[int, int] = {}
-    for _ in range(40 * cache_blocks + 500):
+    for _ in range(15 * cache_blocks + 500):
         oblock = rng.randrange(6 * cache_blocks)
         before = policy._tables.now
         play.read(oblock)
