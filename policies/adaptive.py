@@ -50,11 +50,11 @@ from policies.structures.lifetimes import (
     new_class,
 )
 from policies.structures.reuse import ReuseTables
+from policies.structures.streams import Streams
 
 _GHOSTS_PER_BLOCK: Final = 3
 _TOUCHES_PER_PERIOD: Final = 8
 _MISSES_PER_PERIOD: Final = 32
-_LATELY: Final = 128
 _POOL: Final = 16
 _LOOKS_PER_MISS: Final = 16
 _LOOK_EVERY: Final = 4
@@ -62,7 +62,6 @@ _LOOK_EVERY: Final = 4
 _BLOCKS_PER_MISS: Final = 256
 _SWEEP_SLOTS: Final = 200
 _SLICE: Final = 4096
-_NEVER: Final = -1
 _FURTHER: Final = 8
 """How often the hand looks on if it has found nothing but blocks that are leaving."""
 
@@ -91,7 +90,7 @@ class AdaptivePolicy(AdmittingPolicy):
         self._cells = cells_by_position()
         self._moves = moves_by_position()
         self._turn = 0
-        self._lately = [_NEVER] * _LATELY
+        self._streams = Streams()
         self._misses = 0
         self._begin_period()
         self._pool: list[int] = []
@@ -128,17 +127,16 @@ class AdaptivePolicy(AdmittingPolicy):
         if tables.now >= tables.due:
             self._advance()
         self._pass_time()
-        lately = self._lately
+        kind = self._streams.miss(oblock)
         key = self._ghosts.take(oblock)
         if key == BLANK:
-            which = new_class(write, lately[oblock - 1 & _LATELY - 1] == oblock - 1)
+            which = new_class(write, kind)
         else:
             position = tables.base - key
             tables.hits[self._cells[position]] += 1
             tables.alive[key] -= 1
             turn = self._turn = self._turn * 5 + 3 & _TURN_MASK
             which = self._moves[turn >> _TURN_SHIFT][position]
-        lately[oblock & _LATELY - 1] = oblock
         if self._free <= self._reserve and self._next_victims_worth() >= tables.scores[which * BINS]:
             self._remember(oblock, tables.base - which, is_alive=False)
             return BYPASS

@@ -33,10 +33,13 @@ from policies.structures.lifetimes import (
     BINS,
     CELLS,
     CLASSES,
-    COUNT_BINS,
+    GROUPS,
+    NEW_CLASSES,
     SLOTS,
     SLOTS_PER_CACHE,
     SPAN,
+    STREAM_CLASSES,
+    STREAM_GROUP,
     cells_by_position,
     group_of,
 )
@@ -44,7 +47,6 @@ from policies.structures.lifetimes import (
 LEAST: Final = 1e-12
 """Scores are never less: so they can be weighted and compared."""
 
-_GROUPS: Final = 1 + COUNT_BINS
 _GROUP_WEIGHT: Final = 100.0
 _ALL_WEIGHT: Final = 50.0
 _FADE: Final = 0.99
@@ -54,7 +56,7 @@ _EPOCHS_PER_CACHE: Final = 2
 _WIDTHS: Final = tuple(stop - start for start, stop in zip(BIN_STARTS, (*BIN_STARTS[1:], SLOTS), strict=True))
 _EDGES: Final = tuple(zip(BIN_STARTS, (*BIN_STARTS[1:], SLOTS), strict=True))
 
-_HEAD: Final = b"fusecache reuse 1\n"
+_HEAD: Final = b"fusecache reuse 2\n"
 _STEPS_PER_OCTAVE: Final = 8
 _MOST_LOGGED: Final = 255
 
@@ -105,6 +107,8 @@ class ReuseTables:
         self.cut = [0.0] * CELLS
         self.alive = array("i", (0,)) * SPAN
         self.scores = [1.0 / (start + 1) for start in BIN_STARTS] * CLASSES
+        streams = slice(STREAM_CLASSES * BINS, NEW_CLASSES * BINS)
+        self.scores[streams] = [LEAST] * len(self.scores[streams])
         self.learning = False
         self._step = 0
         self._risk = [[0.0] * BINS for _ in range(CLASSES)]
@@ -112,8 +116,8 @@ class ReuseTables:
         self._groups: list[list[float]] = []
 
     def _begin_groups(self) -> None:
-        self._all = [[0.0] * BINS for _ in range(_GROUPS)]
-        self._group_risk = [[0.0] * BINS for _ in range(_GROUPS)]
+        self._all = [[0.0] * BINS for _ in range(GROUPS)]
+        self._group_risk = [[0.0] * BINS for _ in range(GROUPS)]
 
     def advance(self) -> int:
         """Begin the slot of the present touch; return how many slots have passed."""
@@ -174,16 +178,17 @@ class ReuseTables:
 
     def _compare_groups(self) -> None:
         """Find the hazards of the groups."""
-        hits = [sum(column) for column in zip(*self._all, strict=True)]
-        risk = [sum(column) for column in zip(*self._group_risk, strict=True)]
+        hits = [sum(column) for column in zip(*self._all[:STREAM_GROUP], strict=True)]
+        risk = [sum(column) for column in zip(*self._group_risk[:STREAM_GROUP], strict=True)]
         overall = [some / (many + 1) for some, many in zip(hits, risk, strict=True)]
         self._groups = [
             [
                 (some + _ALL_WEIGHT * lean) / (many + _ALL_WEIGHT)
                 for some, many, lean in zip(self._all[group], self._group_risk[group], overall, strict=True)
             ]
-            for group in range(_GROUPS)
+            for group in range(STREAM_GROUP)
         ]
+        self._groups.append([0.0] * BINS)
 
     def _score(self, which: int) -> None:
         """Find the scores of a class, from the last age to the first."""
