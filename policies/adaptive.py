@@ -96,7 +96,7 @@ class AdaptivePolicy(AdmittingPolicy):
         self._pool: list[int] = []
         self._pool_keys: list[int] = []
         self._look_every = min(max(cache_blocks // _BLOCKS_PER_MISS, 1), _LOOK_EVERY)
-        self._looks = _LOOKS_PER_MISS * self._look_every
+        self._stride = -(-cache_blocks // (_LOOKS_PER_MISS * self._look_every))
         self._pool_size = _POOL + self._look_every
         self._hand = 0
         self._look_due = 0
@@ -163,20 +163,22 @@ class AdaptivePolicy(AdmittingPolicy):
     # --- victims ------------------------------------------------------------------------------------------------------
 
     def _look(self) -> None:
-        """Let the hand go on: those that are worth least, of what it sees and of the pool, become the pool."""
+        """Let the hand go on: those that are worth least, of what it sees and of the pool, become the pool.
+
+        It sees blocks all over the cache, as those that came together lie together and are worth the same.
+        """
         self._look_due = self._misses + self._look_every
-        start = self._hand
-        stop = min(start + self._looks, self._cache_blocks)
-        self._hand = stop if stop < self._cache_blocks else 0
+        start, step = self._hand, self._stride
+        self._hand = (start + 1) % step
         keys, flags = self._keys, self._flags
-        seen = [cblock for cblock in self._pool if not start <= cblock < stop]
+        seen = [cblock for cblock in self._pool if cblock % step != start]
         base, scores, cells = self._tables.base, self._tables.scores, self._cells
         worth = [scores[cells[base - keys[cblock]]] * _WEIGHTS[flags[cblock]] for cblock in seen]
         worth += [
             scores[cells[base - key]] * _WEIGHTS[state]
-            for key, state in zip(keys[start:stop], flags[start:stop], strict=True)
+            for key, state in zip(keys[start::step], flags[start::step], strict=True)
         ]
-        seen += range(start, stop)
+        seen += range(start, self._cache_blocks, step)
         order = sorted(range(len(seen)), key=worth.__getitem__)[: self._pool_size]
         order.reverse()
         pool = self._pool = [seen[number] for number in order if worth[number] < inf]

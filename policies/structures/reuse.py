@@ -49,6 +49,8 @@ LEAST: Final = 1e-12
 
 _GROUP_WEIGHT: Final = 100.0
 _ALL_WEIGHT: Final = 50.0
+_FLOORS: Final = tuple(LEAST if group == STREAM_GROUP else LEAST * (2 + group) for group in range(GROUPS))
+"""What is known of no hit at such an age is worth this: the more, the more often it was used, but streams the least."""
 _FADE: Final = 0.99
 _SHORTEST_EPOCH: Final = 400
 _FIRST_EPOCH: Final = 16
@@ -188,7 +190,7 @@ class ReuseTables:
             ]
             for group in range(STREAM_GROUP)
         ]
-        self._groups.append([0.0] * BINS)
+        self._groups.append([0.0] * BINS)  # streams lean on nobody: little of one comes back until some did
 
     def _score(self, which: int) -> None:
         """Find the scores of a class, from the last age to the first."""
@@ -204,7 +206,7 @@ class ReuseTables:
             survival = left
             survivals.append(survival)
             areas.append(area)
-        self.scores[cell : cell + BINS] = hull_slopes(survivals, areas)
+        self.scores[cell : cell + BINS] = hull_slopes(survivals, areas, _FLOORS[group_of(which)])
 
     def is_sound(self) -> bool:
         """Tell whether counts and scores are what they can be."""
@@ -242,8 +244,8 @@ class ReuseTables:
         assert len(cells_by_position()) == SPAN
 
 
-def hull_slopes(survivals: list[float], areas: list[float]) -> list[float]:
-    """Return for each point but the last the steepest way down from it to a later one, at least LEAST.
+def hull_slopes(survivals: list[float], areas: list[float], least: float = LEAST) -> list[float]:
+    """Return for each point but the last the steepest way down from it to a later one, at least ``least``.
 
     Points are ``(areas[i], survivals[i])``; areas rise, survivals fall.  O(n): the later points that count are those of
     the lower convex hull.
@@ -259,6 +261,6 @@ def hull_slopes(survivals: list[float], areas: list[float]) -> list[float]:
                 break
             hull.pop()
         hull.append((area, survival, slope))
-        slopes.append(max(slope, LEAST))
+        slopes.append(max(slope, least))
     slopes.reverse()
     return slopes
