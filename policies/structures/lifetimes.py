@@ -11,10 +11,10 @@ A block has a *class* and the slot of its last touch.  Both make its *key*, ``sl
 have ``SPAN`` entries: Python counts negative indices from the end.  This *position* is all that there is to say of a
 block.  Who keeps keys must look at them before they are ``SLOTS`` old, or an old block looks like a young one.
 
-Classes tell what is known of a block's past.  Of new blocks: whether it was read or written, and whether it follows another
-miss, or comes in a stream.  Of others: how often they were reused (4 bins, up to 2, 4, 8 and more touches; the bin is
-raised at random, so that no count is needed) and after what time the last time (8 bins, an octave each).  A reuse that
-comes sooner than an eighth of a cache is part of the same use, and changes no class.
+Classes tell what is known of a block's past.  Of new blocks: whether it was read or written, and whether it follows
+another miss, or comes in a stream.  Of others: how often they were reused (4 bins, up to 2, 4, 8 and more touches; the
+bin is raised at random, so that no count is needed) and after what time the last time (8 bins, an octave each).  A
+reuse that comes sooner than an eighth of a cache is part of the same use, and changes no class.
 
 Ages are told in *bins*: slot by slot at first, later four to an octave.  A *cell* is a bin of a class:
 ``class * BINS + bin``.

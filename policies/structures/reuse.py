@@ -180,8 +180,8 @@ class ReuseTables:
 
     def _compare_groups(self) -> None:
         """Find the hazards of the groups."""
-        hits = [sum(column) for column in zip(*self._all[:STREAM_GROUP], strict=True)]
-        risk = [sum(column) for column in zip(*self._group_risk[:STREAM_GROUP], strict=True)]
+        hits = [sum(column) for column in zip(*self._all, strict=True)]
+        risk = [sum(column) for column in zip(*self._group_risk, strict=True)]
         overall = [some / (many + 1) for some, many in zip(hits, risk, strict=True)]
         self._groups = [
             [
