@@ -23,7 +23,12 @@ much again.
 *Ghosts.*  Evicted and bypassed blocks, three times as many as the cache has, are remembered with class and last touch
 (structures/ghosts.py).  If they come back, their reuse time is counted as that of any other.
 
-There is no window, no list and no detector: resistance to scans and loops comes out of the tables.
+*Streams.*  New blocks that come in a long sequence (structures/streams.py) are a class of their own.  It is taken to be
+worth nothing until some of it came back: so a scan does not live on the credit of what was read before, and passes
+blocks that were reused, however long they have not been read.  A stream that comes back is learned by its ghosts, or by
+those of it that found room.
+
+There is no window and no list: how long anything is kept comes out of the tables.
 
 The hint of a block is its position plus 1: class and age.
 """
@@ -330,6 +335,7 @@ class AdaptivePolicy(AdmittingPolicy):
     def _check_order(self) -> Iterable[int]:
         self._tables.check()
         self._ghosts.check()
+        self._streams.check()
         assert len(self._ghosts) <= _GHOSTS_PER_BLOCK * self._cache_blocks + WAYS
         mapped = [c for c, flags in enumerate(self._flags) if flags & (ALLOCATED | RESERVED) == ALLOCATED]
         living = [self._keys[cblock] for cblock in mapped] + [key for key in self._ghosts.keys if key != BLANK]

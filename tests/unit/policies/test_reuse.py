@@ -58,7 +58,8 @@ def test_classes_rise_and_tell_the_interval(age: int, which: int, turn: int) -> 
         assert after == which, "part of the same use"
     else:
         assert (after - NEW_CLASSES) % 8 == interval_bin(age)
-        assert max(group_of(which), 1) <= group_of(after) <= min(group_of(which) + 1, 4)
+        before = 0 if which < NEW_CLASSES else group_of(which)
+        assert max(before, 1) <= group_of(after) <= min(before + 1, 4)
 
 
 def test_intervals_are_told_by_octaves_of_the_cache() -> None:
