@@ -23,7 +23,12 @@ much again.
 *Ghosts.*  Evicted and bypassed blocks, three times as many as the cache has, are remembered with class and last touch
 (structures/ghosts.py).  If they come back, their reuse time is counted as that of any other.
 
-There is no window, no list and no detector: resistance to scans and loops comes out of the tables.
+*Streams.*  New blocks that come in a long sequence (structures/streams.py) are a class of their own.  It is taken to be
+worth nothing until some of it came back: so a scan does not live on the credit of what was read before, and passes
+blocks that were reused, however long they have not been read.  A stream that comes back is learned by its ghosts, or by
+those of it that found room.
+
+There is no window and no list: how long anything is kept comes out of the tables.
 
 The hint of a block is its position plus 1: class and age.
 """
@@ -50,11 +55,11 @@ from policies.structures.lifetimes import (
     new_class,
 )
 from policies.structures.reuse import ReuseTables
+from policies.structures.streams import Streams
 
 _GHOSTS_PER_BLOCK: Final = 3
 _TOUCHES_PER_PERIOD: Final = 8
 _MISSES_PER_PERIOD: Final = 32
-_LATELY: Final = 128
 _POOL: Final = 16
 _LOOKS_PER_MISS: Final = 16
 _LOOK_EVERY: Final = 4
@@ -62,7 +67,6 @@ _LOOK_EVERY: Final = 4
 _BLOCKS_PER_MISS: Final = 256
 _SWEEP_SLOTS: Final = 200
 _SLICE: Final = 4096
-_NEVER: Final = -1
 _FURTHER: Final = 8
 """How often the hand looks on if it has found nothing but blocks that are leaving."""
 
@@ -91,13 +95,13 @@ class AdaptivePolicy(AdmittingPolicy):
         self._cells = cells_by_position()
         self._moves = moves_by_position()
         self._turn = 0
-        self._lately = [_NEVER] * _LATELY
+        self._streams = Streams()
         self._misses = 0
         self._begin_period()
         self._pool: list[int] = []
         self._pool_keys: list[int] = []
         self._look_every = min(max(cache_blocks // _BLOCKS_PER_MISS, 1), _LOOK_EVERY)
-        self._looks = _LOOKS_PER_MISS * self._look_every
+        self._stride = -(-cache_blocks // (_LOOKS_PER_MISS * self._look_every))
         self._pool_size = _POOL + self._look_every
         self._hand = 0
         self._look_due = 0
@@ -128,17 +132,16 @@ class AdaptivePolicy(AdmittingPolicy):
         if tables.now >= tables.due:
             self._advance()
         self._pass_time()
-        lately = self._lately
+        kind = self._streams.miss(oblock)
         key = self._ghosts.take(oblock)
         if key == BLANK:
-            which = new_class(write, lately[oblock - 1 & _LATELY - 1] == oblock - 1)
+            which = new_class(write, kind)
         else:
             position = tables.base - key
             tables.hits[self._cells[position]] += 1
             tables.alive[key] -= 1
             turn = self._turn = self._turn * 5 + 3 & _TURN_MASK
             which = self._moves[turn >> _TURN_SHIFT][position]
-        lately[oblock & _LATELY - 1] = oblock
         if self._free <= self._reserve and self._next_victims_worth() >= tables.scores[which * BINS]:
             self._remember(oblock, tables.base - which, is_alive=False)
             return BYPASS
@@ -165,20 +168,22 @@ class AdaptivePolicy(AdmittingPolicy):
     # --- victims ------------------------------------------------------------------------------------------------------
 
     def _look(self) -> None:
-        """Let the hand go on: those that are worth least, of what it sees and of the pool, become the pool."""
+        """Let the hand go on: those that are worth least, of what it sees and of the pool, become the pool.
+
+        It sees blocks all over the cache, as those that came together lie together and are worth the same.
+        """
         self._look_due = self._misses + self._look_every
-        start = self._hand
-        stop = min(start + self._looks, self._cache_blocks)
-        self._hand = stop if stop < self._cache_blocks else 0
+        start, step = self._hand, self._stride
+        self._hand = (start + 1) % step
         keys, flags = self._keys, self._flags
-        seen = [cblock for cblock in self._pool if not start <= cblock < stop]
+        seen = [cblock for cblock in self._pool if cblock % step != start]
         base, scores, cells = self._tables.base, self._tables.scores, self._cells
         worth = [scores[cells[base - keys[cblock]]] * _WEIGHTS[flags[cblock]] for cblock in seen]
         worth += [
             scores[cells[base - key]] * _WEIGHTS[state]
-            for key, state in zip(keys[start:stop], flags[start:stop], strict=True)
+            for key, state in zip(keys[start::step], flags[start::step], strict=True)
         ]
-        seen += range(start, stop)
+        seen += range(start, self._cache_blocks, step)
         order = sorted(range(len(seen)), key=worth.__getitem__)[: self._pool_size]
         order.reverse()
         pool = self._pool = [seen[number] for number in order if worth[number] < inf]
@@ -330,6 +335,7 @@ class AdaptivePolicy(AdmittingPolicy):
     def _check_order(self) -> Iterable[int]:
         self._tables.check()
         self._ghosts.check()
+        self._streams.check()
         assert len(self._ghosts) <= _GHOSTS_PER_BLOCK * self._cache_blocks + WAYS
         mapped = [c for c, flags in enumerate(self._flags) if flags & (ALLOCATED | RESERVED) == ALLOCATED]
         living = [self._keys[cblock] for cblock in mapped] + [key for key in self._ghosts.keys if key != BLANK]

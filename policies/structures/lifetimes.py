@@ -11,10 +11,10 @@ A block has a *class* and the slot of its last touch.  Both make its *key*, ``sl
 have ``SPAN`` entries: Python counts negative indices from the end.  This *position* is all that there is to say of a
 block.  Who keeps keys must look at them before they are ``SLOTS`` old, or an old block looks like a young one.
 
-Classes tell what is known of a block's past.  Of new blocks: whether it was read or written, and whether the block
-before it was touched lately.  Of others: how often they were reused (4 bins, up to 2, 4, 8 and more touches; the bin is
-raised at random, so that no count is needed) and after what time the last time (8 bins, an octave each).  A reuse that
-comes sooner than an eighth of a cache is part of the same use, and changes no class.
+Classes tell what is known of a block's past.  Of new blocks: whether it was read or written, and whether it follows
+another miss, or comes in a stream.  Of others: how often they were reused (4 bins, up to 2, 4, 8 and more touches; the
+bin is raised at random, so that no count is needed) and after what time the last time (8 bins, an octave each).  A
+reuse that comes sooner than an eighth of a cache is part of the same use, and changes no class.
 
 Ages are told in *bins*: slot by slot at first, later four to an octave.  A *cell* is a bin of a class:
 ``class * BINS + bin``.
@@ -25,12 +25,18 @@ from __future__ import annotations
 from functools import cache
 from typing import Final
 
+from policies.structures.streams import STREAMS
+
 SLOTS_PER_CACHE: Final = 32
 SLOTS: Final = 1024
-NEW_CLASSES: Final = 4
+NEW_CLASSES: Final = 6
 COUNT_BINS: Final = 4
 INTERVAL_BINS: Final = 8
 CLASSES: Final = NEW_CLASSES + COUNT_BINS * INTERVAL_BINS
+STREAM_CLASSES: Final = 2 * STREAMS
+"""The first class of blocks that come in streams; the other new ones are below it, the known ones behind."""
+GROUPS: Final = 2 + COUNT_BINS
+STREAM_GROUP: Final = GROUPS - 1
 SPAN: Final = SLOTS * CLASSES
 """Positions, and keys: both are below it."""
 BLANK: Final = 2**16 - 1
@@ -61,14 +67,16 @@ BINS: Final = len(BIN_STARTS)
 CELLS: Final = CLASSES * BINS
 
 
-def new_class(written: bool, follows: bool) -> int:
-    """Return the class of a block that nothing is known of; ``follows``: so does the touch of the block before it."""
-    return 2 * follows + written
+def new_class(written: bool, kind: int) -> int:
+    """Return the class of a block that nothing is known of, and that is missed as structures/streams.py tells."""
+    return 2 * kind + written
 
 
 def group_of(which: int) -> int:
-    """Return the group of a class: 0 for new blocks, else 1 more than the bin of its count."""
-    return 0 if which < NEW_CLASSES else 1 + (which - NEW_CLASSES) // INTERVAL_BINS
+    """Return the group of a class: 0 for new blocks, else 1 more than the bin of its count; streams are the last."""
+    if which >= NEW_CLASSES:
+        return 1 + (which - NEW_CLASSES) // INTERVAL_BINS
+    return STREAM_GROUP if which >= STREAM_CLASSES else 0
 
 
 def interval_bin(age: int) -> int:
@@ -84,7 +92,7 @@ def next_class(which: int, age: int, turn: int) -> int:
     if age <= _SAME_USE:
         return which
     count = group_of(which)
-    if count == 0:
+    if which < NEW_CLASSES:
         raised = 0
     else:
         rises = count == 1 or (count == 2 and turn % 2 == 0) or (count == 3 and turn == 0)  # noqa: PLR2004

@@ -33,10 +33,13 @@ from policies.structures.lifetimes import (
     BINS,
     CELLS,
     CLASSES,
-    COUNT_BINS,
+    GROUPS,
+    NEW_CLASSES,
     SLOTS,
     SLOTS_PER_CACHE,
     SPAN,
+    STREAM_CLASSES,
+    STREAM_GROUP,
     cells_by_position,
     group_of,
 )
@@ -44,9 +47,10 @@ from policies.structures.lifetimes import (
 LEAST: Final = 1e-12
 """Scores are never less: so they can be weighted and compared."""
 
-_GROUPS: Final = 1 + COUNT_BINS
 _GROUP_WEIGHT: Final = 100.0
 _ALL_WEIGHT: Final = 50.0
+_FLOORS: Final = tuple(LEAST if group == STREAM_GROUP else LEAST * (2 + group) for group in range(GROUPS))
+"""What is known of no hit at such an age is worth this: the more, the more often it was used, but streams the least."""
 _FADE: Final = 0.99
 _SHORTEST_EPOCH: Final = 400
 _FIRST_EPOCH: Final = 16
@@ -54,7 +58,7 @@ _EPOCHS_PER_CACHE: Final = 2
 _WIDTHS: Final = tuple(stop - start for start, stop in zip(BIN_STARTS, (*BIN_STARTS[1:], SLOTS), strict=True))
 _EDGES: Final = tuple(zip(BIN_STARTS, (*BIN_STARTS[1:], SLOTS), strict=True))
 
-_HEAD: Final = b"fusecache reuse 1\n"
+_HEAD: Final = b"fusecache reuse 2\n"
 _STEPS_PER_OCTAVE: Final = 8
 _MOST_LOGGED: Final = 255
 
@@ -105,6 +109,8 @@ class ReuseTables:
         self.cut = [0.0] * CELLS
         self.alive = array("i", (0,)) * SPAN
         self.scores = [1.0 / (start + 1) for start in BIN_STARTS] * CLASSES
+        streams = slice(STREAM_CLASSES * BINS, NEW_CLASSES * BINS)
+        self.scores[streams] = [LEAST] * len(self.scores[streams])
         self.learning = False
         self._step = 0
         self._risk = [[0.0] * BINS for _ in range(CLASSES)]
@@ -112,8 +118,8 @@ class ReuseTables:
         self._groups: list[list[float]] = []
 
     def _begin_groups(self) -> None:
-        self._all = [[0.0] * BINS for _ in range(_GROUPS)]
-        self._group_risk = [[0.0] * BINS for _ in range(_GROUPS)]
+        self._all = [[0.0] * BINS for _ in range(GROUPS)]
+        self._group_risk = [[0.0] * BINS for _ in range(GROUPS)]
 
     def advance(self) -> int:
         """Begin the slot of the present touch; return how many slots have passed."""
@@ -182,8 +188,9 @@ class ReuseTables:
                 (some + _ALL_WEIGHT * lean) / (many + _ALL_WEIGHT)
                 for some, many, lean in zip(self._all[group], self._group_risk[group], overall, strict=True)
             ]
-            for group in range(_GROUPS)
+            for group in range(STREAM_GROUP)
         ]
+        self._groups.append([0.0] * BINS)  # streams lean on nobody: little of one comes back until some did
 
     def _score(self, which: int) -> None:
         """Find the scores of a class, from the last age to the first."""
@@ -199,7 +206,7 @@ class ReuseTables:
             survival = left
             survivals.append(survival)
             areas.append(area)
-        self.scores[cell : cell + BINS] = hull_slopes(survivals, areas)
+        self.scores[cell : cell + BINS] = hull_slopes(survivals, areas, _FLOORS[group_of(which)])
 
     def is_sound(self) -> bool:
         """Tell whether counts and scores are what they can be."""
@@ -237,8 +244,8 @@ class ReuseTables:
         assert len(cells_by_position()) == SPAN
 
 
-def hull_slopes(survivals: list[float], areas: list[float]) -> list[float]:
-    """Return for each point but the last the steepest way down from it to a later one, at least LEAST.
+def hull_slopes(survivals: list[float], areas: list[float], least: float = LEAST) -> list[float]:
+    """Return for each point but the last the steepest way down from it to a later one, at least ``least``.
 
     Points are ``(areas[i], survivals[i])``; areas rise, survivals fall.  O(n): the later points that count are those of
     the lower convex hull.
@@ -254,6 +261,6 @@ def hull_slopes(survivals: list[float], areas: list[float]) -> list[float]:
                 break
             hull.pop()
         hull.append((area, survival, slope))
-        slopes.append(max(slope, LEAST))
+        slopes.append(max(slope, least))
     slopes.reverse()
     return slopes

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import cast
 
 from policies import MISS_QUEUED, Op, create_policy
@@ -66,6 +65,6 @@ class Play:
         return play
 
 
-def scan(first: int, blocks: int) -> Iterable[int]:
+def scan(first: int, blocks: int) -> range:
     """Return blocks that are read once, one after the other."""
     return range(first, first + blocks)

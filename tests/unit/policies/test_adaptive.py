@@ -103,8 +103,8 @@ def test_a_newcomer_worth_less_than_all_bypasses_and_is_remembered() -> None:
         play.read(*(random.Random(0).randrange(20, ORIGIN_BLOCKS) for _ in range(3)))
     for oblock in range(100, 160):  # never seen again
         play.read(oblock)
-    assert play.policy.lookup(200, False, False) == MISS
-    assert adaptive(play)._ghosts.take(200) != BLANK
+    assert play.policy.lookup(160, False, False) == MISS, "the next of a stream"
+    assert adaptive(play)._ghosts.take(160) != BLANK
 
 
 def steps_of(monkeypatch: pytest.MonkeyPatch, policy: Policy) -> list[int]:

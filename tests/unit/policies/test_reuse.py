@@ -27,6 +27,7 @@ from policies.structures.lifetimes import (
     next_class,
 )
 from policies.structures.reuse import LEAST, ReuseTables, hull_slopes
+from policies.structures.streams import ALONE, FOLLOWS, STREAMS
 
 AGES = st.integers(0, SLOTS - 1)
 KNOWN = NEW_CLASSES + 9  # a class of the second bin of counts
@@ -57,14 +58,17 @@ def test_classes_rise_and_tell_the_interval(age: int, which: int, turn: int) -> 
         assert after == which, "part of the same use"
     else:
         assert (after - NEW_CLASSES) % 8 == interval_bin(age)
-        assert max(group_of(which), 1) <= group_of(after) <= min(group_of(which) + 1, 4)
+        before = 0 if which < NEW_CLASSES else group_of(which)
+        assert max(before, 1) <= group_of(after) <= min(before + 1, 4)
 
 
 def test_intervals_are_told_by_octaves_of_the_cache() -> None:
     assert [interval_bin(age) for age in (0, 4, 5, 8, 9, 16, 32, 33, 64, 128, 256, 257, 1000)] == [
         *(0, 0, 1, 1, 2, 2, 3, 4, 4, 5, 6, 7, 7)
     ]
-    assert {new_class(written, follows) for written in (False, True) for follows in (False, True)} == {0, 1, 2, 3}
+    assert {new_class(written, kind) for written in (False, True) for kind in (ALONE, FOLLOWS, STREAMS)} == set(
+        range(6)
+    )
 
 
 def learned(tables: ReuseTables) -> ReuseTables:
