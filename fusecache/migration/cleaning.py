@@ -21,7 +21,8 @@ Each is a *walk* over cache blocks in the order of the origin.  A walk may be le
 looked at when its turn comes: what it holds by then, whether that is dirty, and whether somebody migrates it.  Dirty
 neighbours go with it, due or not: one write at the origin costs as much as many.
 
-A walk that meets failures goes on after a pause, which gets longer and longer.
+A walk that meets failures goes on after a pause, which gets longer and longer.  A block that cannot be made whole keeps
+no writeback waiting.
 """
 
 from __future__ import annotations
@@ -72,6 +73,7 @@ class Cleaning:
 
     __slots__ = (
         "_backoff",
+        "_completion_backoff",
         "_dirty",
         "_due",
         "_leisure_at",
@@ -97,6 +99,8 @@ class Cleaning:
         self._worker = worker
         self._woken = trio.Event()
         self._backoff = Backoff()
+        self._completion_backoff = Backoff()
+        """Of its own: where the origin cannot be read, it can perhaps be written, and that is more urgent."""
         self._overdue = Overdue(volume, age)
         self._due: Iterator[int] | None = None
         """The walk over what is overdue; None if there is none under way, as for the others."""
@@ -240,7 +244,7 @@ class Cleaning:
         began = trio.current_time()
         await gather([partial(write, works) for works in stretches])
         failures = [error for error in errors if isinstance(error, StoreError)]
-        self._note(failures[0] if failures else None)
+        self._note(self._backoff, failures[0] if failures else None)
         if not failures:
             self._worker.admission.written_back(len(taken), trio.current_time() - began)
         return True
@@ -249,19 +253,21 @@ class Cleaning:
         """Tell whether a block is dirty, and nobody writes it back."""
         return self._volume.is_dirty(cblock) and oblock not in taken and self._volume.locks.may_migrate(oblock)
 
-    def _note(self, error: FusecacheError | None) -> None:
+    def _note(self, backoff: Backoff, error: FusecacheError | None) -> None:
         """Go on after a pause if a store has failed."""
         if error is None:
-            self._backoff.succeeded()
+            backoff.succeeded()
         else:
             log.warning("cleaning pauses", error=str(error))
-            self._backoff.failed(trio.current_time())
+            backoff.failed(trio.current_time())
 
     # Partial blocks
 
     async def _complete_at_leisure(self, now: float) -> bool:
         """Make the next partial block whole; returns whether there was one."""
         mapping = self._volume.mapping
+        if not self._completion_backoff.is_over(now):
+            return False
         if self._partial is None and now >= self._leisure_at and mapping.valid:
             self._partial = await in_origin_order(mapping, mapping.partial_map)
         if self._partial is None:
@@ -278,7 +284,7 @@ class Cleaning:
         await fill.ended.wait()
         cblock = mapping.find(oblock)
         is_whole = cblock == UNMAPPED or not mapping.flags[cblock] & PARTIAL
-        self._note(None if is_whole else StoreError(f"oblock {oblock} is still partial"))
+        self._note(self._completion_backoff, None if is_whole else StoreError(f"oblock {oblock} is still partial"))
         return True
 
     def _may_complete(self, cblock: int, oblock: int) -> bool:

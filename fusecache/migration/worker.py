@@ -307,8 +307,10 @@ class MigrationWorker:
 
     def _begin_completion(self) -> bool:
         """Count the completion of a block in, if it may begin now."""
-        self._in_flight += self.accepting
-        return self.accepting
+        # Without a record the block would lack sectors there for good, and every fsync would have to tell that.
+        may_begin = self.accepting and not self._volume.health.read_only
+        self._in_flight += may_begin
+        return may_begin
 
     def _end_fill(self, batch: Batch | None) -> None:
         """Count out what a policy has ordered, or a completion."""

@@ -506,3 +506,16 @@ async def test_large_blocks_are_completed_nowhere_but_read_from_both() -> None:
         assert world.mapping.valid == {0: 0b1}
         await world.worker.steps.clean(1)
         assert world.origin_block(1)[: 2 * SECTOR] == b"c" * SECTOR + b"o" * SECTOR
+
+
+@pytest.mark.parametrize("dirty", [False, True])
+@virtual
+async def test_while_nothing_can_be_recorded_a_read_makes_no_block_whole(dirty: bool) -> None:
+    world = part_world(dirty=dirty)
+    async with world.running():
+        world.volume.health.read_only = "metadata broke"
+        assert await world.cache.read(START, BLOCK) == image(0b110)
+        await settle()
+        assert "write" not in world.cached.names()
+        assert world.mapping.valid == {2: 0b110}
+        await world.cache.flush()  # of which nobody has to hear: nothing was written

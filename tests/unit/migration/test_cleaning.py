@@ -16,7 +16,7 @@ from fusecache.jobs.switching import switch_policy
 from fusecache.migration import cleaning
 from fusecache.volume.policies import new_policy
 from policies import Op, Work
-from tests.unit.worlds import BLOCK, ToyPolicy, World, virtual
+from tests.unit.worlds import BLOCK, ToyPolicy, World, settle, virtual
 
 
 class OrderingPolicy(ToyPolicy):
@@ -366,6 +366,28 @@ async def test_a_block_that_cannot_be_made_whole_does_not_keep_the_origin_busy()
         await trio.sleep(600)
         assert list(world.mapping.valid) == [world.mapping.find(4)]
         assert 10 < len(world.origin.calls) < 40
+
+
+@virtual
+async def test_a_block_that_cannot_be_made_whole_keeps_no_writeback_waiting() -> None:
+    world = world_of(clean=[4])
+    make_partial(world, 4, 1)
+    world.origin.dead = {4 * BLOCK + 1024}
+    world.load(9, 7)
+    async with cleaned(world, limit=DirtyLimit(0)):
+        await trio.sleep(300)  # it is tried again each half a minute by now
+        tried = trio.Event()
+
+        async def note(_: str) -> None:
+            tried.set()
+
+        world.origin.before = note
+        await tried.wait()
+        await settle()
+        await world.cache.write(9 * BLOCK, b"n" * BLOCK)
+        await trio.sleep(2)
+        assert world.mapping.dirty_count == 0
+        assert world.origin_block(9) == b"n" * BLOCK
 
 
 @virtual
