@@ -109,9 +109,8 @@ class MigrationWorker:
         self.steps = Steps(volume, copier, self.copy_rate, self.origin_slots, self.read_ahead)
         self._migrations = Migrations(volume, self.steps, copier, self.origin_slots, self.read_ahead)
         self.filler = Filler(volume, self.steps, copier, self.read_ahead, self._begin_completion, self._end_fill)
-        most_neighbours = max(1, COPY_SIZE // volume.geometry.block_size)
-        self._backlog = Backlog(most_neighbours)
-        self._most_orders = max(_LEAST_ORDERS, 2 * most_neighbours)
+        self._backlog = Backlog(max(1, COPY_SIZE // volume.geometry.block_size))
+        self._most_orders = max(_LEAST_ORDERS, 2 * COPY_SIZE // volume.geometry.block_size)
         """Items that may be in the backlog or in flight before the policy is asked for another."""
         self._batches = dict.fromkeys(Op, 0)
         self._in_flight = 0
