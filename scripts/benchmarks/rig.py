@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from fusecache.paths import own_directory
+
 ROOT: Final = Path(__file__).parents[2]
 """Of the project."""
 MIB: Final = 2**20
@@ -177,6 +179,16 @@ def fusecache(
             except RigError:
                 os.kill(int(process.name), signal.SIGKILL)
                 raise
+        _forget_claims(directory)
+
+
+def _forget_claims(directory: Path) -> None:
+    """Remove the claims of a cache that is going to be removed, whatever is dirty in it."""
+    kept = own_directory(environ=os.environ, is_root=os.geteuid() == 0) / "claims"
+    for claim in kept.glob("*.claim"):
+        with suppress(OSError):
+            if os.fsencode(directory) in claim.read_bytes():
+                claim.unlink()
 
 
 def unmount_lazily(mountpoint: Path) -> bool:

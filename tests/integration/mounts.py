@@ -53,6 +53,9 @@ def wait_until(condition: Callable[[], object], what: str, timeout: float = 30) 
 PAGE_CACHE = os.environ.get("FUSECACHE_PAGE_CACHE", "stores")
 """What the page cache is to hold where a test does not say."""
 
+NOTHING_UNASKED = ("--dirty-age", "0", "--dirty-limit", "100%")
+"""Options with which only the policy, and who asks for it, have anything written back, but for an idle origin."""
+
 
 @dataclass
 class Mount:

@@ -273,7 +273,8 @@ def test_f02_another_disk_behind_the_same_name(mounted: Mounted, loops: LoopDevi
     image = use(mount, 8)
     getattr(mount, end)()
     run("losetup", "--detach", device)
-    run("losetup", device, second)
+    # Somebody else may have taken the device meanwhile, for a while.
+    wait_until(lambda: run("losetup", device, second, check=False).returncode == 0, "the device has the other disk")
     try:
         before = second.read_bytes()
         refused(mount, "belongs to another origin")

@@ -14,7 +14,7 @@ import pytest
 
 from tests.integration.conftest import Mounted
 from tests.integration.judges import MIB, Model, fill, fio_running, read_blocks
-from tests.integration.mounts import Mount, fusecache, is_mounted, program, run, wait_until
+from tests.integration.mounts import NOTHING_UNASKED, Mount, fusecache, is_mounted, program, run, wait_until
 from tests.integration.writer import Writer
 
 SIZE = 4 * MIB
@@ -196,7 +196,7 @@ class TestTheNextMount:
         first = rows(mount)
         assert any(row[2] for row in first)
         assert any(row[3] for row in first), "no hints were written"
-        mount.mount("--policy", f"{policy},migration_threshold=0")
+        mount.mount("--policy", f"{policy},migration_threshold=0", *NOTHING_UNASKED)
         mount.unmount()
         second = rows(mount)
         assert [row[:3] for row in second] == [row[:3] for row in first]

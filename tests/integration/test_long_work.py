@@ -15,7 +15,7 @@ import pytest
 
 from tests.integration.conftest import Mounted
 from tests.integration.judges import MIB, assert_same, fill
-from tests.integration.mounts import Mount, fusecache, program, run, wait_until
+from tests.integration.mounts import NOTHING_UNASKED, Mount, fusecache, program, run, wait_until
 
 BLOCK = 64 * 1024
 SIZE = 4 * MIB
@@ -26,7 +26,7 @@ RATE = BLOCK // 4
 @pytest.fixture
 def mount(mounted: Mounted) -> Mount:
     """Mount an image with many dirty blocks, of which next to nothing may be copied."""
-    mount = mounted(size=SIZE, cache_size="2MiB")
+    mount = mounted(*NOTHING_UNASKED, size=SIZE, cache_size="2MiB")
     fill(mount)
     mount.write(0, b"safe", sync=True)
     mount.setxattr("copy_rate", str(RATE))

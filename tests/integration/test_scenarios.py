@@ -75,7 +75,7 @@ def test_scenario_11_after_writethrough_the_origin_verifies_alone(mounted: Mount
 
 
 def test_scenario_13_passthrough_refuses_a_dirty_cache(mounted: Mounted) -> None:
-    mount = mounted(size=2 * MIB, cache_size="1MiB")
+    mount = mounted("--policy", "smq,migration_threshold=0", size=2 * MIB, cache_size="1MiB")
     fill(mount, 8)
     image = mount.image.read_bytes()
     mount.unmount()

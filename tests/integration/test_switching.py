@@ -22,7 +22,7 @@ from tests.integration.judges import (
     fio_running,
     read_blocks,
 )
-from tests.integration.mounts import Mount, wait_until
+from tests.integration.mounts import NOTHING_UNASKED, Mount, wait_until
 
 LOAD = ["ioengine=libaio", "direct=1", "iodepth=8", "loops=4"]
 SIZE = 4 * MIB
@@ -112,10 +112,16 @@ def test_everything_at_once_under_a_stomper(mount: Mount) -> None:
 
 def filled_under(mounted: Mounted, policy: str) -> Mount:
     """Mount with some blocks cached and dirty, and a policy that may be one that promotes nothing."""
-    mount = mounted("--policy", "mq" if policy == "cleaner" else policy, content=bytes(SIZE), cache_size="2MiB")
+    first = "mq" if policy == "cleaner" else policy
+    mount = mounted("--policy", first, *NOTHING_UNASKED, content=bytes(SIZE), cache_size="2MiB")
     fill(mount)
     mount.setxattr("policy", policy)
     return mount
+
+
+def is_settled(mount: Mount) -> bool:
+    """Tell whether all blocks in use are cached; those of promotions under way may be given back."""
+    return mount.count("promotions") - mount.count("demotions") == mount.count("used_blocks")
 
 
 def used_and_dirty(mount: Mount) -> tuple[int, int]:
@@ -128,6 +134,7 @@ def used_and_dirty(mount: Mount) -> tuple[int, int]:
 def test_a_new_policy_keeps_every_mapping_and_what_is_dirty(mounted: Mounted, first: str, second: str) -> None:
     mount = filled_under(mounted, first)
     content = mount.image.read_bytes()
+    wait_until(lambda: is_settled(mount), "blocks in use are on their way no longer")
     used, dirty = used_and_dirty(mount)
     assert dirty
     mount.setxattr("policy", second)
@@ -150,11 +157,12 @@ def test_another_policy_after_a_restart_knows_all_that_is_cached_and_dirty(
 ) -> None:
     mount = filled_under(mounted, first)
     content = mount.image.read_bytes()
+    wait_until(lambda: is_settled(mount), "blocks in use are on their way no longer")
     used = mount.count("used_blocks")
     mount.unmount()
     with closing(sqlite3.connect(mount.metadata)) as connection:
         (dirty,) = connection.execute("SELECT sum(dirty) FROM blocks").fetchone()
-    mount.mount("--policy", f"{second},migration_threshold=0")
+    mount.mount("--policy", f"{second},migration_threshold=0", *NOTHING_UNASKED)
     assert mount.getxattr("policy") == second
     assert used_and_dirty(mount) == (used, dirty)
     assert_same(mount.image, content)
