@@ -14,7 +14,7 @@ import pytest
 
 from tests.integration.conftest import Mounted
 from tests.integration.judges import MIB, assert_same, fill, finished, fio, fio_running
-from tests.integration.mounts import fusecache, program, run, wait_until
+from tests.integration.mounts import NOTHING_UNASKED, fusecache, program, run, wait_until
 from tests.integration.test_health import small_disk
 
 _TB = 10**12
@@ -75,7 +75,7 @@ def test_scenario_11_after_writethrough_the_origin_verifies_alone(mounted: Mount
 
 
 def test_scenario_13_passthrough_refuses_a_dirty_cache(mounted: Mounted) -> None:
-    mount = mounted("--policy", "smq,migration_threshold=0", size=2 * MIB, cache_size="1MiB")
+    mount = mounted(*NOTHING_UNASKED, size=2 * MIB, cache_size="1MiB")
     fill(mount, 8)
     image = mount.image.read_bytes()
     mount.unmount()
