@@ -125,9 +125,12 @@ class Model:
 def fill(mount: Mount, blocks: int = 16) -> None:
     """Write whole blocks at the begin of the image until ``blocks`` of them are cached and dirty, and stay so.
 
-    With a migration threshold of 0 the cache is never idle, so nothing is written back for lack of other work.
+    With a migration threshold of 0 the cache is never idle, so nothing is written back for lack of other work.  Neither
+    age nor amount make fusecache write anything back.
     """
     mount.setxattr("migration_threshold", "0")
+    mount.setxattr("dirty_age", "0")
+    mount.setxattr("dirty_limit", "100%")
     size = mount.count("block_bytes")
     rng = random.Random(9)
     fd = os.open(mount.image, os.O_WRONLY)
