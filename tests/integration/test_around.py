@@ -89,7 +89,7 @@ def test_f09_no_signal_but_term_and_int_ends_it(mounted: Mounted) -> None:
         os.kill(pid, number)
         time.sleep(0.05)
         assert mount.pid == pid
-    assert log.exists()
+    wait_until(log.exists, "the log is opened anew")
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         with suppress(ProcessLookupError):
             os.kill(pid, number)
