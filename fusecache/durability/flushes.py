@@ -16,6 +16,7 @@ and has got more of them since, the durable ones still count.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -112,6 +113,12 @@ class Flushes:
         """Flush one store or both, side by side, but never a cache that is given up; raises StoreError."""
         needs = ((self._flush_cache, cache and not self._health.cache_lost), (self._flush_origin, origin))
         await gather([flush for flush, needed in needs if needed])
+
+    async def origin_has_all(self) -> bool:
+        """Tell whether the origin has all that was written to it; one that has forgotten some says so at a flush."""
+        with suppress(StoreError):  # health has it
+            await self._flush_origin()
+        return not self._health.origin_lost
 
     async def _flush_cache(self) -> None:
         valid = self._mapping.valid

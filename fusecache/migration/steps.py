@@ -246,7 +246,11 @@ class Steps:
             with volume.counters.at_origin():
                 await volume.origin.read(oblock * size, right)
             rotten = mine != right
+            if rotten and not await volume.durability.flushes.origin_has_all():
+                return False
             if rotten:
+                with volume.counters.at_origin():
+                    await volume.origin.read(oblock * size, right)
                 volume.counters.healed += 1
                 with volume.counters.at_cache():
                     await volume.cache.write(cblock * size, right)

@@ -91,7 +91,27 @@ async def test_a_block_without_a_sum_is_held_against_the_origin_and_gets_one(rot
         assert world.cache_block(2) == b"o" * BLOCK
         assert world.mapping.sum_of(2) == crc32c(b"o" * BLOCK)
         await scrub_once(world)
-        assert world.origin.names().count("read") == 1
+        assert world.origin.names().count("read") == 1 + rotten, "read again after a flush, before it is believed"
+
+
+@virtual
+async def test_an_origin_that_has_forgotten_what_was_written_to_it_heals_nothing() -> None:
+    world = World()
+    load_clean(world, 5, 2, summed=False)
+    rot(world, 2)  # in truth the cache is right, and the origin has lost the writeback
+    before = bytes(world.cache_block(2))
+
+    async def forget() -> None:
+        msg = "flush of origin failed"
+        raise StoreError(msg)
+
+    world.origin.flush = forget  # type: ignore[method-assign]
+    async with world.running():
+        await scrub_once(world)
+        assert world.cache_block(2) == before
+        assert world.volume.counters.healed == 0
+        assert world.mapping.find(5) == 2, "it is not dropped either"
+        assert world.mapping.sum_of(2) is None
 
 
 @virtual
