@@ -194,10 +194,8 @@ class Filler:
         volume.require_work(work)
         await volume.durability.wait_reusable(work.cblock)
         crc = await self._copier.store(work.cblock * size, fill.view[start : start + size])
-        self._steps.map_promoted(batch, work)
+        self._steps.map_copied(batch, work, crc)
         volume.counters.fills += 1
-        volume.mapping.sum_known(work.cblock, crc)
-        volume.policy.clear_dirty(work.cblock)
 
     async def _complete(self, fill: Fill, oblock: int, for_user: bool) -> None:
         """Make a partial block whole, which is taken."""

@@ -134,9 +134,7 @@ class Migrations:
                     crc = await self._copier.store(work.cblock * size, content)
                 else:
                     crc = await self._copy_in(work, buffer)
-                self._steps.map_promoted(batch, work)
-                volume.mapping.sum_known(work.cblock, crc)
-                volume.policy.clear_dirty(work.cblock)
+                self._steps.map_copied(batch, work, crc)
                 held.release(work.oblock)
         await self._steps.forget_at_origin(batch.works[stretch.start].oblock, len(stretch))
 
@@ -214,12 +212,10 @@ class Migrations:
                 raise
             except StoreError as exc:
                 log.warning("partial block not made whole", oblock=work.oblock, error=str(exc))
-            valid = volume.mapping.valid.get(work.cblock)
-        if valid is None:
-            return await self._copier.load(work.cblock * len(content), content)
-        for begin, end in byte_runs(valid):
-            await self._copier.load(work.cblock * len(content) + begin, content[begin:end])
-        return 0
+        crc = 0
+        for begin, end in byte_runs(volume.mapping.valid.get(work.cblock, volume.geometry.every_sector)):
+            crc = await self._copier.load(work.cblock * len(content) + begin, content[begin:end], crc)
+        return crc
 
     async def _write_back_stretch(
         self, batch: Batch, stretch: range, held: Held, buffer: memoryview, copies: dict[int, _Copy]

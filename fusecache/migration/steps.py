@@ -276,38 +276,15 @@ class Steps:
         volume = self._volume
         if not volume.is_dirty(cblock):
             return
-        size = volume.geometry.block_size
-        valid = volume.mapping.valid.get(cblock)
-        if valid is not None:
-            await self._copy_part_back(oblock, cblock, valid, patience)
-            return
+        size, every = volume.geometry.block_size, volume.geometry.every_sector
+        valid = volume.mapping.valid.get(cblock, every)
         crc = 0
-        with self._copier.buffer() as buffer:
-            for start in range(0, size, COPY_SIZE):
-                content = buffer[: size - start]
-                try:
-                    crc = await self._copier.load(cblock * size + start, content, crc)
-                except CacheReadError:
-                    await self._copier.name_lost(oblock, cblock)
-                    raise
-                self.require_dirty(cblock, volume.geometry.every_sector)
-                try:
-                    await self.write_origin(oblock * size + start, content, patience)
-                except StoreError as exc:
-                    volume.health.writeback_failed(oblock, str(exc))
-                    raise
-        self.note_written_back(oblock, cblock, crc)
-
-    async def _copy_part_back(self, oblock: int, cblock: int, valid: int, patience: float) -> None:
-        """Copy the sectors that the cache has of a block to the origin, and make it clean."""
-        volume = self._volume
-        size = volume.geometry.block_size
         with self._copier.buffer() as buffer:
             for begin, end in byte_runs(valid):
                 for start in range(begin, end, COPY_SIZE):
                     content = buffer[: end - start]
                     try:
-                        await self._copier.load(cblock * size + start, content)
+                        crc = await self._copier.load(cblock * size + start, content, crc)
                     except CacheReadError:
                         await self._copier.name_lost(oblock, cblock)
                         raise
@@ -317,7 +294,7 @@ class Steps:
                     except StoreError as exc:
                         volume.health.writeback_failed(oblock, str(exc))
                         raise
-        self.note_written_back(oblock, cblock, None)
+        self.note_written_back(oblock, cblock, crc if valid == every else None)
 
     async def write_origin(self, position: int, content: memoryview, patience: float) -> None:
         """Write to the origin when that may be done, without filling its holes with zeros; raises StoreError."""
@@ -378,6 +355,12 @@ class Steps:
         volume.counters.promotions += 1
         volume.health.promoted()
         batch.done(work)
+
+    def map_copied(self, batch: Batch, work: Work, crc: int) -> None:
+        """Switch, for a block that was copied from the origin: it is clean, and this is its sum."""
+        self.map_promoted(batch, work)
+        self._volume.mapping.sum_known(work.cblock, crc)
+        self._volume.policy.clear_dirty(work.cblock)
 
     async def unmap(self, cblock: int) -> None:
         """Switch: from here on a clean block is not in the cache, durably; on failure everything is as it was."""
