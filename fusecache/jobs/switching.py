@@ -6,7 +6,8 @@ to both (dm-cache 2.11).  If they do not, but both policies order blocks by heat
 and the new one learns them in that order.  Blocks that are in no list come last, by cblock.
 
 Leaving writeback mode writes back everything that is dirty first: new writes go to both stores meanwhile, so there is
-an end to it.
+an end to it.  Passthrough mode reads the origin alone, so all that it was given has to be durable there by then: an
+origin that forgets what a failed flush did not make durable would show what was there before.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ async def switch_mode(
     if mode is old:
         return
     try:
-        if mode is not Mode.WRITEBACK and (old is Mode.WRITEBACK or volume.mapping.dirty_count):
+        if mode is Mode.PASSTHROUGH or (mode is Mode.WRITETHROUGH and old is Mode.WRITEBACK):
             await _write_back_all(volume, worker, flusher, job)
         volume.mode = mode
         if mode is Mode.PASSTHROUGH:
@@ -123,7 +124,7 @@ async def switch_mode(
 
 
 async def _write_back_all(volume: Volume, worker: MigrationWorker, flusher: Flusher, job: Job) -> None:
-    log.info("leaving writeback: dirty blocks are written back first", dirty=volume.mapping.dirty_count)
+    log.info("mode switch: dirty blocks are written back first", dirty=volume.mapping.dirty_count)
     volume.mode = Mode.WRITETHROUGH
     async with worker.paused():
         pass  # overwrites that were under way may have made blocks dirty

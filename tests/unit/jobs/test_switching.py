@@ -360,6 +360,22 @@ async def test_a_mode_that_cannot_be_reached_is_not_taken(mode: Mode) -> None:
 
 
 @virtual
+async def test_an_origin_that_cannot_be_flushed_does_not_serve_alone() -> None:
+    """It may forget what was written back, which is in the cache: seed 399485823, with faults, of the crash hunter."""
+    world = busy_world()
+    world.volume.mode = Mode.WRITETHROUGH
+    async with world.running():
+        await world.worker.steps.clean(0)
+        assert world.mapping.dirty_count == 0
+        world.origin.errors["flush"] = StoreError("forgetful")
+        for _ in range(2):
+            with pytest.raises(FusecacheError, match="forgetful"):
+                await change(world, Mode.PASSTHROUGH)
+            assert world.volume.mode is Mode.WRITETHROUGH
+            assert world.volume.policy is world.policy
+
+
+@virtual
 async def test_leaving_writeback_ends_while_users_go_on_writing() -> None:
     world = World(cache_blocks=8, origin_blocks=8, region_blocks=1)
     for number in range(8):
