@@ -31,8 +31,18 @@ from tests.crash.shape import Shape
 from tests.crash.tampering import Copy, Tamperer, choose_face
 from tests.model import Oracle, judge_crash, shown
 
-_POLICIES: Final = (*["eager"] * 8, "smq", "mq", "smq,absorb=on", "mq,absorb=on", "lru", "s3fifo", "cleaner")
+_POLICIES: Final = (
+    *["eager"] * 8,
+    *["adaptive"] * 3,
+    *("smq", "mq", "smq,absorb=on", "mq,absorb=on", "lru", "arc", "twoq", "s3fifo", "tinylfu", "cleaner"),
+)
 _MODES: Final = (Mode.WRITEBACK, Mode.WRITEBACK, Mode.WRITEBACK, Mode.WRITETHROUGH, Mode.PASSTHROUGH)
+_SETTINGS: Final = {
+    "dirty_limit": ("1%", "50%", "100%"),
+    "dirty_age": ("1s,2", "30s,10000"),
+    "copy_rate": ("64KiB", "1GiB"),
+    "read_ahead": ("off", "auto", "4KiB"),
+}
 _ACCEPTED_EACH: Final = 3
 """Of so many crashes of a running mount one is judged as a whole: what ties the parts together is the same in most."""
 _UNTOUCHED: Final = 0.7
@@ -327,6 +337,9 @@ class History:
             control.begin("message", "flush")
         elif kind < 0.8:
             control.begin("message", "decommission")
+        elif kind < 0.9:
+            name = rng.choice(tuple(_SETTINGS))
+            await control.set(name, rng.choice(_SETTINGS[name]))
         else:
             last = self._rig.disk.geometry.cache_blocks
             if self._rig.volume.mode is Mode.PASSTHROUGH:
