@@ -142,7 +142,7 @@ class AdaptivePolicy(AdmittingPolicy):
             tables.alive[key] -= 1
             turn = self._turn = self._turn * 5 + 3 & _TURN_MASK
             which = self._moves[turn >> _TURN_SHIFT][position]
-        if self._free <= self._reserve and self._next_victims_worth() >= tables.scores[which * BINS]:
+        if self._is_full and self._next_victims_worth() >= tables.scores[which * BINS]:
             self._remember(oblock, tables.base - which, is_alive=False)
             return BYPASS
         return which
@@ -158,7 +158,7 @@ class AdaptivePolicy(AdmittingPolicy):
         if self._misses >= self._period_misses and tables.now > self._period_touches:
             self._begin_period()
             self._unmark_all()
-        if self._misses >= self._look_due and self._free <= self._reserve:
+        if self._misses >= self._look_due and self._is_full:
             self._look()
 
     def _begin_period(self) -> None:

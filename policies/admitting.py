@@ -3,12 +3,16 @@
 Theory of operation
 -------------------
 A miss decides.  If the algorithm admits the block and a cache block is free, that is reserved, and the promotion is the
-next item handed out; so the cache can fill the block from the very request that missed.  If none is free, demotions are
-asked for, and the request goes past the cache.
+next item handed out; so the cache can fill the block from the very request that missed.  If none is free, the request
+goes past the cache.
 
 So that one is free as a rule, a *reserve* is kept: whenever fewer cache blocks are free, :meth:`get_background_work`
 offers demotions of victims, dirty or clean.  Who carries out a demotion writes a dirty block back first.  The algorithm
 has the rest of the cache: its *room*.  No writebacks are asked for: the cache knows better when they are cheap.
+
+A burst of misses may come faster than demotions end.  Each time that nothing is free, half as many again are to be free
+from then on, up to a sixteenth of the cache.  Each sixteen blocks that find room make that one less, down to the
+reserve.
 
 A cache block is in one of four states: free (its flags are 0), reserved (for a promotion under way; not in the index),
 ordered (in the index, and where the algorithm wants it), or leaving (in the index, but out of the algorithm's hands: a
@@ -45,6 +49,10 @@ RESERVED: Final = 8
 
 _RESERVE_SHARE: Final = 256
 _MAX_RESERVE: Final = 1024
+_BURST_SHARE: Final = 16
+"""Of the cache, what may be kept free for a burst of misses."""
+_CALM: Final = 16
+"""So many blocks that find room make what is kept free smaller by one."""
 
 
 class AdmittingPolicy(Policy):
@@ -73,6 +81,11 @@ class AdmittingPolicy(Policy):
         self._cursor = 0
         # A cache of one block has no reserve: it would keep nothing else.
         self._reserve = min(max(cache_blocks // _RESERVE_SHARE, 1), _MAX_RESERVE, cache_blocks - 1)
+        self._wanted = self._reserve
+        """So many blocks are to be free now."""
+        self._most_wanted = max(self._reserve, cache_blocks // _BURST_SHARE, 1)
+        self._calm = 0
+        """Blocks that have found room since that changed."""
         self._room = cache_blocks - self._reserve
         self._tracker = WorkTracker()
         self._migrations_allowed = True
@@ -191,8 +204,11 @@ class AdmittingPolicy(Policy):
             return MISS
         if not self._free or tracker.is_full:
             self._shut_out(oblock, kind)
-            self._make_room()
+            self._wanted = min(self._wanted + self._wanted // 2 + 1, self._most_wanted)
+            self._calm = 0
             return MISS_QUEUED
+        if self._wanted > self._reserve:
+            self._calm_down()
         flags = self._flags
         cblock = flags.find(0, self._cursor)
         if cblock < 0:
@@ -203,12 +219,17 @@ class AdmittingPolicy(Policy):
         self._kind[cblock] = kind
         return cblock
 
-    def _make_room(self) -> None:
-        """Ask for one more demotion: the reserve was not enough; but not for ever more of them while none is done."""
-        if self._tracker.demotions < 2 * max(self._reserve, 1):
-            victim = self._take_victim()
-            if victim >= 0:
-                self._tracker.queue(Op.DEMOTE, self._index.key_of(victim), victim)
+    def _calm_down(self) -> None:
+        """Note that a block finds room while more is kept free than usual."""
+        self._calm += 1
+        if self._calm == _CALM:
+            self._calm = 0
+            self._wanted -= 1
+
+    @property
+    def _is_full(self) -> bool:
+        """Whether no more blocks are free than are to be."""
+        return self._free <= self._wanted
 
     def _take_victim(self) -> int:
         if not self._migrations_allowed or self._tracker.is_full:
@@ -223,7 +244,7 @@ class AdmittingPolicy(Policy):
         """Hand out what was queued last, or else, if the reserve is short, a demotion."""
         tracker = self._tracker
         work = tracker.issue()
-        if work is None and self._free + tracker.demotions < self._reserve:
+        if work is None and self._free + tracker.demotions < self._wanted:
             victim = self._take_victim()
             if victim >= 0:
                 return tracker.issue_new(Op.DEMOTE, self._index.key_of(victim), victim)
@@ -358,6 +379,8 @@ class AdmittingPolicy(Policy):
         assert ordered == mapped - set(outstanding)
         assert not mapped & promoted
         assert self._free == self._flags.count(0)
+        assert self._reserve <= self._wanted <= self._most_wanted
+        assert 0 <= self._calm < _CALM
         for cblock, flags in enumerate(self._flags):
             work = outstanding.get(cblock)
             assert bool(flags) == bool(flags & ALLOCATED) == (cblock in mapped or cblock in promoted)

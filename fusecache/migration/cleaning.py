@@ -174,11 +174,17 @@ class Cleaning:
             self._wrote_much = writes - self._writes > _MANY_WRITES
             self._second_began, self._writes = now, writes
 
+    @property
+    def _users_write_much(self) -> bool:
+        """Whether users wrote a lot in the second before, or do in this one."""
+        writes = self._volume.counters.write_hits + self._volume.counters.write_misses
+        return self._wrote_much or writes - self._writes > _MANY_WRITES
+
     async def _do_something(self) -> bool:
         """Do a little of what is most urgent; returns whether there was anything."""
         volume = self._volume
         now = trio.current_time()
-        is_idle = volume.activity.is_quiet(now) and not self._wrote_much
+        is_idle = volume.activity.is_quiet(now) and not self._users_write_much
         if not volume.health.origin_read_only:
             if self._worker.admission.is_exceeded:
                 return await self._write_excess()
