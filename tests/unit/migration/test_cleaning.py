@@ -256,6 +256,26 @@ async def test_while_users_write_a_lot_to_what_is_cached_nothing_is_written_at_l
 
 
 @virtual
+async def test_users_who_begin_to_write_a_lot_end_what_is_written_at_leisure() -> None:
+    world = World(cache_blocks=64, origin_blocks=128)
+    for cblock in range(40):
+        world.load(2 * cblock, cblock, dirty=True)
+
+    async def before(name: str) -> None:
+        await trio.sleep(0.05)
+
+    world.origin.before = before
+    async with cleaned(world):
+        await trio.sleep(2.1)
+        so_far = len(writes(world))
+        assert 0 < so_far < 30
+        for _ in range(40):
+            await world.cache.write(0, b"n" * BLOCK)
+        await trio.sleep(0.8)
+        assert len(writes(world)) <= so_far + 1
+
+
+@virtual
 async def test_completions_keep_the_copy_rate() -> None:
     world = world_of(clean=range(0, 40, 2))
     for oblock in range(0, 40, 2):
