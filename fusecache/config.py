@@ -22,6 +22,8 @@ COPY_SIZE: Final = 1 * MIB
 """Bytes of the largest I/O by which blocks are copied from or to the origin."""
 DEFAULT_READ_AHEAD: Final = 4 * MIB
 """Bytes of memory for what is read ahead, where that is of use."""
+DEFAULT_POLICY: Final = "adaptive"
+"""Of a mount that is not told one.  A dm-cache table's word *default* means smq, as there."""
 DEFAULT_MIGRATION_THRESHOLD: Final = 2048 * 512
 """dm-cache's default, 2048 sectors, in bytes."""
 
@@ -128,7 +130,7 @@ class MountConfig:
     image_size: int | None = None
     """From a dm-cache table: how much of the origin is exposed."""
     mode: Mode = Mode.WRITEBACK
-    policy: PolicyChoice = PolicyChoice("smq")
+    policy: PolicyChoice = PolicyChoice(DEFAULT_POLICY)
     fuse_options: tuple[str, ...] = ()
     table: tuple[str, ...] = field(default=())
     """The words of the table that this came from, if it came from one."""

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from fusecache.config import DirtyAge, DirtyLimit, Mode, MountConfig, PageCache, check_block_size
+from fusecache.config import DEFAULT_POLICY, DirtyAge, DirtyLimit, Mode, MountConfig, PageCache, check_block_size
 from fusecache.errors import UsageError
 from fusecache.units import parse_size
 
@@ -46,7 +46,8 @@ def mount(
         str | None, typer.Option(metavar="MODE", help="writeback (default), writethrough or passthrough.")
     ] = None,
     policy: Annotated[
-        str | None, typer.Option(metavar="NAME[,KEY=VALUE...]", help="Replacement policy (smq) and its tunables.")
+        str | None,
+        typer.Option(metavar="NAME[,KEY=VALUE...]", help=f"Replacement policy ({DEFAULT_POLICY}) and its tunables."),
     ] = None,
     fuse_options: Annotated[
         list[str] | None,
@@ -121,7 +122,7 @@ def mount(
             metadata=metadata,
             block_size=None if block_size is None else check_block_size(parse_size(block_size)),
             mode=Mode.WRITEBACK if mode is None else Mode.parse(mode),
-            policy=parse_policy("smq" if policy is None else policy),
+            policy=parse_policy(DEFAULT_POLICY if policy is None else policy),
             fuse_options=options,
             copy_rate=0 if copy_rate is None else parse_size(copy_rate),
             dirty_age=DirtyAge() if dirty_age is None else parse_dirty_age(dirty_age),

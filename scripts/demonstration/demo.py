@@ -2,9 +2,10 @@
 
 The slow disk is simulated (slow_disk.py, profile hdd: 5 ms for a random access, 150 MB/s); everything else is real: the
 image holds an ext4 with files of this machine, mounted through a loop device, and each pass reads, searches and writes
-them (workload.py).  Midway the policy is switched and switched back, while everything is mounted.  Before each pass all
-that is in memory is dropped, so that what is measured is the cache, not memory.  At last the cache is decommissioned,
-and checksums show that the origin alone is, byte for byte, what the image was.
+them (workload.py).  First a cache decides as dm-cache does (smq), then an empty one as fusecache does unless told
+(adaptive).  Midway that policy is switched and switched back, while everything is mounted.  Before each pass all that
+is in memory is dropped, so that what is measured is the cache, not memory.  At last the cache is decommissioned, and
+checksums show that the origin alone is, byte for byte, what the image was.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import shlex
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,12 +44,12 @@ from scripts.demonstration.workload import (
 )
 
 CACHE_SIZE: Final = "256MiB"
-PASSES: Final = ("smq", "smq", "mq", "mq", "smq", "smq")
-"""The policy of each pass through the cache; the first finds it cold."""
+CACHES: Final = (("smq",) * 3, ("adaptive", "adaptive", "smq", "adaptive", "adaptive"))
+"""For each cache the policy of each pass; the first finds it cold."""
 
 BARE: Final = "bare"
 PICTURE: Final = Path(__file__).parents[2] / "build" / "demo.png"
-COLOURS: Final = {BARE: "0.6", "smq": "tab:blue", "mq": "tab:orange"}
+COLOURS: Final = {BARE: "0.6", "smq": "tab:blue", "adaptive": "tab:green"}
 
 console = Console(highlight=False)
 
@@ -89,16 +90,23 @@ class Demo:
         self._pass(BARE, BARE, disk, disk, None)
 
     def use_cached(self, disk: Path) -> bool:
-        """Do the work through fusecache, again and again; tell whether the origin holds all of it in the end."""
-        with fusecache(disk, self._directory / "fusecache", "--cache-size", CACHE_SIZE) as cache:
-            policy = PASSES[0]
-            for number, wanted in enumerate(PASSES):
+        """Do the work through one cache after the other; tell whether the origin holds all of it in the end."""
+        wrong = [passes for passes in CACHES if not self._use_cache(disk, passes)]
+        return not wrong
+
+    def _use_cache(self, disk: Path, passes: Sequence[str]) -> bool:
+        """Do the work through an empty cache, again and again; tell whether the origin holds all of it then."""
+        policy = passes[0]
+        directory = self._directory / policy
+        with fusecache(disk, directory, "--cache-size", CACHE_SIZE, "--policy", policy) as cache:
+            say(f"$ fusecache mount disk mnt --cache-size {CACHE_SIZE} --policy {policy}")
+            for number, wanted in enumerate(passes):
                 if wanted != policy:
                     policy = wanted
                     command = ("setfattr", "-n", "user.fusecache.policy", "-v", policy, cache.image)
                     say(f"$ {shlex.join(map(str, command))}")
                     run(*command)
-                name = "cold" if number == 0 else "warm" if number == len(PASSES) - 1 else f"pass {number + 1}"
+                name = "cold" if number == 0 else "warm" if number == len(passes) - 1 else f"pass {number + 1}"
                 self._pass(name, policy, disk, cache.image, cache)
             say("checksum of the image, through the cache")
             through_cache = checksum(cache.image)

@@ -53,6 +53,10 @@ def wait_until(condition: Callable[[], object], what: str, timeout: float = 30) 
 PAGE_CACHE = os.environ.get("FUSECACHE_PAGE_CACHE", "stores")
 """What the page cache is to hold where a test does not say."""
 
+POLICY = os.environ.get("FUSECACHE_POLICY", "smq")
+"""The policy where a test does not say.  Tests that count know what smq does; ``test_default_policy.py`` has what
+a mount takes by itself."""
+
 NOTHING_UNASKED = ("--dirty-age", "0", "--dirty-limit", "100%")
 """Options with which only the policy, and who asks for it, have anything written back, but for an idle origin."""
 
@@ -81,9 +85,10 @@ class Mount:
 
     def mount_command(self, *options: str) -> list[str | Path]:
         """Spell the command that mounts."""
-        files: list[str | Path] = ["--cache", self.cache, "--metadata", self.metadata, "--page-cache", PAGE_CACHE]
+        files: list[str | Path] = ["--cache", self.cache, "--metadata", self.metadata]
+        unless_told = ["--page-cache", PAGE_CACHE, "--policy", POLICY]
         command = self.command or [program()]
-        return [*command, "mount", self.origin, self.mountpoint, *files, *self.options, *options]
+        return [*command, "mount", self.origin, self.mountpoint, *files, *unless_told, *self.options, *options]
 
     def unmount(self, timeout: float = COMMAND_SECONDS) -> None:
         """Unmount the proper way: when this returns, everything is safe."""

@@ -157,7 +157,7 @@ SYSTEMS: Final[dict[str, System]] = {
     for system in (
         System(NONE, "the origin itself", _none, is_cache=False),
         System(BARE, "stock pyfuse3 and one system call a request", _bare, is_cache=False),
-        System(FUSECACHE, "writeback, smq", _fusecache(), is_cache=True),
+        System(FUSECACHE, "writeback, adaptive", _fusecache(), is_cache=True),
         System("qemu", "FUSE export of qemu-storage-daemon, in C", _qemu, False, ("qemu-storage-daemon",)),
         System(NBDKIT, "nbdkit's cache filter and nbdfuse, in C", _nbdkit, True, ("nbdkit", "nbdfuse")),
         System(QCOW2, "likewise qemu's, copy on read", _qcow2, True, ("qemu-storage-daemon", "qemu-img")),
