@@ -146,18 +146,25 @@ def require_same_origin(recorded: Superblock, now: Identity, *, arguments: str) 
 
 
 def require_no_other_claim(
-    uuid: str, claim: Claim | None, *, now: Identity, is_disproved: Callable[[Claim], bool]
+    uuid: str,
+    claim: Claim | None,
+    *,
+    now: Identity,
+    is_disproved: Callable[[Claim], bool],
+    last_cache: Callable[[Claim], str] = lambda _: "",
 ) -> None:
     """Refuse an origin whose newest data may be in another cache; raises DisagreementError.
 
     :param uuid: of our own cache; nothing if it is to be made.
     :param is_disproved: finds out whether another cache's claim is void.
+    :param last_cache: finds out where that other cache was, if that can be told.
     """
     if claim is not None and claim.uuid != uuid and not is_disproved(claim):
+        last = (cache := last_cache(claim)) and f"last used: {cache}; "
         what = f"newer data of origin {now.address} may be in the cache that metadata {claim} describes"
         meaning = (
-            "mount it with that one (if its disk is not mounted, mount that first), or give that data up with --format "
-            "twice"
+            f"mount it with that one ({last}if its disk is not mounted, mount that first), or give that data up with "
+            "--format twice"
         )
         raise DisagreementError(what, meaning, shlex.join(["fusecache", "check", "--metadata", claim.metadata]))
 

@@ -77,6 +77,7 @@ class Binding:
                 clean_shutdown=False,
                 image_bytes=self.geometry.image_bytes,
                 cache_bytes=size_of(self._cache_fd),
+                cache_path=str(self.cache_path),
                 origin=self._origin.identity(),
             )
             | self._bond.renewed()

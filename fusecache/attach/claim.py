@@ -65,6 +65,18 @@ class Claim:
         except (FusecacheError, OSError, ValueError):  # the last: a path with NUL in it
             return False
 
+    def last_cache(self) -> str:
+        """Return where the cache was that its metadata describes; nothing if that cannot be read here."""
+        path = Path(self.metadata)
+        try:
+            if not path.is_file():
+                return ""
+            with Database.read_only(path) as database:
+                superblock = database.superblock()
+        except (FusecacheError, OSError, ValueError):
+            return ""
+        return superblock.cache_path if superblock.uuid == self.uuid else ""
+
     def __str__(self) -> str:
         """Say where its metadata is."""
         return f"{self.metadata} on host {self.host}" if self.host else self.metadata

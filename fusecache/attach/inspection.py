@@ -27,7 +27,7 @@ from fusecache.attach.lease import lock
 from fusecache.attach.places import default_places
 from fusecache.attach.plan import Plan
 from fusecache.attach.resizing import Resize, plan_resize
-from fusecache.attach.sizes import image_size, known_geometry, new_geometry
+from fusecache.attach.sizes import image_size, known_geometry, new_geometry, told_of_size
 from fusecache.attach.stamp import DATA_START, read_stamp
 from fusecache.block import Geometry
 from fusecache.errors import MetadataError, RefusedError, UsageError
@@ -62,20 +62,23 @@ def inspect(config: MountConfig, *, environ: Mapping[str, str]) -> Plan:
         if has_metadata and metadata_path.stat().st_size:
             database, given_up = _known_database(config, metadata_path, cache_path, cache_fd, looking)
         own_uuid = given_up.uuid if given_up is not None else ""
-        if database is None and cache_fd is not None:
-            own_uuid = _require_unused(config, cache_path, cache_fd, own_uuid)
         claims = Claims.of(origin, environ)
+        notes = [places.note] if places.note else []
+        if database is None and cache_fd is not None:
+            own_uuid = _require_unused(config, cache_path, cache_fd, own_uuid, claims)
         image_bytes = image_size(config, origin)
         if database is None or cache_fd is None:
             geometry = new_geometry(config, image_bytes, cache_path, cache_fd)
         else:
             geometry = known_geometry(config, database.superblock(), image_bytes, cache_path, cache_fd)
+        if note := told_of_size(config, geometry):
+            notes.append(note)
         verdict = Verdict.SAME
         if database is not None:
             found = look_at_origin(claims, database)
             verdict = judge_origin(database.superblock(), found, arguments=_arguments(config))
-        elif config.format < _TWICE:
-            _require_no_claim(claims, given_up)
+        elif config.format < _TWICE and (note := _require_no_claim(claims, given_up)):
+            notes.append(note)
         plan = Plan(
             geometry=geometry,
             origin=origin,
@@ -90,7 +93,7 @@ def inspect(config: MountConfig, *, environ: Mapping[str, str]) -> Plan:
             own_directory=places.own_directory,
             uuid=own_uuid,
             read_only="asked for with -o ro" if config.read_only else origin.unwritable,
-            notes=[places.note] if places.note else [],
+            notes=notes,
         )
         if database is not None:
             _note_change(plan, database, verdict)
@@ -115,13 +118,14 @@ class _Places:
 def _find(config: MountConfig, environ: Mapping[str, str]) -> _Places:
     """Find out where the parts are; refuse one file in two roles, whatever its names."""
     try:
-        origin, cache, metadata, own_directory = locate(config.origin), config.cache, config.metadata, None
-        note = ""
+        origin, metadata, own_directory, note = locate(config.origin), config.metadata, None, ""
+        cache = config.cache and resolve_trusted(config.cache)
         if cache is None or metadata is None:
-            defaults = default_places(origin, environ=environ, is_root=os.geteuid() == 0)
-            cache, metadata = cache or defaults.cache, metadata or defaults.metadata
+            named = cache if metadata is None else None
+            defaults = default_places(origin, cache=named, environ=environ, is_root=os.geteuid() == 0)
             own_directory, note = defaults.cache.parent, defaults.note
-        places = _Places(origin, resolve_trusted(cache), resolve_trusted(metadata), own_directory, note)
+            cache, metadata = cache or resolve_trusted(defaults.cache), metadata or defaults.metadata
+        places = _Places(origin, cache, resolve_trusted(metadata), own_directory, note)
         _require_three(places)
     except (OSError, RuntimeError) as exc:  # RuntimeError: a symbolic link to itself
         msg = f"cannot look at what is to be mounted: {exc}"
@@ -168,13 +172,25 @@ def _lock_metadata(path: Path, resources: ExitStack) -> bool:
 # Whether an origin may be used with this cache
 
 
-def _require_no_claim(claims: Claims, given_up: Superblock | None) -> None:
-    """Refuse to put a new cache in front of an origin whose newest data may be elsewhere."""
+def _require_no_claim(claims: Claims, given_up: Superblock | None) -> str:
+    """Refuse to put a new cache in front of an origin whose newest data may be elsewhere.
+
+    :return: what is to be told of another cache that the origin had; empty if there is nothing.
+    """
     claim = claims.read()
     if given_up is not None:
         require_one_moment(given_up, claim)
     own_uuid = given_up.uuid if given_up is not None else ""
-    require_no_other_claim(own_uuid, claim, now=claims.origin.identity(), is_disproved=Claim.is_disproved)
+    require_no_other_claim(
+        own_uuid,
+        claim,
+        now=claims.origin.identity(),
+        is_disproved=Claim.is_disproved,
+        last_cache=Claim.last_cache,
+    )
+    if claim is None or claim.uuid == own_uuid or not (last := claim.last_cache()):
+        return ""
+    return f"last used: {last}, which has nothing that the origin lacks; this is another one"
 
 
 def _note_change(plan: Plan, database: Database, verdict: Verdict) -> None:
@@ -240,10 +256,11 @@ def _format_for(database: Database) -> str:
 
 def _verify_cache(database: Database, superblock: Superblock, cache_path: Path, cache_fd: int | None) -> None:
     blocks = database.count(dirty_only=False)
+    last = _last_used(superblock, cache_path)
     if cache_fd is None:
         msg = (
-            f"cache {cache_path} is missing, and metadata {database.path} has {blocks} blocks in it: name it with "
-            "--cache if it is elsewhere (if its disk is not mounted, mount that first), or begin anew with "
+            f"cache {cache_path} is missing, and metadata {database.path} has {blocks} blocks in it{last}: name it "
+            "with --cache if it is elsewhere (if its disk is not mounted, mount that first), or begin anew with "
             f"{_format_for(database)}"
         )
         raise RefusedError(msg)
@@ -251,9 +268,15 @@ def _verify_cache(database: Database, superblock: Superblock, cache_path: Path, 
     if stamp is None and not blocks and not found_on(cache_fd):
         return
     if stamp is None or stamp.uuid != superblock.uuid:
-        msg = f"cache {cache_path} does not belong to metadata {database.path}"
+        msg = f"cache {cache_path} does not belong to metadata {database.path}{last}"
         raise RefusedError(msg)
     require_same_generation(stamp, superblock, cache=cache_path, metadata=database.path)
+
+
+def _last_used(superblock: Superblock, cache_path: Path) -> str:
+    """Say which cache some metadata was last used with, if it was another one."""
+    last = superblock.cache_path
+    return f"; last used: {last}" if last and last != str(cache_path) else ""
 
 
 def _resize(plan: Plan, database: Database, *, stale: bool) -> Resize | None:
@@ -282,7 +305,7 @@ def _resize(plan: Plan, database: Database, *, stale: bool) -> Resize | None:
     return resize
 
 
-def _require_unused(config: MountConfig, cache_path: Path, cache_fd: int, own_uuid: str) -> str:
+def _require_unused(config: MountConfig, cache_path: Path, cache_fd: int, own_uuid: str, claims: Claims) -> str:
     """Refuse to put a new cache over something else.
 
     :param own_uuid: that of the metadata which is given up.
@@ -292,7 +315,9 @@ def _require_unused(config: MountConfig, cache_path: Path, cache_fd: int, own_uu
     if stamp is not None and stamp.uuid == own_uuid:
         return own_uuid
     if config.format < _TWICE and stamp is not None:
-        msg = f"cache {cache_path} belongs to metadata that is not here; --format twice throws away what it holds"
+        claim = claims.read()
+        last = f" (last used: --metadata {claim.metadata})" if claim is not None and claim.uuid == stamp.uuid else ""
+        msg = f"cache {cache_path} belongs to metadata that is not here{last}; --format twice throws away what it holds"
         raise RefusedError(msg)
     if not config.format and (found := found_on(cache_fd)):
         msg = f"{cache_path} holds {found}; --format to overwrite it"

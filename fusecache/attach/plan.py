@@ -166,6 +166,7 @@ class Plan:
             region_blocks=region_blocks_for(blocks),
             image_bytes=self.geometry.image_bytes,
             origin=self.origin.identity(),
+            cache_path=str(self.cache_path),
             clean_shutdown=True,
             previous_generation=ANY if self.uuid else "",  # that cache and claim had with the metadata given up
         )

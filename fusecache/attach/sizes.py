@@ -1,9 +1,10 @@
 """How large image and cache are to be.
 
 The cache has the size that is asked for, else the one that it had.  One that filled its file or device follows it: if
-others have extended that, the cache grows, if they have cut it, it shrinks.  The image is as long as the origin, or as
-the table says; an origin that has shrunk is taken only if a table says so.  What a new size means for what is cached is
-in :mod:`fusecache.attach.resizing`.
+others have extended that, the cache grows, if they have cut it, it shrinks.  A cache gets no more blocks than the image
+has, unless it has them already: more would never be used.  The image is as long as the origin, or as the table says; an
+origin that has shrunk is taken only if a table says so.  What a new size means for what is cached is in
+:mod:`fusecache.attach.resizing`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from fusecache.block import Geometry
 from fusecache.config import DEFAULT_BLOCK_SIZE
 from fusecache.errors import RefusedError
 from fusecache.linux import size_of
+from fusecache.units import format_size
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,11 +57,13 @@ def known_geometry(
         )
         raise RefusedError(msg)
     space = CacheSpace(cache_fd, cache_path, block_size)
-    return Geometry(image_bytes, block_size, _known_blocks(config, superblock, space))
+    blocks = _known_blocks(config, superblock, space)
+    most = max(superblock.cache_blocks, _blocks_of(image_bytes, block_size))
+    return Geometry(image_bytes, block_size, min(blocks, most))
 
 
 def _known_blocks(config: MountConfig, superblock: Superblock, space: CacheSpace) -> int:
-    """Return how many blocks a known cache is to have."""
+    """Return how many blocks a known cache is to have, if the image has as many."""
     blocks, room, size = superblock.cache_blocks, space.room(), size_of(space.fd)
     if config.cache_size is not None:
         wanted = config.cache_size // space.block_size
@@ -87,7 +91,19 @@ def new_geometry(config: MountConfig, image_bytes: int, cache_path: Path, cache_
         size = available if size is None else size
     elif size is None:
         size = _default_cache_size(image_bytes, block_size, cache_path)
-    return Geometry(image_bytes, block_size, max(0, size) // block_size)
+    return Geometry(image_bytes, block_size, min(max(0, size) // block_size, _blocks_of(image_bytes, block_size)))
+
+
+def told_of_size(config: MountConfig, geometry: Geometry) -> str:
+    """Tell the user that a cache does not get the size that he asked for; nothing if it does."""
+    size = geometry.cache_blocks * geometry.block_size
+    if config.cache_size is None or config.cache_size < size + geometry.block_size:
+        return ""
+    return f"the cache has {format_size(size)}, not {format_size(config.cache_size)}: the image has no more"
+
+
+def _blocks_of(image_bytes: int, block_size: int) -> int:
+    return max(1, -(-image_bytes // block_size))
 
 
 def _default_cache_size(image_bytes: int, block_size: int, cache_path: Path) -> int:

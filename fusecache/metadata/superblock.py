@@ -47,7 +47,17 @@ _LAST_SIZES: Final = ("cache_bytes", "origin_bytes")
 """Of the files, at the last mount; metadata that never was mounted has none."""
 IN_USE: Final = "in_use"
 """Whether commits may lie in the write-ahead log only; see :mod:`fusecache.metadata.write_ahead_log`."""
-NAMES: Final = (*REQUIRED, *_LAST_SIZES, *_SINCE_FORMAT_3, IN_USE, PARTIAL_PAGE, "hints", "learned", "stats")
+NAMES: Final = (
+    *REQUIRED,
+    *_LAST_SIZES,
+    *_SINCE_FORMAT_3,
+    "cache_path",
+    IN_USE,
+    PARTIAL_PAGE,
+    "hints",
+    "learned",
+    "stats",
+)
 
 _NUMBER: Final = re.compile(r"[1-9][0-9]{0,18}")
 """A size or a count: positive, and short enough to be one."""
@@ -89,6 +99,8 @@ class Superblock:
     """Whether the origin has a claim of this cache, or something else keeps it."""
     cache_bytes: int | None = None
     """How long the cache was at the last mount."""
+    cache_path: str = ""
+    """Where the cache was at the last mount, absolute and without links; empty if no version said so."""
     hints: str | None = None
     """Which policy's hints the rows have; see :func:`fusecache.attach.hint_signature`."""
     learned: str = ""
@@ -123,6 +135,7 @@ class Superblock:
             claim_generation=values.get("claim_generation", ""),
             origin_claimed=values.get("origin_claimed") == "1",
             cache_bytes=number.get("cache_bytes"),
+            cache_path=values.get("cache_path", ""),
             hints=values.get("hints"),
             learned=values.get("learned", ""),
             stats=_counters(values.get("stats", "{}")),
@@ -145,6 +158,7 @@ class Changes(TypedDict, total=False):
     claim_generation: str
     origin_claimed: bool
     cache_bytes: int
+    cache_path: str
     hints: str
     learned: str
     stats: Mapping[str, int]

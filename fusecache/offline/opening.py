@@ -52,11 +52,12 @@ def find_files(
             raise UsageError(msg)
         return Files(_resolved(metadata), cache and _resolved(cache), None)
     location = locate(origin)
-    origin = location.address
+    cache = cache and _resolved(cache)
     if cache is None or metadata is None:
-        defaults = default_places(location, environ=environ, is_root=os.geteuid() == 0)
-        cache, metadata = cache or defaults.cache, metadata or defaults.metadata
-    return Files(_resolved(metadata), _resolved(cache), origin)
+        named = cache if metadata is None else None
+        defaults = default_places(location, cache=named, environ=environ, is_root=os.geteuid() == 0)
+        cache, metadata = cache or _resolved(defaults.cache), metadata or defaults.metadata
+    return Files(_resolved(metadata), cache, location.address)
 
 
 def _resolved(path: Path) -> Path:

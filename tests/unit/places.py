@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sqlite3
 from collections.abc import Iterator
@@ -48,6 +49,10 @@ class Place:
             cache_size=CACHE_BLOCKS * BLOCK,
             block_size=BLOCK,
         )
+
+    def lengthen(self, blocks: int) -> None:
+        """Make the origin so long that it has more blocks than such a cache; what is added is a hole."""
+        os.truncate(self.origin, (blocks + 1) * BLOCK)
 
     def contents(self) -> Contents:
         """Everything that is there, byte for byte."""

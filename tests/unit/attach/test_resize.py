@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -193,9 +194,12 @@ def grown(place: Place, by: int = BLOCK) -> None:
     os.truncate(place.origin, place.origin.stat().st_size + by)
 
 
-def fill_cache(place: Place, blocks: int, *, dirty: Callable[[int], bool], clean: bool = True) -> None:
+def fill_cache(
+    place: Place, blocks: int, *, dirty: Callable[[int], bool], clean: bool = True, grows_to: int = 0
+) -> None:
     """Make a cache that is full, each block of it something else."""
-    place.origin.write_bytes(bytes((blocks + 1) * BLOCK))
+    place.origin.write_bytes(b"")
+    place.lengthen(max(blocks, grows_to))
     rows = tuple((cblock, blocks - cblock, dirty(cblock)) for cblock in range(blocks))
     place.mount(rows=rows, clean=clean, cache_size=blocks * BLOCK)
     with place.cache.open("r+b") as file:
@@ -218,7 +222,7 @@ def recorded(place: Place, name: str) -> str:
 @pytest.mark.parametrize("dirty", [True, False], ids=["dirty", "clean"])
 @pytest.mark.parametrize("blocks", SIZES)
 def test_scenario_17_grow_keeps_all(place: Place, blocks: int, dirty: bool) -> None:
-    fill_cache(place, blocks, dirty=lambda _: dirty)
+    fill_cache(place, blocks, dirty=lambda _: dirty, grows_to=blocks + 5678)
     before = place.blocks()
     with place.bound(cache_size=(blocks + 5678) * BLOCK) as binding:
         assert binding.geometry.cache_blocks == blocks + 5678
@@ -274,6 +278,7 @@ def test_regions_beyond_the_new_end_are_closed(place: Place) -> None:
 
 
 def test_regions_are_of_a_size_for_the_new_cache_once_none_is_open(place: Place) -> None:
+    place.lengthen(4097)
     place.mount(rows=CLEAN, clean=False)
     with closing(Database.open(place.metadata)) as database:
         database.apply(Transaction(opened=[0]))
@@ -334,11 +339,38 @@ def test_a_cache_that_others_cut_is_as_large_as_it_was_if_that_is_asked_for(plac
 
 
 def test_a_cache_too_large_for_its_file_system_is_as_it_was(place: Place) -> None:
+    place.lengthen((1 << 43) // BLOCK)
     place.mount(rows=CLEAN)
-    before = place.contents()
-    with pytest.raises(StoreError, match="no space for a cache of 4PiB"), place.bound(cache_size=1 << 52):
+    before = place.cache.read_bytes(), place.metadata.read_bytes()
+    with pytest.raises(StoreError, match="no space for a cache of 8TiB"), place.bound(cache_size=1 << 43):
         pass
-    assert place.contents() == before
+    assert (place.cache.read_bytes(), place.metadata.read_bytes()) == before
+
+
+@pytest.mark.parametrize("asked", [21, 22, 1000, 1 << 40])
+def test_g09_a_cache_gets_no_more_blocks_than_the_image_has(place: Place, asked: int) -> None:
+    """G09: a cache of 1 GiB in front of an image of 64 MiB took 1 GiB."""
+    for _ in range(2):  # when it is made, and when the same is asked for again
+        with place.bound(cache_size=asked * BLOCK) as binding:
+            assert binding.geometry.cache_blocks == 21
+            words = "the cache has 84KiB, not .*: the image has no more"
+            assert [note for note in binding.notes if re.fullmatch(words, note)] == binding.notes[: int(asked > 21)]
+            binding.database.set_values(binding.end_values())
+        assert place.cache.stat().st_size == DATA_START + 21 * BLOCK
+
+
+def test_g09_a_cache_that_has_more_blocks_keeps_them(place: Place) -> None:
+    """G09: an earlier version made it so, and what is dirty in it would be cut off."""
+    place.lengthen(40)
+    place.mount(rows=((38, 3, True),), cache_size=40 * BLOCK)
+    with place.bound(cache_size=60 * BLOCK, image_size=IMAGE) as binding:
+        assert binding.geometry.cache_blocks == 40
+
+
+def test_g09_a_device_that_is_larger_than_the_image_is_used_in_part(place: Place) -> None:
+    place.cache.write_bytes(bytes(DATA_START + 100 * BLOCK))
+    with place.bound(cache_size=None) as binding:
+        assert binding.geometry.cache_blocks == 21
 
 
 @pytest.mark.parametrize("name", ["cache_bytes", "origin_bytes"])

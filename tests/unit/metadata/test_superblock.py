@@ -31,6 +31,7 @@ superblocks = st.builds(
     generation=st.just("") | st.from_regex(r"[1-9][0-9]{0,8}-[0-9a-f]{8}", fullmatch=True),
     previous_generation=texts,
     claim_generation=texts,
+    cache_path=texts,
     origin_claimed=st.booleans(),
     stats=st.dictionaries(texts, st.integers(0, 2**63 - 1)),
 )
@@ -48,6 +49,7 @@ PLAIN = Superblock(
     previous_generation="6-00000001",
     origin_claimed=True,
     cache_bytes=4096 + (1 << 26),
+    cache_path="/cache",
     hints="smq 2 4",
     stats={"read_hits": 3, "write_hits": 0},
 )
@@ -85,6 +87,7 @@ def test_the_text_is_that_of_formats_3_and_4() -> None:
         "clean_shutdown": "1",
         "needs_check": "0",
         "cache_bytes": "67112960",
+        "cache_path": "/cache",
         "hints": "smq 2 4",
         "learned": "",
         "stats": '{"read_hits": 3, "write_hits": 0}',
