@@ -24,7 +24,7 @@ from fusecache.attach.generation import ANY, fits, is_claim_accepted
 from fusecache.attach.inspection import inspect
 from fusecache.attach.lease import hold, lock
 from fusecache.attach.origin import Location, Origin, Strengths
-from fusecache.attach.places import default_places
+from fusecache.attach.places import default_places, metadata_beside
 from fusecache.attach.plan import Plan
 from fusecache.attach.recovery import DamagedRowError, hint_signature, policy_values, recover, remember
 from fusecache.attach.stamp import DAMAGED, DATA_START, Stamp, read_stamp, write_stamp
@@ -57,6 +57,7 @@ __all__ = [
     "locate",
     "lock",
     "look_at_origin",
+    "metadata_beside",
     "policy_values",
     "read_stamp",
     "recover",

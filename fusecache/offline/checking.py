@@ -94,6 +94,8 @@ class Report:
     """What the origin lacks."""
     suspects: int = 0
     partial: int = 0
+    nothing_lost: bool = False
+    """Whether it is known that the origin has everything."""
 
 
 def check(files: Files) -> Report:
@@ -147,7 +149,10 @@ class _Check:
         if superblock is not None:
             is_sound = not self._report.problems
             self._look_at_cache(superblock)
+            before = len(self._report.problems)
             self._look_at_origin(superblock, is_sound=is_sound)
+            has_origin = len(self._report.problems) == before
+            self._report.nothing_lost = is_sound and has_origin and not self._report.dirty
         return self._report
 
     def _problem(self, what: str, meaning: str = _DAMAGE, command: str = "") -> None:
@@ -277,7 +282,8 @@ class _Check:
         path = self._files.cache
         if path is None:
             return
-        at_stake = f"{self._report.dirty} dirty blocks are in it, and nowhere else"
+        dirty = self._report.dirty
+        at_stake = f"{dirty} dirty blocks are in it, and nowhere else" if dirty else "no block in it is dirty"
         elsewhere = self._elsewhere("--cache")
         if not path.exists():
             if self._report.blocks:
@@ -346,6 +352,8 @@ def _command(*words: str) -> str:
 
 def describe_check(report: Report, files: Files) -> Iterator[str]:
     """Yield what to tell the user, line by line."""
+    if report.nothing_lost:
+        yield "nothing is lost: no block is dirty, so the origin has everything"
     yield from report.facts
     marks = []
     if not report.problems:

@@ -7,12 +7,13 @@ whoever comes second is refused.
 from __future__ import annotations
 
 import os
+import shlex
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fusecache.attach import Location, Origin, default_places, hold, locate, lock
-from fusecache.errors import BusyError, RefusedError, StoreError, UsageError
+from fusecache.attach import Claim, Claims, Location, Origin, default_places, hold, locate, lock, metadata_beside
+from fusecache.errors import BusyError, FusecacheError, RefusedError, StoreError, UsageError
 from fusecache.linux import resolve_trusted
 from fusecache.stores import open_for_store, open_to_read
 
@@ -43,10 +44,12 @@ def find_files(
 ) -> Files:
     """Name the files as ``fusecache mount ORIGIN`` would; without an origin, those that are named.
 
-    :raises UsageError: neither origin nor metadata is given.
+    :raises UsageError: neither origin nor metadata is given, and no metadata lies beside the cache.
     :raises RefusedError: one of them cannot be looked at.
     """
     if origin is None:
+        if metadata is None and cache is not None and (beside := metadata_beside(_resolved(cache))) and beside.exists():
+            metadata = beside
         if metadata is None:
             msg = "name the cache: by its ORIGIN, or by --metadata FILE"
             raise UsageError(msg)
@@ -98,16 +101,36 @@ def open_metadata(files: Files, resources: ExitStack) -> None:
         open_locked(files.metadata, resources)
     except StoreError as exc:
         if isinstance(exc.__cause__, FileNotFoundError):
-            raise no_metadata(files.metadata) from exc
+            raise no_metadata(files.metadata, _claim_on(files.origin)) from exc
         raise
 
 
-def no_metadata(path: Path) -> RefusedError:
-    """Return the error for metadata that is not where it should be."""
+def no_metadata(path: Path, claim: Claim | None) -> RefusedError:
+    """Return the error for metadata that is not where it should be.
+
+    :param claim: the one on the origin, if there is one.
+    """
+    last = ""
+    if claim is not None:
+        cache = claim.last_cache()
+        last = (
+            f"last used: {f'--cache {shlex.quote(cache)} ' if cache else ''}--metadata {shlex.quote(claim.metadata)}; "
+        )
     return RefusedError(
-        f"there is no metadata {path}: nothing is cached, or it is elsewhere (name --metadata and --cache as at the "
-        "mount; if their disk is not mounted, mount that first)"
+        f"there is no metadata {path}: nothing is cached, or it is elsewhere ({last}name --metadata and --cache as at "
+        "the mount; if their disk is not mounted, mount that first)"
     )
+
+
+def _claim_on(address: str | None) -> Claim | None:
+    """Read the claim on an origin; None if there is none, or if it cannot be read now."""
+    if address is None:
+        return None
+    try:
+        with ExitStack() as resources:
+            return Claims.of(locate(address).open(resources, writable=False), os.environ).read()
+    except (FusecacheError, OSError):
+        return None
 
 
 def open_origin(location: Location, resources: ExitStack, *, writable: bool = False) -> Origin:

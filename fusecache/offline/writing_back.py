@@ -106,7 +106,7 @@ def write_back(
     plan = inspect(config, environ=environ)
     with plan.resources:
         if plan.database is None:
-            raise no_metadata(plan.metadata_path)
+            raise no_metadata(plan.metadata_path, plan.claims.read())
         _require_writable(plan.read_only)
         return trio.run(_write_back, plan.carry_out(), progress, retries)
 
@@ -332,6 +332,9 @@ def _page_between(begin: int, end: int) -> int:
 
 def describe_writeback(outcome: Outcome) -> Iterator[str]:
     """Yield what to tell the user, line by line."""
+    if not (outcome.blocks or outcome.reason):
+        yield "nothing is lost: no block was dirty, so the origin has everything"
+        return
     yield f"{outcome.written} of {outcome.blocks} dirty blocks were written to the origin"
     for failure in outcome.failures:
         end = failure.start + failure.length - 1

@@ -53,6 +53,34 @@ def test_a_sound_cache(place: Place) -> None:
     assert place.contents() == before
 
 
+NOTHING_LOST = "nothing is lost: no block is dirty, so the origin has everything"
+
+
+@pytest.mark.parametrize("clean", [True, False])
+def test_g09_without_dirty_blocks_it_says_first_that_nothing_is_lost(place: Place, clean: bool) -> None:
+    """G09: "the last mount did not end cleanly" was what frightened people read first."""
+    place.fill({0: (3, False)}, clean=clean)
+    assert told(place, check(place.files)).startswith(NOTHING_LOST)
+
+
+def test_g09_nothing_is_lost_with_a_cache_without_dirty_blocks(place: Place) -> None:
+    place.fill({0: (3, False)})
+    place.cache.unlink()
+    report = check(place.files)
+    assert told(place, report).startswith(NOTHING_LOST)
+    assert report.problems[0].meaning == "no block in it is dirty"
+
+
+@pytest.mark.parametrize("damage", ["dirty", "suspect", "metadata", "origin"])
+def test_g09_it_says_so_only_where_it_is_known(place: Place, damage: str) -> None:
+    place.fill({0: (3, damage == "dirty")}, regions=[0] if damage == "suspect" else [], clean=damage != "suspect")
+    if damage == "metadata":
+        place.sql("UPDATE blocks SET oblock = 5000")
+    elif damage == "origin":
+        os.truncate(place.origin, 4096)
+    assert "nothing is lost" not in told(place, check(place.files))
+
+
 def test_a_crash_is_no_problem_and_what_it_left_in_doubt_is_counted(place: Place) -> None:
     place.fill(MIXED, regions=[1, 2, 4], clean=False)
     report = check(place.files)

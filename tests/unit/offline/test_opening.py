@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from fusecache.errors import BusyError, RefusedError, UntrustedError
+from fusecache.errors import BusyError, RefusedError, UntrustedError, UsageError
 from fusecache.linux import directories, rename_to_new, try_lock
+from fusecache.offline.checking import check
 from fusecache.offline.dumping import dump_to_file
-from fusecache.offline.opening import find_files, open_draft
+from fusecache.offline.opening import Files, find_files, open_draft
 from fusecache.offline.repairing import repair
 from fusecache.offline.restoring import restore
 from tests.unit.offline.places import MIXED, Place
@@ -100,3 +101,37 @@ def test_f16_links_that_lead_nowhere(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to("loop")
     with pytest.raises(RefusedError, match="cannot look at"):
         find_files(None, metadata=tmp_path / "loop", environ={})
+
+
+# Where the files are
+
+
+def test_g09_metadata_beside_a_cache_is_found_without_the_origin(tmp_path: Path) -> None:
+    cache = tmp_path / "vm.cache"
+    with pytest.raises(UsageError, match="name the cache"):
+        find_files(None, cache=cache, environ={})
+    beside = tmp_path / "vm.cache.metadata"
+    beside.touch()
+    assert find_files(None, cache=cache, environ={}) == Files(beside, cache, None)
+
+
+def test_g09_who_names_no_cache_is_told_what_was_last_used(tmp_path: Path) -> None:
+    """G09: after a crash, whoever forgot ``--cache`` was told of a file in the home directory that never was."""
+    place = Place(tmp_path)
+    place.fill(MIXED, clean=False)
+    files = Files(tmp_path / "forgotten", tmp_path / "no cache", str(place.origin))
+    with pytest.raises(RefusedError) as caught:
+        check(files)
+    assert f"last used: --cache {place.cache} --metadata {place.metadata}; " in str(caught.value)
+    assert "\n" not in str(caught.value)
+    place.metadata.unlink()
+    with pytest.raises(RefusedError, match=f"last used: --metadata {place.metadata}; "):
+        check(files)
+
+
+def test_g09_an_origin_without_a_claim_tells_of_none(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    for origin in (str(place.origin), str(tmp_path / "nowhere")):
+        with pytest.raises(RefusedError) as caught:
+            check(Files(tmp_path / "forgotten", tmp_path / "no cache", origin))
+        assert "last used" not in str(caught.value)
