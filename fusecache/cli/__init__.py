@@ -15,7 +15,7 @@ import typer
 from fusecache import __version__
 from fusecache.cli import mounts, offline, simulation
 from fusecache.errors import FusecacheError, UsageError
-from fusecache.lines import complain
+from fusecache.lines import STDOUT, complain, give_up, have_standard_streams
 
 app = typer.Typer(
     name="fusecache",
@@ -32,6 +32,7 @@ app.add_typer(simulation.app)
 
 def main() -> NoReturn:
     """Run the command that ``sys.argv`` asks for, and exit."""
+    have_standard_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # what this terminal has no letter for is shown all the same
@@ -40,6 +41,10 @@ def main() -> NoReturn:
     except FusecacheError as exc:
         complain(exc)
         sys.exit(2 if isinstance(exc, UsageError) else 1)
+    except OSError as exc:  # a help text that nothing takes
+        give_up(STDOUT)
+        complain(exc.strerror or exc)
+        sys.exit(1)
     sys.exit(0)
 
 

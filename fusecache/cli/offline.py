@@ -192,7 +192,7 @@ def adopt(
     with _progress("comparing") as progress:
         adopted = offline.adopt(files, os.environ, progress, force=force)
     for line in offline.describe_adoption(adopted):
-        typer.echo(line)
+        say(line)
 
 
 @app.command("metadata-size", help="Say how much room the metadata of a cache takes at most.")

@@ -198,12 +198,9 @@ def _wait_for_answer(child: int, read: Callable[[], bytes], log: Path, allowed: 
 
 def _print_notes(notes: list[str]) -> None:
     """Tell the user; if nobody listens, that is no reason for the image not to be there."""
-    try:
+    with suppress(OSError, FusecacheError):
         for note in notes:
             say(note)
-    except OSError:
-        with suppress(OSError):  # what is left would be tried again at the end
-            os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), 1)
 
 
 def _run_child(

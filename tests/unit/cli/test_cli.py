@@ -238,3 +238,54 @@ def test_the_program_ends_with_the_code(tmp_path: Path) -> None:
     done = subprocess.run([*PROGRAM, "unmount", str(tmp_path)], capture_output=True, text=True, check=False, timeout=60)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"fusecache: {tmp_path} is not a fusecache mount\n"
+
+
+def run_with(streams: str, *words: str) -> tuple[int, str]:
+    """Run the program by a shell, with its streams redirected so; returns the exit code and what stderr said."""
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$@" {streams}', "sh", *PROGRAM, *words],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("words", [["--help"], ["status", "--help"], ["--version"], ["metadata-size", "--nr-blocks=9"]])
+def test_g04_an_answer_that_nothing_takes_is_one_line(words: list[str]) -> None:
+    """G04: that was a traceback of forty lines."""
+    code, told = run_with(">/dev/full", *words)
+    assert code == 1
+    assert told.startswith("fusecache: ")
+    assert told.endswith("No space left on device\n")
+    assert told.count("\n") == 1
+
+
+@pytest.mark.parametrize("streams", [">&-", "<&-", "2>&-", "<&- >&- 2>&-", "2>/dev/full"])
+def test_g04_closed_streams_are_no_reason_to_fail(streams: str, tmp_path: Path) -> None:
+    assert run_with(streams, "metadata-size", "--nr-blocks=9") == (0, "")
+    code, told = run_with(streams, "unmount", str(tmp_path))
+    assert code == 1
+    assert told in {"", f"fusecache: {tmp_path} is not a fusecache mount\n"}
+
+
+def test_g04_what_is_opened_later_is_not_taken_for_a_closed_stream(tmp_path: Path) -> None:
+    """G04: the first file that was opened got the number of stdout, and what was printed went into it."""
+    target = tmp_path / "file"
+    program = (
+        "from fusecache.lines import have_standard_streams, say, complain; have_standard_streams();"
+        f"file = open({str(target)!r}, 'w'); say('answer'); complain('error'); assert file.fileno() > 2"
+    )
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", sys.executable, "-c", program], check=False, timeout=60
+    )
+    assert (done.returncode, target.read_text()) == (0, "")
+
+
+def test_g04_who_reads_no_further_is_no_error() -> None:
+    done = subprocess.run(
+        ["sh", "-c", '"$@" | true', "sh", *PROGRAM, "--help"], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.stderr == ""
