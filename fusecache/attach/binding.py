@@ -62,6 +62,11 @@ class Binding:
         return self._bond.uuid
 
     @property
+    def is_new(self) -> bool:
+        """Whether no mount has begun with this metadata yet."""
+        return not self._bond.generation
+
+    @property
     def origin_address(self) -> str:
         """What the user knows the origin by."""
         return self._origin.address
@@ -71,7 +76,7 @@ class Binding:
 
         :raises FusecacheError: it cannot be recorded everywhere; no block may turn dirty.
         """
-        is_first = not self._bond.generation
+        is_first = self.is_new
         self.database.set_values(
             packed(
                 clean_shutdown=False,

@@ -15,10 +15,34 @@ from fusecache.units import parse_size
 app = typer.Typer()
 
 Mountpoint = Annotated[
-    Path, typer.Argument(metavar="MOUNTPOINT", readable=False, help="The directory that the image is in.")
+    Path, typer.Argument(metavar="MOUNTPOINT", readable=False, help="The directory that the image is in, or the image.")
 ]
 
-_ACCESS = ("ro", "rw")
+_ROWS = """\b
+What the rows say:
+image          the disk, and how large it is
+health         ok, or what is wrong and what to do
+origin         the image that is cached
+cache          the fast file or device, and its blocks
+metadata       what lies where in the cache; it grows with what is cached
+log            what the daemon has to tell
+mode           what happens to writes: writeback, writethrough or passthrough
+page cache     what the host keeps in memory: what it read of the stores, or of the image
+policy         what decides which blocks are cached, and its tunables
+used           how much of the cache is in use
+dirty          what only the cache has; it is written back later
+read hits      reads that the cache has answered (so far, over all mounts)
+write hits     writes that went to the cache
+migrations     blocks copied into the cache, given up, and written back
+threshold      how much may be copied at a time while users wait for the origin
+origin reads   what was read of the origin, by whomever
+read ahead     what was read ahead of reads in order, and what came of it
+origin writes  what was written to the origin
+errors         reads and writes that origin or cache have refused
+job            long work that is under way, and how far it is
+flush          what the flush under way has to write yet
+up             for how long it has been mounted (h:mm:ss), by which process
+"""
 
 # Values may begin with a minus sign, so what looks like an unknown option is a word.
 _WORDS_AS_THEY_ARE = {"ignore_unknown_options": True}
@@ -51,7 +75,11 @@ def mount(
     ] = None,
     fuse_options: Annotated[
         list[str] | None,
-        typer.Option("-o", metavar="FUSEOPT[,...]", help="ro for read-only; options for FUSE, such as allow_other."),
+        typer.Option(
+            "-o",
+            metavar="FUSEOPT[,...]",
+            help="ro for read-only; options for FUSE, such as allow_other; fstab's words.",
+        ),
     ] = None,
     table: Annotated[
         str | None, typer.Option(metavar="TABLE", help="dm-cache's table, in place of ORIGIN and the options above.")
@@ -85,14 +113,13 @@ def mount(
     from fusecache.grammar import (  # noqa: PLC0415 - likewise
         parse_dirty_age,
         parse_dirty_limit,
+        parse_fuse_options,
         parse_policy,
         parse_read_ahead,
         parse_table,
     )
 
-    words = [option for text in fuse_options or () for option in text.split(",") if option]
-    options = tuple(option for option in words if option not in _ACCESS)
-    read_only = [option for option in words if option in _ACCESS][-1:] == ["ro"]  # the last one counts, as in mount(8)
+    options, read_only = parse_fuse_options(fuse_options or ())
     if table is not None:
         told = {
             "--cache": cache,
@@ -141,6 +168,7 @@ def mount(
     )
 
 
+@app.command("umount", hidden=True)  # as mount(8) has taught everybody
 @app.command(help="Unmount; return when everything is safe on disk.")
 def unmount(mountpoint: Mountpoint) -> None:
     """Unmount an image."""
@@ -149,7 +177,7 @@ def unmount(mountpoint: Mountpoint) -> None:
     Client(mountpoint).unmount()
 
 
-@app.command(help="Show what a mount holds and does.")
+@app.command(help="Show what a mount holds and does.", epilog=_ROWS)
 def status(
     mountpoint: Mountpoint, as_json: Annotated[bool, typer.Option("--json", help="One flat JSON object.")] = False
 ) -> None:

@@ -6,13 +6,30 @@ import errno
 import os
 from typing import TYPE_CHECKING, Final, Protocol
 
-from fusecache.linux import mounted_at
+from fusecache.linux import Mounted, mounted_at
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 _KIND: Final = "fuse.fusecache"
 """What the kernel says of mounts of ours."""
+_IMAGE: Final = "image"
+
+
+def own_mount_at(path: Path) -> Mounted | None:
+    """Return the mount of ours that is right at a path; None if there is none."""
+    mounted = mounted_at(path)
+    return mounted if mounted is not None and mounted.kind == _KIND else None
+
+
+def mountpoint_of(path: Path) -> Path:
+    """Return the mountpoint that a user means, who may have named the image in it."""
+    if own_mount_at(path) is not None:
+        return path
+    target = (
+        path.absolute() if path.name == _IMAGE or not path.is_symlink() else path.parent.absolute() / path.readlink()
+    )
+    return target.parent if target.name == _IMAGE and own_mount_at(target.parent) is not None else path
 
 
 class Attributes(Protocol):
@@ -30,7 +47,7 @@ class ImageAttributes:
 
     def __init__(self, mountpoint: Path) -> None:
         self._mountpoint = mountpoint
-        self._image = mountpoint / "image"
+        self._image = mountpoint / _IMAGE
 
     def get(self, name: str) -> str:
         """Read one."""
@@ -43,6 +60,5 @@ class ImageAttributes:
         os.setxattr(self._image, f"user.fusecache.{name}", os.fsencode(value))
 
     def _require_mount(self) -> None:
-        mounted = mounted_at(self._mountpoint)
-        if mounted is None or mounted.kind != _KIND:
+        if own_mount_at(self._mountpoint) is None:
             raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))

@@ -26,7 +26,7 @@ from pathlib import Path
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
-from fusecache.client.attributes import ImageAttributes
+from fusecache.client.attributes import ImageAttributes, mountpoint_of, own_mount_at
 from fusecache.client.unmounting import detach, dirty_after_clean_end, hold_process, unmount_command, wait_for
 from fusecache.errors import BusyError, FusecacheError, RefusedError
 from fusecache.grammar import join_words
@@ -58,14 +58,15 @@ _KINDS: Final = {
 class Client:
     """The commands, on one mount; all raise FusecacheError with what to tell the user.
 
+    :param mountpoint: or the image in it.
     :param poll_seconds: time between two looks at long work.
     """
 
     def __init__(
         self, mountpoint: Path, attributes: Attributes | None = None, *, poll_seconds: float = POLL_SECONDS
     ) -> None:
-        self._mountpoint = mountpoint
-        self._attributes = attributes or ImageAttributes(mountpoint)
+        self._mountpoint = mountpoint_of(mountpoint)
+        self._attributes = attributes or ImageAttributes(self._mountpoint)
         self._poll_seconds = poll_seconds
 
     def show_status(self, *, as_json: bool) -> None:
@@ -173,6 +174,11 @@ class Client:
                 text = f"the daemon of {mountpoint} has died: type `{command}`, then mount again to recover"
             case errno.ENODATA | errno.ENOTSUP | errno.ENOENT | errno.ENOTDIR:
                 text = f"{mountpoint} is not a fusecache mount"
+            case errno.EACCES if (mounted := own_mount_at(mountpoint)) is not None and mounted.user != os.geteuid():
+                text = (
+                    f"{mountpoint} was mounted by user {mounted.user}, and nobody else may look into it, root "
+                    "included: ask as that user, or mount it with -o allow_root or allow_other"
+                )
             case _:
                 text = f"{mountpoint}: {exc.strerror}"
         return RefusedError(text)
@@ -308,6 +314,7 @@ def _status_rows(stats: dict[str, Any]) -> dict[str, str]:
         "origin": stats["origin"],
         "cache": f"{stats['cache']}, {blocks(stats['cache_blocks'])} (block size {format_size(stats['block_bytes'])})",
         "metadata": f"{stats['metadata']}, {format_size(stats['metadata_total_bytes'])}",
+        "log": stats["log"] or "stderr of the daemon",
         "mode": stats["mode"] + (", metadata read only" if stats["read_only"] else ""),
         "page cache": f"of the {stats['page_cache']}" if stats["page_cache"] != "none" else "none",
         "policy": " ".join([stats["policy"], *(f"{name[7:]}={value}" for name, value in tunables.items())]),
@@ -333,8 +340,5 @@ def _status_rows(stats: dict[str, Any]) -> dict[str, str]:
 
 
 def _log_of(stats: dict[str, Any]) -> str:
-    """Say where the daemon writes its log: what its stderr is."""
-    try:
-        return f"its log is {Path('/proc', str(stats['pid']), 'fd/2').readlink()}"
-    except OSError:
-        return f"see the log of pid {stats['pid']}"
+    """Say where the daemon writes its log."""
+    return f"its log is {stats['log']}" if stats.get("log") else f"see the log of pid {stats['pid']}"

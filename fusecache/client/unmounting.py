@@ -108,7 +108,8 @@ def dirty_after_clean_end(metadata: Path) -> int | None:
         with Database.read_only(metadata) as database:
             return database.count(dirty_only=True) if database.superblock().clean_shutdown else None
     except UntrustedError as exc:
-        msg = f"unmounted; whether the daemon ended cleanly, only its user can see: {exc}"
+        command = shlex.join(["fusecache", "check", "--metadata", str(metadata)])
+        msg = f"unmounted; whether the daemon ended cleanly, only its user can see: `{command}` says so"
         raise FusecacheError(msg) from exc
     except (FusecacheError, OSError):
         return None

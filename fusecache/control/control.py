@@ -217,6 +217,7 @@ class Control:
             origin=facts.origin,
             cache=facts.cache,
             metadata=facts.metadata,
+            log=facts.log,
             mountpoint=facts.mountpoint,
             pid=facts.pid,
             version=facts.version,

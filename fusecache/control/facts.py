@@ -19,6 +19,8 @@ class MountFacts:
     """Where the cache is."""
     metadata: str
     """Where the metadata is."""
+    log: str = ""
+    """Where the log is; empty if it is no file."""
     mountpoint: str
     """The directory that the image is in."""
     engine: str

@@ -113,6 +113,8 @@ class Status:
     """Absolute path of the cache."""
     metadata: str
     """Absolute path of the metadata."""
+    log: str
+    """Absolute path of the log; empty if it is no file, as in the foreground."""
     mountpoint: str
     """Absolute path of the directory that the image is in."""
     pid: int

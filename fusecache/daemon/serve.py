@@ -37,6 +37,7 @@ from fusecache.config import DEFAULT_READ_AHEAD, PageCache
 from fusecache.control import Control, MountFacts
 from fusecache.daemon.end_request import EndRequest
 from fusecache.daemon.ending import end_cleanly, metadata_kept, save_what_ends, watch_names
+from fusecache.daemon.fuse_words import FuseWords, name_of_log
 from fusecache.daemon.preparing import prepare
 from fusecache.datapath import Disk
 from fusecache.errors import RefusedError, StoreError
@@ -117,7 +118,8 @@ async def _run(
     mountpoint = config.mountpoint.resolve()  # before it is ours to answer what it is
     with _mounted(operations, config) as mounted:
         with metadata_kept(volume, binding):
-            binding.notes.extend(raise_request_limit(mountpoint))
+            advice = raise_request_limit(mountpoint)
+            binding.notes.extend(advice if binding.is_new else ())  # once is enough
             binding.begin()
             binding.remember_names()
             async with trio.open_nursery() as nursery:
@@ -192,6 +194,7 @@ def _facts(config: MountConfig, binding: Binding, suspects: int) -> MountFacts:
         origin=binding.origin_address,
         cache=str(binding.cache_path),
         metadata=str(binding.metadata_path),
+        log=name_of_log(),
         mountpoint=str(config.mountpoint),
         engine=binding.engine,
         page_cache=config.page_cache,
@@ -241,11 +244,13 @@ def _mounted(operations: Operations, config: MountConfig) -> Iterator[_Mounted]:
     options = set(pyfuse3.default_options)
     # pyfuse3 takes nothing but ASCII
     origin = os.fsencode(config.origin).decode("ascii", "backslashreplace").replace("\\", "\\\\").replace(",", "\\,")
-    options |= {f"fsname={origin}", "subtype=fusecache", *config.fuse_options}
+    named = any(option.startswith("fsname=") for option in config.fuse_options)
+    options |= {*([] if named else [f"fsname={origin}"]), "subtype=fusecache", *config.fuse_options}
+    words = FuseWords()
     try:
         pyfuse3.init(operations, str(config.mountpoint), options)
     except (RuntimeError, UnicodeEncodeError) as exc:
-        msg = f"cannot mount on {config.mountpoint}: {exc}{_told(config)}"
+        msg = f"cannot mount on {config.mountpoint}: {words.heard() or exc}{_told(config)}"
         raise RefusedError(msg) from exc
     mounted = _Mounted()
     try:
@@ -255,5 +260,6 @@ def _mounted(operations: Operations, config: MountConfig) -> Iterator[_Mounted]:
 
 
 def _told(config: MountConfig) -> str:
-    """Name the options that FUSE was told, for a message."""
-    return f" (options: {','.join(config.fuse_options)})" if config.fuse_options else ""
+    """Name the options that FUSE was told, and the log, for a message."""
+    options = f" (options: {','.join(config.fuse_options)})" if config.fuse_options else ""
+    return options + ((name := name_of_log()) and f"; the log is {name}")

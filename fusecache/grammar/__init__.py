@@ -1,6 +1,7 @@
 """dm-cache's text, and ours: words, tables, messages, policies with their tunables.  Pure."""
 
 from fusecache.grammar.dirtiness import parse_dirty_age, parse_dirty_limit
+from fusecache.grammar.fuse_options import FuseOptions, parse_fuse_options
 from fusecache.grammar.messages import (
     Decommission,
     Flush,
@@ -19,6 +20,7 @@ __all__ = [
     "MIGRATION_THRESHOLD",
     "Decommission",
     "Flush",
+    "FuseOptions",
     "InvalidateCblocks",
     "Message",
     "SetThreshold",
@@ -26,6 +28,7 @@ __all__ = [
     "join_words",
     "parse_dirty_age",
     "parse_dirty_limit",
+    "parse_fuse_options",
     "parse_message",
     "parse_policy",
     "parse_range",

@@ -8,12 +8,15 @@ threads, writes would wait for each other.
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Final
+
+from fusecache.linux import mounted_at
 
 STATS: Final = "user.fusecache.stats"
 
@@ -45,6 +48,12 @@ def main() -> None:
     try:
         print(drive(place / "image" if place.is_dir() else place))
     except OSError as exc:
+        mounted = mounted_at(place) or mounted_at(place.parent)
+        if exc.errno == errno.EACCES and mounted is not None and mounted.user != os.geteuid():
+            sys.exit(
+                f"qemu-drive: {place} was mounted by user {mounted.user}, and nobody else may look into it, root "
+                "included: ask as that user, or mount it with -o allow_root or allow_other"
+            )
         sys.exit(f"qemu-drive: {place} is not the image of a mount ({exc.strerror})")
 
 

@@ -62,7 +62,9 @@ def raise_request_limit(mountpoint: Path) -> list[str]:
     except OSError as exc:
         log.info("the kernel sends 12 requests at a time", reason=exc.strerror)
         mount = "" if _is_attached() else f"mount -t fusectl fusectl {CONTROL}; "
-        return [f"for more than 12 requests at a time, as root: {mount}echo 64 >{CONTROL}/{name}/max_background"]
+        return [
+            f"optional, for more than 12 requests at a time, as root: {mount}echo 64 >{CONTROL}/{name}/max_background"
+        ]
     return []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fusecache import __version__, cli, daemon
-from fusecache.client.client import Client
+from fusecache.client.client import Client, _status_rows
 from fusecache.config import DirtyAge, DirtyLimit, Mode, MountConfig, PageCache, PolicyChoice
 from fusecache.errors import FusecacheError, RefusedError, UsageError
+from tests.unit.control.statuses import make_status
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -289,3 +291,19 @@ def test_g04_who_reads_no_further_is_no_error() -> None:
         ["sh", "-c", '"$@" | true', "sh", *PROGRAM, "--help"], capture_output=True, text=True, check=False, timeout=60
     )
     assert done.stderr == ""
+
+
+def test_g09_the_help_of_status_explains_each_row(run: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    rows = _status_rows(json.loads(make_status().as_json()))
+    assert rows["log"] == "/fast/disk.metadata.log"
+    assert run("status", "--help") == 0
+    _, _, told = capsys.readouterr().out.partition("What the rows say:\n")
+    assert [line[2:16].rstrip() for line in told.splitlines()] == list(rows)
+    assert all(len(line) <= 100 and len(line.split()) > 3 for line in told.splitlines())
+
+
+def test_g09_umount_is_unmount(run: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("umount", str(tmp_path)) == 1
+    assert capsys.readouterr().err == f"fusecache: {tmp_path} is not a fusecache mount\n"
+    assert run("--help") == 0
+    assert " umount" not in capsys.readouterr().out
