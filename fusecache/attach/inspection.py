@@ -23,6 +23,7 @@ from fusecache.attach.claim import Claim
 from fusecache.attach.claims import Claims
 from fusecache.attach.contents import found_on
 from fusecache.attach.findings import look_at_origin
+from fusecache.attach.image_formats import HEAD, format_of, refusal
 from fusecache.attach.lease import lock
 from fusecache.attach.places import default_places
 from fusecache.attach.plan import Plan
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from fusecache.attach.origin import Location
+    from fusecache.attach.origin import Location, Origin
     from fusecache.config import MountConfig
     from fusecache.metadata import Superblock
 
@@ -79,6 +80,8 @@ def inspect(config: MountConfig, *, environ: Mapping[str, str]) -> Plan:
             verdict = judge_origin(database.superblock(), found, arguments=_arguments(config))
         elif config.format < _TWICE and (note := _require_no_claim(claims, given_up)):
             notes.append(note)
+        if database is None or verdict is Verdict.CHANGED:
+            _require_raw(config, origin)
         plan = Plan(
             geometry=geometry,
             origin=origin,
@@ -170,6 +173,15 @@ def _lock_metadata(path: Path, resources: ExitStack) -> bool:
 
 
 # Whether an origin may be used with this cache
+
+
+def _require_raw(config: MountConfig, origin: Origin) -> None:
+    """Refuse a disk that is wrapped up; what has come to an origin by mounts of this cache is not asked about."""
+    if config.raw:
+        return
+    head, tail = origin.read_now(0, HEAD), origin.read_now(max(0, origin.size - HEAD), HEAD)
+    if (found := format_of(head, tail)) is not None:
+        raise RefusedError(refusal(origin.address, found))
 
 
 def _require_no_claim(claims: Claims, given_up: Superblock | None) -> str:

@@ -103,6 +103,7 @@ def mount(
     page_cache: Annotated[
         str, typer.Option(metavar="WHICH", help="What the host's page cache is to hold: stores, image, or none.")
     ] = "stores",
+    raw: Annotated[bool, typer.Option("--raw", help="Serve ORIGIN as it is, though it looks like qcow2.")] = False,
     foreground: Annotated[bool, typer.Option("--foreground", help="Serve in this process, log to stderr.")] = False,
     format: Annotated[  # noqa: A002 - the option's name
         int, typer.Option("--format", count=True, help="Empty an existing cache; twice, even with dirty data in it.")
@@ -164,6 +165,7 @@ def mount(
             page_cache=PageCache.parse(page_cache),
             read_ahead=parse_read_ahead(read_ahead),
             read_only=read_only,
+            raw=raw,
         )
     )
 

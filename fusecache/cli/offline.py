@@ -168,6 +168,7 @@ def writeback(
         mountpoint=Path(),
         cache=cache and cache.absolute(),
         metadata=metadata and metadata.absolute(),
+        raw=True,  # whatever it is, the cache is of that
     )
     with _progress() as progress:
         outcome = offline.write_back(config, dict(os.environ), progress, retries=retry_count, force=force)

@@ -66,7 +66,7 @@ def test_g04_whoever_may_not_look_into_a_mount_is_told_why(vm: Path, monkeypatch
         ImageAttributes(vm).get("stats")
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     with pytest.raises(
-        RefusedError, match="was mounted by user 65534, and nobody else .* root included: .* allow_root"
+        RefusedError, match=r"was mounted by user 65534, and nobody else .* root included: .* allow_root"
     ):
         Client(vm / "image").stats()
     monkeypatch.setattr(os, "geteuid", lambda: 65534)
