@@ -17,6 +17,7 @@ import shlex
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -46,6 +47,8 @@ from scripts.demonstration.workload import (
 CACHE_SIZE: Final = "256MiB"
 CACHES: Final = (("smq",) * 3, ("adaptive", "adaptive", "smq", "adaptive", "adaptive"))
 """For each cache the policy of each pass; the first finds it cold."""
+
+_FREE_SECONDS: Final = 60
 
 BARE: Final = "bare"
 PICTURE: Final = Path(__file__).parents[2] / "build" / "demo.png"
@@ -162,6 +165,20 @@ def file_system(image: Path, mountpoint: Path) -> Iterator[Path]:
             run("umount", mountpoint)
     finally:
         run("losetup", "--detach", device)
+        _wait_until_free(device)
+
+
+def _wait_until_free(device: str) -> None:
+    """Wait until a file system is unmounted for good: in mount namespaces that others have made meanwhile it stays.
+
+    Only when the last of them has ended it writes that it is clean.
+    """
+    deadline = time.monotonic() + _FREE_SECONDS
+    while run("losetup", "--list", "--noheadings", "--output", "BACK-FILE", device).strip():
+        if time.monotonic() > deadline:
+            msg = f"{device} stays in use: another program has the file system in a mount namespace of its own"
+            raise RigError(msg)
+        time.sleep(0.05)
 
 
 def hits_and_accesses(cache: Cache | None) -> tuple[int, int]:

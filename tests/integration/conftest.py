@@ -9,6 +9,7 @@ import contextlib
 import itertools
 import os
 import random
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,9 @@ from typing import Protocol
 import pytest
 
 from fusecache.paths import ROOT_DIRECTORY
+from tests.integration.judges import need
 from tests.integration.mounts import LoopDevices, Mount, sweep_aborted_runs
+from tests.integration.sessions import REPOSITORY, Session
 
 MIB = 1024 * 1024
 TEST_SECONDS = 120
@@ -119,3 +122,18 @@ def loops(mounted: Mounted) -> Iterator[LoopDevices]:
     devices = LoopDevices()
     yield devices
     devices.discard()
+
+
+@pytest.fixture
+def session() -> Iterator[Session]:
+    """Begin a session of an unprivileged user, in a directory that everybody can enter."""
+    need("setpriv", "unshare", "fusermount3")
+    if os.geteuid() != 0:
+        pytest.skip("becoming nobody needs root; as a user, all other tests show the same")
+    blocked = [path for path in (REPOSITORY, *REPOSITORY.parents) if not path.stat().st_mode & 0o001]
+    if blocked:
+        pytest.skip(f"nobody cannot enter {blocked[0]}, where the sources are")
+    with tempfile.TemporaryDirectory(prefix="fusecache-nonroot-") as name:
+        room = Path(name)
+        room.chmod(0o711)
+        yield Session(room)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from scripts.benchmarks.rig import fusecache, operations, slow_disk
+from scripts.demonstration.transcript import README, block_of, shape
 from tests.integration.mounts import discard_mount, fuse_mountpoints, is_mounted, run
 
 ROOT = Path(__file__).parents[2]
@@ -103,6 +104,8 @@ def test_the_demo_tells_its_story_and_leaves_only_the_picture(scratch: Path) -> 
         process.terminate()
     assert process.returncode == 0, output + errors
     assert "the origin alone is byte for byte what the image was" in output
+    if os.geteuid() == 0:  # G09: the README shows what root sees, by scripts/demo --readme
+        assert shape(output) == shape(block_of(README.read_text(encoding="utf-8")))
     assert (scratch / "demo.png").read_bytes().startswith(b"\x89PNG")
     assert [path.name for path in scratch.iterdir()] == ["demo.png"]
     assert mountpoints_below(scratch) == []

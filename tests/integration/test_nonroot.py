@@ -1,86 +1,9 @@
-"""Mounting as a user without any rights, with the default places for cache and metadata.
-
-Theory of operation
--------------------
-Run as root, the tests become nobody, in namespaces of their own, so that the machine stays as it is: there,
-``/dev/fuse`` is replaced by one that everybody may open, as it is on most systems, and Python appears in a place that
-everybody can read.  One shell script is one user's session; what it prints is judged.  Mounts and processes that it
-leaves behind end with the namespaces.
-"""
+"""Mounting as a user without any rights, with the default places for cache and metadata."""
 
 from __future__ import annotations
 
-import os
-import shlex
-import site
-import sys
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
-
-from tests.integration.judges import MIB, need
-from tests.integration.mounts import run
-
-NOBODY = 65534
-REPOSITORY = Path(__file__).parents[2]
-
-# Only root comes here.  $ROOM is the user's directory, $1 the user's script.
-PREPARE = f"""
-set -eu
-mkdir -p "$ROOM/python"
-mount --make-rprivate /
-mount --bind {shlex.quote(sys.base_prefix)} "$ROOM/python"
-mknod --mode=666 "$ROOM/fuse" c 10 229
-mount --bind "$ROOM/fuse" /dev/fuse
-cd "$ROOM"
-exec setpriv --reuid={NOBODY} --regid={NOBODY} --clear-groups sh -eu "$1"
-"""
-
-
-class Session:
-    """What an unprivileged user does, with a home, an origin and a mountpoint."""
-
-    def __init__(self, room: Path) -> None:
-        self.room = room
-        self.home = room / "home"
-        self.origin = self.home / "disk.img"
-        (self.home / "mnt").mkdir(parents=True)
-        self.origin.write_bytes(bytes(4 * MIB))
-        for path in (self.home, self.home / "mnt", self.origin):
-            os.chown(path, NOBODY, NOBODY)
-
-    def run(self, script: str) -> str:
-        """Run a script in which ``fusecache`` is at hand; returns what it printed."""
-        packages = [str(REPOSITORY), *site.getsitepackages()]
-        python = self.room / "python" / "bin" / Path(sys._base_executable).name  # type: ignore[attr-defined]
-        main = "from fusecache.cli import main; main()"
-        file = self.room / "session.sh"
-        file.write_text(
-            f"export HOME={self.home} PYTHONHOME={self.room / 'python'} PYTHONPATH={':'.join(packages)}\n"
-            f"export LD_LIBRARY_PATH={self.room / 'python' / 'lib'}\n"
-            "unset XDG_CACHE_HOME XDG_STATE_HOME\n"
-            f"fusecache() {{ {python} -c '{main}' \"$@\"; }}\n"
-            f"cd {self.home}\n{script}"
-        )
-        apart = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
-        return run("env", f"ROOM={self.room}", *apart, "sh", "-c", PREPARE, "sh", file).stdout
-
-
-@pytest.fixture
-def session() -> Iterator[Session]:
-    """Begin a session, in a directory that everybody can enter."""
-    need("setpriv", "unshare", "fusermount3")
-    if os.geteuid() != 0:
-        pytest.skip("becoming nobody needs root; as a user, all other tests show the same")
-    blocked = [path for path in (REPOSITORY, *REPOSITORY.parents) if not path.stat().st_mode & 0o001]
-    if blocked:
-        pytest.skip(f"nobody cannot enter {blocked[0]}, where the sources are")
-    with tempfile.TemporaryDirectory(prefix="fusecache-nonroot-") as name:
-        room = Path(name)
-        room.chmod(0o711)
-        yield Session(room)
+from tests.integration.judges import MIB
+from tests.integration.sessions import NOBODY, Session
 
 
 def test_a_whole_session(session: Session) -> None:

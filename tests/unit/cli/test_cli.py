@@ -54,7 +54,7 @@ def test_every_option_of_mount(run: Callable[..., int], started: list[MountConfi
     words = (
         "mount disk.img /mnt --cache c --cache-size 1GiB --metadata m --block-size 64K --mode passthrough "
         "--policy mq,Random_Threshold=8,migration_threshold=0 -o allow_other,max_read=4096 -o ro --foreground "
-        "--format --format --page-cache image --dirty-age 60s --dirty-limit 2GiB --read-ahead 8MiB"
+        "--format --format --raw --page-cache image --dirty-age 60s --dirty-limit 2GiB --read-ahead 8MiB"
     )
     assert run(*words.split()) == 0
     assert started == [
@@ -69,6 +69,7 @@ def test_every_option_of_mount(run: Callable[..., int], started: list[MountConfi
             policy=PolicyChoice("mq", (("random_threshold", "8"),), 0),
             fuse_options=("allow_other", "max_read=4096"),
             read_only=True,
+            raw=True,
             page_cache=PageCache.IMAGE,
             dirty_age=DirtyAge(60, 0),
             dirty_limit=DirtyLimit(size=2 * 1024**3),
