@@ -27,7 +27,7 @@ from secrets import token_hex
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from fusecache.client.attributes import ImageAttributes, mountpoint_of, own_mount_at
-from fusecache.client.unmounting import detach, dirty_after_clean_end, hold_process, unmount_command, wait_for
+from fusecache.client.unmounting import detach, dirty_after_clean_end, hold_process, unmount_command, wait_for_daemon
 from fusecache.errors import BusyError, FusecacheError, RefusedError
 from fusecache.grammar import join_words
 from fusecache.lines import printable, say
@@ -115,9 +115,10 @@ class Client:
         self._require_origin(stats)
         with hold_process(stats["pid"], self._mountpoint) as pidfd:
             log = _log_of(stats)
+            mounted = own_mount_at(self._mountpoint)
             detach(self._mountpoint)
             with _waiting("unmounted; the daemon makes everything safe"):
-                wait_for(pidfd)
+                wait_for_daemon(pidfd, self._mountpoint, "" if mounted is None else mounted.device)
         dirty = dirty_after_clean_end(Path(stats["metadata"]))
         if dirty is None:
             msg = (

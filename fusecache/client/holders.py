@@ -21,7 +21,18 @@ _MOST: Final = 4
 
 def holders_of(mountpoint: Path) -> str:
     """Name those that use what is mounted there; an empty string if none can be seen."""
-    found = [*_devices(mountpoint), *_mounts(mountpoint), *_processes(mountpoint)]
+    return _some([*_devices(mountpoint), *_mounts(mountpoint), *_processes(mountpoint)])
+
+
+def holders_elsewhere(device: str) -> str:
+    """Name processes in whose mount namespace a file system is mounted; an empty string if none can be seen.
+
+    :param device: its number, as in :class:`fusecache.linux.Mounted`.
+    """
+    return _some([_named(directory) for directory in _all_processes() if _has_mounted(directory, device)])
+
+
+def _some(found: list[str]) -> str:
     more = f" and {len(found) - _MOST} more" if len(found) > _MOST else ""
     return ", ".join(found[:_MOST]) + more
 
@@ -44,13 +55,29 @@ def _mounts(mountpoint: Path) -> Iterator[str]:
 
 
 def _processes(mountpoint: Path) -> Iterator[str]:
-    for directory in sorted(PROCESSES.glob("[0-9]*"), key=lambda path: int(path.name)):
+    for directory in _all_processes():
         if int(directory.name) != os.getpid() and _uses(directory, mountpoint):
-            try:
-                name = (directory / "comm").read_text(errors="replace").rstrip("\n")
-            except OSError:
-                continue  # it has just ended
-            yield f"pid {directory.name} ({''.join(letter if letter.isprintable() else '?' for letter in name)})"
+            yield _named(directory)
+
+
+def _all_processes() -> list[Path]:
+    return sorted(PROCESSES.glob("[0-9]*"), key=lambda path: int(path.name))
+
+
+def _named(directory: Path) -> str:
+    try:
+        name = (directory / "comm").read_text(errors="replace").rstrip("\n")
+    except OSError:
+        name = "it has just ended"
+    return f"pid {directory.name} ({''.join(letter if letter.isprintable() else '?' for letter in name)})"
+
+
+def _has_mounted(directory: Path, device: str) -> bool:
+    try:
+        lines = (directory / "mountinfo").read_bytes().splitlines()
+    except OSError:  # it has ended, or is another user's
+        return False
+    return any(line.split(b" ", 3)[2] == device.encode() for line in lines)
 
 
 def _uses(directory: Path, mountpoint: Path) -> bool:

@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from fusecache.client.holders import holders_of
+from fusecache.client.holders import holders_elsewhere, holders_of
 from fusecache.errors import BusyError, FusecacheError, RefusedError, UntrustedError
+from fusecache.lines import complain
 from fusecache.linux import mounted_at
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 _BUSY_SECONDS: Final = 1.0
 """So long a mount may be busy before that is told: what has just ended, or looks at everything new, lets go soon."""
 _PAUSE_SECONDS: Final = 0.1
+_ELSEWHERE_SECONDS: Final = 3.0
+"""So long a daemon may take to end before it is asked whether others have its mount, too."""
 
 
 def unmount_command(mountpoint: Path) -> list[str]:
@@ -93,11 +96,25 @@ def _user_of(pid: int) -> int | None:
         return None
 
 
-def wait_for(pidfd: int) -> None:
-    """Wait for the end of a process."""
+def wait_for(pidfd: int, seconds: float | None = None) -> bool:
+    """Wait for the end of a process, not longer than told; returns whether it has ended."""
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
-    poll.poll()
+    return bool(poll.poll(None if seconds is None else seconds * 1000))
+
+
+def wait_for_daemon(pidfd: int, mountpoint: Path, device: str) -> None:
+    """Wait for the end of a daemon whose mount was taken out of the file tree.
+
+    Whoever has made a mount namespace of his own meanwhile (a container, a sandboxed service) may have the mount in it,
+    and then the daemon serves on; that is told.
+
+    :param device: of the mount.
+    """
+    if not wait_for(pidfd, _ELSEWHERE_SECONDS):
+        if device and (holders := holders_elsewhere(device)):
+            complain(f"{mountpoint} is unmounted here, but not in the mount namespace of {holders}: waiting for that")
+        wait_for(pidfd)
 
 
 def dirty_after_clean_end(metadata: Path) -> int | None:

@@ -20,6 +20,8 @@ class Mounted:
     """Such as ``ext4``; a FUSE file system says ``fuse.NAME``."""
     options: tuple[str, ...]
     """Those of the file system, not of the place."""
+    device: str = ""
+    """Its number, as ``0:47``: the same in all mount namespaces."""
 
     @property
     def user(self) -> int | None:
@@ -41,7 +43,7 @@ def _find(place: Path) -> Mounted | None:
         words = line.split(b" ")
         if _unescaped(words[4]) == os.fsencode(place):
             kind, _, options = words[words.index(b"-") + 1 :][:3]
-            found = Mounted(os.fsdecode(kind), tuple(os.fsdecode(options).split(",")))
+            found = Mounted(os.fsdecode(kind), tuple(os.fsdecode(options).split(",")), words[2].decode())
     return found
 
 

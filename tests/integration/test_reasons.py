@@ -12,7 +12,7 @@ import pytest
 
 from tests.integration.conftest import Mounted
 from tests.integration.judges import MIB, need
-from tests.integration.mounts import NOTHING_UNASKED, Mount, discard_mount, is_mounted, program, run
+from tests.integration.mounts import NOTHING_UNASKED, Mount, discard_mount, is_mounted, program, run, wait_until
 from tests.integration.sessions import NOBODY, REPOSITORY, Session
 
 KEEPS_DIRTY = (*NOTHING_UNASKED, "--policy", "smq,absorb=on,migration_threshold=0")
@@ -169,6 +169,29 @@ class TestWords:
             run(program(), words[0], mount.image, *words[1:])
         run(program(), "umount", mount.image)
         assert not is_mounted(mount.mountpoint)
+
+
+class TestNamespaces:
+    """G04: a mount that others have as well."""
+
+    def test_g04_who_has_the_mount_in_a_namespace_of_his_own_is_named(self, beginner: Beginner) -> None:
+        """G04: unmount waited for a container without a word."""
+        if os.geteuid() != 0:
+            pytest.skip("mount namespaces need root")
+        beginner.mounts()
+        apart = ["unshare", "--mount", "--propagation", "private", "sleep", "60"]
+        with subprocess.Popen(apart) as other:
+            link = Path(f"/proc/{other.pid}/ns/mnt")
+            wait_until(lambda: link.readlink() != Path("/proc/self/ns/mnt").readlink(), "it has its own namespace")
+            with subprocess.Popen(
+                [program(), "unmount", str(beginner.mountpoint)], stderr=subprocess.PIPE, text=True
+            ) as unmounting:
+                assert unmounting.stderr is not None
+                told = unmounting.stderr.readline()
+                other.kill()
+                assert unmounting.wait(30) == 0
+        assert "is unmounted here, but not in the mount namespace of pid " in told
+        assert f"pid {other.pid} (sleep): waiting for that" in told
 
 
 class TestUsers:

@@ -52,3 +52,9 @@ def test_f18_links_lead_to_mounts(tmp_path: Path) -> None:
         found = mounted_at(path)
         assert found is not None
         assert found.user == 1000
+
+
+def test_g04_the_number_of_a_file_system_is_the_same_in_all_namespaces() -> None:
+    found = mounted_at(Path("/home/u/vm"))
+    assert found is not None
+    assert found.device == "0:50"
