@@ -36,6 +36,8 @@ def main() -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # what this terminal has no letter for is shown all the same
+    if len(sys.argv) > 1 and "/" in sys.argv[1] and not sys.argv[1].startswith("-"):
+        sys.argv.insert(1, "mount")  # as mount(8) calls who serves a file system of the type fuse.fusecache
     try:
         app()
     except FusecacheError as exc:

@@ -78,7 +78,7 @@ def mount(
         typer.Option(
             "-o",
             metavar="FUSEOPT[,...]",
-            help="ro for read-only; options for FUSE, such as allow_other; fstab's words.",
+            help="ro for read-only; options for FUSE, such as allow_other; fstab's words, and cache=FILE.",
         ),
     ] = None,
     table: Annotated[
@@ -120,7 +120,10 @@ def mount(
         parse_table,
     )
 
-    options, read_only = parse_fuse_options(fuse_options or ())
+    told_fuse = parse_fuse_options(fuse_options or ())
+    options, read_only = told_fuse.options, told_fuse.read_only
+    cache, metadata = cache or told_fuse.cache, metadata or told_fuse.metadata
+    cache_size = told_fuse.cache_size if cache_size is None else cache_size
     if table is not None:
         told = {
             "--cache": cache,

@@ -3,11 +3,13 @@
 A line of ``/etc/fstab`` reaches a mount helper with most of its words, also those by which systemd and ``mount -a``
 know when to mount it and who may.  FUSE refuses what it does not know; so these words are taken out here, and mean
 nothing to a mount that was asked for already.  So do those about times that FUSE has no word for: reading the image
-changes no time of it.
+changes no time of it.  Where the cache is has no other place in such a line, so ``cache=``, ``cache_size=`` and
+``metadata=`` may stand there.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from fusecache.errors import UsageError
@@ -22,6 +24,7 @@ _FOR_OTHERS: Final = frozenset(
 _ABOUT_TIMES: Final = frozenset(
     "diratime iversion lazytime nodiratime noiversion nolazytime norelatime nostrictatime relatime strictatime".split()  # noqa: SIM905
 )
+_PLACES: Final = ("cache", "cache_size", "metadata")
 _PREFIXES: Final = ("x-", "X-", "comment=", "helper=", "uhelper=", "user=")
 
 
@@ -32,6 +35,10 @@ class FuseOptions(NamedTuple):
     """Those for FUSE, in the order given."""
     read_only: bool
     """Whether nothing is to be written to the origin; the last of ``ro`` and ``rw`` counts, as in mount(8)."""
+    cache: Path | None = None
+    cache_size: str | None = None
+    metadata: Path | None = None
+    """As the options of these names; the last one counts."""
 
 
 def parse_fuse_options(texts: Iterable[str]) -> FuseOptions:
@@ -41,12 +48,25 @@ def parse_fuse_options(texts: Iterable[str]) -> FuseOptions:
     """
     words = [word for text in texts for part in text.split(",") if (word := part.strip())]
     access = [word for word in words if word in _ACCESS]
-    ours = [word for word in words if not (word in _ACCESS or _is_for_others(word))]
-    for word in ours:
+    places = {
+        name: value for name, is_told, value in (word.partition("=") for word in words) if name in _PLACES and is_told
+    }
+    fuse = [word for word in words if not (word in _ACCESS or _is_for_others(word) or word.partition("=")[0] in places)]
+    for name, value in places.items():
+        if not value:
+            msg = f"-o {name}= says nothing"
+            raise UsageError(msg)
+    for word in fuse:
         if word.startswith("subtype="):
             msg = f"-o {word}: fusecache's commands know its mounts by their type, fuse.fusecache, so that has to stay"
             raise UsageError(msg)
-    return FuseOptions(tuple(ours), access[-1:] == ["ro"])
+    return FuseOptions(
+        tuple(fuse),
+        access[-1:] == ["ro"],
+        cache=Path(places["cache"]) if "cache" in places else None,
+        cache_size=places.get("cache_size"),
+        metadata=Path(places["metadata"]) if "metadata" in places else None,
+    )
 
 
 def _is_for_others(word: str) -> bool:

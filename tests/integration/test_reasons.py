@@ -143,6 +143,14 @@ class TestWords:
     def test_g04_words_of_fstab(self, beginner: Beginner, words: str) -> None:
         beginner.mounts("-o", words)
 
+    def test_g04_a_line_of_fstab(self, beginner: Beginner) -> None:
+        """G04: with the type ``fuse.fusecache``, mount(8) calls us so, by a path that the shell finds."""
+        need("mount.fuse3")
+        options = f"_netdev,nofail,x-systemd.automount,cache={beginner.cache}"
+        run("mount.fuse3", f"{program()}#{beginner.image}", beginner.mountpoint, "-o", options)
+        assert beginner.cache.exists()
+        assert "health         ok" in run(program(), "status", beginner.mountpoint).stdout
+
     @pytest.mark.parametrize("streams", [">&-", "<&-", "2>&-", "<&- >&- 2>&-", ">/dev/full", ">/dev/full 2>/dev/full"])
     def test_g04_streams(self, beginner: Beginner, streams: str) -> None:
         words: list[str | Path] = ["mount", beginner.image, beginner.mountpoint, "--cache", beginner.cache]

@@ -50,6 +50,18 @@ def test_the_least_mount(run: Callable[..., int], started: list[MountConfig]) ->
     assert started == [MountConfig(origin="disk.img", mountpoint=Path("/mnt"))]
 
 
+def test_g04_mount_may_be_left_out_as_mount_8_does(run: Callable[..., int], started: list[MountConfig]) -> None:
+    assert run("/nfs/disk.img", "/mnt", "-o", "rw,dev,nofail,cache=/ssd/c,cache_size=1GiB") == 0
+    assert (
+        run("./disk.img", "mnt", "--cache", "d", "--cache-size", "1", "-o", "cache=/ssd/c,cache_size=2,metadata=m") == 0
+    )
+    first = MountConfig(
+        origin="/nfs/disk.img", mountpoint=Path("/mnt"), cache=Path("/ssd/c"), cache_size=1024**3, fuse_options=("dev",)
+    )
+    second = MountConfig(origin="./disk.img", mountpoint=Path("mnt"), cache=Path("d"), cache_size=1, metadata=Path("m"))
+    assert started == [first, second]
+
+
 def test_every_option_of_mount(run: Callable[..., int], started: list[MountConfig]) -> None:
     words = (
         "mount disk.img /mnt --cache c --cache-size 1GiB --metadata m --block-size 64K --mode passthrough "

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from fusecache.errors import UsageError
@@ -19,7 +21,7 @@ from fusecache.grammar.fuse_options import parse_fuse_options
     ],
 )
 def test_what_is_for_whom(texts: tuple[str, ...], options: tuple[str, ...], read_only: bool) -> None:
-    assert parse_fuse_options(texts) == (options, read_only)
+    assert parse_fuse_options(texts)[:2] == (options, read_only)
 
 
 @pytest.mark.parametrize(
@@ -36,8 +38,8 @@ def test_what_is_for_whom(texts: tuple[str, ...], options: tuple[str, ...], read
 )
 def test_g04_words_of_fstab_are_for_others(line: str) -> None:
     """G04: FUSE refused each of them with "unknown option", which nobody was told."""
-    assert parse_fuse_options([line]) == ((), False)
-    assert parse_fuse_options([f"{line},ro,allow_other"]) == (("allow_other",), True)
+    assert parse_fuse_options([line]) == ((), False, None, None, None)
+    assert parse_fuse_options([f"{line},ro,allow_other"])[:2] == (("allow_other",), True)
 
 
 @pytest.mark.parametrize("word", ["nonsense", "xallow", "users=3", "loop", "Defaults", "netdev"])
@@ -49,3 +51,15 @@ def test_g04_the_type_stays() -> None:
     """G04: with another one, status and unmount said that it was no mount of fusecache."""
     with pytest.raises(UsageError, match=r"-o subtype=y: .* that has to stay"):
         parse_fuse_options(["ro,subtype=y"])
+
+
+def test_g04_a_line_of_fstab_says_where_the_cache_is() -> None:
+    told = parse_fuse_options(["cache=/a,cache_size=1GiB,_netdev,allow_other", "cache=/ssd/c=d,metadata=/ssd/m"])
+    assert told == (("allow_other",), False, Path("/ssd/c=d"), "1GiB", Path("/ssd/m"))
+    assert parse_fuse_options(["cache"]).options == ("cache",)
+
+
+@pytest.mark.parametrize("word", ["cache=", "metadata=", "cache_size="])
+def test_g04_a_place_without_a_name_is_refused(word: str) -> None:
+    with pytest.raises(UsageError, match=f"-o {word} says nothing"):
+        parse_fuse_options([word])
