@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from fusecache.paths import defaults_for
 from tests.integration.conftest import Mounted
 from tests.integration.judges import MIB, need
 from tests.integration.mounts import NOTHING_UNASKED, Mount, discard_mount, is_mounted, program, run, wait_until
@@ -69,16 +70,10 @@ def beginner(tmp_path: Path) -> Iterator[Beginner]:
     beginner = Beginner(tmp_path)
     yield beginner
     discard_mount(beginner.mountpoint)
-    state = Path("/var/lib/fusecache") if os.geteuid() == 0 else Path.home() / ".local/state/fusecache"
-    for left in state.glob("disk.img-*"):  # logs, and caches of those who forget to name theirs
-        if any(word in left.name for word in _default_names(beginner.image)):
-            left.unlink()
-
-
-def _default_names(image: Path) -> list[str]:
-    from fusecache.paths import defaults_for  # noqa: PLC0415 - only here
-
-    return [defaults_for(str(image), environ=dict(os.environ), is_root=os.geteuid() == 0).cache.stem]
+    for image in tmp_path.glob("disk*"):  # logs, and caches of those who forget to name theirs
+        default = defaults_for(str(image), environ=os.environ, is_root=os.geteuid() == 0)
+        for left in (default.cache, default.metadata, default.log):
+            left.unlink(missing_ok=True)
 
 
 class TestMetadata:
