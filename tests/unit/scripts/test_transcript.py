@@ -51,4 +51,4 @@ def test_g09_a_readme_without_a_block_is_left_alone() -> None:
 
 def test_g09_the_readme_has_the_demos_passes() -> None:
     told = shape(block_of(README.read_text(encoding="utf-8"))).splitlines()
-    assert {"bare: N s", "cold (smq): N s", "warm (smq): N s", "picture: build/demo.png"} <= set(told)
+    assert {"bare: N s", "cold (smq): N s", "warm (adaptive): N s", "picture: build/demo.png"} <= set(told)
