@@ -78,8 +78,10 @@ def inspect(config: MountConfig, *, environ: Mapping[str, str]) -> Plan:
         if database is not None:
             found = look_at_origin(claims, database)
             verdict = judge_origin(database.superblock(), found, arguments=_arguments(config))
-        elif config.format < _TWICE and (note := _require_no_claim(claims, given_up)):
-            notes.append(note)
+            notes += _other_cache(found.claim, database.superblock().uuid)
+        elif config.format < _TWICE:
+            _require_no_claim(claims, given_up)
+            notes += _other_cache(claims.read(), own_uuid)
         if database is None or verdict is Verdict.CHANGED:
             _require_raw(config, origin)
         plan = Plan(
@@ -184,11 +186,8 @@ def _require_raw(config: MountConfig, origin: Origin) -> None:
         raise RefusedError(refusal(origin.address, found))
 
 
-def _require_no_claim(claims: Claims, given_up: Superblock | None) -> str:
-    """Refuse to put a new cache in front of an origin whose newest data may be elsewhere.
-
-    :return: what is to be told of another cache that the origin had; empty if there is nothing.
-    """
+def _require_no_claim(claims: Claims, given_up: Superblock | None) -> None:
+    """Refuse to put a new cache in front of an origin whose newest data may be elsewhere."""
     claim = claims.read()
     if given_up is not None:
         require_one_moment(given_up, claim)
@@ -200,9 +199,13 @@ def _require_no_claim(claims: Claims, given_up: Superblock | None) -> str:
         is_disproved=Claim.is_disproved,
         last_cache=Claim.last_cache,
     )
+
+
+def _other_cache(claim: Claim | None, own_uuid: str) -> list[str]:
+    """Tell of another cache that the origin had, and that has nothing newer; else it would have been refused."""
     if claim is None or claim.uuid == own_uuid or not (last := claim.last_cache()):
-        return ""
-    return f"last used: {last}, which has nothing that the origin lacks; this is another one"
+        return []
+    return [f"last used: {last}, which has nothing that the origin lacks; this is another one"]
 
 
 def _note_change(plan: Plan, database: Database, verdict: Verdict) -> None:

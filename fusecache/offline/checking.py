@@ -339,6 +339,10 @@ class _Check:
             self._report.problems.append(Problem(exc.what, exc.meaning, exc.command, exc.in_content_only))
             self._report.may_compare = exc.in_content_only
             return
+        if found.claim is not None and found.claim.uuid != superblock.uuid and (last := found.claim.last_cache()):
+            self._report.facts.append(
+                f"last used: {last}, which has nothing that the origin lacks; this is another one"
+            )
         self._report.may_compare = verdict is Verdict.SAME or shows_in_content_only(superblock, found)
         if verdict is not Verdict.SAME:
             self._report.facts.append(

@@ -388,6 +388,10 @@ class TestMounts:
         notes = self.mount(named, replace(config, cache=None))
         assert f"last used: {named.cache}, which has nothing that the origin lacks; this is another one" in notes
         assert not any("last used" in note for note in self.mount(named, replace(config, cache=None)))
+        self.mount(named, config)
+        assert any(
+            f"last used: {named.cache}, which" in note for note in self.mount(named, replace(config, cache=None))
+        )
 
     def test_g09_nothing_is_written_where_it_is_refused(self, named: Named, config: MountConfig) -> None:
         self.mount(named, config, dirty=True)

@@ -71,6 +71,15 @@ def test_g09_nothing_is_lost_with_a_cache_without_dirty_blocks(place: Place) -> 
     assert report.problems[0].meaning == "no block in it is dirty"
 
 
+def test_g09_another_cache_that_was_used_since_is_named(place: Place) -> None:
+    """G09: whoever forgets ``--cache`` asks about another cache, and is told that all is well with that one."""
+    place.fill({0: (3, False)})
+    ours = place.files
+    place.config = replace(place.config, cache=place.directory / "other", metadata=place.directory / "other.metadata")
+    place.fill({0: (3, False)})
+    assert f"last used: {place.directory}/other, which has nothing that the origin lacks" in told(place, check(ours))
+
+
 @pytest.mark.parametrize("damage", ["dirty", "suspect", "metadata", "origin"])
 def test_g09_it_says_so_only_where_it_is_known(place: Place, damage: str) -> None:
     place.fill({0: (3, damage == "dirty")}, regions=[0] if damage == "suspect" else [], clean=damage != "suspect")
