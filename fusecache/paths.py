@@ -39,6 +39,8 @@ class DefaultPaths:
     log: Path
     note: str = ""
     """What the user should hear of the place."""
+    roomy: Path | None = None
+    """Where metadata goes that is new, and has no room in its own place; None if it has to be there."""
 
 
 def scheme_of(address: str) -> str:

@@ -28,7 +28,7 @@ from fusecache.attach.lease import lock
 from fusecache.attach.places import default_places
 from fusecache.attach.plan import Plan
 from fusecache.attach.resizing import Resize, plan_resize
-from fusecache.attach.sizes import image_size, known_geometry, new_geometry, told_of_size
+from fusecache.attach.sizes import has_room_beside, image_size, known_geometry, new_geometry, told_of_size
 from fusecache.attach.stamp import DATA_START, read_stamp
 from fusecache.block import Geometry
 from fusecache.errors import MetadataError, RefusedError, UsageError
@@ -74,6 +74,8 @@ def inspect(config: MountConfig, *, environ: Mapping[str, str]) -> Plan:
             geometry = known_geometry(config, database.superblock(), image_bytes, cache_path, cache_fd)
         if note := told_of_size(config, geometry):
             notes.append(note)
+        if not has_metadata and places.roomy is not None and not has_room_beside(cache_path, cache_fd, geometry):
+            metadata_path = places.roomy
         verdict = Verdict.SAME
         if database is not None:
             found = look_at_origin(claims, database)
@@ -118,19 +120,22 @@ class _Places:
     """The default directory, if anything is to go there."""
     note: str
     """What the user should hear of that."""
+    roomy: Path | None
+    """Where new metadata goes that has no room in its place."""
 
 
 def _find(config: MountConfig, environ: Mapping[str, str]) -> _Places:
     """Find out where the parts are; refuse one file in two roles, whatever its names."""
     try:
-        origin, metadata, own_directory, note = locate(config.origin), config.metadata, None, ""
+        origin, metadata, own_directory, note, roomy = locate(config.origin), config.metadata, None, "", None
         cache = config.cache and resolve_trusted(config.cache)
         if cache is None or metadata is None:
             named = cache if metadata is None else None
             defaults = default_places(origin, cache=named, environ=environ, is_root=os.geteuid() == 0)
             own_directory, note = defaults.cache.parent, defaults.note
+            roomy = defaults.roomy and resolve_trusted(defaults.roomy)
             cache, metadata = cache or resolve_trusted(defaults.cache), metadata or defaults.metadata
-        places = _Places(origin, cache, resolve_trusted(metadata), own_directory, note)
+        places = _Places(origin, cache, resolve_trusted(metadata), own_directory, note, roomy)
         _require_three(places)
     except (OSError, RuntimeError) as exc:  # RuntimeError: a symbolic link to itself
         msg = f"cannot look at what is to be mounted: {exc}"

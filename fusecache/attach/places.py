@@ -8,11 +8,12 @@ lies under the present name may be another disk's.  So where there is nothing, o
 default places is asked whether it knows this origin by its signs.
 
 *The cache alone was named.*  Its metadata lies beside it, as ``CACHE.metadata``.  Earlier versions put it among the
-default files, and there it still goes where nothing can lie beside a cache: a device has no such place, and not every
-directory may be written.  So there are two places, and a record in one of them must not be passed by for a new one in
-the other.  What lies there is asked whether it is this cache's: whether it has the uuid of the cache's stamp, or, where
-no stamp can be read, whether it names this cache as the one that it was last used with.  If both are, one of them is a
-copy; the stamp's generation says which one is older, and if it does not, nothing is decided here.
+default files, and there it still goes where it cannot lie beside its cache: a device has no such place, not every
+directory may be written, and a cache may fill its file system.  So there are two places, and a record in one of them
+must not be passed by for a new one in the other.  What lies there is asked whether it is this cache's: whether it has
+the uuid of the cache's stamp, or, where no stamp can be read, whether it names this cache as the one that it was last
+used with.  If both are, one of them is a copy; the stamp's generation says which one is older, and if it does not,
+nothing is decided here.
 """
 
 from __future__ import annotations
@@ -129,6 +130,8 @@ def _places_of(cache: Path, beside: Path, usual: DefaultPaths) -> DefaultPaths:
             chosen, note = _newer(cache, stamp, one, other)
         case _:
             chosen, note = _place_for_new(beside, usual.metadata, found, stamp), ""
+            if not found and chosen == beside:
+                return replace(usual, metadata=beside, note="", roomy=usual.metadata)
     return usual if chosen == usual.metadata and not note else replace(usual, metadata=chosen, note=note)
 
 

@@ -18,6 +18,7 @@ from fusecache.block import Geometry
 from fusecache.config import DEFAULT_BLOCK_SIZE
 from fusecache.errors import RefusedError
 from fusecache.linux import size_of
+from fusecache.metadata import metadata_size
 from fusecache.units import format_size
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from fusecache.config import MountConfig
     from fusecache.metadata import Superblock
 
+_STATUS_BLOCK: Final = 512
+"""Bytes of the blocks that stat(2) counts."""
 _DEFAULT_SHARE: Final = 10
 """A cache of no stated size takes a tenth of the image."""
 
@@ -100,6 +103,15 @@ def told_of_size(config: MountConfig, geometry: Geometry) -> str:
     if config.cache_size is None or config.cache_size < size + geometry.block_size:
         return ""
     return f"the cache has {format_size(size)}, not {format_size(config.cache_size)}: the image has no more"
+
+
+def has_room_beside(cache_path: Path, cache_fd: int | None, geometry: Geometry) -> bool:
+    """Tell whether the file system of a cache that is to be made has room for the most that its metadata may take."""
+    status = os.statvfs(next(parent for parent in cache_path.parents if parent.exists()))
+    taken = 0 if cache_fd is None else os.fstat(cache_fd).st_blocks * _STATUS_BLOCK
+    missing = max(0, DATA_START + geometry.cache_blocks * geometry.block_size - taken)
+    needed = missing + metadata_size(geometry.cache_blocks, geometry.block_size)
+    return status.f_bavail * status.f_frsize >= needed
 
 
 def _blocks_of(image_bytes: int, block_size: int) -> int:

@@ -206,7 +206,7 @@ def metadata_size(
     ] = False,
 ) -> None:
     """Size metadata."""
-    from fusecache import offline  # noqa: PLC0415 - see the package's docstring
+    from fusecache.metadata import metadata_size as most  # noqa: PLC0415 - see the package's docstring
 
     size_of_blocks = DEFAULT_BLOCK_SIZE if block_size is None else check_block_size(parse_size(block_size))
     if nr_blocks is None:
@@ -217,7 +217,7 @@ def metadata_size(
     elif block_size is not None or cache_size is not None:
         msg = "--nr-blocks stands in place of --block-size and --cache-size"
         raise UsageError(msg)
-    size = offline.metadata_size(nr_blocks, size_of_blocks)
+    size = most(nr_blocks, size_of_blocks)
     say(str(size) if numeric_only else f"{size} bytes ({format_size(size)}) for {nr_blocks} blocks")
 
 

@@ -17,6 +17,7 @@ from fusecache.metadata.readonly import (
 from fusecache.metadata.record import Record, Row, Transaction, bitmap_bytes, unpacked_bitmap
 from fusecache.metadata.rescue import put_back
 from fusecache.metadata.schema import PARTIAL_PAGE, PUT_VALUE, allow_bitmaps, bounded, schema_complaint, text_values
+from fusecache.metadata.sizing import metadata_size
 from fusecache.metadata.superblock import (
     FORMAT,
     IDENTITY,
@@ -61,6 +62,7 @@ __all__ = [
     "insert_row",
     "is_sqlite",
     "log_complaint",
+    "metadata_size",
     "new_record",
     "packed",
     "put_back",

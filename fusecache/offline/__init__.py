@@ -12,7 +12,6 @@ from fusecache.offline.dumping import dump, dump_to_file
 from fusecache.offline.opening import Files, find_files
 from fusecache.offline.repairing import describe_repair, repair
 from fusecache.offline.restoring import restore
-from fusecache.offline.sizing import metadata_size
 from fusecache.offline.verifying import verify
 from fusecache.offline.writing_back import describe_writeback, require_complete, write_back
 
@@ -28,7 +27,6 @@ __all__ = [
     "dump",
     "dump_to_file",
     "find_files",
-    "metadata_size",
     "put_stamp",
     "repair",
     "require_complete",

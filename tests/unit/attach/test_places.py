@@ -300,6 +300,14 @@ def test_g09_a_directory_that_is_not_there_is_not_replaced(named: Named) -> None
     assert named.found() == named.beside
 
 
+def test_g09_new_metadata_may_go_to_the_old_place_if_there_is_no_room(named: Named) -> None:
+    assert named.all_found().roomy == named.usual
+    named.record(named.usual, "other", cache=named.directory / "other.cache")
+    assert named.all_found().roomy is None
+    named.record(named.beside, cache=named.cache)
+    assert named.all_found().roomy is None
+
+
 class TestMounts:
     """What comes of it when something is mounted."""
 
@@ -352,6 +360,24 @@ class TestMounts:
         assert not named.beside.exists()
         with Database.read_only(named.usual) as database:
             assert database.superblock().cache_path == str(named.cache)
+
+    def test_g09_a_cache_that_fills_its_file_system_has_its_metadata_elsewhere(
+        self, named: Named, config: MountConfig, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """G09: a record that cannot grow makes the image read-only, months later."""
+        status = os.statvfs(named.cache.parent)
+        full = os.statvfs_result((*status[:4], 5 * 1024**2 // status.f_frsize, *status[5:]))
+        monkeypatch.setattr(os, "statvfs", lambda _path: full)
+        self.mount(named, replace(config, cache_size=16 * 4096))
+        assert not named.usual.exists()
+        for path in (named.cache, named.beside):
+            path.unlink()
+        full = os.statvfs_result((*status[:4], 4 * 1024**2 // status.f_frsize, *status[5:]))
+        self.mount(named, config, dirty=True)
+        assert not named.beside.exists()
+        full = status
+        self.mount(named, config, dirty=True)
+        assert not named.beside.exists()
 
     def test_g09_a_cache_that_was_renamed_with_its_metadata(self, named: Named, config: MountConfig) -> None:
         self.mount(named, config, dirty=True)

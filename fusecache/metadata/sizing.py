@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from fusecache.metadata import bitmap_bytes
+from fusecache.metadata.record import bitmap_bytes
 
 ROW_BYTES: Final = 40
 PARTIAL_BYTES: Final = 16

@@ -11,7 +11,7 @@ import trio
 from fusecache.metadata import bitmap_bytes, region_blocks_for
 from fusecache.metadata.database import Database
 from fusecache.metadata.record import Transaction
-from fusecache.offline.sizing import FIXED_BYTES, PARTIAL_BYTES, ROW_BYTES, metadata_size
+from fusecache.metadata.sizing import FIXED_BYTES, PARTIAL_BYTES, ROW_BYTES, metadata_size
 
 LARGEST = 2**32 - 1
 BLOCK_SIZE = 65536
