@@ -45,7 +45,7 @@ def main() -> NoReturn:
         sys.exit(2 if isinstance(exc, UsageError) else 1)
     except OSError as exc:  # a help text that nothing takes
         give_up(STDOUT)
-        complain(exc.strerror or exc)
+        complain(": ".join(map(str, filter(None, (exc.filename, exc.strerror)))) or exc)
         sys.exit(1)
     sys.exit(0)
 

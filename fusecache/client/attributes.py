@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Protocol
 
 from fusecache.linux import Mounted, mounted_at
@@ -26,9 +27,10 @@ def mountpoint_of(path: Path) -> Path:
     """Return the mountpoint that a user means, who may have named the image in it."""
     if own_mount_at(path) is not None:
         return path
-    target = (
-        path.absolute() if path.name == _IMAGE or not path.is_symlink() else path.parent.absolute() / path.readlink()
-    )
+    target = path.absolute()
+    if path.name != _IMAGE:  # a link to it, perhaps; the image itself is not looked at, its file system may be dead
+        with suppress(OSError):
+            target = target.parent / path.readlink()
     return target.parent if target.name == _IMAGE and own_mount_at(target.parent) is not None else path
 
 
