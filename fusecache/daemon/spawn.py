@@ -103,11 +103,13 @@ def start(config: MountConfig, load: Callable[[], Serve] = load_serve) -> None:
 
 
 def absolute(config: MountConfig) -> MountConfig:
-    """Return ``config`` with paths that mean the same in any directory."""
+    """Return ``config`` with paths that mean the same in any directory; who names the image means its mountpoint."""
+    mountpoint = config.mountpoint.absolute()
+    names_image = mountpoint.name == "image" and not os.path.isdir(mountpoint)  # noqa: PTH112 - a dead mount raises
     return replace(
         config,
         origin=absolute_address(config.origin),
-        mountpoint=config.mountpoint.absolute(),
+        mountpoint=mountpoint.parent if names_image else mountpoint,
         cache=config.cache and config.cache.absolute(),
         metadata=config.metadata and config.metadata.absolute(),
     )

@@ -172,6 +172,8 @@ class TestWords:
             run(program(), words[0], mount.image, *words[1:])
         run(program(), "umount", mount.image)
         assert not is_mounted(mount.mountpoint)
+        run(*mount.mount_command()[:3], mount.image, *mount.mount_command()[4:])
+        assert is_mounted(mount.mountpoint)
 
 
 class TestNamespaces:

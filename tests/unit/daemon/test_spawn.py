@@ -400,3 +400,10 @@ daemon.start(config, lambda: serve)
     while not alive.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert alive.read_text() == "served on"
+
+
+def test_g04_who_names_the_image_means_its_mountpoint(tmp_path: Path) -> None:
+    config = MountConfig(origin="/o", mountpoint=tmp_path / "image")
+    assert daemon.absolute(config).mountpoint == tmp_path
+    (tmp_path / "image").mkdir()
+    assert daemon.absolute(config).mountpoint == tmp_path / "image"
