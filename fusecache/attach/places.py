@@ -131,7 +131,8 @@ def _places_of(cache: Path, beside: Path, usual: DefaultPaths) -> DefaultPaths:
         case _:
             chosen, note = _place_for_new(beside, usual.metadata, found, stamp), ""
             if not found and chosen == beside:
-                return replace(usual, metadata=beside, note="", roomy=usual.metadata)
+                roomy = None if os.path.lexists(usual.metadata) else usual.metadata
+                return replace(usual, metadata=beside, note="", roomy=roomy)
     return usual if chosen == usual.metadata and not note else replace(usual, metadata=chosen, note=note)
 
 
