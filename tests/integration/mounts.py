@@ -234,7 +234,8 @@ class LoopDevices:
 
     def __init__(self) -> None:
         self._devices: list[Path] = []
-        self._mountpoints: list[Path] = []
+        self._mounted: dict[Path, Path] = {}
+        """What is mounted where: the device by the mountpoint."""
 
     def attach(self, file: Path, *, direct_io: bool = True, timeout: float = 60) -> Path:
         """Attach a file; waits for a free device, as the machine has few (kernel default: 8)."""
@@ -255,16 +256,20 @@ class LoopDevices:
         """Mount the file system on a device."""
         mountpoint.mkdir(exist_ok=True)
         run("mount", *options, device, mountpoint)
-        self._mountpoints.append(mountpoint)
+        self._mounted[mountpoint] = device
 
     def is_mounted(self, mountpoint: Path) -> bool:
         """Tell whether :meth:`mount` mounted something there."""
-        return mountpoint in self._mountpoints
+        return mountpoint in self._mounted
 
     def unmount(self, mountpoint: Path) -> None:
-        """Unmount what :meth:`mount` mounted."""
+        """Unmount what :meth:`mount` mounted, for good.
+
+        Whoever has made a mount namespace meanwhile has the file system in it; until that ends, it has not written all.
+        """
         run("umount", mountpoint)
-        self._mountpoints.remove(mountpoint)
+        known = Path("/sys/fs/ext4", self._mounted.pop(mountpoint).name)
+        wait_until(lambda: not known.exists(), f"{mountpoint} is unmounted in all mount namespaces", COMMAND_SECONDS)
 
     def detach(self, device: Path) -> None:
         """Detach, which flushes."""
@@ -278,7 +283,7 @@ class LoopDevices:
 
     def discard(self) -> None:
         """Leave nothing behind."""
-        for mountpoint in reversed(self._mountpoints):
+        for mountpoint in reversed(self._mounted):
             run("umount", "--lazy", mountpoint, check=False)
         for device in self._devices:
             run("losetup", "--detach", device, check=False)
