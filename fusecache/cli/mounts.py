@@ -77,9 +77,14 @@ def mount(
         list[str] | None,
         typer.Option(
             "-o",
-            metavar="FUSEOPT[,...]",
-            help="ro for read-only; options for FUSE, such as allow_other; fstab's words, and cache=FILE.",
+            metavar="OPTION[,...]",
+            help="ro; uid=, gid=, mode= or umask= of the image; FUSE's, such as allow_other; fstab's words, cache=FILE.",
         ),
+    ] = None,
+    uid: Annotated[str | None, typer.Option(metavar="USER", help="Whose the image is to be; root only.")] = None,
+    gid: Annotated[str | None, typer.Option(metavar="GROUP", help="Which group's the image is to be.")] = None,
+    umask: Annotated[
+        str | None, typer.Option(metavar="OCTAL", help="What the image's owner, group and others may not do: 007.")
     ] = None,
     table: Annotated[
         str | None, typer.Option(metavar="TABLE", help="dm-cache's table, in place of ORIGIN and the options above.")
@@ -118,10 +123,18 @@ def mount(
         parse_policy,
         parse_read_ahead,
         parse_table,
+        take_ownership,
     )
+    from fusecache.linux import group_number, user_number  # noqa: PLC0415 - likewise
 
     told_fuse = parse_fuse_options(fuse_options or ())
-    options, read_only = told_fuse.options, told_fuse.read_only
+    read_only = told_fuse.read_only
+    told_owner = [
+        f"{name}={value}" for name, value in (("uid", uid), ("gid", gid), ("umask", umask)) if value is not None
+    ]
+    ownership, options = take_ownership(
+        [*told_fuse.options, *told_owner], user_number=user_number, group_number=group_number
+    )
     cache, metadata = cache or told_fuse.cache, metadata or told_fuse.metadata
     cache_size = told_fuse.cache_size if cache_size is None else cache_size
     if table is not None:
@@ -169,6 +182,7 @@ def mount(
             read_ahead=parse_read_ahead(read_ahead),
             read_only=read_only,
             raw=raw,
+            ownership=ownership,
         )
     )
 
