@@ -176,7 +176,7 @@ def _lock_metadata(path: Path, resources: ExitStack) -> bool:
     if not path.exists():
         return False
     if not path.is_file():
-        msg = f"metadata {path} is not a file"
+        msg = f"metadata {path} is not a file: name one, which is made if it is not there"
         raise MetadataError(msg)
     try:
         fd = open_trusted(path, os.O_RDWR)

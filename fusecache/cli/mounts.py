@@ -125,7 +125,7 @@ def mount(
         parse_table,
         take_ownership,
     )
-    from fusecache.linux import group_number, user_number  # noqa: PLC0415 - likewise
+    from fusecache.linux import device_path, group_number, user_number  # noqa: PLC0415 - likewise
 
     told_fuse = parse_fuse_options(fuse_options or ())
     read_only = told_fuse.read_only
@@ -155,7 +155,14 @@ def mount(
                 msg = f"{name} and --table do not go together: the table says it all"
                 raise UsageError(msg)
         (mountpoint,) = _exactly(paths, "MOUNTPOINT")
-        config = parse_table(table, Path(mountpoint), fuse_options=options, foreground=foreground, format=format)
+        config = parse_table(
+            table,
+            Path(mountpoint),
+            device_path=device_path,
+            fuse_options=options,
+            foreground=foreground,
+            format=format,
+        )
     else:
         origin, mountpoint = _exactly(paths, "ORIGIN", "MOUNTPOINT")
         config = MountConfig(
@@ -223,7 +230,7 @@ def set_value(
 
 
 @app.command(
-    help="Send a message, as to dm-cache: KEY VALUE, invalidate_cblocks BEGIN-END (END excluded).",
+    help="Send a message, as to dm-cache: [0] KEY VALUE, invalidate_cblocks BEGIN-END (END excluded).",
     context_settings=_WORDS_AS_THEY_ARE,
 )
 def message(mountpoint: Mountpoint, words: Annotated[list[str], typer.Argument(metavar="WORDS...")]) -> None:
