@@ -60,6 +60,8 @@ _HANDLE: Final = pyfuse3.FileHandleT(1)
 _SYNC_HANDLE: Final = pyfuse3.FileHandleT(2)
 """For those who open the image with O_DSYNC or O_SYNC: the kernel leaves it to us to make their writes durable."""
 _PREFIX: Final = "user.fusecache."
+_CLAIM: Final = "user.fusecache.claim"
+"""What an origin is marked with: who copies one to the image, with all its attributes, means no control."""
 _MOMENT_SECONDS: Final = 0.05
 """How long a setter waits for what it began: a change that takes no longer is done, or refused, when it returns."""
 
@@ -281,7 +283,7 @@ class Operations(pyfuse3.Operations):
 def _control_name(inode: InodeT, name: XAttrNameT) -> str | None:
     """Return a control's name without its prefix; None for any other attribute."""
     text = name.decode("utf-8", "surrogateescape")
-    if inode != IMAGE_INODE or not text.startswith(_PREFIX):
+    if inode != IMAGE_INODE or not text.startswith(_PREFIX) or text == _CLAIM:
         return None
     return text.removeprefix(_PREFIX)
 

@@ -211,7 +211,7 @@ async def test_g02_others_set_none_although_they_may_write_and_read_them_all() -
     assert await face.getxattr(IMAGE, key("user.fusecache.mode"), other) == b"writeback"
 
 
-@pytest.mark.parametrize("name", ["security.capability", "user.other", "trusted.x", "\udcff"])
+@pytest.mark.parametrize("name", ["security.capability", "user.other", "trusted.x", "\udcff", "user.fusecache.claim"])
 @virtual
 async def test_other_attributes_cannot_be_set_nor_removed(name: str) -> None:
     """As on a file system that has none: whoever copies attributes goes on without them."""
