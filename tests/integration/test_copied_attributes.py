@@ -84,7 +84,7 @@ def test_g03_tar_there_and_back(mount: Mount, tmp_path: Path) -> None:
 
 
 def test_g03_an_origin_is_copied_onto_the_image_with_all_its_attributes(mount: Mount) -> None:
-    """The image keeps none of them, as a file system does that has no such attributes; the mark of an origin is none."""
+    """The image keeps none of them, as a file system that has no such attributes; the mark of an origin is none."""
     assert "user.note" in os.listxattr(mount.origin)
     before = settings(mount)
     told = run("cp", "--archive", "--attributes-only", mount.origin, mount.image).stderr

@@ -6,6 +6,8 @@ import os
 import pwd
 import stat
 import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -24,13 +26,22 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user
 
 
 @pytest.fixture
-def room(mounted: Mounted, tmp_path: Path) -> Mounted:
-    """Let every user reach what lies in the test's directory."""
+def room(mounted: Mounted) -> Iterator[Callable[..., Mount]]:
+    """Mount where every user can reach it, with these options."""
     need("setpriv")
-    for directory in (tmp_path, *tmp_path.parents):
-        if directory.stat().st_uid == os.geteuid() and not directory.stat().st_mode & 0o001:
-            directory.chmod(directory.stat().st_mode | 0o011)
-    return mounted
+    with tempfile.TemporaryDirectory(prefix="fusecache-ownership-") as directory:
+        Path(directory).chmod(0o711)
+
+        def mount(*options: str) -> Mount:
+            made = mounted(content=bytes(MIB))
+            made.unmount()
+            made.mountpoint = Path(directory, "mnt")
+            made.mountpoint.mkdir()
+            made.mount(*options)
+            return made
+
+        yield mount
+        run("fusermount3", "-uzq", Path(directory, "mnt"), check=False)
 
 
 def as_user(uid: int, *command: str | Path, gid: int | None = None) -> str:
@@ -54,8 +65,8 @@ def owner(path: Path) -> tuple[int, int, int]:
 
 
 @needs_root
-def test_g02_roots_mount_serves_root_alone_unless_it_is_told(room: Mounted) -> None:
-    mount = room("-o", "allow_other", size=MIB)
+def test_g02_roots_mount_serves_root_alone_unless_it_is_told(room: Callable[..., Mount]) -> None:
+    mount = room("-o", "allow_other")
     assert owner(mount.image) == (0, 0, 0o600)
     assert "Permission denied" in as_user(OTHER, *read(mount))
 
@@ -69,8 +80,10 @@ def test_g02_roots_mount_serves_root_alone_unless_it_is_told(room: Mounted) -> N
         ("-o", f"uid=1,allow_other,umask=077,uid={OTHER}"),
     ],
 )
-def test_g02_a_virtual_machine_of_another_user_has_its_disk(room: Mounted, options: tuple[str, ...]) -> None:
-    mount = room(*options, size=MIB)
+def test_g02_a_virtual_machine_of_another_user_has_its_disk(
+    room: Callable[..., Mount], options: tuple[str, ...]
+) -> None:
+    mount = room(*options)
     assert owner(mount.image) == (OTHER, 0, 0o600)
     assert not as_user(OTHER, *read(mount))
     assert not as_user(OTHER, *write(mount))
@@ -79,16 +92,16 @@ def test_g02_a_virtual_machine_of_another_user_has_its_disk(room: Mounted, optio
 
 
 @needs_root
-def test_g02_a_group_has_it(room: Mounted) -> None:
-    mount = room("-o", f"allow_other,gid={OTHER},mode=0660", size=MIB)
+def test_g02_a_group_has_it(room: Callable[..., Mount]) -> None:
+    mount = room("-o", f"allow_other,gid={OTHER},mode=0660")
     assert owner(mount.image) == (0, OTHER, 0o660)
     assert not as_user(1234, *write(mount), gid=OTHER)
     assert "Permission denied" in as_user(1234, *write(mount), gid=1234)
 
 
 @needs_root
-def test_g02_whoever_has_the_data_has_no_control(room: Mounted) -> None:
-    mount = room("-o", f"allow_other,uid={OTHER},mode=0666", size=MIB)
+def test_g02_whoever_has_the_data_has_no_control(room: Callable[..., Mount]) -> None:
+    mount = room("-o", f"allow_other,uid={OTHER},mode=0666")
     for uid in (OTHER, OTHER + 1):
         assert not as_user(uid, *write(mount))
         for name, value in (("mode", "passthrough"), ("message", "decommission"), ("request", "t mode passthrough")):
@@ -100,8 +113,8 @@ def test_g02_whoever_has_the_data_has_no_control(room: Mounted) -> None:
 
 
 @needs_root
-def test_g02_the_owner_changes_mode_and_owner_for_the_life_of_the_mount(room: Mounted) -> None:
-    mount = room("-o", "allow_other", size=MIB)
+def test_g02_the_owner_changes_mode_and_owner_for_the_life_of_the_mount(room: Callable[..., Mount]) -> None:
+    mount = room("-o", "allow_other")
     run("chown", f"{OTHER}:{OTHER}", mount.image)  # as libvirt does before it starts a machine
     run("chmod", "0640", mount.image)
     assert owner(mount.image) == (OTHER, OTHER, 0o640)
