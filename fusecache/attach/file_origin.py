@@ -7,6 +7,7 @@ an extended attribute, where the file system has such.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import stat
@@ -142,9 +143,11 @@ class FileOrigin:
         return None if stat.S_ISBLK(status.st_mode) else ImageTimes(status.st_mtime_ns, status.st_ctime_ns)
 
     def allocated(self) -> int | None:
-        """See :class:`fusecache.attach.origin.Origin`."""
+        """See :class:`fusecache.attach.origin.Origin`; a file system that says 0 of every file tells nothing."""
         status = os.fstat(self._fd)
-        return None if stat.S_ISBLK(status.st_mode) else status.st_blocks * SECTOR
+        if stat.S_ISBLK(status.st_mode) or (not status.st_blocks and self._has_data()):
+            return None
+        return status.st_blocks * SECTOR
 
     def space(self) -> Space | None:
         """See :class:`fusecache.attach.origin.Origin`."""
@@ -152,6 +155,14 @@ class FileOrigin:
             return None
         told = os.fstatvfs(self._fd)
         return Space(told.f_frsize, told.f_blocks, told.f_bfree, told.f_bavail, told.f_files, told.f_ffree)
+
+    def _has_data(self) -> bool:
+        """Tell whether it is anything but one hole, as far as its file system knows of holes."""
+        try:
+            os.lseek(self._fd, 0, os.SEEK_DATA)
+        except OSError as exc:
+            return exc.errno != errno.ENXIO
+        return True
 
     def _marks(self, find: Callable[[Callable[[int, int], bytes], int], str], size: int) -> str:
         """Find something in the content; nothing where that cannot be read."""

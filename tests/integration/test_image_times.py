@@ -185,6 +185,44 @@ def test_g01_the_owner_sets_them_and_they_last(mount: Mount) -> None:
     assert modified(mount) >= before - 50_000_000, "the kernel's clock ticks"
 
 
+def test_g01_what_the_owner_set_is_not_overwritten_by_what_was_written_before(mount: Mount) -> None:
+    """As others report of writes that are flushed later (seaweedfs 9363)."""
+    mount.write(0, os.urandom(65536), sync=True)
+    mount.write(0, b"dirty")
+    os.utime(mount.image, ns=(5, 7))
+    fusecache("flush", mount.mountpoint)
+    end = time.monotonic() + 2.5
+    while time.monotonic() < end:
+        assert modified(mount) == 7
+        time.sleep(0.1)
+    mount.remount()
+    assert modified(mount) == 7
+
+
+def test_g01_another_time_of_access_alone_is_a_change_of_the_image(mount: Mount) -> None:
+    changed = times(mount)[1]
+    run("touch", "-a", "--date=@1000000000", mount.image)
+    assert mount.image.stat().st_atime_ns == 1_000_000_000_000_000_000
+    assert times(mount)[0] == OLD_NS
+    assert times(mount)[1] > changed
+
+
+def test_g01_what_backups_know_a_file_by_stays_over_mounts(mount: Mount) -> None:
+    """They read everything again if one of these is another one (borg 5770, restic 2819)."""
+
+    def known_by() -> tuple[int, ...]:
+        status = mount.image.stat()
+        return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+    before = known_by()
+    for option in (["--policy", "mq"], ["-o", "ro"], []):
+        mount.remount(*option)
+        assert known_by() == before
+    with mount.image.open("rb") as file:
+        file.read()
+    assert known_by() == before, "reading is no change (unionfs-fuse 75, borg 7558)"
+
+
 def test_g01_a_read_only_image_keeps_them(mount: Mount) -> None:
     mount.remount("-o", "ro")
     before = times(mount)
@@ -223,6 +261,20 @@ def test_g01_rsync_on_the_way_back(mount: Mount, tmp_path: Path) -> None:
     assert not copied("--inplace", backup, mount.image)
     mount.remount()
     assert not copied("--inplace", backup, mount.image)
+
+
+def test_g01_rsync_writes_the_holes_of_what_comes_back(mount: Mount, tmp_path: Path) -> None:
+    """It neither cuts the image nor leaves what was there (marfs 122)."""
+    need("rsync")
+    backup = tmp_path / "backup"
+    with backup.open("wb") as file:
+        file.truncate(2 * MIB)
+        file.seek(MIB)
+        file.write(b"data")
+    run("rsync", "--archive", "--inplace", "--sparse", backup, mount.image)
+    assert mount.image.read_bytes() == backup.read_bytes()
+    run("dd", f"if={backup}", f"of={mount.image}", "bs=64K", "conv=notrunc,sparse", "status=none")
+    assert mount.image.read_bytes() == backup.read_bytes()
 
 
 def test_g01_cp_u_copies_what_is_newer(mount: Mount, tmp_path: Path) -> None:

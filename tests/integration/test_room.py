@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.integration.conftest import Mounted
 from tests.integration.judges import MIB
-from tests.integration.mounts import NOTHING_UNASKED, Mount, fusecache, run, wait_until
+from tests.integration.mounts import NOTHING_UNASKED, LoopDevices, Mount, fusecache, run, wait_until
 
 
 def test_g08_df_tells_the_origins_file_system(mounted: Mounted) -> None:
@@ -49,6 +49,19 @@ def test_g08_what_waits_in_the_cache_is_no_hole(mounted: Mounted, tmp_path: Path
     fusecache("flush", mount.mountpoint)
     wait_until(lambda: mount.image.stat().st_blocks == origin.stat().st_blocks, "they agree")
     assert origin.stat().st_blocks >= 65536 // 512
+
+
+def test_g08_a_device_lies_on_no_file_system(mounted: Mounted, loops: LoopDevices, tmp_path: Path) -> None:
+    """df leaves such a file system out, and nobody is alarmed; the times are kept all the same."""
+    device = loops.attach(sparse(tmp_path / "disk", {0: 4096}), direct_io=False)
+    mount = mounted(origin=device)
+    status = mount.image.stat()
+    assert status.st_blocks == 16 * MIB // 512
+    assert (os.statvfs(mount.mountpoint).f_blocks, os.statvfs(mount.mountpoint).f_files) == (0, 0)
+    assert str(mount.mountpoint) not in run("df", check=False).stdout
+    mount.remount()
+    assert mount.image.stat().st_mtime_ns == status.st_mtime_ns
+    mount.unmount()
 
 
 def restored(mount: Mount, tmp_path: Path) -> bytes:
