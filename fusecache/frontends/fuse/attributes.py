@@ -69,7 +69,7 @@ class Attributes:
     """The attributes of one image and its directory.
 
     :param image_bytes: its size, which never changes while mounted.
-    :param keeps_pages: whether the kernel keeps pages of the image, and drops them all when it hears of a new time.
+    :ivar keeps_pages: whether the kernel keeps pages of the image, and drops them all when it hears of a new time.
     """
 
     def __init__(self, backing: Backing, *, image_bytes: int, ownership: Ownership, keeps_pages: bool = False) -> None:
@@ -83,7 +83,7 @@ class Attributes:
         self._allocated = Patience(backing.allocated, None)
         self._space = Patience(backing.space, None)
         self._has_holes = True
-        self._keeps_pages = keeps_pages
+        self.keeps_pages = keeps_pages
 
     def image_times(self) -> ImageTimes:
         """Return the times of the image as they are now; to be asked once a second."""
@@ -96,7 +96,7 @@ class Attributes:
             entry.st_blocks = await self._blocks()
         now_ns = time.time_ns()
         told = times.at(now_ns)
-        if entry is self._image and self._keeps_pages:
+        if entry is self._image and self.keeps_pages:
             told = self._held_back(told, now_ns)
         entry.st_mtime_ns, entry.st_ctime_ns, entry.st_atime_ns = told.modified_ns, told.changed_ns, times.accessed_ns
         return entry
