@@ -14,8 +14,8 @@ from tests.integration.judges import MIB, need
 from tests.integration.mounts import PAGE_CACHE, Mount, fusecache, run, wait_until
 
 OLD_NS = 1_577_880_000_123_456_789
-SHOWN_SECONDS = 5
-"""So long after a write a kernel that keeps pages hears of its time."""
+HELD_BACK_SECONDS = 3
+"""So long after the last write a kernel that keeps pages hears of its time."""
 AT_ONCE = pytest.mark.skipif(PAGE_CACHE == "image", reason="new times are held back while others write")
 
 
@@ -40,7 +40,7 @@ def modified(mount: Mount) -> int:
 
 def shown(mount: Mount, before: int) -> int:
     """Wait until the image has another time than before, and return it."""
-    wait_until(lambda: modified(mount) != before, "the image has a new time", SHOWN_SECONDS)
+    wait_until(lambda: modified(mount) != before, "the image has a new time")
     return modified(mount)
 
 
@@ -91,13 +91,21 @@ def test_g01_what_was_written_through_memory_shows(mount: Mount) -> None:
 def test_g01_pages_that_the_kernel_keeps_survive_a_write(mount: Mount) -> None:
     """It drops them all when it hears of a new time; so it does not hear of each."""
     mount.remount("--page-cache", "image")
-    mount.read(0, 2 * MIB)
-    reads = mount.count("read_hits") + mount.count("read_misses")
-    for number in range(10):
-        mount.write(number * 4096, b"new")
+
+    def reads() -> int:
+        return mount.count("read_hits") + mount.count("read_misses")
+
+    for _ in range(9):
         mount.read(0, 2 * MIB)
-        mount.image.stat()
-    assert mount.count("read_hits") + mount.count("read_misses") - reads <= 10
+        before, began = reads(), time.monotonic()
+        for number in range(10):
+            mount.write(number * 4096, b"new")
+            mount.read(0, 2 * MIB)
+            mount.image.stat()
+        if time.monotonic() - began < HELD_BACK_SECONDS:
+            assert reads() - before <= 10
+            return
+    pytest.skip("this machine has too much to do")
 
 
 def test_g01_what_is_no_write_changes_nothing(mount: Mount) -> None:
@@ -127,13 +135,12 @@ def test_g01_a_writeback_is_no_write_of_the_user(mount: Mount) -> None:
 
 def test_g01_what_is_dirty_at_the_end_is_not_older_at_the_next_mount(mount: Mount) -> None:
     mount.write(0, os.urandom(65536), sync=True)
-    mount.write(100, b"dirty")
     last = time.time_ns()
+    mount.write(100, b"dirty")
     mount.unmount()
-    assert mount.origin.stat().st_mtime_ns < last
     mount.mount()
     first = modified(mount)
-    assert last - 50_000_000 <= first
+    assert last <= first <= time.time_ns()
     mount.remount()
     assert modified(mount) == first
 
