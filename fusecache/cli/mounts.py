@@ -78,7 +78,7 @@ def mount(
         typer.Option(
             "-o",
             metavar="OPTION[,...]",
-            help="ro; uid=, gid=, mode= or umask= of the image; FUSE's, such as allow_other; fstab's words, cache=FILE.",
+            help="ro; uid=, gid=, mode= or umask= of the image; FUSE's, such as allow_other; fstab's, cache=FILE.",
         ),
     ] = None,
     uid: Annotated[str | None, typer.Option(metavar="USER", help="Whose the image is to be; root only.")] = None,

@@ -15,9 +15,7 @@ import pytest
 from tests.integration.conftest import Mounted
 from tests.integration.judges import MIB, need
 from tests.integration.mounts import Mount, is_mounted, program, run
-from tests.integration.test_nonroot import NOBODY, Session, session
-
-__all__ = ["session"]
+from tests.integration.sessions import NOBODY, Session
 
 OTHER = 64055
 """Such as libvirt's qemu runs as."""
