@@ -130,8 +130,9 @@ class SmqPolicy(Policy):
 
     def _is_wanted(self, oblock: int, write: bool, fast_copy: bool) -> bool:
         """Learn of a miss; decide whether the block deserves promotion."""
-        level = self._hotspots.miss(oblock)
-        return level >= self._hotspots.promote_level or (write and fast_copy and self._free.size > 0)
+        hotspots = self._hotspots
+        level = hotspots.miss(oblock)
+        return level >= hotspots.promote_level or (write and fast_copy and self._free.size > 0)
 
     def _may_promote(self, oblock: int) -> bool:
         """Tell whether a promotion can be asked for; if there is no room, ask for some."""
@@ -179,11 +180,10 @@ class SmqPolicy(Policy):
 
     def get_background_work(self, idle: bool) -> Work | None:
         """Hand out what was queued last, or else, if the time is right, a writeback."""
-        work = self._tracker.issue()
-        if work is None and self._dirty.size and (idle or self._always_clean):
+        tracker = self._tracker
+        if not tracker.queued and self._dirty.size and (idle or self._always_clean):
             self._queue_writeback(idle=idle)
-            work = self._tracker.issue()
-        return work
+        return tracker.issue() if tracker.queued else None
 
     def complete_background_work(self, work: Work, success: bool) -> None:
         """Take back an item.
@@ -208,11 +208,6 @@ class SmqPolicy(Policy):
     def _queue_of(self, cblock: int) -> LevelQueue:
         return self._dirty if self._flags[cblock] & _DIRTY else self._clean
 
-    def _require_allocated(self, cblock: int) -> None:
-        if not (0 <= cblock < self._cache_blocks and self._flags[cblock] & _ALLOCATED):
-            msg = f"nothing is mapped at cache block {cblock}"
-            raise PolicyError(msg)
-
     def set_dirty(self, cblock: int) -> None:
         """Learn that a block has become dirty; it is queued as the newest of its level."""
         self._set_flag(cblock, _DIRTY)
@@ -222,8 +217,9 @@ class SmqPolicy(Policy):
         self._set_flag(cblock, 0)
 
     def _set_flag(self, cblock: int, dirty: int) -> None:
-        self._require_allocated(cblock)
-        flags = self._flags[cblock]
+        if not 0 <= cblock < self._cache_blocks or not (flags := self._flags[cblock]):
+            msg = f"nothing is mapped at cache block {cblock}"
+            raise PolicyError(msg)
         self._flags[cblock] = flags & ~_DIRTY | dirty
         if not flags & _PENDING:
             level = (self._dirty if flags & _DIRTY else self._clean).remove(cblock)
