@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import ClassVar, Final
 
-from policies.base import MISS, MISS_QUEUED, Op, Policy, PolicyError, Work
+from policies.base import DEMOTE, MISS, MISS_QUEUED, PROMOTE, WRITEBACK, Op, Policy, PolicyError, Work
 from policies.hotspot import HotspotQueue
 from policies.sizes import check_sizes
 from policies.structures.blockindex import BlockIndex
@@ -122,7 +122,7 @@ class SmqPolicy(Policy):
         if not self._may_promote(oblock):
             return MISS_QUEUED, None
         cblock = self._reserve()
-        work = self._tracker.issue_new(Op.PROMOTE, oblock, cblock)
+        work = self._tracker.issue_new(PROMOTE, oblock, cblock)
         if work is None:
             self._release(cblock)
             return MISS_QUEUED, None
@@ -146,7 +146,7 @@ class SmqPolicy(Policy):
 
     def _promote(self, oblock: int) -> None:
         cblock = self._reserve()
-        if not self._tracker.queue(Op.PROMOTE, oblock, cblock):
+        if not self._tracker.queue(PROMOTE, oblock, cblock):
             self._release(cblock)
 
     def _reserve(self) -> int:
@@ -162,14 +162,14 @@ class SmqPolicy(Policy):
     def _queue_demotion(self) -> None:
         victim = self._clean.peek(_DEMOTABLE_LEVELS)
         if victim >= 0:
-            self._queue_migration(Op.DEMOTE, self._clean, victim)
+            self._queue_migration(DEMOTE, self._clean, victim)
         elif self._dirty.size:
             self._queue_writeback(idle=False)
 
     def _queue_writeback(self, *, idle: bool) -> None:
         candidate = self._dirty.peek() if idle else self._dirty.peek_old()
         if candidate >= 0:
-            self._queue_migration(Op.WRITEBACK, self._dirty, candidate)
+            self._queue_migration(WRITEBACK, self._dirty, candidate)
 
     def _queue_migration(self, op: Op, queue: LevelQueue, cblock: int) -> None:
         level = queue.remove(cblock)
@@ -193,13 +193,13 @@ class SmqPolicy(Policy):
         self._tracker.complete(work)
         cblock = work.cblock
         self._flags[cblock] &= ~_PENDING
-        if work.op is Op.PROMOTE:
+        if work.op is PROMOTE:
             if success:
                 self._index.insert(cblock, work.oblock)
                 self._queue_of(cblock).push(cblock, _TOP)
             else:
                 self._release(cblock)
-        elif work.op is Op.DEMOTE and success:
+        elif work.op is DEMOTE and success:
             self._index.remove(cblock)
             self._release(cblock)
         else:
@@ -217,7 +217,7 @@ class SmqPolicy(Policy):
         self._set_flag(cblock, 0)
 
     def _set_flag(self, cblock: int, dirty: int) -> None:
-        if not 0 <= cblock < self._cache_blocks or not (flags := self._flags[cblock]):
+        if not (0 <= cblock < self._cache_blocks and (flags := self._flags[cblock])):
             msg = f"nothing is mapped at cache block {cblock}"
             raise PolicyError(msg)
         self._flags[cblock] = flags & ~_DIRTY | dirty
@@ -336,7 +336,7 @@ class SmqPolicy(Policy):
         assert len(clean) + len(dirty) == self._clean.size + self._dirty.size
         for cblock, flags in enumerate(self._flags):
             work = outstanding.get(cblock)
-            reserved = work is not None and work.op is Op.PROMOTE
+            reserved = work is not None and work.op is PROMOTE
             assert bool(flags & _ALLOCATED) == (cblock not in free) == (cblock in mapped or reserved)
             assert flags & _ALLOCATED or not flags
             assert bool(flags & _PENDING) == (work is not None)
