@@ -233,7 +233,8 @@ class AdmittingPolicy(Policy):
         return self._free <= self._wanted
 
     def _take_victim(self) -> int:
-        if not self._migrations_allowed or self._tracker.is_full:
+        tracker = self._tracker
+        if not self._migrations_allowed or len(tracker.queued) + len(tracker.issued) >= tracker.limit:
             return -1
         victim = self._victim()
         if victim >= 0:

@@ -30,6 +30,9 @@ class Misses:
                 self._carry_out(kind)
                 return False
         self._unread = self._block_size - length
+        if ahead is None and not (kind & GOES_ON or self._length):  # most misses: a run of one block, which ends here
+            (self._disk.write if kind & WRITES else self._disk.read)(offset, length)
+            return False
         if self._length + length > MERGED_BYTES:
             self._carry_out(kind)
         if not self._length:
