@@ -247,10 +247,8 @@ class AdmittingPolicy(Policy):
         tracker = self._tracker
         if tracker.queued:
             return tracker.issue()
-        if self._free + tracker.demotions < self._wanted:
-            victim = self._take_victim()
-            if victim >= 0:
-                return tracker.issue_new(DEMOTE, self._index.key_of(victim), victim)
+        if self._free + tracker.demotions < self._wanted and (victim := self._take_victim()) >= 0:
+            return tracker.issue_new(DEMOTE, self._index.key_of(victim), victim)
         return None
 
     def complete_background_work(self, work: Work, success: bool) -> None:
@@ -271,8 +269,7 @@ class AdmittingPolicy(Policy):
                 self._shut_out(oblock, self._kind[cblock])
         elif success:
             self._index.remove(cblock)
-            self._flags[cblock] = 0
-            self._free += 1
+            self._release(cblock)
             self._evicted(cblock, oblock)
         else:
             self._kept(cblock)

@@ -63,7 +63,7 @@ def simulate(
         ),
     ] = None,
     read_ahead: Annotated[
-        str | None, typer.Option(metavar="BLOCKS", help="Read so many blocks ahead at a sequential miss: 0.")
+        str | None, typer.Option(metavar="BLOCKS", help="Read ahead of reads in order, so many blocks at most: 0.")
     ] = None,
     disk: Annotated[str, typer.Option(metavar="hdd|net", help="The slow disk whose time is modelled.")] = "hdd",
     most_requests: Annotated[

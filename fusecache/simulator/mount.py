@@ -31,7 +31,7 @@ class Mount:
         self._ahead: ReadAhead | None = None
         if rules.read_ahead:
             origin_blocks = count_origin(trace, block_size)
-            self._ahead = ReadAhead(rules.read_ahead, origin_blocks, self.blocks.cblocks, counts)
+            self._ahead = ReadAhead(rules.read_ahead, block_size, origin_blocks, self.blocks.cblocks, counts)
         self.misses = Misses(counts.disk, block_size, self._ahead)
         self._block_size = block_size
 

@@ -53,10 +53,10 @@ class MountPlayer(Player):
             else:
                 cblock, promotion = lookup(oblock, kind & WRITES == WRITES, False), None
             if cblock < 0 and promotion is None:
-                is_run = misses.add(index, kind, oblock, offset, length)
+                is_run = misses.add(kind, oblock, offset, length)
             else:
                 if is_run:
-                    misses.end(index - 1, kind, oblock - 1)
+                    misses.end(kind)
                     is_run = False
                 if promotion is not None:
                     policy.complete_background_work(promotion, True)
