@@ -70,9 +70,10 @@ class _Zstd(io.RawIOBase):
         assert self._process.stdout is not None
         assert self._process.stderr is not None
         count = cast("io.BufferedReader", self._process.stdout).readinto(buffer)
-        if not count and self._process.wait():
-            lines = self._process.stderr.read().decode("utf-8", "replace").split("\n")
-            raise UnpackError("the compressed data is damaged: " + lines[0].strip())
+        if not count and (code := self._process.wait()):
+            line, *_ = self._process.stderr.read().decode("utf-8", "replace").split("\n")
+            msg = f"the compressed data is damaged: {line.strip() or f'zstd ended with {code}'}"
+            raise UnpackError(msg)
         return count
 
     def close(self) -> None:
