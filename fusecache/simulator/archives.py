@@ -90,12 +90,12 @@ class Layout:
                 unknown += 1
                 continue
             whole, _, decimals = row["time"].partition(b".")
-            ticks = int(whole) * self.ticks + int(decimals[:_DECIMALS].ljust(_DECIMALS, b"0") or b"0")
+            ticks = int(whole) * self.ticks + int(decimals[:_DECIMALS].ljust(_DECIMALS, b"0"))
             device = row["device"].replace(b",", b"_") if has_devices else _ALONE
             devices.append(line, device, ticks, write, offset, length)
         devices.finish()
         if unknown:
-            columns.notes.append(f"{unknown} requests left out, of which nobody knows whether they read or write")
+            columns.notes.append(f"requests left out, of which nobody knows whether they read or write: {unknown}")
 
 
 def _row(*, rest: bytes = b"", **columns: bytes) -> re.Pattern[bytes]:

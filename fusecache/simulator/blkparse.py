@@ -74,6 +74,8 @@ def read_blkparse(file: BinaryIO, columns: Columns) -> None:
             below.setdefault((gone_on[1], device), line)
         if action not in wanted or not (request := _request(line, rest or b"")):
             continue
+        if not devices.wants(line, device):
+            continue
         if action != wanted[-1]:
             wanted = wanted[: wanted.index(action) + 1]
             devices.clear()

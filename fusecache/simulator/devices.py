@@ -49,6 +49,10 @@ class Devices:
             self._numbers[name] = number
         return number
 
+    def wants(self, line: int, name: bytes) -> bool:
+        """Tell whether the requests of a device are wanted."""
+        return self.meet(line, name) != _LEFT_OUT
+
     def append(self, line: int, name: bytes, ticks: int, write: bool, offset: int, length: int) -> None:
         """Add one request of a device, if that is wanted; raises as :meth:`Columns.append`."""
         number = self._numbers.get(name)

@@ -125,7 +125,7 @@ def test_g07_requests_without_data_or_answer_are_left_out(tmp_path: Path) -> Non
     assert rows(read(tmp_path, SPC + "0,5,0,R,2.0\n")) == SAMPLES["spc"][1]
     trace = read(tmp_path, SYSTOR + f"{UNIX + 2}.000000000,,,4,8192,4096\n")
     assert rows(trace) == SAMPLES["systor"][1]
-    assert trace.notes == ("1 requests left out, of which nobody knows whether they read or write",)
+    assert trace.notes == ("requests left out, of which nobody knows whether they read or write: 1",)
 
 
 def test_g07_rows_that_were_written_at_the_end_of_requests_are_sorted_by_their_begin(tmp_path: Path) -> None:
