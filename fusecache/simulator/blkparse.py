@@ -8,9 +8,9 @@ An event is a line::
     device cpu   seq       seconds   pid  action, kind, first sector + sectors, program
 
 A request has many events; one of them stands for it.  The best is ``Q`` (queued): that is what a cache in this place
-would have been asked, before merging and sorting.  A recorder may have been told to leave it out, so without any ``Q``
-it is ``D`` (issued to the driver), then ``I`` (inserted into the scheduler's queue), then ``C`` (completed, at a later
-time).  A note says which, unless it is ``Q``.
+would have been asked, before merging and sorting.  A recorder may have been told to leave it out, so for a device
+without any ``Q`` it is ``D`` (issued to the driver), then ``I`` (inserted into the scheduler's queue), then ``C``
+(completed, at a later time).  A note says which, unless it is ``Q``.
 
 Reads (``R``) and writes (``W``) count, whatever else their kind says; discards (``D``) and flushes without data do not.
 The summary at the end is skipped.
@@ -41,13 +41,14 @@ _DATA: Final = re.compile(rb"([A-Z]+)\s+([0-9]+)\s+\+\s+([0-9]+)(?:\s|$)")
 _NO_DATA: Final = re.compile(rb"[A-Z]+\s+(?:[0-9]+\s+)?[\[(]")
 _GONE_ON: Final = re.compile(rb"[^<]*<-\s+\(([0-9]+,[0-9]+)\)")
 _SUMMARY: Final = re.compile(rb"(?:CPU\s?[0-9]+ \(.+\):|Total \(.+\):|.+ \([0-9]+\)|Throughput .+)\s*$")
-_ACTIONS: Final[tuple[bytes, ...]] = (b"Q", b"D", b"I", b"C")
+_RANKS: Final = {b"Q": 0, b"D": 1, b"I": 2, b"C": 3}
 """The best first."""
-_NOTES: Final = {
-    b"D": "no Q events in it: requests as they were issued to the driver (D)",
-    b"I": "no Q and D events in it: requests as they were inserted into the scheduler's queue (I)",
-    b"C": "no Q, D and I events in it: requests when they were completed (C)",
-}
+_NOTES: Final = (
+    "",
+    "without Q events, so requests as they were issued to the driver (D)",
+    "without Q and D events, so requests as they were inserted into the scheduler's queue (I)",
+    "without Q, D and I events, so requests when they were completed (C)",
+)
 _NANOSECONDS_PER_US: Final = 1000
 _NANOSECONDS_PER_SECOND: Final = 1_000_000_000
 
@@ -60,7 +61,7 @@ def read_blkparse(file: BinaryIO, columns: Columns) -> None:
     columns.ticks_per_us = _NANOSECONDS_PER_US
     devices = Devices(columns)
     below: dict[tuple[bytes, bytes], int] = {}  # a device and the one that it lies on: the first line that tells
-    wanted = _ACTIONS  # the last of them stands for the requests so far; only better ones matter besides
+    ranks: dict[bytes, int] = {}  # of the events that stand for a device's requests so far
     summary = False
     for line, text in lines(file, 1):
         event = _EVENT.match(text)
@@ -72,19 +73,22 @@ def read_blkparse(file: BinaryIO, columns: Columns) -> None:
         device, seconds, nanoseconds, action, rest = event.groups()
         if action == b"A" and (gone_on := _GONE_ON.match(rest or b"")):
             below.setdefault((gone_on[1], device), line)
-        if action not in wanted or not (request := _request(line, rest or b"")):
+        rank = _RANKS.get(action)
+        known = ranks.get(device, rank)
+        if rank is None or known is None or rank > known or not (request := _request(line, rest or b"")):
             continue
-        if not devices.wants(line, device):
-            continue
-        if action != wanted[-1]:
-            wanted = wanted[: wanted.index(action) + 1]
-            devices.clear()
+        if rank < known:
+            devices.restart(line, device)
+        ranks[device] = rank
         ticks = number(line, "the time", seconds) * _NANOSECONDS_PER_SECOND + int(nanoseconds)
         devices.append(line, device, ticks, *request)
     devices.finish()
-    _refuse_layers(devices.asked(), below)
-    if len(columns) and (note := _NOTES.get(wanted[-1])):
-        columns.notes.append(note)
+    asked = devices.asked()
+    _refuse_layers(asked, below)
+    for rank, note in enumerate(_NOTES):
+        alike = [name.decode() for name in asked if ranks[name] == rank]
+        if note and alike:
+            columns.notes.append(f"{', '.join(alike)} {note}")
 
 
 def _request(line: int, text: bytes) -> tuple[bool, int, int] | None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from array import array
+from itertools import compress
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from typing import BinaryIO
 
 MAX_NUMBER: Final = 2**63 - 1
@@ -71,10 +72,6 @@ class Columns:
         self.disorder_us = OUT_OF_ORDER_US
         self.timed = True
         self.notes: list[str] = []
-        self.clear()
-
-    def clear(self) -> None:
-        """Forget all requests."""
         self.times_us = array("q")
         self.writes = bytearray()
         self.offsets = array("q")
@@ -116,6 +113,14 @@ class Columns:
         self.offsets.append(offset)
         self.lengths.append(length)
 
+    def keep(self, kept: Sequence[bool]) -> None:
+        """Forget the requests that are not to be kept, of which there is one at least; sort those that are."""
+        self.times_us = array("q", compress(self.times_us, kept))
+        self.writes = bytearray(compress(self.writes, kept))
+        self.offsets = array("q", compress(self.offsets, kept))
+        self.lengths = array("q", compress(self.lengths, kept))
+        self._sorted = False
+
     def begin_at(self, ticks: int) -> int:
         """Return when the first request was made, which is now if there was none yet."""
         if self._begin is None:
@@ -124,7 +129,7 @@ class Columns:
 
     def sort(self) -> None:
         """Put the requests in the order of their times; those of one time stay in the order of the file."""
-        if self._sorted:
+        if self._sorted or not self.times_us:
             return
         order = sorted(range(len(self)), key=self.times_us.__getitem__)
         # One before the first of the file makes the times negative: they count from the earliest one.

@@ -10,6 +10,7 @@ no block is shared by two.  A device that is alone lies at 0, so its offsets sta
 from __future__ import annotations
 
 from array import array
+from itertools import compress
 from typing import TYPE_CHECKING, Final
 
 from fusecache.config import MAX_BLOCK_SIZE
@@ -35,6 +36,7 @@ class Devices:
         self._numbers: dict[bytes, int] = {}
         self._ends: list[int] = []
         self._device_of = array("I")
+        self._forgotten: set[int] = set()
 
     def meet(self, line: int, name: bytes) -> int:
         """Return the number of a device, a new one if it has none; -1 if nobody wants it."""
@@ -49,10 +51,6 @@ class Devices:
             self._numbers[name] = number
         return number
 
-    def wants(self, line: int, name: bytes) -> bool:
-        """Tell whether the requests of a device are wanted."""
-        return self.meet(line, name) != _LEFT_OUT
-
     def append(self, line: int, name: bytes, ticks: int, write: bool, offset: int, length: int) -> None:
         """Add one request of a device, if that is wanted; raises as :meth:`Columns.append`."""
         number = self._numbers.get(name)
@@ -64,12 +62,14 @@ class Devices:
         self._device_of.append(number)
         self._ends[number] = max(self._ends[number], offset + length)
 
-    def clear(self) -> None:
-        """Forget all requests and devices."""
-        self._columns.clear()
-        self._numbers.clear()
-        self._ends.clear()
-        del self._device_of[:]
+    def restart(self, line: int, name: bytes) -> None:
+        """Forget the requests of a device so far."""
+        number = self.meet(line, name)
+        if number != _LEFT_OUT:
+            self._forgotten.add(number)
+            self._numbers[name] = len(self._ends)
+            self._ends[number] = 0
+            self._ends.append(0)
 
     def asked(self) -> list[bytes]:
         """Name the devices that have requests, in the order of their places."""
@@ -83,6 +83,10 @@ class Devices:
         missing = self._columns.chosen - self._numbers.keys()
         if missing:
             raise LineError(None, f"no {self.what} {_list(sorted(missing))} in it, but {_list(list(self._numbers))}")
+        if self._forgotten:
+            kept = [device not in self._forgotten for device in self._device_of]
+            self._device_of = array("I", compress(self._device_of, kept))
+            self._columns.keep(kept)
         starts = [0]
         for end in self._ends:
             starts.append(starts[-1] + -(-end // MAX_BLOCK_SIZE) * MAX_BLOCK_SIZE)

@@ -234,12 +234,17 @@ def test_g07_several_devices_of_blkparse_lie_side_by_side_or_are_chosen(tmp_path
         read_trace(tmp_path / "log", devices=["sda"])
 
 
-def test_g07_what_stands_for_requests_depends_on_the_devices_that_are_wanted(tmp_path: Path) -> None:
-    log = EVENTS["D"] + events("8,16 0 1 4.000000000 1 Q R 8 + 8 [a]")
-    assert len(read(tmp_path, log)) == 1  # of 8,16
-    trace = read_trace(tmp_path / "log", devices=["8,0"])
-    assert rows(trace) == [(0, 1, 4096, 4096), (2_000_000, 0, 8192, 4096)]
-    assert [note[-2] for note in trace.notes] == ["D"]
+def test_g07_each_device_has_its_own_best_events(tmp_path: Path) -> None:
+    queued = events("8,16 0 1 4.000000000 1 C R 64 + 8 [0]", "8,16 0 1 4.500000000 1 Q R 8 + 8 [a]")
+    both = read(tmp_path, EVENTS["D"] + queued)
+    assert rows(both) == [(0, 1, 4096, 4096), (2_000_000, 0, 8192, 4096), (3_300_000, 0, GIB + 4096, 4096)]
+    assert both.notes == (
+        "2 devices side by side: 8,0, 8,16 (--device chooses)",
+        "8,0 without Q events, so requests as they were issued to the driver (D)",
+    )
+    alone = read_trace(tmp_path / "log", devices=["8,16"])
+    assert (rows(alone), alone.notes) == ([(0, 0, 4096, 4096)], ())
+    assert rows(read_trace(tmp_path / "log", devices=["8,0"])) == rows(both)[:2]
 
 
 def test_g07_requests_that_went_through_two_devices_do_not_count_twice(tmp_path: Path) -> None:
