@@ -117,6 +117,18 @@ class PolicyChoice:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Ownership:
+    """Whose the image is to be, and who may use it; None where nothing was said."""
+
+    uid: int | None = None
+    gid: int | None = None
+    mode: int | None = None
+    """Permissions of the image; not beside :attr:`umask`."""
+    umask: int | None = None
+    """Permissions that neither the image nor its directory has."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MountConfig:
     """Everything that ``fusecache mount`` was told; sizes in bytes, None where nothing was said."""
 
@@ -135,6 +147,7 @@ class MountConfig:
     table: tuple[str, ...] = field(default=())
     """The words of the table that this came from, if it came from one."""
     page_cache: PageCache = PageCache.STORES
+    ownership: Ownership = Ownership()
     read_only: bool = False
     """Whether nothing is to be written to the origin, even if it could be."""
     copy_rate: int = 0

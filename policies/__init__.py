@@ -11,8 +11,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Final, cast
 
 from policies.base import (
+    DEMOTE,
     MISS,
     MISS_QUEUED,
+    PROMOTE,
     BadTunableError,
     Op,
     Policy,
@@ -26,8 +28,10 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
 __all__ = [
+    "DEMOTE",
     "MISS",
     "MISS_QUEUED",
+    "PROMOTE",
     "BadTunableError",
     "Op",
     "Policy",

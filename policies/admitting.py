@@ -33,7 +33,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from typing import ClassVar, Final
 
-from policies.base import MISS, MISS_QUEUED, BadTunableError, Op, Policy, PolicyError, Work
+from policies.base import DEMOTE, MISS, MISS_QUEUED, PROMOTE, BadTunableError, Policy, PolicyError, Work
 from policies.sizes import check_sizes
 from policies.structures.blockindex import BlockIndex
 from policies.structures.tracker import WorkTracker
@@ -157,7 +157,7 @@ class AdmittingPolicy(Policy):
     def _unmark_all(self) -> None:
         """Let hits of all blocks teach again, but of those that are leaving."""
         self._marks = bytearray(len(self._marks))
-        for cblock in self._tracker.cblocks(Op.DEMOTE):
+        for cblock in self._tracker.cblocks(DEMOTE):
             self._mark(cblock)
 
     # --- the contract ------------------------------------------------------------------------------------------------
@@ -180,7 +180,7 @@ class AdmittingPolicy(Policy):
         cblock = self._take_room(oblock, write)
         if cblock < 0:
             return cblock
-        self._tracker.queue(Op.PROMOTE, oblock, cblock)
+        self._tracker.queue(PROMOTE, oblock, cblock)
         return MISS_QUEUED
 
     def lookup_with_work(self, oblock: int, write: bool, fast_copy: bool) -> tuple[int, Work | None]:
@@ -190,19 +190,20 @@ class AdmittingPolicy(Policy):
         cblock = self._take_room(oblock, write)
         if cblock < 0:
             return cblock, None
-        return MISS, self._tracker.issue_new(Op.PROMOTE, oblock, cblock)
+        return MISS, self._tracker.issue_new(PROMOTE, oblock, cblock)
 
     def _take_room(self, oblock: int, write: bool) -> int:
         """Ask the algorithm about a miss; return the cache block reserved for the block, or the answer if none is."""
         tracker = self._tracker
-        if oblock in tracker:
+        queued, issued = tracker.queued, tracker.issued
+        if oblock in queued or oblock in issued:
             return MISS_QUEUED if tracker.requeue(oblock) else MISS
         if not self._migrations_allowed:
             return MISS
         kind = self._admit(oblock, write)
         if kind < 0:
             return MISS
-        if not self._free or tracker.is_full:
+        if not self._free or len(queued) + len(issued) >= tracker.limit:
             self._shut_out(oblock, kind)
             self._wanted = min(self._wanted + self._wanted // 2 + 1, self._most_wanted)
             self._calm = 0
@@ -232,23 +233,23 @@ class AdmittingPolicy(Policy):
         return self._free <= self._wanted
 
     def _take_victim(self) -> int:
-        if not self._migrations_allowed or self._tracker.is_full:
+        tracker = self._tracker
+        if not self._migrations_allowed or len(tracker.queued) + len(tracker.issued) >= tracker.limit:
             return -1
         victim = self._victim()
         if victim >= 0:
             self._flags[victim] |= LEAVING
-            self._mark(victim)
+            self._marks[victim >> 3] |= 1 << (victim & 7)
         return victim
 
     def get_background_work(self, idle: bool) -> Work | None:
         """Hand out what was queued last, or else, if the reserve is short, a demotion."""
         tracker = self._tracker
-        work = tracker.issue()
-        if work is None and self._free + tracker.demotions < self._wanted:
-            victim = self._take_victim()
-            if victim >= 0:
-                return tracker.issue_new(Op.DEMOTE, self._index.key_of(victim), victim)
-        return work
+        if tracker.queued:
+            return tracker.issue()
+        if self._free + tracker.demotions < self._wanted and (victim := self._take_victim()) >= 0:
+            return tracker.issue_new(DEMOTE, self._index.key_of(victim), victim)
+        return None
 
     def complete_background_work(self, work: Work, success: bool) -> None:
         """Take back an item.
@@ -258,8 +259,8 @@ class AdmittingPolicy(Policy):
         self._tracker.complete(work)
         oblock, cblock = work.oblock, work.cblock
         self._flags[cblock] &= ~(LEAVING | RESERVED)
-        self._unmark(cblock)
-        if work.op is Op.PROMOTE:
+        self._marks[cblock >> 3] &= ~(1 << (cblock & 7))
+        if work.op is PROMOTE:
             if success:
                 self._index.insert(cblock, oblock)
                 self._entered(cblock, oblock)
@@ -279,18 +280,15 @@ class AdmittingPolicy(Policy):
 
     def set_dirty(self, cblock: int) -> None:
         """Learn that a block has become dirty."""
-        self._require_allocated(cblock)
+        if not (0 <= cblock < self._cache_blocks and self._flags[cblock]):
+            raise _nothing_at(cblock)
         self._flags[cblock] |= DIRTY
 
     def clear_dirty(self, cblock: int) -> None:
         """Learn that a block has become clean."""
-        self._require_allocated(cblock)
-        self._flags[cblock] &= ~DIRTY
-
-    def _require_allocated(self, cblock: int) -> None:
         if not (0 <= cblock < self._cache_blocks and self._flags[cblock]):
-            msg = f"nothing is mapped at cache block {cblock}"
-            raise PolicyError(msg)
+            raise _nothing_at(cblock)
+        self._flags[cblock] &= ~DIRTY
 
     def load_mapping(self, oblock: int, cblock: int, dirty: bool, hint: int | None) -> None:
         """Learn of a block that is cached already.
@@ -371,7 +369,7 @@ class AdmittingPolicy(Policy):
         mapping = self._index.check()
         outstanding = {work.cblock: work for work in self._tracker.check().values()}
         assert len(outstanding) == len(self._tracker.check())
-        promoted = {work.cblock for work in outstanding.values() if work.op is Op.PROMOTE}
+        promoted = {work.cblock for work in outstanding.values() if work.op is PROMOTE}
         mapped = set(mapping.values())
         order = list(self._check_order())
         ordered = set(order)
@@ -385,12 +383,16 @@ class AdmittingPolicy(Policy):
             work = outstanding.get(cblock)
             assert bool(flags) == bool(flags & ALLOCATED) == (cblock in mapped or cblock in promoted)
             assert bool(flags & RESERVED) == (cblock in promoted)
-            assert bool(flags & LEAVING) == (work is not None and work.op is Op.DEMOTE)
+            assert bool(flags & LEAVING) == (work is not None and work.op is DEMOTE)
             marked = self._marks[cblock >> 3] >> (cblock & 7) & 1
             assert marked or not flags & LEAVING, "a hit of a block that is leaving would reach the algorithm"
             assert not marked or cblock in mapped
-            assert work is None or work.op is not Op.DEMOTE or mapping[work.oblock] == cblock
-            assert work is None or work.op is not Op.PROMOTE or work.oblock not in mapping
+            assert work is None or work.op is not DEMOTE or mapping[work.oblock] == cblock
+            assert work is None or work.op is not PROMOTE or work.oblock not in mapping
+
+
+def _nothing_at(cblock: int) -> PolicyError:
+    return PolicyError(f"nothing is mapped at cache block {cblock}")
 
 
 def _no_room(oblock: int, cblock: int) -> PolicyError:

@@ -65,7 +65,8 @@ class HotspotQueue:
         if entry < 0:
             self._misses += 1
             return self._enter(region)
-        if self._pool.level_of(entry) >= _HIT_LEVEL:
+        pool = self._pool
+        if pool.level[pool.label[entry]] >= _HIT_LEVEL:
             self._hits += 1
         else:
             self._misses += 1
@@ -76,7 +77,7 @@ class HotspotQueue:
             self._hit[entry] = 1
             if len(self._hit_list) <= _FEW:
                 self._hit_list.append(entry)
-        return self._pool.level_of(entry)
+        return pool.level[pool.label[entry]]
 
     def _enter(self, region: int) -> int:
         if self._used < self._entries:

@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import ClassVar, Final
 
-from policies.base import MISS, MISS_QUEUED, Op, Policy, PolicyError, Work
+from policies.base import DEMOTE, MISS, MISS_QUEUED, PROMOTE, WRITEBACK, Op, Policy, PolicyError, Work
 from policies.hotspot import HotspotQueue
 from policies.sizes import check_sizes
 from policies.structures.blockindex import BlockIndex
@@ -122,7 +122,7 @@ class SmqPolicy(Policy):
         if not self._may_promote(oblock):
             return MISS_QUEUED, None
         cblock = self._reserve()
-        work = self._tracker.issue_new(Op.PROMOTE, oblock, cblock)
+        work = self._tracker.issue_new(PROMOTE, oblock, cblock)
         if work is None:
             self._release(cblock)
             return MISS_QUEUED, None
@@ -130,8 +130,9 @@ class SmqPolicy(Policy):
 
     def _is_wanted(self, oblock: int, write: bool, fast_copy: bool) -> bool:
         """Learn of a miss; decide whether the block deserves promotion."""
-        level = self._hotspots.miss(oblock)
-        return level >= self._hotspots.promote_level or (write and fast_copy and self._free.size > 0)
+        hotspots = self._hotspots
+        level = hotspots.miss(oblock)
+        return level >= hotspots.promote_level or (write and fast_copy and self._free.size > 0)
 
     def _may_promote(self, oblock: int) -> bool:
         """Tell whether a promotion can be asked for; if there is no room, ask for some."""
@@ -145,7 +146,7 @@ class SmqPolicy(Policy):
 
     def _promote(self, oblock: int) -> None:
         cblock = self._reserve()
-        if not self._tracker.queue(Op.PROMOTE, oblock, cblock):
+        if not self._tracker.queue(PROMOTE, oblock, cblock):
             self._release(cblock)
 
     def _reserve(self) -> int:
@@ -161,14 +162,14 @@ class SmqPolicy(Policy):
     def _queue_demotion(self) -> None:
         victim = self._clean.peek(_DEMOTABLE_LEVELS)
         if victim >= 0:
-            self._queue_migration(Op.DEMOTE, self._clean, victim)
+            self._queue_migration(DEMOTE, self._clean, victim)
         elif self._dirty.size:
             self._queue_writeback(idle=False)
 
     def _queue_writeback(self, *, idle: bool) -> None:
         candidate = self._dirty.peek() if idle else self._dirty.peek_old()
         if candidate >= 0:
-            self._queue_migration(Op.WRITEBACK, self._dirty, candidate)
+            self._queue_migration(WRITEBACK, self._dirty, candidate)
 
     def _queue_migration(self, op: Op, queue: LevelQueue, cblock: int) -> None:
         level = queue.remove(cblock)
@@ -179,11 +180,10 @@ class SmqPolicy(Policy):
 
     def get_background_work(self, idle: bool) -> Work | None:
         """Hand out what was queued last, or else, if the time is right, a writeback."""
-        work = self._tracker.issue()
-        if work is None and self._dirty.size and (idle or self._always_clean):
+        tracker = self._tracker
+        if not tracker.queued and self._dirty.size and (idle or self._always_clean):
             self._queue_writeback(idle=idle)
-            work = self._tracker.issue()
-        return work
+        return tracker.issue() if tracker.queued else None
 
     def complete_background_work(self, work: Work, success: bool) -> None:
         """Take back an item.
@@ -193,13 +193,13 @@ class SmqPolicy(Policy):
         self._tracker.complete(work)
         cblock = work.cblock
         self._flags[cblock] &= ~_PENDING
-        if work.op is Op.PROMOTE:
+        if work.op is PROMOTE:
             if success:
                 self._index.insert(cblock, work.oblock)
                 self._queue_of(cblock).push(cblock, _TOP)
             else:
                 self._release(cblock)
-        elif work.op is Op.DEMOTE and success:
+        elif work.op is DEMOTE and success:
             self._index.remove(cblock)
             self._release(cblock)
         else:
@@ -207,11 +207,6 @@ class SmqPolicy(Policy):
 
     def _queue_of(self, cblock: int) -> LevelQueue:
         return self._dirty if self._flags[cblock] & _DIRTY else self._clean
-
-    def _require_allocated(self, cblock: int) -> None:
-        if not (0 <= cblock < self._cache_blocks and self._flags[cblock] & _ALLOCATED):
-            msg = f"nothing is mapped at cache block {cblock}"
-            raise PolicyError(msg)
 
     def set_dirty(self, cblock: int) -> None:
         """Learn that a block has become dirty; it is queued as the newest of its level."""
@@ -222,8 +217,9 @@ class SmqPolicy(Policy):
         self._set_flag(cblock, 0)
 
     def _set_flag(self, cblock: int, dirty: int) -> None:
-        self._require_allocated(cblock)
-        flags = self._flags[cblock]
+        if not (0 <= cblock < self._cache_blocks and (flags := self._flags[cblock])):
+            msg = f"nothing is mapped at cache block {cblock}"
+            raise PolicyError(msg)
         self._flags[cblock] = flags & ~_DIRTY | dirty
         if not flags & _PENDING:
             level = (self._dirty if flags & _DIRTY else self._clean).remove(cblock)
@@ -340,7 +336,7 @@ class SmqPolicy(Policy):
         assert len(clean) + len(dirty) == self._clean.size + self._dirty.size
         for cblock, flags in enumerate(self._flags):
             work = outstanding.get(cblock)
-            reserved = work is not None and work.op is Op.PROMOTE
+            reserved = work is not None and work.op is PROMOTE
             assert bool(flags & _ALLOCATED) == (cblock not in free) == (cblock in mapped or reserved)
             assert flags & _ALLOCATED or not flags
             assert bool(flags & _PENDING) == (work is not None)

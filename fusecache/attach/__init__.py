@@ -23,7 +23,7 @@ from fusecache.attach.findings import held_against, look_at_origin
 from fusecache.attach.generation import ANY, fits, is_claim_accepted
 from fusecache.attach.inspection import inspect
 from fusecache.attach.lease import hold, lock
-from fusecache.attach.origin import Location, Origin, Strengths
+from fusecache.attach.origin import Location, Origin, Space, Strengths
 from fusecache.attach.places import default_places, metadata_beside
 from fusecache.attach.plan import Plan
 from fusecache.attach.recovery import DamagedRowError, hint_signature, policy_values, recover, remember
@@ -42,6 +42,7 @@ __all__ = [
     "Location",
     "Origin",
     "Plan",
+    "Space",
     "Stamp",
     "Strengths",
     "Verdict",

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from fusecache.attach.bond import Bond
-    from fusecache.attach.origin import Origin, Strengths
+    from fusecache.attach.origin import Origin, Space, Strengths
     from fusecache.block import Geometry
-    from fusecache.metadata import Database
+    from fusecache.metadata import Database, ImageTimes
     from fusecache.stores import Store
 
 
@@ -48,6 +48,8 @@ class Binding:
     """What the user should hear."""
     cache_path: Path
     metadata_path: Path
+    image_times: ImageTimes
+    """The times that the image has by now, for the record of a clean end."""
     _origin: Origin
     _cache_fd: int
     _created: ExitStack
@@ -70,6 +72,14 @@ class Binding:
     def origin_address(self) -> str:
         """What the user knows the origin by."""
         return self._origin.address
+
+    def allocated(self) -> int | None:
+        """Return how many bytes of room the origin takes; None where nothing tells.  May wait; raises OSError."""
+        return self._origin.allocated()
+
+    def space(self) -> Space | None:
+        """Return how full the origin's file system is; None if it lies on none.  May wait; raises OSError."""
+        return self._origin.space()
 
     def begin(self) -> None:
         """Record, durably, that a mount has begun: until it ends cleanly, it counts as crashed.  New files stay.
@@ -111,7 +121,8 @@ class Binding:
         """Return what to record at a clean end; raises StoreError."""
         if not self.read_only:
             self._origin.make_identity_durable()
-        return packed(clean_shutdown=True, origin=self._origin.identity()) | self._bond.renewed()
+        values = packed(clean_shutdown=True, origin=self._origin.identity()) | self._bond.renewed()
+        return values | packed(image_times=self.image_times.pack(self._bond.generation))
 
     def end(self, *, dirty: int, cached: int) -> None:
         """Follow a clean end that is recorded: stamp and claim become those of the new generation.

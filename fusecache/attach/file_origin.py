@@ -7,6 +7,7 @@ an extended attribute, where the file system has such.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import stat
@@ -20,13 +21,14 @@ from fusecache.attach.claim import Claim
 from fusecache.attach.lease import lock
 from fusecache.attach.marks import label_of, marks_of
 from fusecache.attach.names import Name
-from fusecache.attach.origin import OpenStore, Strengths
+from fusecache.attach.origin import OpenStore, Space, Strengths
 from fusecache.attach.signs import entry_of, signs_of, written_of
 from fusecache.config import PageCache
 from fusecache.errors import StoreError
 from fusecache.linux import size_of
-from fusecache.metadata import Identity
+from fusecache.metadata import Identity, ImageTimes
 from fusecache.stores import Engine, is_read_ahead, open_file_store, open_to_read
+from fusecache.units import SECTOR
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -134,6 +136,33 @@ class FileOrigin:
         """See :class:`fusecache.attach.origin.Origin`."""
         status = os.fstat(self._fd)
         return "" if stat.S_ISBLK(status.st_mode) else str(status.st_ctime_ns)
+
+    def times(self) -> ImageTimes | None:
+        """See :class:`fusecache.attach.origin.Origin`; a device's are those of a name in ``/dev``."""
+        status = os.fstat(self._fd)
+        return None if stat.S_ISBLK(status.st_mode) else ImageTimes(status.st_mtime_ns, status.st_ctime_ns)
+
+    def allocated(self) -> int | None:
+        """See :class:`fusecache.attach.origin.Origin`; a file system that says 0 of every file tells nothing."""
+        status = os.fstat(self._fd)
+        if stat.S_ISBLK(status.st_mode) or (not status.st_blocks and self._has_data()):
+            return None
+        return status.st_blocks * SECTOR
+
+    def space(self) -> Space | None:
+        """See :class:`fusecache.attach.origin.Origin`."""
+        if stat.S_ISBLK(os.fstat(self._fd).st_mode):
+            return None
+        told = os.fstatvfs(self._fd)
+        return Space(told.f_frsize, told.f_blocks, told.f_bfree, told.f_bavail, told.f_files, told.f_ffree)
+
+    def _has_data(self) -> bool:
+        """Tell whether it is anything but one hole, as far as its file system knows of holes."""
+        try:
+            os.lseek(self._fd, 0, os.SEEK_DATA)
+        except OSError as exc:
+            return exc.errno != errno.ENXIO
+        return True
 
     def _marks(self, find: Callable[[Callable[[int, int], bytes], int], str], size: int) -> str:
         """Find something in the content; nothing where that cannot be read."""

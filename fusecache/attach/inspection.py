@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -30,6 +31,7 @@ from fusecache.attach.plan import Plan
 from fusecache.attach.resizing import Resize, plan_resize
 from fusecache.attach.sizes import has_room_beside, image_size, known_geometry, new_geometry, told_of_size
 from fusecache.attach.stamp import DATA_START, read_stamp
+from fusecache.attach.times import times_at_mount
 from fusecache.block import Geometry
 from fusecache.errors import MetadataError, RefusedError, UsageError
 from fusecache.linux import open_trusted, resolve_trusted, size_of
@@ -101,6 +103,13 @@ def inspect(config: MountConfig, *, environ: Mapping[str, str]) -> Plan:
             uuid=own_uuid,
             read_only="asked for with -o ro" if config.read_only else origin.unwritable,
             notes=notes,
+            image_times=times_at_mount(
+                None if database is None else database.superblock(),
+                origin.times(),
+                unchanged=verdict is Verdict.SAME,
+                newer=database is not None and database.count_newer() > 0,
+                now_ns=time.time_ns(),
+            ),
         )
         if database is not None:
             _note_change(plan, database, verdict)
@@ -167,7 +176,7 @@ def _lock_metadata(path: Path, resources: ExitStack) -> bool:
     if not path.exists():
         return False
     if not path.is_file():
-        msg = f"metadata {path} is not a file"
+        msg = f"metadata {path} is not a file: name one, which is made if it is not there"
         raise MetadataError(msg)
     try:
         fd = open_trusted(path, os.O_RDWR)

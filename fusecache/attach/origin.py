@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from fusecache.attach.claim import Claim
 from fusecache.config import PageCache
-from fusecache.metadata import Identity
+from fusecache.metadata import Identity, ImageTimes
 from fusecache.stores import Store
 
 if TYPE_CHECKING:
@@ -40,6 +40,22 @@ class Strengths:
     can_discard: bool
     """Whether it can give back the space of a range that :meth:`fusecache.stores.Store.discard` names; it may still
     decline to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """How full the file system is that an origin lies on."""
+
+    block_bytes: int
+    blocks: int
+    free: int
+    """Blocks that nobody uses."""
+    available: int
+    """Those of them that users may have."""
+    files: int
+    """Files that there can be; 0 where that is no number."""
+    files_free: int
+    """Those of them that there are not yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +88,15 @@ class Origin(Protocol):
 
     def touched(self) -> str:
         """Return :attr:`fusecache.metadata.Identity.touched`, as it is at this moment."""
+
+    def times(self) -> ImageTimes | None:
+        """Return when it was changed last; None where nothing tells."""
+
+    def allocated(self) -> int | None:
+        """Return how many bytes of room it takes; None where nothing tells; raises OSError."""
+
+    def space(self) -> Space | None:
+        """Return how full its file system is; None if it lies on none; raises OSError."""
 
     def read_now(self, offset: int, length: int) -> bytes:
         """Read a range, which is cut where the origin ends; raises StoreError."""

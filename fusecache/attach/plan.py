@@ -27,7 +27,7 @@ from fusecache.attach.stamp import DATA_START, Stamp, read_stamp, write_stamp
 from fusecache.config import PageCache
 from fusecache.errors import MetadataError, StoreError
 from fusecache.linux import create_trusted, open_trusted, size_of, sync_directory
-from fusecache.metadata import Database, Superblock, region_blocks_for
+from fusecache.metadata import Database, ImageTimes, Superblock, region_blocks_for
 from fusecache.stores import ReadOnlyStore, open_file_store
 from fusecache.units import format_size
 
@@ -66,6 +66,8 @@ class Plan:
     read_only: str = ""
     """Why nothing is to be written to the origin; empty if it is."""
     notes: list[str] = field(default_factory=list)
+    image_times: ImageTimes
+    """Those with which the image begins."""
     resize: Resize | None = None
     """What has to change before the known cache can be used."""
 
@@ -107,6 +109,7 @@ class Plan:
             notes=self.notes,
             cache_path=self.cache_path,
             metadata_path=self.metadata_path,
+            image_times=self.image_times,
             _origin=self.origin,
             _cache_fd=cache_fd,
             _created=created,

@@ -77,9 +77,14 @@ def mount(
         list[str] | None,
         typer.Option(
             "-o",
-            metavar="FUSEOPT[,...]",
-            help="ro for read-only; options for FUSE, such as allow_other; fstab's words, and cache=FILE.",
+            metavar="OPTION[,...]",
+            help="ro; uid=, gid=, mode= or umask= of the image; FUSE's, such as allow_other; fstab's, cache=FILE.",
         ),
+    ] = None,
+    uid: Annotated[str | None, typer.Option(metavar="USER", help="Whose the image is to be; root only.")] = None,
+    gid: Annotated[str | None, typer.Option(metavar="GROUP", help="Which group's the image is to be.")] = None,
+    umask: Annotated[
+        str | None, typer.Option(metavar="OCTAL", help="What the image's owner, group and others may not do: 007.")
     ] = None,
     table: Annotated[
         str | None, typer.Option(metavar="TABLE", help="dm-cache's table, in place of ORIGIN and the options above.")
@@ -118,10 +123,18 @@ def mount(
         parse_policy,
         parse_read_ahead,
         parse_table,
+        take_ownership,
     )
+    from fusecache.linux import device_path, group_number, user_number  # noqa: PLC0415 - likewise
 
     told_fuse = parse_fuse_options(fuse_options or ())
-    options, read_only = told_fuse.options, told_fuse.read_only
+    read_only = told_fuse.read_only
+    told_owner = [
+        f"{name}={value}" for name, value in (("uid", uid), ("gid", gid), ("umask", umask)) if value is not None
+    ]
+    ownership, options = take_ownership(
+        [*told_fuse.options, *told_owner], user_number=user_number, group_number=group_number
+    )
     cache, metadata = cache or told_fuse.cache, metadata or told_fuse.metadata
     cache_size = told_fuse.cache_size if cache_size is None else cache_size
     if table is not None:
@@ -142,7 +155,14 @@ def mount(
                 msg = f"{name} and --table do not go together: the table says it all"
                 raise UsageError(msg)
         (mountpoint,) = _exactly(paths, "MOUNTPOINT")
-        config = parse_table(table, Path(mountpoint), fuse_options=options, foreground=foreground, format=format)
+        config = parse_table(
+            table,
+            Path(mountpoint),
+            device_path=device_path,
+            fuse_options=options,
+            foreground=foreground,
+            format=format,
+        )
     else:
         origin, mountpoint = _exactly(paths, "ORIGIN", "MOUNTPOINT")
         config = MountConfig(
@@ -169,6 +189,7 @@ def mount(
             read_ahead=parse_read_ahead(read_ahead),
             read_only=read_only,
             raw=raw,
+            ownership=ownership,
         )
     )
 
@@ -209,7 +230,7 @@ def set_value(
 
 
 @app.command(
-    help="Send a message, as to dm-cache: KEY VALUE, invalidate_cblocks BEGIN-END (END excluded).",
+    help="Send a message, as to dm-cache: [0] KEY VALUE, invalidate_cblocks BEGIN-END (END excluded).",
     context_settings=_WORDS_AS_THEY_ARE,
 )
 def message(mountpoint: Mountpoint, words: Annotated[list[str], typer.Argument(metavar="WORDS...")]) -> None:

@@ -19,7 +19,8 @@ def simulate(
         list[Path],
         typer.Argument(
             metavar="TRACE...",
-            help="CSV (t_us,op,offset,length), fio's iolog, or blkparse's output; plain or gzip.",
+            help="CSV (t_us,op,offset,length), fio's iolog, blkparse's output, or a trace of an archive; plain, "
+            "or packed by gzip, xz, bzip2 or zstd; - for the standard input.",
             show_default=False,
             readable=False,
         ),
@@ -37,6 +38,18 @@ def simulate(
             help="1GiB, 10% of the blocks that the trace touches, 1000blocks; may be repeated.",
         ),
     ],
+    form: Annotated[
+        str | None,
+        typer.Option("--format", metavar="NAME", help="What the traces are, if that is not to be seen: msr, spc, ..."),
+    ] = None,
+    devices: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--device",
+            metavar="NAME",
+            help="Take the requests of this device only (8,0), or file; may be repeated: side by side.",
+        ),
+    ] = None,
     data_path: Annotated[
         str | None,
         typer.Option(
@@ -50,7 +63,7 @@ def simulate(
         ),
     ] = None,
     read_ahead: Annotated[
-        str | None, typer.Option(metavar="BLOCKS", help="Read so many blocks ahead at a sequential miss: 0.")
+        str | None, typer.Option(metavar="BLOCKS", help="Read ahead of reads in order, so many blocks at most: 0.")
     ] = None,
     disk: Annotated[str, typer.Option(metavar="hdd|net", help="The slow disk whose time is modelled.")] = "hdd",
     most_requests: Annotated[
@@ -79,11 +92,13 @@ def simulate(
         print_results,
         progress_bar,
         read_trace,
+        require_format,
         require_plotting,
         require_replayable,
         resolve_sizes,
         results_json,
         run_jobs,
+        trace_names,
     )
 
     rules = Rules.parse(data_path, dirty_age, read_ahead, disk)
@@ -92,11 +107,14 @@ def simulate(
     sizes = [CacheSize.parse(text, block_bytes) for text in cache_sizes]
     if plot is not None:
         require_plotting(plot)
+    if form is not None:
+        require_format(form)
+    names = trace_names(traces)
     # All traces are read before the first is simulated: a bad one should not cost the time of those before it.
     most = most_requests or MOST_REQUESTS
     studies = []
-    for path in traces:
-        trace = read_trace(path, most)
+    for path, name in zip(traces, names, strict=True):
+        trace = read_trace(path, most, name=name, form=form, devices=devices or ())
         require_replayable(trace, block_bytes, most)
         studies.append((trace, resolve_sizes(sizes, trace, block_bytes)))
     everything = []

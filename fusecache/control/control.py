@@ -1,7 +1,7 @@
 """The one table of names: extended attributes, messages and commands all come here.
 
-``user.fusecache.NAME`` is read with :meth:`Control.get`; every value is one line of text.  An errno says little, so
-``error`` has the last refusal in words.
+``user.fusecache.NAME`` is read with :meth:`Control.get`; every value is one line of text.  ``stats`` has the values of
+all that can be set as well.  An errno says little, so ``error`` has the last refusal in words.
 
 *Nothing that is set is waited for here.*  :meth:`Control.begin` refuses at once what cannot be, does at once what needs
 no waiting, and gives back a job for the rest (:mod:`fusecache.jobs`); ``job`` shows what runs.  Who sets an attribute
@@ -117,12 +117,7 @@ class Control:
             nursery.start_soon(self._scrub.run)
             nursery.start_soon(self._changes.run)
 
-    # Names
-
-    def names(self) -> list[str]:
-        """List the names that can be read."""
-        names = [name for name, attribute in self._attributes.items() if attribute.get is not None]
-        return names + [_TUNABLE + key for key in self._volume.policy.config_values()]
+    # By name
 
     def get(self, name: str) -> str:
         """Read an attribute; raises UnknownKeyError."""

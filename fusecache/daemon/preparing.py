@@ -14,7 +14,7 @@ import structlog
 
 from fusecache.attach import DamagedRowError, hint_signature, inspect, recover, remember
 from fusecache.block import BlockLocks
-from fusecache.config import Mode
+from fusecache.config import Mode, Ownership
 from fusecache.durability import Durability
 from fusecache.errors import BusyError, MetadataError, RefusedError
 from fusecache.volume import Volume, new_policy
@@ -47,6 +47,7 @@ def prepare(config: MountConfig, resources: ExitStack) -> Prepared:
     :raises FusecacheError: why it cannot be mounted; nothing was changed.
     """
     _require_mountpoint(config.mountpoint)
+    _require_right_to_give_away(config.ownership)
     plan = inspect(config, environ=dict(os.environ))
     resources.enter_context(plan.resources)
     new_policy(plan.geometry, config.policy)  # refuse before anything is created
@@ -137,6 +138,18 @@ def _require_mountpoint(path: Path) -> None:
         command = shlex.join(["fusermount3", "-u", "--", str(path)])
         msg = f"mountpoint {path}: {exc.strerror} (a dead mount? try: {command})"
         raise RefusedError(msg) from exc
+
+
+def _require_right_to_give_away(ownership: Ownership) -> None:
+    """Refuse what chown(1) would refuse: who gives his image away could neither use nor unmount it any more."""
+    if os.geteuid() == 0:
+        return
+    if ownership.uid not in {None, os.geteuid()}:
+        msg = f"only root can give the image to user {ownership.uid}"
+        raise RefusedError(msg)
+    if ownership.gid not in {None, os.getegid(), *os.getgroups()}:
+        msg = f"only root, or who is in group {ownership.gid}, can give the image to that group"
+        raise RefusedError(msg)
 
 
 def _refuse_dirty_passthrough(plan: Plan, mode: Mode) -> None:

@@ -41,7 +41,7 @@ from fusecache.daemon.fuse_words import FuseWords, name_of_log
 from fusecache.daemon.preparing import prepare
 from fusecache.datapath import Disk
 from fusecache.errors import RefusedError, StoreError
-from fusecache.frontends.fuse import KernelPages, Operations, raise_request_limit, serve_requests
+from fusecache.frontends.fuse import Attributes, KernelPages, Operations, raise_request_limit, serve_requests
 from fusecache.grammar import table_features, table_line
 from fusecache.jobs import Flusher, Jobs
 from fusecache.linux import become_io_flusher
@@ -52,9 +52,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from fusecache.attach import Binding
+    from fusecache.attach import Binding, Space
     from fusecache.config import MountConfig
     from fusecache.daemon.preparing import Prepared
+    from fusecache.metadata import ImageTimes
 
 log = structlog.get_logger(__name__)
 
@@ -108,7 +109,7 @@ async def _run(
     operations = Operations(
         Disk(volume, worker),
         control,
-        image_bytes=binding.geometry.image_bytes,
+        _attributes(volume, binding, config),
         page_cache=config.page_cache is PageCache.IMAGE,
         read_only=bool(binding.read_only),
     )
@@ -123,13 +124,10 @@ async def _run(
             binding.begin()
             binding.remember_names()
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(volume.durability.run)
-                nursery.start_soon(worker.run)
-                nursery.start_soon(cleaning.run)
-                nursery.start_soon(flusher.run)
-                nursery.start_soon(control.run)
-                nursery.start_soon(pages.run)
+                for part in (volume.durability, worker, cleaning, flusher, control, pages):
+                    nursery.start_soon(part.run)
                 nursery.start_soon(_tick, volume, worker)
+                nursery.start_soon(_keep_times, binding, operations.attributes)
                 nursery.start_soon(watch_names, volume, binding)
                 nursery.start_soon(_end_when_asked, end_request, worker, jobs, pages)
                 if not binding.was_clean:
@@ -217,6 +215,25 @@ async def _tick(volume: Volume, worker: MigrationWorker) -> None:
         volume.durability.commit_later(close_regions=ticks % _TICKS_PER_CLOSING == 0)
 
 
+def _attributes(volume: Volume, binding: Binding, config: MountConfig) -> Attributes:
+    return Attributes(
+        _Backing(volume, binding),
+        image_bytes=binding.geometry.image_bytes,
+        ownership=config.ownership,
+        keeps_pages=config.page_cache is PageCache.IMAGE,
+    )
+
+
+async def _keep_times(binding: Binding, attributes: Attributes) -> None:
+    """Note once a second, and at the end, when the image was written last."""
+    try:
+        while True:
+            binding.image_times = attributes.image_times()
+            await trio.sleep(_TICK_SECONDS)
+    finally:
+        binding.image_times = attributes.image_times()
+
+
 async def _end_when_asked(end_request: EndRequest, worker: MigrationWorker, jobs: Jobs, pages: KernelPages) -> None:
     await end_request.wait()
     log.info("asked to end", signal=end_request.name)
@@ -225,6 +242,30 @@ async def _end_when_asked(end_request: EndRequest, worker: MigrationWorker, jobs
     worker.copy_rate.set_rate(0)
     await pages.settle()
     pyfuse3.terminate()
+
+
+@dataclass(frozen=True, slots=True)
+class _Backing:
+    """What the attributes of the image tell of its origin and its cache."""
+
+    _volume: Volume
+    _binding: Binding
+
+    @property
+    def image_times(self) -> ImageTimes:
+        return self._binding.image_times
+
+    def allocated(self) -> int | None:
+        return self._binding.allocated()
+
+    def space(self) -> Space | None:
+        return self._binding.space()
+
+    def waiting(self) -> int:
+        return self._volume.mapping.dirty_count * self._volume.geometry.block_size
+
+    def take_written(self) -> bool:
+        return self._volume.take_written()
 
 
 @dataclass(slots=True)

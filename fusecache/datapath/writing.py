@@ -100,26 +100,29 @@ class Writer:
         volume.geometry.require(offset, length)
         if volume.health.read_only:
             raise ReadOnlyError(str(volume.health))
-        oblock, within = divmod(offset, self._block_size)
-        if within + length > self._block_size or oblock >= self._origin_blocks or oblock in self._held:
-            await self._write_pieces(offset, memoryview(data))
-            return length
-        route, cblock, work = self._route(oblock, offset, length)
         try:
-            if route in _IN_PLACE and volume.cache.write_nowait(cblock * self._block_size + within, data):
-                if route is _Route.DIRTY:
-                    volume.set_dirty(cblock)
-                volume.served_hit()
+            oblock, within = divmod(offset, self._block_size)
+            if within + length > self._block_size or oblock >= self._origin_blocks or oblock in self._held:
+                await self._write_pieces(offset, memoryview(data))
                 return length
-            if route is _Route.PART and self._add_now(cblock, within, data):
-                volume.served_hit()
-                return length
-        except StoreError:
-            pass  # the waiting write will tell
-        if work is None:
-            volume.locks.try_write(oblock, alone=route in _ALONE)
-        await self._write_piece(route, cblock, work, oblock, within, memoryview(data))
-        return length
+            route, cblock, work = self._route(oblock, offset, length)
+            try:
+                if route in _IN_PLACE and volume.cache.write_nowait(cblock * self._block_size + within, data):
+                    if route is _Route.DIRTY:
+                        volume.set_dirty(cblock)
+                    volume.served_hit()
+                    return length
+                if route is _Route.PART and self._add_now(cblock, within, data):
+                    volume.served_hit()
+                    return length
+            except StoreError:
+                pass  # the waiting write will tell
+            if work is None:
+                volume.locks.try_write(oblock, alone=route in _ALONE)
+            await self._write_piece(route, cblock, work, oblock, within, memoryview(data))
+            return length
+        finally:  # what failed may be there in part
+            volume.written = True
 
     def _route(self, oblock: int, offset: int, length: int) -> tuple[_Route, int, Work | None]:
         """Refer a write to the policy and decide.

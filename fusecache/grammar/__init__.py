@@ -12,6 +12,7 @@ from fusecache.grammar.messages import (
     parse_message,
     parse_range,
 )
+from fusecache.grammar.ownership import take_ownership
 from fusecache.grammar.policies import MIGRATION_THRESHOLD, parse_policy, parse_threshold
 from fusecache.grammar.table import parse_table, table_features, table_line
 from fusecache.grammar.words import join_words, parse_read_ahead, split_words
@@ -38,4 +39,5 @@ __all__ = [
     "split_words",
     "table_features",
     "table_line",
+    "take_ownership",
 ]

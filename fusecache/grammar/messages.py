@@ -13,6 +13,7 @@ from fusecache.grammar.words import split_words
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+_NUMBER: Final = re.compile(r"[0-9]{1,20}")
 _RANGE: Final = re.compile(r"([0-9]{1,20})(?:-([0-9]{1,20}))?")
 
 
@@ -58,8 +59,8 @@ _VERBS: Final[dict[str, Flush | Decommission]] = {"flush": Flush(), "decommissio
 
 
 def parse_message(message: str | Sequence[str]) -> Message:
-    """Read a message, in one string or already in words; raises UsageError."""
-    words = split_words(message) if isinstance(message, str) else list(message)
+    """Read a message, in one string or already in words, also as ``dmsetup message`` has it; raises UsageError."""
+    words = _without_sector(split_words(message) if isinstance(message, str) else list(message))
     if not words:
         msg = "empty message"
         raise UsageError(msg)
@@ -77,6 +78,16 @@ def parse_message(message: str | Sequence[str]) -> Message:
         raise UsageError(msg)
     (value,) = rest
     return SetThreshold(parse_threshold(value)) if verb == MIGRATION_THRESHOLD else SetTunable(verb, value)
+
+
+def _without_sector(words: list[str]) -> list[str]:
+    """Leave out the sector, which says to dmsetup which part of a device is meant, and here is always the whole."""
+    if not words or _NUMBER.fullmatch(words[0]) is None:
+        return words
+    if int(words[0]):
+        msg = f"message: the sector must be 0, not {words[0]}: an image is one part"
+        raise UsageError(msg)
+    return words[1:]
 
 
 def parse_range(text: str, cache_blocks: int) -> tuple[int, int]:

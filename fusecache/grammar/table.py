@@ -15,6 +15,7 @@ Feature words and keys are taken in any case and come out in lower case; names o
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -25,12 +26,12 @@ from fusecache.grammar.words import join_words, parse_decimal, split_words
 from fusecache.units import SECTOR
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
+    from collections.abc import Callable, Sequence
 
 MAX_SECTORS: Final = (2**63 - 1) // SECTOR
 MAX_FEATURES: Final = 3
 MAX_POLICY_ARGS: Final = 1024
+_DEVICE: Final = re.compile(r"[0-9]{1,10}:[0-9]{1,10}")
 _MODES: Final = {mode.value: mode for mode in Mode}
 _FEATURES: Final = ("metadata2", "no_discard_passdown")
 
@@ -39,15 +40,19 @@ def parse_table(
     table: str,
     mountpoint: Path,
     *,
+    device_path: Callable[[str], str] = str,
     fuse_options: tuple[str, ...] = (),
     foreground: bool = False,
     format: int = 0,  # noqa: A002 - the option's name, as in MountConfig
 ) -> MountConfig:
-    """Read a table; whether there are such files and such a policy is for others to find out.
+    """Read a table, as ``dmsetup table`` prints it, too; whether there are such files is for others to find out.
 
+    :param device_path: finds the name of a device of which the table says ``MAJOR:MINOR``, or raises UsageError.
     :raises UsageError: the grammar is broken; the message names the word.
     """
     words = split_words(table)
+    if words and words[0].endswith(":"):  # the name of the device, which dmsetup prints if it is asked for all of them
+        words.pop(0)
     reader = _Reader(words)
     if reader.number("start", 0, MAX_SECTORS):
         msg = f"table: the start must be 0, not {words[0]}"
@@ -57,8 +62,10 @@ def parse_table(
     if target != "cache":
         msg = f"table: the target must be 'cache', not {target!r}"
         raise UsageError(msg)
-    metadata, cache = (Path(reader.word(name)) for name in ("metadata", "cache"))
-    origin = reader.word("origin")
+    metadata, cache, origin = (
+        device_path(word) if _DEVICE.fullmatch(word) else word
+        for word in map(reader.word, ("metadata", "cache", "origin"))
+    )
     least = MIN_BLOCK_SIZE // SECTOR
     block = reader.number("block size", least, MAX_BLOCK_SIZE // SECTOR)
     if block % least:
@@ -76,8 +83,8 @@ def parse_table(
     return MountConfig(
         origin=origin,
         mountpoint=mountpoint,
-        cache=cache,
-        metadata=metadata,
+        cache=Path(cache),
+        metadata=Path(metadata),
         block_size=block * SECTOR,
         image_size=length * SECTOR,
         mode=mode,

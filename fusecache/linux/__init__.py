@@ -1,5 +1,7 @@
 """What Linux has and Python has no function for; files that can be trusted, locks, mounts."""
 
+from fusecache.linux.accounts import group_number, user_number
+from fusecache.linux.devices import device_path
 from fusecache.linux.directories import rename_to_new, sync_directory
 from fusecache.linux.files import KEEP_SIZE, PUNCH_HOLE, is_in_memory, punch_hole, size_of, unit_of
 from fusecache.linux.inodes import birth_ns, inode_generation, inode_is_stable, loop_backing
@@ -34,6 +36,8 @@ __all__ = [
     "become_io_flusher",
     "birth_ns",
     "create_trusted",
+    "device_path",
+    "group_number",
     "holder_of",
     "inode_generation",
     "inode_is_stable",
@@ -58,4 +62,5 @@ __all__ = [
     "syscall",
     "try_lock",
     "unit_of",
+    "user_number",
 ]

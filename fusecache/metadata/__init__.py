@@ -4,6 +4,8 @@ from fusecache.metadata.blocks import PARTIAL, SELECT_WHOLE, has_partial, insert
 from fusecache.metadata.creation import new_record
 from fusecache.metadata.database import Database
 from fusecache.metadata.identity import TOUCHED, Identity
+from fusecache.metadata.image_times import UNKNOWN as UNKNOWN_TIMES
+from fusecache.metadata.image_times import ImageTimes
 from fusecache.metadata.readonly import (
     SQLITE_ERRORS,
     connect,
@@ -44,8 +46,10 @@ __all__ = [
     "SIZES",
     "SQLITE_ERRORS",
     "TOUCHED",
+    "UNKNOWN_TIMES",
     "Database",
     "Identity",
+    "ImageTimes",
     "Record",
     "Row",
     "Superblock",

@@ -47,17 +47,9 @@ _LAST_SIZES: Final = ("cache_bytes", "origin_bytes")
 """Of the files, at the last mount; metadata that never was mounted has none."""
 IN_USE: Final = "in_use"
 """Whether commits may lie in the write-ahead log only; see :mod:`fusecache.metadata.write_ahead_log`."""
-NAMES: Final = (
-    *REQUIRED,
-    *_LAST_SIZES,
-    *_SINCE_FORMAT_3,
-    "cache_path",
-    IN_USE,
-    PARTIAL_PAGE,
-    "hints",
-    "learned",
-    "stats",
-)
+_FOR_THE_NEXT_MOUNT: Final = ("cache_path", "hints", "image_times", "learned", "stats")
+"""Any of them may be missing."""
+NAMES: Final = (*REQUIRED, *_LAST_SIZES, *_SINCE_FORMAT_3, IN_USE, PARTIAL_PAGE, *_FOR_THE_NEXT_MOUNT)
 
 _NUMBER: Final = re.compile(r"[1-9][0-9]{0,18}")
 """A size or a count: positive, and short enough to be one."""
@@ -105,6 +97,8 @@ class Superblock:
     """Which policy's hints the rows have; see :func:`fusecache.attach.hint_signature`."""
     learned: str = ""
     """What that policy has learned besides (:meth:`policies.Policy.memory`), in base 64."""
+    image_times: str = ""
+    """The times of the image at the last clean end; see :class:`fusecache.metadata.ImageTimes`."""
     stats: Mapping[str, int] | None = None
     """The counters that go on over mounts; None if they cannot be read, which is no reason to refuse a mount."""
 
@@ -138,6 +132,7 @@ class Superblock:
             cache_path=values.get("cache_path", ""),
             hints=values.get("hints"),
             learned=values.get("learned", ""),
+            image_times=values.get("image_times", ""),
             stats=_counters(values.get("stats", "{}")),
         )
 
@@ -161,6 +156,7 @@ class Changes(TypedDict, total=False):
     cache_path: str
     hints: str
     learned: str
+    image_times: str
     stats: Mapping[str, int]
 
 

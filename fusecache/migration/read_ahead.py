@@ -2,7 +2,7 @@
 
 Theory of operation
 -------------------
-Misses in order (:mod:`fusecache.migration.streams`) have the blocks read that come next, several in one read of the
+Misses in order (:mod:`fusecache.streams`) have the blocks read that come next, several in one read of the
 origin, while whoever reads is busy with what he has.  They lie in memory of a bounded size, so no block leaves the
 cache for them.  A miss takes its bytes from there, and so does a block that the policy wants: then the origin is not
 read again.  Who misses a block that is just being read waits for that read.
@@ -37,7 +37,7 @@ import trio
 from fusecache.block import UNMAPPED
 from fusecache.config import KIB
 from fusecache.errors import StoreError
-from fusecache.migration.streams import Stream, Streams, Thrift
+from fusecache.streams import Stream, Streams, Thrift
 from fusecache.volume import OriginIO
 
 if TYPE_CHECKING:

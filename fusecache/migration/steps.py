@@ -254,7 +254,7 @@ class Steps:
                 volume.counters.healed += 1
                 with volume.counters.at_cache():
                     await volume.cache.write(cblock * size, right)
-                volume.content_changed()
+                volume.reads_differently()
             volume.mapping.sum_known(cblock, crc32c(right))
             volume.durability.rows.summed(cblock)
         return rotten

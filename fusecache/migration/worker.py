@@ -248,7 +248,7 @@ class MigrationWorker:
 
     async def _drop(self, oblock: int) -> None:
         if await self.invalidate(oblock):
-            self._volume.content_changed()  # its copy may have been anything
+            self._volume.reads_differently()  # its copy may have been anything
 
     # Pauses
 

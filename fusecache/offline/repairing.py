@@ -24,6 +24,7 @@ from fusecache.linux import size_of
 from fusecache.metadata import (
     IDENTITY,
     SIZES,
+    UNKNOWN_TIMES,
     Superblock,
     Suspects,
     copied,
@@ -128,7 +129,8 @@ def _superblock(
         looked_at.add("ORIGIN")
     if "cache_blocks" in known:
         known = packed(region_blocks=region_blocks_for(int(known["cache_blocks"]))) | known
-    known = packed(clean_shutdown=False) | known | packed(needs_check=False)
+    # What is lost makes another image of it, which must not look like the one before.
+    known = packed(clean_shutdown=False) | known | packed(needs_check=False, image_times=UNKNOWN_TIMES)
     if "generation" not in known:
         known |= packed(previous_generation=ANY)
     if missing := [name for name in _NEEDED if name not in known]:

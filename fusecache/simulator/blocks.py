@@ -105,8 +105,10 @@ class CachedBlocks:
     def demote(self, oblock: int) -> None:
         """Give up a block."""
         self._counts.demotions += 1
-        self.write_back(oblock)
-        self.partial.pop(oblock, None)
+        if oblock in self.dirty:
+            self.write_back(oblock)
+        if oblock in self.partial:
+            del self.partial[oblock]
         del self.cblocks[oblock]
 
     def write_back_old(self, index: int, time_us: int) -> None:

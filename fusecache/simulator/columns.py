@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from array import array
+from itertools import compress
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from typing import BinaryIO
 
 MAX_NUMBER: Final = 2**63 - 1
@@ -18,16 +19,19 @@ MOST_REQUESTS: Final = 1 << 24
 LONGEST_LINE: Final = 1 << 12
 """Bytes; what is longer is no line of any trace, and perhaps never ends."""
 OUT_OF_ORDER_US: Final = 1_000_000
-"""How much earlier than one before it a request may be.  Recorders write what several processors did: nearly sorted."""
+"""How much earlier than one before it a request may be, unless the format knows better.
+
+Recorders write what several processors did: nearly sorted.
+"""
 
 _MAX_DIGITS: Final = 19
 _SHOWN: Final = 40
 
 
 class LineError(Exception):
-    """A line cannot be read; ``line`` counts from 1."""
+    """A line cannot be read; ``line`` counts from 1, and is None where all of the file is meant."""
 
-    def __init__(self, line: int, what: str) -> None:
+    def __init__(self, line: int | None, what: str) -> None:
         super().__init__(what)
         self.line = line
 
@@ -35,29 +39,55 @@ class LineError(Exception):
 class Columns:
     """Requests, a column each for the time, whether it writes, the offset and the length; ``most`` of them at most.
 
-    ``timed`` tells whether the times are real; ``latest_us`` is the greatest of them, -1 before the first.
+    Times count from the first request.  What readers give are *ticks* of the recorder's clock, wherever that began;
+    ``ticks_per_us`` of them are a microsecond.
+
+    :ivar timed: whether the times are real.
+    :ivar latest_us: the greatest of them, -1 before the first.
+    :ivar disorder_us: how much earlier than one before it a request may be.
+    :ivar chosen: the devices whose requests are wanted; if empty, all.
+    :ivar notes: what users should know of how the trace was read, a line each.
     """
 
-    __slots__ = ("_sorted", "latest_us", "lengths", "most", "offsets", "timed", "times_us", "writes")
+    __slots__ = (
+        "_begin",
+        "_sorted",
+        "chosen",
+        "disorder_us",
+        "latest_us",
+        "lengths",
+        "most",
+        "notes",
+        "offsets",
+        "ticks_per_us",
+        "timed",
+        "times_us",
+        "writes",
+    )
 
-    def __init__(self, most: int = MOST_REQUESTS) -> None:
+    def __init__(self, most: int = MOST_REQUESTS, chosen: frozenset[bytes] = frozenset()) -> None:
         self.most = most
+        self.chosen = chosen
+        self.ticks_per_us = 1
+        self.disorder_us = OUT_OF_ORDER_US
+        self.timed = True
+        self.notes: list[str] = []
         self.times_us = array("q")
         self.writes = bytearray()
         self.offsets = array("q")
         self.lengths = array("q")
-        self.timed = True
         self.latest_us = -1
+        self._begin: int | None = None
         self._sorted = True
 
     def __len__(self) -> int:
         return len(self.writes)
 
-    def append(self, line: int, time_us: int, write: bool, offset: int, length: int) -> None:
+    def append(self, line: int, ticks: int, write: bool, offset: int, length: int) -> None:
         """Add one request; no number is negative.
 
-        :raises LineError: a number is too large, the request has no bytes, time goes back by more than a second, or
-            there are as many requests as may be.
+        :raises LineError: a number is too large, the request has no bytes, time goes back by more than
+            ``disorder_us``, or there are as many requests as may be.
         """
         if len(self.writes) >= self.most:
             raise LineError(line, f"more than {self.most} requests (--most-requests allows more, if memory does)")
@@ -67,11 +97,14 @@ class Columns:
             raise LineError(line, f"a request of {length} bytes is larger than {MAX_LENGTH} (1 GiB)")
         if offset + length > MAX_NUMBER:
             raise LineError(line, f"the request ends beyond {MAX_NUMBER}")
+        if self._begin is None:
+            self._begin = ticks
+        time_us = (ticks - self._begin) // self.ticks_per_us
         if time_us > MAX_NUMBER:
             raise LineError(line, f"the time is beyond {MAX_NUMBER} us")
         if time_us < self.latest_us:
-            if time_us < self.latest_us - OUT_OF_ORDER_US:
-                raise LineError(line, f"time goes back, from {self.latest_us} to {time_us} us")
+            if time_us < self.latest_us - self.disorder_us:
+                raise LineError(line, f"time goes back by {self.latest_us - time_us} us")
             self._sorted = False
         else:
             self.latest_us = time_us
@@ -80,12 +113,28 @@ class Columns:
         self.offsets.append(offset)
         self.lengths.append(length)
 
+    def keep(self, kept: Sequence[bool]) -> None:
+        """Forget the requests that are not to be kept, of which there is one at least; sort those that are."""
+        self.times_us = array("q", compress(self.times_us, kept))
+        self.writes = bytearray(compress(self.writes, kept))
+        self.offsets = array("q", compress(self.offsets, kept))
+        self.lengths = array("q", compress(self.lengths, kept))
+        self._sorted = False
+
+    def begin_at(self, ticks: int) -> int:
+        """Return when the first request was made, which is now if there was none yet."""
+        if self._begin is None:
+            self._begin = ticks
+        return self._begin
+
     def sort(self) -> None:
         """Put the requests in the order of their times; those of one time stay in the order of the file."""
-        if self._sorted:
+        if self._sorted or not self.times_us:
             return
         order = sorted(range(len(self)), key=self.times_us.__getitem__)
-        self.times_us = array("q", map(self.times_us.__getitem__, order))
+        # One before the first of the file makes the times negative: they count from the earliest one.
+        earliest = self.times_us[order[0]]
+        self.times_us = array("q", (self.times_us[index] - earliest for index in order))
         self.writes = bytearray(map(self.writes.__getitem__, order))
         self.offsets = array("q", map(self.offsets.__getitem__, order))
         self.lengths = array("q", map(self.lengths.__getitem__, order))

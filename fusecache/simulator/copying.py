@@ -9,7 +9,7 @@ from fusecache.simulator.player import ITEMS, REQUESTS_PER_TICK, Player
 from fusecache.simulator.requests import WHOLE, WRITES, Portion, Progress, split
 from fusecache.simulator.trace import Trace
 from fusecache.units import SECTOR
-from policies import MISS, MISS_QUEUED, Op, Policy, Work
+from policies import DEMOTE, MISS, MISS_QUEUED, PROMOTE, Policy, Work
 
 _WHOLE_WRITE: Final = WRITES + WHOLE
 
@@ -122,13 +122,13 @@ class CopyPlayer(Player):
             if work is None:
                 break
             self._carry_out(work, oblock, kind)
-            if work.op is Op.PROMOTE and work.oblock == oblock:
+            if work.op is PROMOTE and work.oblock == oblock:
                 return work.cblock
         return MISS
 
     def _carry_out(self, work: Work, oblock: int, kind: int) -> None:
         policy, counts = self._policy, self.counts
-        if work.op is Op.PROMOTE:
+        if work.op is PROMOTE:
             counts.promotions += 1
             if kind & WHOLE and work.oblock == oblock:
                 counts.fills += 1
@@ -137,7 +137,7 @@ class CopyPlayer(Player):
             policy.complete_background_work(work, True)
             policy.clear_dirty(work.cblock)
             return
-        if work.op is Op.DEMOTE:
+        if work.op is DEMOTE:
             counts.demotions += 1
         else:
             counts.writebacks += 1

@@ -10,8 +10,7 @@ The first line names the version; then every line has an action on a file::
 ``read`` and ``write`` make requests.  ``wait`` (version 2 alone) lets OFFSET microseconds pass; without any, a log of
 version 2 has no real time.  What moves no data is skipped: ``add``, ``open``, ``close``, the ``sync`` family, ``trim``.
 
-Several files lie one after another on the traced disk, in the order in which the log first names them, each at a
-multiple of the largest cache block, so that no block is shared by two.
+The files are the devices of the trace.
 """
 
 from __future__ import annotations
@@ -19,8 +18,8 @@ from __future__ import annotations
 from array import array
 from typing import TYPE_CHECKING, Final
 
-from fusecache.config import MAX_BLOCK_SIZE
-from fusecache.simulator.columns import LONGEST_LINE, MAX_NUMBER, Columns, LineError, lines, number, shown
+from fusecache.simulator.columns import LONGEST_LINE, Columns, LineError, lines, number, shown
+from fusecache.simulator.devices import Devices
 
 if TYPE_CHECKING:
     from typing import BinaryIO
@@ -31,7 +30,6 @@ _VERSIONS: Final = {b"fio version 2 iolog": False, b"fio version 3 iolog": True}
 _SKIPPED: Final = frozenset({b"add", b"open", b"close", b"sync", b"datasync", b"sync_file_range", b"trim"})
 _REQUEST_WORDS: Final = 4
 _FEWEST_WORDS: Final = 2
-_MOST_FILES: Final = 1 << 16
 
 
 def read_fio_iolog(file: BinaryIO, columns: Columns) -> None:
@@ -44,13 +42,15 @@ def read_fio_iolog(file: BinaryIO, columns: Columns) -> None:
         raise LineError(1, f"{shown(header)}: fio's logs are read in version 2 and 3")
     has_times = _VERSIONS[header]
     log = _Log(columns)
-    line = 1
     for line, text in lines(file, 2):
         words = text.split()
         if has_times and words:
             log.clock_us = number(line, "the time", words.pop(0))
         log.take(line, words, waits=not has_times)
-    log.finish(line, timed=has_times or log.waited)
+    log.files.finish()
+    columns.timed = has_times or log.waited
+    if not columns.timed:
+        columns.times_us = array("q", range(len(columns)))
 
 
 class _Log:
@@ -59,45 +59,21 @@ class _Log:
     def __init__(self, columns: Columns) -> None:
         self.clock_us = 0
         self.waited = False
-        self._columns = columns
-        self._files: dict[bytes, int] = {}
-        self._ends: list[int] = []
-        self._file_of = array("L")
+        self.files = Devices(columns, "file")
 
     def take(self, line: int, words: list[bytes], *, waits: bool) -> None:
         """Take the words of a line, without its time."""
         if len(words) < _FEWEST_WORDS:
             raise LineError(line, "expected a file and an action")
         name, action, *numbers = words
-        file = self._files.setdefault(name, len(self._files))
-        if file == len(self._ends):
-            if file == _MOST_FILES:
-                raise LineError(line, f"more than {_MOST_FILES} files")
-            self._ends.append(0)
+        self.files.meet(line, name)
         if action in {b"read", b"write"}:
             if len(words) != _REQUEST_WORDS:
                 raise LineError(line, f"expected an offset and a length after {action.decode()}")
             offset, length = number(line, "the offset", numbers[0]), number(line, "the length", numbers[1])
-            self._columns.append(line, self.clock_us, action == b"write", offset, length)
-            self._file_of.append(file)
-            self._ends[file] = max(self._ends[file], offset + length)
+            self.files.append(line, name, self.clock_us, action == b"write", offset, length)
         elif action == b"wait" and waits and numbers:
             self.clock_us += number(line, "the time to wait", numbers[0])
             self.waited = True
         elif action not in _SKIPPED:
             raise LineError(line, f"unknown action {shown(action)}")
-
-    def finish(self, line: int, *, timed: bool) -> None:
-        """Give every file its place; ``line`` is the last line's number."""
-        columns = self._columns
-        columns.timed = timed
-        if not timed:
-            columns.times_us = array("q", range(len(columns)))
-        starts = [0]
-        for end in self._ends:
-            starts.append(starts[-1] + -(-end // MAX_BLOCK_SIZE) * MAX_BLOCK_SIZE)
-        if len(self._ends) > 1:
-            if starts[-1] > MAX_NUMBER:
-                raise LineError(line, f"the files end beyond {MAX_NUMBER} when laid one after another")
-            places = zip(columns.offsets, self._file_of, strict=True)
-            columns.offsets = array("q", (offset + starts[file] for offset, file in places))

@@ -128,10 +128,10 @@ def _replay_mounted(trace: Trace, limit: Limit, mount: Mount, block_size: int, r
             is_absorbed = is_wanted and kind & at_once == at_once
             if is_hit or is_absorbed:
                 if is_run:
-                    misses.end(index - 1, kind, oblock - 1)
+                    misses.end(kind)
                     is_run = False
             else:
-                is_run = misses.add(index, kind, oblock, offset, length)
+                is_run = misses.add(kind, oblock, offset, length)
             if is_hit:
                 counts.hits += 1
                 mount.hit(index, time_us, kind, oblock, offset, length)

@@ -19,17 +19,21 @@ class Misses:
         self._length = 0  # of the run; 0 if there is none
         self._unread = 0  # bytes of the block missed last that have not been read with it
 
-    def add(self, index: int, kind: int, oblock: int, offset: int, length: int) -> bool:
-        """Take a miss to the origin, request number ``index``; True if a run is under way then: see :meth:`end`."""
+    def add(self, kind: int, oblock: int, offset: int, length: int) -> bool:
+        """Take a miss to the origin; True if a run is under way then: see :meth:`end`."""
         ahead = self._ahead
         if ahead is not None:
             if kind & WRITES:
                 ahead.drop(oblock)
-            elif ahead.meet(index, oblock):
+            elif ahead.take(oblock, offset + length):
+                self.end(kind)
                 self._unread = 0
-                self._carry_out(kind)
+                self._read_ahead(ahead.look(oblock, oblock + 1))
                 return False
         self._unread = self._block_size - length
+        if ahead is None and not (kind & GOES_ON or self._length):  # most misses: a run of one block, which ends here
+            (self._disk.write if kind & WRITES else self._disk.read)(offset, length)
+            return False
         if self._length + length > MERGED_BYTES:
             self._carry_out(kind)
         if not self._length:
@@ -37,18 +41,24 @@ class Misses:
         self._length += length
         if kind & GOES_ON:
             return True
-        self.end(index, kind, oblock)
+        self.end(kind)
         return False
 
-    def end(self, index: int, kind: int, oblock: int) -> None:
-        """End the run that is under way, whose last block was ``oblock``, request number ``index``."""
-        if self._ahead is not None and not kind & WRITES:
-            following = self._ahead.follow(index, oblock)
-            if following:
-                block_end = (oblock + 1) * self._block_size
-                self._unread -= block_end - self._offset - self._length
-                self._length = block_end + following * self._block_size - self._offset
+    def end(self, kind: int) -> None:
+        """End the run that is under way, if one is."""
+        if not self._length:
+            return
+        first, after = self._offset // self._block_size, -(-(self._offset + self._length) // self._block_size)
         self._carry_out(kind)
+        if self._ahead is not None and not kind & WRITES:
+            blocks = self._ahead.look(first, after)
+            if blocks and blocks.start == after:  # what is left of the block before them passes by, filled or not
+                self._disk.position = after * self._block_size
+            self._read_ahead(blocks)
+
+    def _read_ahead(self, blocks: range) -> None:
+        if blocks:
+            self._disk.read(blocks.start * self._block_size, len(blocks) * self._block_size)
 
     def _carry_out(self, kind: int) -> None:
         if self._length:

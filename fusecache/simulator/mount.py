@@ -31,7 +31,7 @@ class Mount:
         self._ahead: ReadAhead | None = None
         if rules.read_ahead:
             origin_blocks = count_origin(trace, block_size)
-            self._ahead = ReadAhead(rules.read_ahead, origin_blocks, self.blocks.cblocks, counts)
+            self._ahead = ReadAhead(rules.read_ahead, block_size, origin_blocks, self.blocks.cblocks, counts)
         self.misses = Misses(counts.disk, block_size, self._ahead)
         self._block_size = block_size
 
@@ -45,8 +45,9 @@ class Mount:
         return False
 
     def absorb(self, index: int, time_us: int, kind: int, oblock: int, cblock: int, offset: int, length: int) -> None:
-        """Cache a block with what a request writes; no run of misses is under way."""
-        self._forget(oblock)
+        """Cache a block with what a request writes; no run of misses is under way.  The buffer drops it."""
+        if self._ahead is not None:
+            self._ahead.drop(oblock)
         self.blocks.absorb(index, time_us, kind, oblock, cblock, offset, length)
 
     def promote(self, oblock: int, cblock: int, *, fills: bool) -> None:
@@ -56,13 +57,9 @@ class Mount:
             self.misses.fill(oblock)
         else:
             self.counts.disk.read(oblock * self._block_size, self._block_size)
-        self._forget(oblock)
-        self.blocks.promote(oblock, cblock)
-
-    def _forget(self, oblock: int) -> None:
-        """Drop a block that will be cached from the buffer."""
         if self._ahead is not None:
             self._ahead.drop(oblock)
+        self.blocks.promote(oblock, cblock)
 
     def check(self) -> None:
         """Assert the invariants of all parts."""

@@ -8,7 +8,7 @@ from fusecache.simulator.requests import WRITES, Portion, Progress, split
 from fusecache.simulator.rules import DataPath, Rules
 from fusecache.simulator.trace import Trace
 from fusecache.units import SECTOR
-from policies import Op, Policy, Work
+from policies import DEMOTE, PROMOTE, Policy, Work
 
 
 class MountPlayer(Player):
@@ -36,6 +36,7 @@ class MountPlayer(Player):
             policy.lookup_with_work,
             policy.get_background_work,
         )
+        carry_out = self._carry_out
         at_once, partial = mount.at_once, mount.blocks.partial
         observes = policy.observes_bios
         period = 1 if observes else REQUESTS_PER_TICK
@@ -52,10 +53,10 @@ class MountPlayer(Player):
             else:
                 cblock, promotion = lookup(oblock, kind & WRITES == WRITES, False), None
             if cblock < 0 and promotion is None:
-                is_run = misses.add(index, kind, oblock, offset, length)
+                is_run = misses.add(kind, oblock, offset, length)
             else:
                 if is_run:
-                    misses.end(index - 1, kind, oblock - 1)
+                    misses.end(kind)
                     is_run = False
                 if promotion is not None:
                     policy.complete_background_work(promotion, True)
@@ -66,9 +67,11 @@ class MountPlayer(Player):
                     if (kind & WRITES or oblock in partial) and mount.hit(index, time_us, kind, oblock, offset, length):
                         policy.set_dirty(cblock)
             work = get_background_work(False)
-            if work is not None:
-                self._carry_out(work, oblock, kind)
-                self._take(ITEMS - 1, oblock, kind)
+            left = ITEMS
+            while work is not None:
+                carry_out(work, oblock, kind)
+                left -= 1
+                work = get_background_work(False) if left else None
         self.counts.hits += hits
         self._previous_us, self._is_run = previous_us, is_run
 
@@ -89,12 +92,12 @@ class MountPlayer(Player):
 
     def _carry_out(self, work: Work, oblock: int, kind: int) -> None:
         policy, mount = self._policy, self._mount
-        if work.op is Op.PROMOTE:
+        if work.op is PROMOTE:
             mount.promote(work.oblock, work.cblock, fills=work.oblock == oblock and not kind & WRITES)
             policy.complete_background_work(work, True)
             policy.clear_dirty(work.cblock)
             return
-        if work.op is Op.DEMOTE:
+        if work.op is DEMOTE:
             mount.blocks.demote(work.oblock)
         else:
             mount.blocks.write_back(work.oblock)

@@ -64,16 +64,18 @@ class Player(ABC):
         """Let the seconds between two requests pass one by one; False if they are a second apart or less."""
         if not self._trace.timed or time_us - previous_us <= _SECOND_US:
             return False
-        for second in range(1, min((time_us - previous_us) // _SECOND_US, _MAX_GAP_TICKS) + 1):
-            self._policy.tick(previous_us // 1000 + 1000 * second)
-            if not self._policy.observes_bios:
+        tick, takes = self._policy.tick, not self._policy.observes_bios
+        begin = previous_us // 1000
+        seconds = min((time_us - previous_us) // _SECOND_US, _MAX_GAP_TICKS)
+        for now_ms in range(begin + 1000, begin + 1000 * seconds + 1, 1000):
+            tick(now_ms)
+            if takes:
                 self._take(_IDLE_ITEMS, _NO_BLOCK, 0, idle=True)
         return True
 
     def _take(self, limit: int, oblock: int, kind: int, *, idle: bool = False) -> None:
         """Take items and carry them out."""
-        for _ in range(limit):
-            work = self._policy.get_background_work(idle)
-            if work is None:
-                return
-            self._carry_out(work, oblock, kind)
+        get_background_work, carry_out = self._policy.get_background_work, self._carry_out
+        while limit and (work := get_background_work(idle)) is not None:
+            carry_out(work, oblock, kind)
+            limit -= 1

@@ -1,104 +1,139 @@
-"""Reading ahead: what a sequential read will want next waits in a small buffer outside the cache.
+"""Reading ahead as mounts do it: what comes next in order waits in a small memory beside the cache.
 
 Theory of operation
 -------------------
-A read that misses is *sequential* if the block before its own was asked for by one of the last 64 block requests, and
-that was a read that missed too (whether the buffer had it or not).  It goes on reading in the same operation: the
-blocks that follow, up to the number wanted, but not beyond the origin's end, nor from a block on that is cached or in
-the buffer.
+Which misses are a stream, how far to read ahead of it, and when not to, is decided by what decides it in a mount
+(:mod:`fusecache.streams`): every read that misses is noted there, whether the memory has its block or not.  A step
+is one operation of the origin, after that of the miss: of the blocks that are wanted, the first neighbours that are
+neither cached nor here.  It is done at once, so no stream ever waits for one.
 
-The buffer holds 64 blocks; the oldest ones give way.  A block leaves it as well when it is promoted or written.  Each
-block that leaves is *judged*: was it used?  If fewer than a quarter of the last 256 were, reading ahead stops.  The
-1000th chance after that is taken again, and the judgement begins anew.
+The memory has room for 64 blocks, or for four of the largest steps if that is more.  What was read together leaves
+together: first what has been read to its end, then the oldest.  A block leaves alone when it is promoted or written.
+The room of a step is free again when all of its blocks have left.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
 from collections.abc import Container
 from typing import Final
 
+from fusecache.config import KIB
 from fusecache.simulator.counts import Counts
+from fusecache.streams import Streams, Thrift
 
-BUFFER_BLOCKS: Final = 64
-REACH: Final = 64
-"""Block requests back that a sequential read may go on from."""
-JUDGED_BLOCKS: Final = 256
-LEAST_USED: Final = JUDGED_BLOCKS // 4
-PAUSE: Final = 1000
-"""Chances that are let pass when too little was used."""
+ROOM: Final = 64
+"""Blocks."""
 
-_LONG_AGO: Final = -REACH - 1
-_MOST_REMEMBERED: Final = 16 * REACH
+_UNIT: Final = 64 * KIB
+_LEAST_UNITS: Final = 2
+_STEPS_IN_ROOM: Final = 4
+
+
+class _Step:
+    """Neighbours that were read together; of those still here, who has not been wanted, and not read to his end."""
+
+    __slots__ = ("kept", "size", "unread", "unwanted")
+
+    def __init__(self, blocks: range) -> None:
+        self.size = len(blocks)
+        self.kept = set(blocks)
+        self.unwanted = set(blocks)
+        self.unread = set(blocks)
 
 
 class ReadAhead:
-    """The buffer, and when it pays."""
+    """What is read ahead of the misses of one replay.
 
-    def __init__(self, blocks: int, origin_blocks: int, cached: Container[int], counts: Counts) -> None:
-        self._blocks = blocks
+    :param most: blocks of the largest step, at least 1.
+    """
+
+    def __init__(self, most: int, block_size: int, origin_blocks: int, cached: Container[int], counts: Counts) -> None:
+        self._most = most
+        self._room = max(ROOM, _STEPS_IN_ROOM * most)
+        self._block_size = block_size
         self._origin_blocks = origin_blocks
         self._cached = cached
         self._counts = counts
-        self._buffer: OrderedDict[int, bool] = OrderedDict()  # oblock, oldest first: whether it was used
-        self._missed_at: dict[int, int] = {}  # oblock: number of the last request that missed it
-        self._judged: deque[bool] = deque(maxlen=JUDGED_BLOCKS)
-        self._used = 0  # of those judged
-        self._pause = 0
+        self._streams = Streams(min(_LEAST_UNITS * max(1, _UNIT // block_size), most), most)
+        self._thrift = Thrift()
+        self._steps: dict[_Step, None] = {}  # the oldest first
+        self._found: dict[int, _Step] = {}
+        self._taken = 0  # blocks of room
 
-    def meet(self, index: int, oblock: int) -> bool:
-        """Take note of a read that missed, request number ``index``; True if the buffer has its block."""
-        if len(self._missed_at) == _MOST_REMEMBERED:
-            self._missed_at = {block: at for block, at in self._missed_at.items() if index - at <= REACH}
-        self._missed_at[oblock] = index
-        used = self._buffer.get(oblock)
-        if used is None:
+    def take(self, oblock: int, end: int) -> bool:
+        """Read a block up to byte ``end`` of the image; False if it is not here."""
+        step = self._found.get(oblock)
+        if step is None:
             return False
-        if not used:
-            self._buffer[oblock] = True
+        if oblock in step.unwanted:
+            step.unwanted.remove(oblock)
             self._counts.read_ahead_used += 1
+            self._thrift.judge(wanted=True)
+        if end % self._block_size == 0:
+            step.unread.discard(oblock)
         return True
 
-    def follow(self, index: int, oblock: int) -> int:
-        """Read on after the read of a block, request number ``index``; return by how many blocks."""
-        if index - self._missed_at.get(oblock - 1, _LONG_AGO) > REACH:
-            return 0
-        if self._pause:
-            self._pause -= 1
-            if self._pause:
-                return 0
-        begin = following = oblock + 1
-        while following < min(begin + self._blocks, self._origin_blocks):
-            if following in self._cached or following in self._buffer:
-                break
-            if len(self._buffer) == BUFFER_BLOCKS:
-                self._judge(self._buffer.popitem(last=False)[1])
-            self._buffer[following] = False
-            following += 1
-        self._counts.read_ahead += following - begin
-        return following - begin
+    def look(self, first: int, after: int) -> range:
+        """Note that blocks ``first`` up to ``after`` were read and missed; return what to read ahead, if anything."""
+        stream = self._streams.missed(first, after)
+        wanted = stream.step(self._most)
+        wanted = wanted[: max(0, self._origin_blocks - wanted.start)]
+        if not wanted or not self._thrift.allows():
+            return range(0)
+        blocks = self._first_free(wanted)
+        stream.stepped(blocks.stop)
+        if not blocks:
+            return blocks
+        self._make_room(len(blocks))
+        step = _Step(blocks)
+        self._steps[step] = None
+        self._taken += step.size
+        self._found.update(dict.fromkeys(blocks, step))
+        self._counts.read_ahead += step.size
+        return blocks
+
+    def _first_free(self, wanted: range) -> range:
+        """Return the first neighbours among these blocks that nobody has; if none, nothing after all of them."""
+        begin = wanted.start
+        while begin < wanted.stop and not self._is_free(begin):
+            begin += 1
+        end = begin
+        while end < wanted.stop and self._is_free(end):
+            end += 1
+        return range(begin, end)
+
+    def _is_free(self, oblock: int) -> bool:
+        return oblock not in self._cached and oblock not in self._found
+
+    def _make_room(self, blocks: int) -> None:
+        if self._taken + blocks > self._room:
+            for step in sorted(self._steps, key=lambda step: bool(step.unread & step.kept)):
+                for oblock in list(step.kept):
+                    self.drop(oblock)
+                if self._taken + blocks <= self._room:
+                    break
 
     def drop(self, oblock: int) -> None:
-        """Take a block out of the buffer, if it is there: it is cached now, or is older than the origin's."""
-        used = self._buffer.pop(oblock, None)
-        if used is not None:
-            self._judge(used)
-
-    def _judge(self, used: bool) -> None:
-        if len(self._judged) == JUDGED_BLOCKS:
-            self._used -= self._judged[0]
-        self._judged.append(used)
-        self._used += used
-        if len(self._judged) == JUDGED_BLOCKS and self._used < LEAST_USED:
-            self._judged.clear()
-            self._used = 0
-            self._pause = PAUSE
+        """Take a block out, if it is here: it is cached now, or is older than the origin's, or there is no room."""
+        step = self._found.pop(oblock, None)
+        if step is None:
+            return
+        step.kept.remove(oblock)
+        if oblock in step.unwanted:
+            step.unwanted.remove(oblock)
+            self._thrift.judge(wanted=False)
+        if not step.kept:
+            del self._steps[step]
+            self._taken -= step.size
 
     def check(self) -> None:
-        """Assert that the buffer is no larger than it may be, has nothing that is cached, and the sums are right."""
-        assert len(self._buffer) <= BUFFER_BLOCKS
-        assert not any(oblock in self._cached for oblock in self._buffer)
-        assert len(self._missed_at) <= _MOST_REMEMBERED
-        assert self._used == sum(self._judged)
-        assert self._used <= self._counts.read_ahead_used <= self._counts.read_ahead
-        assert 0 <= self._pause <= PAUSE
+        """Assert that nothing is here that is cached, that it fits in, and that the sums are right."""
+        assert not any(oblock in self._cached for oblock in self._found)
+        assert all(oblock in step.kept for oblock, step in self._found.items())
+        assert len(self._found) == sum(len(step.kept) for step in self._steps)
+        assert all(step.kept and step.unwanted <= step.kept for step in self._steps)
+        assert self._taken == sum(step.size for step in self._steps) <= self._room
+        unwanted = sum(len(step.unwanted) for step in self._steps)
+        assert self._counts.read_ahead_used + unwanted <= self._counts.read_ahead
+        self._streams.check()
+        self._thrift.check()

@@ -6,8 +6,8 @@ The policy is the one that mounts use; data and waiting are left out, and every 
 follows are the rules, fixed so that figures can be compared to the last hit; *i* counts block requests from 0.
 
 The clock
-    In a trace with real time, ``t_us`` of the request; else ``(i + 1) // 1000`` seconds.  The policy sees whole
-    milliseconds, rounded down, and is created at 0.  The origin ends with the last block that the trace touches.
+    In a trace with real time, the time since the first request; else ``(i + 1) // 1000`` seconds.  The policy sees
+    whole milliseconds, rounded down, and is created at 0.  The origin ends with the last block that the trace touches.
 Ticks
     Before block request *i*, if *i* > 0: one tick if *i* is a multiple of 32, or if a second has passed since the last
     timed tick.  A timed tick is one for which a second has passed, whether *i* is a multiple or not; there is none

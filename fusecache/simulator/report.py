@@ -41,6 +41,8 @@ def print_results(console: Console, results: Sequence[Result]) -> None:
         f"{first.unique_blocks:,} different blocks",
         soft_wrap=True,
     )
+    if first.notes:
+        console.print(escape(printable(first.notes)), soft_wrap=True)
     console.print(escape(_data_paths(results)), soft_wrap=True)
     table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
     table.add_column("cache", no_wrap=True)

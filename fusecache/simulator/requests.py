@@ -8,6 +8,7 @@ long request needs no more memory than others do.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from operator import add
 from typing import Final, NamedTuple
 
 from fusecache.simulator.trace import Trace
@@ -47,38 +48,36 @@ def split(trace: Trace, block_size: int) -> Iterator[Portion]:
         part = slice(start, start + PORTION)
         times_us, writes = trace.times_us[part], trace.writes[part]
         offsets, lengths = trace.offsets[part], trace.lengths[part]
-        oblocks = [offset // block_size for offset in offsets]
-        ends = [(offset + length - 1) // block_size for offset, length in zip(offsets, lengths, strict=True)]
-        if oblocks == ends:  # the common case, and worth its own way
+        oblocks, lasts = _first_and_last(offsets, lengths, block_size)
+        if oblocks == lasts:  # the common case, and worth its own way
             kinds = [
                 write + WHOLE if length == block_size else write for write, length in zip(writes, lengths, strict=True)
             ]
             yield Portion(start + len(writes), times_us, kinds, oblocks, offsets, lengths)
         else:
-            yield from _cut(Portion(start, times_us, writes, oblocks, offsets, lengths), block_size)
+            yield from _cut(Portion(start, times_us, writes, oblocks, offsets, lengths), lasts, block_size)
 
 
-def _cut(requests: Portion, block_size: int) -> Iterator[Portion]:
+def _cut(requests: Portion, lasts: list[int], block_size: int) -> Iterator[Portion]:
     """Cut some requests, whose kinds tell only whether they write, into portions of block requests."""
     done = requests.done
     portion = times, kinds, oblocks, offsets, lengths = _columns()
-    for time_us, write, first, offset, length in zip(*requests[1:], strict=True):
+    for time_us, write, first, offset, length, last in zip(*requests[1:], lasts, strict=True):
         done += 1
-        end = offset + length
-        start = offset
-        oblock = first
-        while start < end:
-            stop = min((oblock + 1) * block_size, end)
+        start, rest = offset, length
+        for oblock in range(first, last + 1):
+            size = rest if oblock == last else (oblock + 1) * block_size - start
+            kind = write + WHOLE if size == block_size else write
             times.append(time_us)
-            kinds.append(write + WHOLE * (stop - start == block_size) + GOES_ON * (stop < end))
+            kinds.append(kind if oblock == last else kind + GOES_ON)
             oblocks.append(oblock)
             offsets.append(start)
-            lengths.append(stop - start)
+            lengths.append(size)
+            start += size
+            rest -= size
             if len(oblocks) == PORTION:
                 yield Portion(done, *portion)
                 portion = times, kinds, oblocks, offsets, lengths = _columns()
-            start = stop
-            oblock += 1
     if oblocks:
         yield Portion(done, *portion)
 
@@ -93,7 +92,10 @@ def count_unique(trace: Trace, block_size: int) -> int:
     Works on ranges of blocks, not on blocks: a request may be of any length.
     """
     unique = reached = 0
-    for first, last in sorted(set(_ranges(trace, block_size))):
+    ranges: set[tuple[int, int]] = set()
+    for firsts, lasts in _ranges(trace, block_size):
+        ranges.update(zip(firsts, lasts, strict=True))
+    for first, last in sorted(ranges):
         unique += max(last + 1 - max(first, reached), 0)
         reached = max(reached, last + 1)
     return unique
@@ -101,15 +103,22 @@ def count_unique(trace: Trace, block_size: int) -> int:
 
 def count_requests(trace: Trace, block_size: int) -> int:
     """Count the block requests into which :func:`split` cuts a trace, without cutting it."""
-    return sum(last + 1 - first for first, last in _ranges(trace, block_size))
+    return sum(sum(lasts) - sum(firsts) + len(firsts) for firsts, lasts in _ranges(trace, block_size))
 
 
 def count_origin(trace: Trace, block_size: int) -> int:
     """Count the blocks of the smallest origin that a trace fits."""
-    return max(last for _, last in _ranges(trace, block_size)) + 1
+    end: int = max(map(add, trace.offsets, trace.lengths))
+    return -(-end // block_size)
 
 
-def _ranges(trace: Trace, block_size: int) -> Iterator[tuple[int, int]]:
-    """Tell for each request the first block and the last one that it touches."""
-    for offset, length in zip(trace.offsets, trace.lengths, strict=True):
-        yield offset // block_size, (offset + length - 1) // block_size
+def _ranges(trace: Trace, block_size: int) -> Iterator[tuple[list[int], list[int]]]:
+    """Tell for some requests after the other the first block and the last one that each touches."""
+    for start in range(0, len(trace.writes), PORTION):
+        part = slice(start, start + PORTION)
+        yield _first_and_last(trace.offsets[part], trace.lengths[part], block_size)
+
+
+def _first_and_last(offsets: Sequence[int], lengths: Sequence[int], block_size: int) -> tuple[list[int], list[int]]:
+    firsts = [offset // block_size for offset in offsets]
+    return firsts, [(end - 1) // block_size for end in map(add, offsets, lengths)]

@@ -16,6 +16,12 @@ class Result:
     """The outcome of one replay."""
 
     trace: str
+    """Its name, by which it is told from the others."""
+    file: str
+    """Where it was read from."""
+    format: str
+    notes: str
+    """What users should know of how it was read."""
     policy: str
     data_path: str
     """What was played: ``copy``, ``fill`` or ``absorb``."""
@@ -80,6 +86,9 @@ class Result:
         modelled = {kind: counts.disk.seconds(kind) for kind in Disk}
         return cls(
             trace=trace.name,
+            file=trace.file,
+            format=trace.format,
+            notes="; ".join(trace.notes),
             policy=policy,
             data_path=data_path.value,
             block_size=block_size,

@@ -17,7 +17,7 @@ DIRTY_REQUESTS: Final = 10_000
 MERGED_BYTES: Final = MIB
 """The most that neighbours in one operation have, if they are more than one."""
 MOST_READ_AHEAD: Final = 64
-"""Blocks that can be read ahead at once: more would push each other out of the buffer."""
+"""Blocks that can be read ahead at once: a mount takes no more than 8, or 64 if they are small."""
 
 _Choice = TypeVar("_Choice", bound=Enum)
 
@@ -47,7 +47,7 @@ class Rules:
     dirty_us: float = inf
     """Microseconds of real time after which it is; likewise."""
     read_ahead: int = 0
-    """Blocks that a sequential read miss reads ahead; likewise."""
+    """Blocks that reads in order read ahead at once, at most; likewise."""
     disk: Disk = Disk.HDD
     """The disk that ``modelled_seconds`` tells of."""
 

@@ -1,27 +1,23 @@
-"""Traces: what was asked of a disk, and when; read from files of several formats, told apart by their contents."""
+"""Traces: what was asked of a disk, and when; read from files of several formats."""
 
 from __future__ import annotations
 
-import gzip
-import zlib
 from array import array
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from io import BufferedReader
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from fusecache.errors import FusecacheError
-from fusecache.simulator import blkparse, csv_trace, fio_iolog
+from fusecache.errors import FusecacheError, UsageError
 from fusecache.simulator.columns import MAX_LENGTH, MOST_REQUESTS, Columns, LineError
+from fusecache.simulator.formats import read_requests
+from fusecache.simulator.unpacking import STANDARD_INPUT, UnpackError, unpacked
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any, BinaryIO
-
-_GZIP: Final = b"\x1f\x8b"
-_BUFFER: Final = 1 << 16
-_LONGEST_START: Final = 64
-_SUFFIXES: Final = (".gz", ".csv", ".txt", ".log", ".iolog", ".blkparse")
+_SUFFIXES: Final = (
+    *(".gz", ".xz", ".bz2", ".zst"),
+    *(".csv", ".txt", ".log", ".iolog", ".blkparse", ".spc", ".vscsi"),
+)
 
 
 class TraceError(FusecacheError):
@@ -33,9 +29,15 @@ class Trace:
     """Requests in the order in which they were made: at least one, a column for each of their properties."""
 
     name: str
-    """The file's base name without its suffixes."""
+    """What users call it: see :func:`trace_names`."""
+    file: str
+    """Where it was read from."""
+    format: str
+    """Of which format it is."""
+    notes: tuple[str, ...]
+    """What users should know of how it was read, a line each."""
     times_us: array[int]
-    """Microseconds; never falls."""
+    """Microseconds since the first request; never falls."""
     writes: bytearray
     """1 where the request writes, 0 where it reads."""
     offsets: array[int]
@@ -54,7 +56,7 @@ class Trace:
         assert count > 0
         assert len(self.times_us) == len(self.offsets) == len(self.lengths) == count
         assert all(earlier <= later for earlier, later in zip(self.times_us, self.times_us[1:], strict=False))
-        assert self.times_us[0] >= 0
+        assert self.times_us[0] == 0
         assert set(self.writes) <= {0, 1}
         assert min(self.offsets) >= 0
         assert min(self.lengths) > 0
@@ -63,34 +65,41 @@ class Trace:
         assert self.timed or list(self.times_us) == list(range(count))
 
 
-def read_trace(path: Path, most_requests: int = MOST_REQUESTS) -> Trace:
-    """Read a trace, plain or compressed by gzip; it is read as a stream, and only its requests are kept.
+def read_trace(
+    path: Path,
+    most_requests: int = MOST_REQUESTS,
+    *,
+    name: str | None = None,
+    form: str | None = None,
+    devices: Iterable[str] = (),
+) -> Trace:
+    """Read a trace, plain or packed; it is read as a stream, and only its requests are kept.
 
+    :param path: a file, or ``-`` for the standard input.
+    :param name: what to call it; None to name it after the file.
+    :param form: its format, one of ``FORMATS``; None to recognise it.
+    :param devices: those whose requests are wanted; if none, all.
     :raises TraceError: the file cannot be read, is of no known format, is malformed, or holds no request or too
         many.
     """
-    columns = Columns(most_requests)
+    columns = Columns(most_requests, frozenset(device.encode("utf-8", "surrogateescape") for device in devices))
     try:
-        with path.open("rb") as file:
-            if file.peek(len(_GZIP)).startswith(_GZIP):
-                with BufferedReader(gzip.open(file), _BUFFER) as plain:
-                    _read(plain, columns)
-            else:
-                _read(file, columns)
+        with unpacked(path) as file:
+            form = read_requests(file, columns, form, str(path))
     except LineError as exc:
-        msg = f"{path}:{exc.line}: {exc}"
+        msg = f"{path}: {exc}" if exc.line is None else f"{path}:{exc.line}: {exc}"
         raise TraceError(msg) from None
-    except (EOFError, zlib.error, gzip.BadGzipFile) as exc:
-        msg = f"{path}: the compressed data is damaged: {exc}"
-        raise TraceError(msg) from None
-    except OSError as exc:
-        msg = f"{path}: {exc.strerror or exc}"
+    except UnpackError as exc:
+        msg = f"{path}: {exc}"
         raise TraceError(msg) from None
     if not len(columns):
         msg = f"{path}: no request in it"
         raise TraceError(msg)
     return Trace(
-        name=_name(path),
+        name=name or _name(path),
+        file=str(path),
+        format=form,
+        notes=tuple(columns.notes),
         times_us=columns.times_us,
         writes=columns.writes,
         offsets=columns.offsets,
@@ -99,22 +108,29 @@ def read_trace(path: Path, most_requests: int = MOST_REQUESTS) -> Trace:
     )
 
 
-def _read(file: BufferedReader[Any], columns: Columns) -> None:
-    _recognise(file.peek(_LONGEST_START))(file, columns)
-    columns.sort()
+def trace_names(paths: Sequence[Path]) -> list[str]:
+    """Name traces, each differently: after the file, by the path where that is not enough, then by a number.
 
-
-def _recognise(start: bytes) -> Callable[[BinaryIO, Columns], None]:
-    if start.startswith(csv_trace.HEADER):
-        return csv_trace.read_csv
-    if start.startswith(fio_iolog.START):
-        return fio_iolog.read_fio_iolog
-    if blkparse.START.match(start):
-        return blkparse.read_blkparse
-    raise LineError(1, "not a trace: expected the header t_us,op,offset,length, a fio iolog or the output of blkparse")
+    :raises UsageError: the standard input is to be more than one of them.
+    """
+    if sum(str(path) == STANDARD_INPUT for path in paths) > 1:
+        msg = "the standard input is one trace: - can stand once"
+        raise UsageError(msg)
+    names = [_name(path) for path in paths]
+    alike = Counter(names)
+    names = [str(path) if alike[name] > 1 else name for path, name in zip(paths, names, strict=True)]
+    seen: Counter[str] = Counter()
+    for index, name in enumerate(names):
+        seen[name] += 1
+        if seen[name] > 1:
+            names[index] = f"{name} ({seen[name]})"
+    return names
 
 
 def _name(path: Path) -> str:
+    """Name a trace after its file, without its suffixes."""
+    if str(path) == STANDARD_INPUT:
+        return "stdin"
     name = path.name
     while (stem := name.removesuffix(Path(name).suffix)) and Path(name).suffix in _SUFFIXES:
         name = stem

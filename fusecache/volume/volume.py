@@ -54,6 +54,8 @@ class Volume:
     """1 for each cblock that it knows."""
     content_changed: Callable[[], None] = lambda: None
     """Called when the image reads differently although nobody has written to it; must not wait."""
+    written: bool = False
+    """Whether the image has changed since somebody last asked, and set this back (:meth:`take_written`)."""
 
     def __post_init__(self) -> None:
         self.health = self.durability.health
@@ -164,7 +166,17 @@ class Volume:
         else:
             self.mapping.write_lost(cblock)
             self._tell_clean(cblock)
+        self.reads_differently()
+
+    def reads_differently(self) -> None:
+        """Note that the image reads differently now, although nobody has written to it."""
+        self.written = True
         self.content_changed()
+
+    def take_written(self) -> bool:
+        """Tell whether the image has changed since this was last asked."""
+        written, self.written = self.written, False
+        return written
 
     def _tell_clean(self, cblock: int) -> None:
         self.policy.clear_dirty(cblock)

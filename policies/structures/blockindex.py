@@ -101,26 +101,24 @@ class BlockIndex:
 
     def key_of(self, entry: int) -> int:
         """Return the key of an entry that is in the table.  O(1) on average."""
-        bucket = self._bucket_of(entry)
-        word = self.buckets[bucket]
-        while word & self.mask != entry:
-            word = self.chain[word & self.mask]
-        return (word >> self.shift) * self.size + bucket
-
-    def _bucket_of(self, entry: int) -> int:
-        """Follow the chain to its end, which names its bucket."""
-        word = self.chain[entry]
-        while word >= 0:
-            word = self.chain[word & self.mask]
-        return ~word
+        chain, mask = self.chain, self.mask
+        end = chain[entry]  # the end of the chain names its bucket
+        while end >= 0:
+            end = chain[end & mask]
+        word = self.buckets[~end]
+        while word & mask != entry:
+            word = chain[word & mask]
+        return (word >> self.shift) * self.size + ~end
 
     def remove(self, entry: int) -> None:
         """Take out an entry that is in the table."""
         chain, mask = self.chain, self.mask
-        bucket = self._bucket_of(entry)
-        here = self.buckets[bucket] & mask
+        end = chain[entry]
+        while end >= 0:
+            end = chain[end & mask]
+        here = self.buckets[~end] & mask
         if here == entry:
-            self.buckets[bucket] = chain[entry]
+            self.buckets[~end] = chain[entry]
             return
         while chain[here] & mask != entry:
             here = chain[here] & mask

@@ -85,6 +85,8 @@ class LevelQueue:
             pool.add_anchor(level)
         pool.add_user(self)
         self.size = 0
+        self._lowest = 0
+        """No level below this one has any entry; spares searches that begin at the coldest."""
         self._even: tuple[int, int] | None = None
         """How it was redistributed, if since then no level has got longer or shorter."""
 
@@ -93,12 +95,14 @@ class LevelQueue:
         self._pool.append_before(entry, self._heads + level)
         self.size += 1
         self._even = None
+        self._lowest = min(self._lowest, level)
 
     def push_first(self, entries: Sequence[int], level: int) -> None:
         """Add entries, one after the other, at the head of a level, before any marker."""
         self._pool.prepend_after(entries, self._heads + level)
         self.size += len(entries)
         self._even = None
+        self._lowest = min(self._lowest, level)
 
     def remove(self, entry: int) -> int:
         """Take an entry out; it keeps its level, which is returned."""
@@ -152,10 +156,13 @@ class LevelQueue:
         """Return the oldest entry of the lowest level that has any, looking at the lowest ``levels``; -1 if none."""
         pool = self._pool
         after = pool.after
-        for head in range(self._heads, self._heads + levels):
+        for level in range(self._lowest, levels):
+            head = self._heads + level
             run = after[head]
             if run != head:
+                self._lowest = level
                 return pool.oldest(run)
+        self._lowest = max(self._lowest, levels)
         return -1
 
     def _runs(self, level: int) -> Iterator[int]:
@@ -200,6 +207,7 @@ class LevelQueue:
         if self._even == (in_top, top_levels):
             return
         pool = self._pool
+        self._lowest = 0
         self.tidy(_TIDY_BUDGET)
         lengths = [sum(pool.count[run] for run in self._runs(level)) for level in range(LEVELS)]
         targets = even_targets(self.size, in_top, top_levels)
@@ -271,6 +279,7 @@ class LevelQueue:
             assert all(pool.level[run] == level for run in self._runs(level))
             found.append([entry for run in self._runs(level) for entry in pool.members(run)])
         assert sum(map(len, found)) == self.size
+        assert not any(found[: self._lowest])
         if self._even is not None:
             left = self.size
             for level, target in enumerate(even_targets(self.size, *self._even)[:_TOP]):
@@ -285,18 +294,39 @@ class MarkedQueue(LevelQueue):
     def __init__(self, pool: RunPool) -> None:
         """Make an empty queue whose markers stand at the (empty) levels."""
         super().__init__(pool)
+        self._lowest_old = 0
+        """No level below this one has an entry before its markers."""
         self._markers = [pool.anchors, pool.anchors + LEVELS]
         for level in (*range(LEVELS), *range(LEVELS)):
             pool.chain_before(pool.add_anchor(level), self._heads + level)
 
     def flip(self) -> None:
         """Move the older set of markers to the tails; it becomes the newer one."""
-        pool = self._pool
+        if not self.size:
+            return  # two markers side by side in each level, as they would be afterwards
+        before, after = self._pool.before, self._pool.after
+        self._lowest_old = 0
         self._markers.reverse()
-        for level in range(LEVELS):
-            marker = self._markers[1] + level
-            pool.unchain(marker)
-            pool.chain_before(marker, self._heads + level)
+        head, marker = self._heads, self._markers[1]
+        for _ in range(LEVELS):
+            ahead, behind = before[marker], after[marker]
+            after[ahead] = behind
+            before[behind] = ahead
+            last = before[head]
+            before[marker], after[marker] = last, head
+            after[last] = before[head] = marker
+            head += 1
+            marker += 1
+
+    def push_first(self, entries: Sequence[int], level: int) -> None:
+        """Add entries at the head of a level, before any marker: they are old."""
+        super().push_first(entries, level)
+        self._lowest_old = min(self._lowest_old, level)
+
+    def redistribute(self, in_top: int = 0, top_levels: int = 0) -> None:
+        """Bring the levels to their targets, as in any queue."""
+        self._lowest_old = 0
+        super().redistribute(in_top, top_levels)
 
     def requeue(self, entry: int, extra: int) -> None:
         """Move an entry up as in any queue; the one that it displaces stays as old as it was."""
@@ -311,6 +341,8 @@ class MarkedQueue(LevelQueue):
                 passed += 1
                 run = pool.after[run]
             if run != head:
+                if not passed and level < self._lowest_old:
+                    self._lowest_old = level
                 displaced = pool.oldest(run)
                 pool.unlink(displaced)
                 places = (self._markers[0] + level, self._markers[1] + level, self._heads + level)
@@ -323,22 +355,26 @@ class MarkedQueue(LevelQueue):
     def peek(self, levels: int = LEVELS) -> int:
         """Return the oldest entry of the lowest level that has any, markers or not; -1 if none."""
         pool = self._pool
-        for level in range(levels):
+        for level in range(self._lowest, levels):
             head = self._heads + level
             run = pool.after[head]
             while run < pool.anchors and run != head:
                 run = pool.after[run]
             if run != head:
+                self._lowest = level
                 return pool.oldest(run)
+        self._lowest = max(self._lowest, levels)
         return -1
 
     def peek_old(self) -> int:
         """Return an entry with no marker before it, from the lowest level that has any; -1 if none."""
         pool = self._pool
-        for head in range(self._heads, self._heads + LEVELS):
-            run = pool.after[head]
+        for level in range(self._lowest_old, LEVELS):
+            run = pool.after[self._heads + level]
             if run >= pool.anchors:
+                self._lowest_old = level
                 return pool.oldest(run)
+        self._lowest_old = LEVELS
         return -1
 
     def check(self) -> list[list[int]]:
@@ -351,4 +387,5 @@ class MarkedQueue(LevelQueue):
                 chain.append(run)
                 run = pool.after[run]
             assert [run for run in chain if run < pool.anchors] == [first + level for first in self._markers]
+            assert level >= self._lowest_old or chain[0] < pool.anchors
         return super().check()

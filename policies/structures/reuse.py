@@ -24,8 +24,8 @@ from __future__ import annotations
 
 from array import array
 from binascii import crc32
-from itertools import accumulate
 from math import log2
+from operator import add
 from typing import Final
 
 from policies.structures.lifetimes import (
@@ -160,23 +160,22 @@ class ReuseTables:
         cell = which * BINS
         slot = self.slot % SLOTS
         lives = self.alive[CLASSES - 1 - which :: CLASSES]
-        risk = self._risk[which]
-        if not any(lives) and not any(self.hits[cell : cell + BINS]) and not any(self.cut[cell : cell + BINS]):
-            risk[:] = [0.0] * BINS
+        hits, cut = self.hits[cell : cell + BINS], self.cut[cell : cell + BINS]
+        if not any(lives) and not any(hits) and not any(cut):
+            self._risk[which] = [0.0] * BINS
             return
-        by_age = list(accumulate(lives[slot::-1] + lives[:slot:-1], initial=0))
-        group = group_of(which)
-        all_hits, all_risk = self._all[group], self._group_risk[group]
-        hits, cut = self.hits, self.cut
+        by_age = lives[slot::-1] + lives[:slot:-1]
+        unended = [sum(by_age[start:stop]) + some for (start, stop), some in zip(_EDGES, cut, strict=True)]
+        risk = []
         beyond = 0.0
-        for number in range(BINS - 1, -1, -1):
-            start, stop = _EDGES[number]
-            here = hits[cell + number]
-            unended = by_age[stop] - by_age[start] + cut[cell + number]
-            beyond += here + unended
-            risk[number] = beyond - unended / 2
-            all_hits[number] += here
-            all_risk[number] += risk[number]
+        for here, left in zip(reversed(hits), reversed(unended), strict=True):
+            beyond += here + left
+            risk.append(beyond - left / 2)
+        risk.reverse()
+        self._risk[which] = risk
+        group = group_of(which)
+        self._all[group] = list(map(add, self._all[group], hits))
+        self._group_risk[group] = list(map(add, self._group_risk[group], risk))
 
     def _compare_groups(self) -> None:
         """Find the hazards of the groups."""

@@ -36,7 +36,7 @@ _NOWHERE: Final = -4
 class Streams:
     """The runs and streams of late."""
 
-    __slots__ = ("_areas", "_last", "_lengths", "_misses", "_until")
+    __slots__ = ("_areas", "_last", "_lengths", "_misses", "_until", "_until_last")
 
     def __init__(self) -> None:
         """Know of no miss."""
@@ -45,6 +45,8 @@ class Streams:
         self._lengths = [0] * _LATELY
         self._areas = [_NOWHERE] * _AREAS
         self._until = [0] * _AREAS
+        self._until_last = 0
+        """No area counts from this miss on; spares searches where there is no stream."""
 
     def miss(self, oblock: int) -> int:
         """Note a miss; tell what it is."""
@@ -55,7 +57,7 @@ class Streams:
         length = lengths[place] + 1 if last[place] == before else 1
         follows = length > 1
         area = oblock >> _AREA_BITS
-        if length < LONG and self._is_in_stream(area):
+        if length < LONG and self._misses < self._until_last and self._is_in_stream(area):
             length = LONG
         place = (oblock + (oblock >> _LATELY_BITS) * _SCATTER) & _LATELY - 1
         if last[place] != oblock:  # or else it has been joined
@@ -69,7 +71,7 @@ class Streams:
             return FOLLOWS if follows else ALONE
         place = (area + (area >> _AREA_BITS) * _SCATTER) & _AREAS - 1
         self._areas[place] = area
-        self._until[place] = self._misses + _FOR_MISSES
+        self._until[place] = self._until_last = self._misses + _FOR_MISSES
         return STREAMS
 
     def _join(self, oblock: int, length: int) -> None:
@@ -96,4 +98,4 @@ class Streams:
             assert length >= 0
         for place, (area, until) in enumerate(zip(self._areas, self._until, strict=True)):
             assert area == _NOWHERE or (area + (area >> _AREA_BITS) * _SCATTER) & _AREAS - 1 == place
-            assert until <= self._misses + _FOR_MISSES
+            assert until <= self._until_last <= self._misses + _FOR_MISSES

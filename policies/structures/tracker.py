@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from policies.base import Op, PolicyError, Work
+from policies.base import DEMOTE, Op, PolicyError, Work
 
 MAX_WORK: Final = 4096
 """Most items outstanding, queued and issued ones together."""
@@ -17,83 +17,84 @@ MAX_WORK: Final = 4096
 class WorkTracker:
     """Keep the items that are queued (not handed out yet) or issued (handed out).
 
+    :ivar queued: the items that are not handed out yet, by origin block; for others to read only, as what follows.
+    :ivar issued: those that are.
+    :ivar limit: most items of both kinds.
     :ivar demotions: how many of the items are demotions.
     """
 
-    __slots__ = ("_issued", "_limit", "_queued", "demotions")
+    __slots__ = ("demotions", "issued", "limit", "queued")
 
     def __init__(self, limit: int = MAX_WORK) -> None:
         """Start with no work; refuse items beyond ``limit``."""
-        self._limit = limit
-        self._queued: dict[int, Work] = {}
-        self._issued: dict[int, Work] = {}
+        self.limit = limit
+        self.queued: dict[int, Work] = {}
+        self.issued: dict[int, Work] = {}
         self.demotions = 0
 
     def __contains__(self, oblock: int) -> bool:
         """Tell whether an item for this origin block is outstanding."""
-        return oblock in self._issued or oblock in self._queued
+        return oblock in self.issued or oblock in self.queued
 
     @property
     def is_full(self) -> bool:
         """Whether any further item would be refused."""
-        return len(self._queued) + len(self._issued) >= self._limit
-
-    def _new(self, op: Op, oblock: int, cblock: int) -> Work | None:
-        if self.is_full or oblock in self:
-            return None
-        self.demotions += op is Op.DEMOTE
-        return Work(op, oblock, cblock)
+        return len(self.queued) + len(self.issued) >= self.limit
 
     def queue(self, op: Op, oblock: int, cblock: int) -> bool:
         """Add an item to be handed out; False if it is refused."""
-        work = self._new(op, oblock, cblock)
-        if work is None:
+        queued, issued = self.queued, self.issued
+        if len(queued) + len(issued) >= self.limit or oblock in issued or oblock in queued:
             return False
-        self._queued[oblock] = work
+        self.demotions += op is DEMOTE
+        queued[oblock] = Work(op, oblock, cblock)
         return True
 
     def issue_new(self, op: Op, oblock: int, cblock: int) -> Work | None:
         """Add an item and hand it out at once; None if it is refused."""
-        work = self._new(op, oblock, cblock)
-        if work is not None:
-            self._issued[oblock] = work
+        queued, issued = self.queued, self.issued
+        if len(queued) + len(issued) >= self.limit or oblock in issued or oblock in queued:
+            return None
+        self.demotions += op is DEMOTE
+        work = issued[oblock] = Work(op, oblock, cblock)
         return work
 
     def issue(self) -> Work | None:
         """Hand out the item that was queued last, or None."""
-        if not self._queued:
+        if not self.queued:
             return None
-        oblock, work = self._queued.popitem()
-        self._issued[oblock] = work
+        oblock, work = self.queued.popitem()
+        self.issued[oblock] = work
         return work
 
     def requeue(self, oblock: int) -> bool:
         """Let the item of an origin block be handed out next; False if it is handed out already."""
-        work = self._queued.pop(oblock, None)
+        work = self.queued.pop(oblock, None)
         if work is None:
             return False
-        self._queued[oblock] = work
+        self.queued[oblock] = work
         return True
 
     def cblocks(self, op: Op) -> list[int]:
         """List the cache blocks of all outstanding items of a kind."""
-        return [work.cblock for items in (self._queued, self._issued) for work in items.values() if work.op is op]
+        return [work.cblock for items in (self.queued, self.issued) for work in items.values() if work.op is op]
 
     def complete(self, work: Work) -> None:
         """Forget an item that was handed out.
 
         :raises PolicyError: it was not handed out here, or is complete already.
         """
-        if self._issued.get(work.oblock) is not work:
+        oblock = work.oblock
+        if self.issued.get(oblock) is not work:
             msg = f"{work} has not been handed out, or is complete already"
             raise PolicyError(msg)
-        del self._issued[work.oblock]
-        self.demotions -= work.op is Op.DEMOTE
+        del self.issued[oblock]
+        self.demotions -= work.op is DEMOTE
 
     def check(self) -> dict[int, Work]:
         """Assert that counts agree; return the outstanding items by origin block."""
-        outstanding = self._queued | self._issued
-        assert len(outstanding) == len(self._queued) + len(self._issued) <= self._limit
+        outstanding = self.queued | self.issued
+        assert len(outstanding) == len(self.queued) + len(self.issued) <= self.limit
         assert all(oblock == work.oblock for oblock, work in outstanding.items())
-        assert self.demotions == sum(work.op is Op.DEMOTE for work in outstanding.values())
+        assert self.demotions == sum(work.op is DEMOTE for work in outstanding.values())
         return outstanding

@@ -21,7 +21,7 @@ from fusecache.attach.claims import Claims
 from fusecache.attach.origin import Origin, Strengths
 from fusecache.attach.stamp import Stamp
 from fusecache.block.geometry import Geometry
-from fusecache.metadata import Database, Identity, Superblock
+from fusecache.metadata import Database, Identity, ImageTimes, Superblock
 from fusecache.stores.base import Store
 from tests.fakes import RecordState, SimRecord, SimStore, StoreState
 
@@ -184,6 +184,7 @@ class Ties:
             notes=[],
             cache_path=CACHE,
             metadata_path=METADATA,
+            image_times=ImageTimes(0, 0),
             _origin=cast("Origin", self._origin),
             _cache_fd=cast("int", cache),  # its size is asked for, and nothing else; see `simulated`
             _created=ExitStack(),

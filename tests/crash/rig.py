@@ -434,8 +434,8 @@ def simulated(tick_seconds: float = QUICK_TICKS) -> Iterator[None]:
         patch("fusecache.volume.activity.QUIET_SECONDS", _QUIET_SECONDS),
         # steps of a few blocks, soon, and in vain as well
         patch("fusecache.migration.read_ahead._UNIT", BLOCK),
-        patch("fusecache.migration.streams._STEPS", 1),
-        patch("fusecache.migration.streams._LEFT_OUT", 2),
+        patch("fusecache.streams._STEPS", 1),
+        patch("fusecache.streams._LEFT_OUT", 2),
         patch("fusecache.attach.binding.size_of", lambda cache: cache.size),
         # what the wild policy asserts is to be seen
         patch("fusecache.volume.policies.guarded", lambda policy, _: policy),

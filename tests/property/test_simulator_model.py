@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fusecache import streams
 from fusecache.simulator import blocks, limits, misses, mounted, player, read_ahead
 from fusecache.simulator.limits import LIMITS, replay_limit
 from fusecache.simulator.mounted import MountPlayer
@@ -21,22 +22,18 @@ MERGED = 4 * BLOCK
 PER_LOOK = 4
 GRAIN = 64  # the model counts bytes by so many
 
-SMALL = {
-    "REACH": 3,
-    "BUFFER_BLOCKS": 5,
-    "JUDGED_BLOCKS": 6,
-    "LEAST_USED": 2,
-    "PAUSE": 4,
-    "_MOST_REMEMBERED": 8,
-}
+SMALL_READ_AHEAD = {"ROOM": 5, "_UNIT": BLOCK}
+SMALL_STREAMS = {"STREAMS": 3, "_STEPS": 1, "_JUDGED": 6, "_LEAST_JUDGED": 3, "_LEFT_OUT": 2}
 
 
 @pytest.fixture(autouse=True, scope="module")
 def small() -> Iterator[None]:
     """Have every limit met by short traces."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in SMALL.items():
+        for name, value in SMALL_READ_AHEAD.items():
             patch.setattr(read_ahead, name, value)
+        for name, value in SMALL_STREAMS.items():
+            patch.setattr(streams, name, value)
         for module in (blocks, misses):
             patch.setattr(module, "MERGED_BYTES", MERGED)
         for module in (mounted, limits):

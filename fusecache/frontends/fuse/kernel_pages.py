@@ -25,7 +25,7 @@ import pyfuse3
 import structlog
 import trio
 
-from fusecache.frontends.fuse.operations import IMAGE_INODE
+from fusecache.frontends.fuse.attributes import IMAGE_INODE
 
 log = structlog.get_logger(__name__)
 

@@ -1,17 +1,20 @@
 """What FUSE calls: two inodes, and errno values.
 
 Thin on purpose: requests go to :class:`fusecache.datapath.disk.Disk`, names to
-:class:`fusecache.control.control.Control`.  This is the one place where errors become errno values (:func:`_errno_of`),
-and it raises nothing but FUSEError: any other exception would end pyfuse3's main loop.  It never answers a call for
-extended attributes with ENOSYS: the kernel would stop asking, and the controls would be gone.
+:class:`fusecache.control.control.Control`, and what stat(2) says comes from
+:class:`fusecache.frontends.fuse.attributes.Attributes`.  This is the one place where errors become errno values
+(:func:`_errno_of`), and it raises nothing but FUSEError: any other exception would end pyfuse3's main loop.  It never
+answers a call for extended attributes with ENOSYS: the kernel would stop asking, and the controls would be gone.
+
+*Controls are no data.*
+  What must hold: who copies the image with all its attributes, and copies it back, sets nothing.  So none is listed,
+  neither of the image nor of the directory; each is read and set by its name.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import stat
-import time
 from typing import TYPE_CHECKING, Final
 
 import pyfuse3
@@ -30,6 +33,8 @@ from fusecache.errors import (
     UnknownKeyError,
     UsageError,
 )
+from fusecache.frontends.fuse.attributes import IMAGE_INODE, ROOT_INODE, Attributes
+from fusecache.frontends.fuse.ownership import may_control
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,14 +56,12 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 IMAGE_NAME: Final = b"image"
-_ROOT: Final = pyfuse3.ROOT_INODE
-IMAGE_INODE: Final = pyfuse3.InodeT(_ROOT + 1)
 _HANDLE: Final = pyfuse3.FileHandleT(1)
 _SYNC_HANDLE: Final = pyfuse3.FileHandleT(2)
 """For those who open the image with O_DSYNC or O_SYNC: the kernel leaves it to us to make their writes durable."""
 _PREFIX: Final = "user.fusecache."
-_ATTRIBUTES_VALID_S: Final = 300
-_FRAGMENT: Final = 4096
+_CLAIM: Final = "user.fusecache.claim"
+"""What an origin is marked with: who copies one to the image, with all its attributes, means no control."""
 _MOMENT_SECONDS: Final = 0.05
 """How long a setter waits for what it began: a change that takes no longer is done, or refused, when it returns."""
 
@@ -94,7 +97,7 @@ def _fuse_error(error: Exception, request: str) -> pyfuse3.FUSEError:
 class Operations(pyfuse3.Operations):
     """One directory with one file in it, the image.
 
-    :param image_bytes: its size, which never changes while mounted.
+    :ivar attributes: what stat(2) says.
     :param read_only: whether the image can only be read.  We refuse what would write, as the kernel does on a file
         system that it has mounted read-only; there it would refuse to set extended attributes, and so every control.
     :param page_cache: whether the kernel is to keep what was read and written of the image.  That stays right while
@@ -105,15 +108,21 @@ class Operations(pyfuse3.Operations):
     supports_dot_lookup = False
 
     def __init__(
-        self, disk: Disk, control: Control, *, image_bytes: int, page_cache: bool = False, read_only: bool = False
+        self,
+        disk: Disk,
+        control: Control,
+        attributes: Attributes,
+        *,
+        page_cache: bool = False,
+        read_only: bool = False,
     ) -> None:
         super().__init__()
         self._disk = disk
         self._control = control
+        self.attributes = attributes
         self._page_cache = page_cache
         self._read_only = read_only
-        self._root = _attributes(_ROOT, stat.S_IFDIR | 0o755, 0)
-        self._image = _attributes(IMAGE_INODE, stat.S_IFREG | 0o600, image_bytes)
+        self._daemon = os.geteuid()
 
     # The image's data
 
@@ -168,11 +177,14 @@ class Operations(pyfuse3.Operations):
         """Set a control, or send a message; what takes longer than a moment goes on when this has returned.
 
         The kernel keeps the inode locked until this returns, and so every write and fsync of the image waiting.
+        Whoever may write to the image gets here; only root and who runs this process may set anything.
         """
-        del ctx
         key = _control_name(inode, name)
         if key is None:
-            raise pyfuse3.FUSEError(errno.EINVAL)
+            raise pyfuse3.FUSEError(errno.EOPNOTSUPP)
+        if not may_control(ctx.uid, daemon=self._daemon):
+            log.warning("control refused", name=key, uid=ctx.uid)
+            raise pyfuse3.FUSEError(errno.EPERM)
         try:
             job = self._control.begin(key, _text(value))
             if job is not None:
@@ -182,14 +194,9 @@ class Operations(pyfuse3.Operations):
             raise _fuse_error(exc, "setxattr") from exc
 
     async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[XAttrNameT]:
-        """List the controls that can be read."""
-        del ctx
-        if inode != IMAGE_INODE:
-            return ()
-        try:
-            return [pyfuse3.XAttrNameT(f"{_PREFIX}{name}".encode()) for name in self._control.names()]
-        except Exception as exc:
-            raise _fuse_error(exc, "listxattr") from exc
+        """List nothing: what is listed is copied, and set where the copy is copied back."""
+        del inode, ctx
+        return ()
 
     async def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
         """Refuse: controls stay."""
@@ -201,14 +208,14 @@ class Operations(pyfuse3.Operations):
     async def lookup(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> pyfuse3.EntryAttributes:
         """Find the image."""
         del ctx
-        if parent_inode == _ROOT and name == IMAGE_NAME:
-            return self._image
+        if parent_inode == ROOT_INODE and name == IMAGE_NAME:
+            return await self.attributes.of(IMAGE_INODE)
         raise pyfuse3.FUSEError(errno.ENOENT)
 
     async def getattr(self, inode: InodeT, ctx: RequestContext) -> pyfuse3.EntryAttributes:
         """Describe the directory or the image."""
         del ctx
-        return self._image if inode == IMAGE_INODE else self._root
+        return await self.attributes.of(inode)
 
     async def setattr(
         self,
@@ -218,20 +225,13 @@ class Operations(pyfuse3.Operations):
         fh: FileHandleT | None,
         ctx: RequestContext,
     ) -> pyfuse3.EntryAttributes:
-        """Accept new times; a disk keeps its size, mode and owner."""
+        """Accept other times, another mode and owner; a disk keeps its size."""
         del fh, ctx
         if self._read_only:
             raise pyfuse3.FUSEError(errno.EROFS)
-        entry = await self.getattr(inode, None)  # type: ignore[arg-type]  # our own, which does not look at it
-        if fields.update_size and attr.st_size != entry.st_size:
+        if not self.attributes.set(inode, attr, fields):
             raise pyfuse3.FUSEError(errno.EPERM)
-        if fields.update_mode or fields.update_uid or fields.update_gid:
-            raise pyfuse3.FUSEError(errno.EPERM)
-        if fields.update_mtime:
-            entry.st_mtime_ns = attr.st_mtime_ns
-        if fields.update_atime:
-            entry.st_atime_ns = attr.st_atime_ns
-        return entry
+        return await self.attributes.of(inode)
 
     async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> pyfuse3.FileInfo:
         """Open the image, past the page cache unless that is to hold it.  A disk cannot be truncated."""
@@ -252,7 +252,7 @@ class Operations(pyfuse3.Operations):
         """List the image."""
         del fh
         if start_id == 0:
-            pyfuse3.readdir_reply(token, pyfuse3.FileNameT(IMAGE_NAME), self._image, 1)
+            pyfuse3.readdir_reply(token, pyfuse3.FileNameT(IMAGE_NAME), await self.attributes.of(IMAGE_INODE), 1)
 
     async def releasedir(self, fh: FileHandleT) -> None:
         """Do nothing: there is nothing to close."""
@@ -263,16 +263,9 @@ class Operations(pyfuse3.Operations):
         return True
 
     async def statfs(self, ctx: RequestContext) -> pyfuse3.StatvfsData:
-        """Describe a full file system of one file."""
+        """Describe the file system that the origin lies on."""
         del ctx
-        data = pyfuse3.StatvfsData()
-        data.f_bsize = data.f_frsize = _FRAGMENT
-        data.f_blocks = -(-self._image.st_size // _FRAGMENT)
-        data.f_bfree = data.f_bavail = 0
-        data.f_files = 1
-        data.f_ffree = data.f_favail = 0
-        data.f_namemax = 255
-        return data
+        return await self.attributes.file_system()
 
     async def create(
         self, parent_inode: InodeT, name: FileNameT, mode: ModeT, flags: FlagT, ctx: RequestContext
@@ -290,7 +283,7 @@ class Operations(pyfuse3.Operations):
 def _control_name(inode: InodeT, name: XAttrNameT) -> str | None:
     """Return a control's name without its prefix; None for any other attribute."""
     text = name.decode("utf-8", "surrogateescape")
-    if inode != IMAGE_INODE or not text.startswith(_PREFIX):
+    if inode != IMAGE_INODE or not text.startswith(_PREFIX) or text == _CLAIM:
         return None
     return text.removeprefix(_PREFIX)
 
@@ -298,18 +291,3 @@ def _control_name(inode: InodeT, name: XAttrNameT) -> str | None:
 def _text(value: bytes) -> str:
     """Decode what was set; some tools send a final NUL or newline."""
     return os.fsdecode(value.rstrip(b"\0\n"))
-
-
-def _attributes(inode: InodeT, mode: int, size: int) -> pyfuse3.EntryAttributes:
-    entry = pyfuse3.EntryAttributes()
-    entry.st_ino = inode
-    entry.st_mode = pyfuse3.ModeT(mode)
-    entry.st_nlink = 1
-    entry.st_uid = os.getuid()
-    entry.st_gid = os.getgid()
-    entry.st_size = size
-    entry.st_blksize = _FRAGMENT
-    entry.st_blocks = -(-size // 512)
-    entry.st_atime_ns = entry.st_mtime_ns = entry.st_ctime_ns = time.time_ns()
-    entry.entry_timeout = entry.attr_timeout = _ATTRIBUTES_VALID_S
-    return entry

@@ -10,9 +10,9 @@ import pytest
 
 from fusecache.attach.claim import Claim
 from fusecache.attach.claims import Claims
-from fusecache.attach.origin import OpenStore
+from fusecache.attach.origin import OpenStore, Space
 from fusecache.config import PageCache
-from fusecache.metadata import Identity
+from fusecache.metadata import Identity, ImageTimes
 
 
 @dataclass
@@ -42,6 +42,15 @@ class Disk:
 
     def touched(self) -> str:
         return ""
+
+    def times(self) -> ImageTimes | None:
+        raise NotImplementedError
+
+    def allocated(self) -> int | None:
+        raise NotImplementedError
+
+    def space(self) -> Space | None:
+        raise NotImplementedError
 
     def write_claim(self, claim: Claim) -> bool:
         if self.keeps_notes:

@@ -49,6 +49,48 @@ def test_what_it_is_known_by(path: Path) -> None:
     assert not before.has_grown_since(now)
 
 
+def test_g01_its_times_are_those_of_the_file_and_a_device_has_none(path: Path) -> None:
+    os.utime(path, ns=(5, 7))
+    with ExitStack() as resources:
+        times = opened(path, resources).times()
+    assert times is not None
+    assert times.modified_ns == 7
+    assert times.changed_ns == path.stat().st_ctime_ns
+
+
+def test_g08_it_says_what_room_it_takes_and_how_full_its_file_system_is(path: Path) -> None:
+    with path.open("r+b") as file:
+        os.fsync(file.fileno())
+    with ExitStack() as resources:
+        origin = opened(path, resources)
+        assert origin.allocated() == path.stat().st_blocks * 512 > 0
+        space, told = origin.space(), os.statvfs(path)
+    assert space is not None
+    assert (space.block_bytes, space.blocks, space.files) == (told.f_frsize, told.f_blocks, told.f_files)
+    assert space.available <= space.free <= space.blocks
+
+
+def test_g08_a_file_system_that_says_0_of_every_file_is_not_believed(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever saves files without their holes would save nothing (vmfs-fuse, and what others report of archives)."""
+    hole = path.with_name("hole")
+    with hole.open("wb") as file:
+        file.truncate(1 << 20)
+    with ExitStack() as resources:
+        origin, empty = opened(path, resources), opened(hole, resources)
+        real = os.fstat
+
+        def fstat(fd: int) -> SimpleNamespace:
+            status = real(fd)
+            return SimpleNamespace(st_mode=status.st_mode, st_blocks=0)
+
+        monkeypatch.setattr(os, "fstat", fstat)
+        assert origin.allocated() is None
+        assert empty.allocated() == 0
+        monkeypatch.undo()
+
+
 def test_nobody_else_has_it_meanwhile(path: Path) -> None:
     with ExitStack() as resources:
         opened(path, resources)

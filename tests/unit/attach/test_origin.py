@@ -14,10 +14,10 @@ from fusecache.attach import locate
 from fusecache.attach.choice import KINDS
 from fusecache.attach.claim import Claim
 from fusecache.attach.inspection import inspect
-from fusecache.attach.origin import OpenStore, Strengths
+from fusecache.attach.origin import OpenStore, Space, Strengths
 from fusecache.config import PageCache
 from fusecache.errors import BusyError, FusecacheError, RefusedError, UsageError
-from fusecache.metadata import Database, Identity, Transaction
+from fusecache.metadata import Database, Identity, ImageTimes, Transaction
 from fusecache.offline import Files, check, find_files, write_back
 from tests.unit.places import BLOCK, CACHE_BLOCKS, CLEAN, DIRTY, IMAGE, Place
 from tests.unit.worlds import MemoryStore
@@ -96,6 +96,15 @@ class DiskOrigin:
 
     def touched(self) -> str:
         return ""
+
+    def times(self) -> ImageTimes | None:
+        return None
+
+    def allocated(self) -> int | None:
+        return None
+
+    def space(self) -> Space | None:
+        return None
 
     def write_claim(self, claim: Claim) -> bool:
         self.disk.claim = claim

@@ -67,12 +67,10 @@ async def with_mq(world: World) -> None:
 async def test_the_names_that_can_be_read_can_be_read() -> None:
     world = World()
     async with controlled(world) as control:
-        assert sorted(control.names()) == READABLE
         await with_mq(world)
         tunables = [f"policy.{key}" for key in world.volume.policy.config_values()]
         assert tunables
-        assert sorted(control.names()) == sorted(READABLE + tunables)
-        for name in control.names():
+        for name in READABLE + tunables:
             value = control.get(name)
             assert "\n" not in value
         await control.set("policy", "cleaner")

@@ -26,6 +26,7 @@ from fusecache.errors import BusyError, FusecacheError, MetadataError, RefusedEr
 from fusecache.frontends.fuse.operations import Operations
 from fusecache.metadata.database import Database
 from fusecache.stores.file import FileStore
+from tests.unit.frontends.backing import by
 from tests.unit.worlds import settle
 
 BLOCK = 4 * KIB
@@ -549,7 +550,7 @@ def test_values_that_are_no_text_are_refused_and_told(config: MountConfig, kerne
         for name in (b"policy", b"mode", b"message", b"migration_threshold", b"policy.\xff"):
             attribute = pyfuse3.XAttrNameT(b"user.fusecache." + name)
             with pytest.raises(pyfuse3.FUSEError) as caught:
-                await operations.setxattr(image, attribute, b"\xff 1", None)  # type: ignore[arg-type]  # not looked at
+                await operations.setxattr(image, attribute, b"\xff 1", by(os.geteuid()))
             assert caught.value.errno == errno.EINVAL
             error = pyfuse3.XAttrNameT(b"user.fusecache.error")
             assert await operations.getxattr(image, error, None)  # type: ignore[arg-type]  # not looked at

@@ -18,6 +18,7 @@ from fusecache.frontends.fuse.operations import Operations
 from fusecache.jobs.evacuation import evacuate
 from policies import Op
 from tests.unit.control.statuses import FixedSize, make_facts
+from tests.unit.frontends.backing import attributes_of
 from tests.unit.worlds import BLOCK, World, settle, virtual
 
 _WAY_BACK: Final = "fusecache check --clear-needs-check"
@@ -222,7 +223,7 @@ async def test_the_status_says_why_and_what_to_do() -> None:
 async def test_the_kernel_hears_erofs_for_writes_and_eio_for_fsync() -> None:
     world = with_a_dirty_block_that_has_no_row()
     async with read_only(world):
-        operations = Operations(world.cache, control_of(world), image_bytes=world.geometry.image_bytes)
+        operations = Operations(world.cache, control_of(world), attributes_of(world.geometry.image_bytes))
         handle = pyfuse3.FileHandleT(1)
         with pytest.raises(pyfuse3.FUSEError) as refused:
             await operations.write(handle, 0, b"new")

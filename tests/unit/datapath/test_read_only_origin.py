@@ -12,10 +12,12 @@ from fusecache.config import Mode
 from fusecache.control.control import Control
 from fusecache.datapath.disk import Disk
 from fusecache.errors import ReadOnlyError, RefusedError, StoreError
-from fusecache.frontends.fuse.operations import IMAGE_INODE, Operations
+from fusecache.frontends.fuse.attributes import IMAGE_INODE
+from fusecache.frontends.fuse.operations import Operations
 from fusecache.stores import ReadOnlyStore
 from policies import Op
 from tests.unit.control.statuses import FixedSize, make_facts
+from tests.unit.frontends.backing import attributes_of
 from tests.unit.worlds import BLOCK, World, settle, virtual
 
 REASON = "asked for with -o ro"
@@ -121,7 +123,8 @@ async def test_f07_a_dirty_block_is_not_dropped() -> None:
 @virtual
 async def test_f07_fuse_refuses_what_would_write_as_a_kernel_does() -> None:
     world = read_only_world()
-    operations = Operations(Disk(world.volume, world.worker), control_of(world), image_bytes=16 * BLOCK, read_only=True)
+    disk = Disk(world.volume, world.worker)
+    operations = Operations(disk, control_of(world), attributes_of(16 * BLOCK), read_only=True)
     context = None
     for flags in (os.O_RDWR, os.O_WRONLY, os.O_RDONLY | os.O_TRUNC):
         with pytest.raises(pyfuse3.FUSEError) as caught:

@@ -14,8 +14,8 @@ import trio
 from crc32c import crc32c
 
 from fusecache.errors import StoreError
+from fusecache.frontends.fuse.attributes import IMAGE_INODE
 from fusecache.frontends.fuse.kernel_pages import KernelPages
-from fusecache.frontends.fuse.operations import IMAGE_INODE
 from fusecache.jobs.scrub import Scrub
 from tests.unit.worlds import BLOCK, World, settle, threaded, virtual
 

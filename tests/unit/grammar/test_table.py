@@ -57,6 +57,20 @@ def test_the_fullest_table() -> None:
     assert table_features(config) == ("metadata2", "no_discard_passdown")
 
 
+def test_g08_a_table_as_dmsetup_prints_it() -> None:
+    names = {"254:2": "/dev/mapper/vg-meta", "254:1": "/dev/mapper/vg-fast", "8:16": "/dev/sdb"}
+    line = "vg-cached: 0 2097152 cache 254:2 254:1 8:16 128 2 metadata2 writethrough smq 0"
+    config = parse_table(line, MNT, device_path=names.__getitem__)
+    assert (str(config.metadata), str(config.cache), config.origin) == tuple(names.values())
+    assert (config.mode, config.block_size, config.image_size) == (Mode.WRITETHROUGH, 64 * KIB, 1 << 30)
+    assert table_line(config) == "/dev/mapper/vg-meta /dev/mapper/vg-fast /dev/sdb 128 2 metadata2 writethrough smq 0"
+    assert parse_table(f"0 2097152 cache {table_line(config)}", MNT).origin == "/dev/sdb"
+
+
+def test_g08_a_file_whose_name_looks_like_a_number_can_be_named() -> None:
+    assert parse_table("0 1 cache ./1:2 /c /o 8 0 smq 0", MNT).metadata == Path("1:2")
+
+
 @pytest.mark.parametrize(
     ("features", "mode"),
     [
@@ -176,6 +190,8 @@ def test_words_survive_joining_and_splitting(words: list[str]) -> None:
         ("INVALIDATE_CBLOCKS 1 3-7 junk", InvalidateCblocks(("1", "3-7", "junk"))),
         ("flush", Flush()),
         ("decommission", Decommission()),
+        ("0 migration_threshold 2048", SetThreshold(1024 * KIB)),
+        ("0 invalidate_cblocks 0 5-7", InvalidateCblocks(("0", "5-7"))),
     ],
 )
 def test_messages(text: str, message: object) -> None:
@@ -183,7 +199,9 @@ def test_messages(text: str, message: object) -> None:
     assert parse_message(text.split()) == message
 
 
-@pytest.mark.parametrize("text", ["", "  ", "key", "key value more", "flush now", "decommission 1", "a \\"])
+@pytest.mark.parametrize(
+    "text", ["", "  ", "key", "key value more", "flush now", "decommission 1", "a \\", "0", "8 flush"]
+)
 def test_bad_messages_are_refused_in_one_line(text: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_message(text)

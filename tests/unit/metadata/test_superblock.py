@@ -33,6 +33,7 @@ superblocks = st.builds(
     claim_generation=texts,
     cache_path=texts,
     origin_claimed=st.booleans(),
+    image_times=texts,
     stats=st.dictionaries(texts, st.integers(0, 2**63 - 1)),
 )
 PLAIN = Superblock(
@@ -51,6 +52,7 @@ PLAIN = Superblock(
     cache_bytes=4096 + (1 << 26),
     cache_path="/cache",
     hints="smq 2 4",
+    image_times="1700000000000000000 1700000000000000001 7-3f9a0c52",
     stats={"read_hits": 3, "write_hits": 0},
 )
 
@@ -90,6 +92,7 @@ def test_the_text_is_that_of_formats_3_and_4() -> None:
         "cache_path": "/cache",
         "hints": "smq 2 4",
         "learned": "",
+        "image_times": "1700000000000000000 1700000000000000001 7-3f9a0c52",
         "stats": '{"read_hits": 3, "write_hits": 0}',
     }
 

@@ -9,7 +9,7 @@ import trio
 
 from fusecache.config import KIB, Mode
 from fusecache.errors import StoreError
-from fusecache.migration.streams import Streams
+from fusecache.streams import Streams
 from policies import Op, Work
 from tests.unit.worlds import World, settle, virtual
 

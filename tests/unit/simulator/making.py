@@ -21,6 +21,9 @@ def make_trace(requests: Sequence[Request], times_us: Iterable[int] | None = Non
     """Make a trace of some requests; without real time unless there are ``times_us``."""
     trace = Trace(
         name="made",
+        file="made.csv",
+        format="csv",
+        notes=(),
         times_us=array("q", range(len(requests)) if times_us is None else times_us),
         writes=bytearray(op == "w" for op, _, _ in requests),
         offsets=array("q", (offset for _, offset, _ in requests)),

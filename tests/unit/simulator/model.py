@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from itertools import count, pairwise
-from math import inf
+from itertools import count, dropwhile, pairwise, takewhile
 
 from fusecache.simulator import read_ahead
 from fusecache.simulator.rules import DataPath, Rules
+from fusecache.streams import Streams, Thrift
 from policies import Op, Policy, Work
 from tests.unit.simulator.making import Request
 
@@ -30,6 +30,18 @@ class Operation:
     write: bool
     start: int
     end: int
+    goes_on: bool = False
+    """It begins at the end of the block that the one before it began in: no seek."""
+
+
+@dataclass
+class Step:
+    """Blocks that were read ahead together; those that are still there, and who wants them."""
+
+    size: int
+    kept: set[int]
+    unwanted: set[int]
+    unread: set[int]
 
 
 @dataclass
@@ -58,12 +70,14 @@ class Model:
     """Since which request, and which time."""
     moved_besides: int = 0
     run: list[Piece] = field(default_factory=list)
-    missed: dict[int, int] = field(default_factory=dict)
-    buffer: list[int] = field(default_factory=list)
-    used: set[int] = field(default_factory=set)
-    judged: list[bool] = field(default_factory=list)
-    pause: int = 0
+    streams: Streams = field(init=False)
+    thrift: Thrift = field(default_factory=Thrift)
+    steps: list[Step] = field(default_factory=list)
     just_read: range = range(0)
+
+    def __post_init__(self) -> None:
+        most = self.rules.read_ahead
+        self.streams = Streams(min(2 * max(1, read_ahead._UNIT // self.block_size), most), most)
 
     def figures(self) -> dict[str, int]:
         starts = [-1, *(operation.end for operation in self.operations)]
@@ -71,7 +85,10 @@ class Model:
             **self.tally,
             "reads": sum(not operation.write for operation in self.operations),
             "writes": sum(operation.write for operation in self.operations),
-            "seeks": sum(operation.start != at for operation, at in zip(self.operations, starts, strict=False)),
+            "seeks": sum(
+                operation.start != at and not operation.goes_on
+                for operation, at in zip(self.operations, starts, strict=False)
+            ),
             "moved": sum(operation.end - operation.start for operation in self.operations) + self.moved_besides,
         }
 
@@ -158,17 +175,19 @@ class Model:
     def miss(self, piece: Piece, *, is_last: bool) -> None:
         if piece.write:
             self.leave_buffer(piece.oblock)
-        else:
-            self.missed[piece.oblock] = piece.index
-            if piece.oblock in self.buffer:
-                if piece.oblock not in self.used:
-                    self.used.add(piece.oblock)
-                    self.tally["read_ahead_used"] += 1
-                self.issue(0)
-                self.just_read = range(piece.oblock * self.block_size, (piece.oblock + 1) * self.block_size)
-                return
+        elif steps := [step for step in self.steps if piece.oblock in step.kept]:
+            if piece.oblock in steps[0].unwanted:
+                steps[0].unwanted.remove(piece.oblock)
+                self.tally["read_ahead_used"] += 1
+                self.thrift.judge(wanted=True)
+            if piece.end % self.block_size == 0:
+                steps[0].unread.discard(piece.oblock)
+            self.end_run()
+            self.look_ahead(piece.oblock, piece.oblock, was_read=False)
+            self.just_read = range(piece.oblock * self.block_size, (piece.oblock + 1) * self.block_size)
+            return
         if self.run and piece.end - self.run[0].start > self.merged:
-            self.issue(0)
+            self.issue()
         self.run.append(piece)
         self.just_read = range(self.run[0].start, piece.end)
         if is_last:
@@ -176,42 +195,46 @@ class Model:
 
     def end_run(self) -> None:
         if self.run:
-            self.issue(0 if self.run[-1].write else self.blocks_ahead(self.run[-1]))
-
-    def issue(self, ahead: int) -> None:
-        if self.run:
             first, last = self.run[0], self.run[-1]
-            end = (last.oblock + 1 + ahead) * self.block_size if ahead else last.end
-            self.operations.append(Operation(first.write, first.start, end))
-            self.just_read = range(first.start, end)
+            self.issue()
+            if not last.write:
+                self.look_ahead(first.oblock, last.oblock, was_read=True)
+
+    def issue(self) -> None:
+        first, last = self.run[0], self.run[-1]
+        self.operations.append(Operation(first.write, first.start, last.end))
         self.run = []
 
-    def blocks_ahead(self, last: Piece) -> int:
-        if not self.rules.read_ahead or last.index - self.missed.get(last.oblock - 1, -inf) > read_ahead.REACH:
-            return 0
-        if self.pause:
-            self.pause -= 1
-            if self.pause:
-                return 0
-        wanted = range(last.oblock + 1, min(last.oblock + self.rules.read_ahead + 1, self.origin_blocks))
-        for number, oblock in enumerate(wanted):
-            if oblock in self.cached or oblock in self.buffer:
-                return number
-            if len(self.buffer) == read_ahead.BUFFER_BLOCKS:
-                self.leave_buffer(self.buffer[0])
-            self.buffer.append(oblock)
-            self.tally["read_ahead"] += 1
-        return len(wanted)
+    def look_ahead(self, first: int, last: int, *, was_read: bool) -> None:
+        if not self.rules.read_ahead:
+            return
+        stream = self.streams.missed(first, last + 1)
+        wanted = [oblock for oblock in stream.step(self.rules.read_ahead) if oblock < self.origin_blocks]
+        if not wanted or not self.thrift.allows():
+            return
+        here = {oblock for step in self.steps for oblock in step.kept} | set(self.cached)
+        free = list(takewhile(lambda oblock: oblock not in here, dropwhile(here.__contains__, wanted)))
+        stream.stepped((free or wanted)[-1] + 1)
+        if not free:
+            return
+        room = max(read_ahead.ROOM, 4 * self.rules.read_ahead)
+        for step in sorted(self.steps, key=lambda step: not step.unread.isdisjoint(step.kept)):
+            if sum(each.size for each in self.steps) + len(free) > room:
+                for oblock in list(step.kept):
+                    self.leave_buffer(oblock)
+        self.steps.append(Step(len(free), set(free), set(free), set(free)))
+        self.tally["read_ahead"] += len(free)
+        start, end = free[0] * self.block_size, (free[-1] + 1) * self.block_size
+        self.operations.append(Operation(False, start, end, goes_on=was_read and free[0] == last + 1))
 
     def leave_buffer(self, oblock: int) -> None:
-        if oblock in self.buffer:
-            self.buffer.remove(oblock)
-            self.judged.append(oblock in self.used)
-            self.used.discard(oblock)
-            lately = self.judged[-read_ahead.JUDGED_BLOCKS :]
-            if len(lately) == read_ahead.JUDGED_BLOCKS and sum(lately) < read_ahead.LEAST_USED:
-                self.judged = []
-                self.pause = read_ahead.PAUSE
+        for step in [step for step in self.steps if oblock in step.kept]:
+            step.kept.remove(oblock)
+            if oblock in step.unwanted:
+                step.unwanted.remove(oblock)
+                self.thrift.judge(wanted=False)
+            if not step.kept:
+                self.steps.remove(step)
 
     def promote(self, oblock: int, missed: Piece | None) -> None:
         """Cache a block; ``missed`` is the piece that came just before, if it is a read of the block that missed."""

@@ -144,6 +144,52 @@ def test_reading_ahead_and_the_dirty_age_make_a_difference(
     assert young["origin_writes"] > plain["origin_writes"]
 
 
+def test_g07_traces_of_one_name_are_told_apart(
+    run: Callable[..., int],
+    answer: Callable[..., list[dict[str, Any]]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for directory in ("monday", "tuesday"):
+        (tmp_path / directory).mkdir()
+        write_trace(tmp_path / directory / "disk.csv", 300)
+    words = "--policy exact-lru --block-size 4096 --cache-size 10blocks"
+    files = "monday/disk.csv", "tuesday/disk.csv"
+    results = answer(*files, *words.split())
+    assert [(each["trace"], each["file"], each["policy"]) for each in results] == [
+        (f"{directory}/disk.csv", f"{directory}/disk.csv", policy)
+        for directory in ("monday", "tuesday")
+        for policy in ("exact-lru", "opt")
+    ]
+    assert run(*files, *words.split()) == 0
+    assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines() if "different blocks" in line] == [
+        *files
+    ]
+
+
+def test_g07_what_was_made_of_a_trace_is_said(
+    run: Callable[..., int],
+    answer: Callable[..., list[dict[str, Any]]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = tmp_path / "two.spc"
+    path.write_text("".join(f"{i % 2},{8 * i},4096,R,{i}.5\n" for i in range(100)))
+    options = "--policy exact-lru --block-size 4KiB --cache-size 10blocks"
+    words = [path, *options.split()]
+    both = answer(*words)[0]
+    assert (both["format"], both["requests"], both["unique_blocks"]) == ("spc", 100, 100)
+    assert both["notes"] == "2 devices side by side: 0, 1 (--device chooses)"
+    one = answer(*words, "--device", "1", "--format", "spc")[0]
+    assert (one["requests"], one["notes"]) == (50, "")
+    assert run(*words) == 0
+    assert capsys.readouterr().out.splitlines()[1] == both["notes"]
+    assert run(*words, "--device", "2") == 1
+    assert capsys.readouterr().err == f"fusecache: {path}: no device 2 in it, but 0, 1\n"
+
+
 def test_what_is_asked_for_twice_is_done_once(answer: Callable[..., list[dict[str, Any]]], disk: Path) -> None:
     words = "--policy exact-lru --policy smq --policy smq --block-size 4096 --cache-size 40KiB --cache-size 10blocks"
     assert [each["policy"] for each in answer(disk, *words.split())] == ["exact-lru", "smq", "opt"]
@@ -199,6 +245,9 @@ GOOD = {"--policy": "smq", "--block-size": "4KiB", "--cache-size": "10%"}
         ("--data-path", "dm-cache", 2, "--data-path 'dm-cache': must be copy, fill or absorb"),
         ("--dirty-age", "30m", 2, "--dirty-age '30m': must be a number of requests, of seconds (30s), or both"),
         ("--read-ahead", "1000", 2, "--read-ahead '1000': must be a number of blocks from 0 to 64"),
+        ("--format", "xls", 2, "--format 'xls': must be one of csv, fio, blkparse, msr, alibaba, tencent, spc"),
+        ("--format", "msr", 1, "{disk}:1: not a row of MSR Cambridge"),
+        ("--device", "8,0", 1, "{disk}: traces of the format csv name no devices"),
         ("--disk", "floppy", 2, "--disk 'floppy': must be hdd or net"),
         ("--plot", "curves.pdf", 2, "--plot curves.pdf: the name must end in .png or .svg"),
         ("--plot", "/missing/curves.png", 1, "--plot /missing/curves.png: /missing is not a directory"),
@@ -219,7 +268,7 @@ def test_nonsense_is_refused_before_anything_is_simulated(
     assert run(disk, *words) == code
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err.startswith(f"fusecache: {message}")
+    assert captured.err.startswith(f"fusecache: {message.replace('{disk}', str(disk))}")
     assert captured.err.count("\n") == 1
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -92,13 +93,13 @@ def test_fio_2_has_no_time_without_waits(tmp_path: Path) -> None:
 def test_fio_2_waits_add_up(tmp_path: Path) -> None:
     log = "fio version 2 iolog\nf wait 50 0\nf read 0 1\nf wait 1000\nf wait 2000 7\nf read 1 1\nf write 2 1\n"
     trace = read(tmp_path, log)
-    assert rows(trace) == [(50, 0, 0, 1), (3050, 0, 1, 1), (3050, 1, 2, 1)]
+    assert rows(trace) == [(0, 0, 0, 1), (3000, 0, 1, 1), (3000, 1, 2, 1)]
     assert trace.timed
 
 
 def test_fio_3_has_microseconds(tmp_path: Path) -> None:
     trace = read(tmp_path, FIO_3)
-    assert rows(trace) == [(129, 0, 4096, 8192), (2000, 1, 0, 512)]
+    assert rows(trace) == [(0, 0, 4096, 8192), (1871, 1, 0, 512)]
     assert trace.timed
 
 
@@ -124,14 +125,14 @@ def test_files_of_fio_lie_one_after_another(tmp_path: Path) -> None:
         (FIO_2 + "f read 0 x\n", "10: the length must be a whole number, not 'x'"),
         (FIO_2 + "f read 0 0\n", "10: a request of no bytes"),
         (FIO_2 + f"f read {END} 1\n", f"10: the request ends beyond {END}"),
-        (FIO_2 + f"f read {END - GIB - 1} 1\n", f"10: the files end beyond {END} when laid one after another"),
+        (FIO_2 + f"f read {END - GIB - 1} 1\n", f" the files end beyond {END} when laid one after another"),
         (FIO_2 + "f wait\n", "10: unknown action 'wait'"),
         (FIO_2 + "f wait soon\n", "10: the time to wait must be a whole number, not 'soon'"),
-        (FIO_2 + f"f wait {END}\nf wait 1\nf read 0 1\n", f"12: the time is beyond {END} us"),
+        (FIO_2 + f"f read 0 1\nf wait {END}\nf wait 1\nf read 0 1\n", f"13: the time is beyond {END} us"),
         (FIO_3 + "f read 0 512\n", "9: the time must be a whole number, not 'f'"),
         (FIO_3 + "3000\n", "9: expected a file and an action"),
         (FIO_3 + "3000 f wait 100\n", "9: unknown action 'wait'"),
-        (FIO_3 + "3000000 f read 0 1\n0 f read 0 1\n", "10: time goes back, from 3000000 to 0 us"),
+        (FIO_3 + "3000000 f read 0 1\n0 f read 0 1\n", "10: time goes back by 3000000 us"),
         ("fio version 3 iolog\n0 f add\n", " no request in it"),
     ],
 )
@@ -161,26 +162,138 @@ def test_what_fio_writes_here_is_read(tmp_path: Path) -> None:
 def test_queued_reads_and_writes_of_blkparse(tmp_path: Path) -> None:
     trace = read(tmp_path, BLKPARSE)
     assert rows(trace) == [
-        (1, 1, 223490 * 512, 8 * 512),
-        (21, 1, 8 * 512, 16 * 512),
-        (12_500_000, 0, 0, 256 * 512),
+        (0, 1, 223490 * 512, 8 * 512),
+        (19, 1, 8 * 512, 16 * 512),
+        (12_499_999, 0, 0, 256 * 512),
     ]
     assert trace.timed
+    assert (trace.format, trace.notes) == ("blkparse", ())
 
 
 def test_events_of_several_processors_are_put_in_order(tmp_path: Path) -> None:
     swapped = "8,0 0 1 0.900000000 1 Q R 8 + 8 [a]\n8,0 1 1 0.100000000 1 Q R 0 + 8 [a]\n"
-    assert rows(read(tmp_path, swapped)) == [(100_000, 0, 0, 4096), (900_000, 0, 4096, 4096)]
+    assert rows(read(tmp_path, swapped)) == [(0, 0, 0, 4096), (800_000, 0, 4096, 4096)]
 
 
 def test_traces_after_a_summary_are_read_too(tmp_path: Path) -> None:
     assert len(read(tmp_path, BLKPARSE + " 8,0 1 1 13.000000000 1 Q R 0 + 8 [a]\n")) == 4
 
 
+def events(*lines: str) -> str:
+    return "".join(f" {line}\n" for line in lines)
+
+
+EVENTS = {
+    "Q": events("8,0 0 1 1.0 1 Q WS 8 + 8 [a]", "8,0 0 2 3.0 1 Q R 16 + 8 [a]").replace(".0 ", ".000000000 "),
+    "I": events("8,0 0 1 1.1 1 I WS 8 + 8 [a]", "8,0 0 2 3.1 1 I R 16 + 8 [a]").replace(".1 ", ".100000000 "),
+    "D": events("8,0 0 1 1.2 1 D WS 8 + 8 [a]", "8,0 0 2 3.2 1 D R 16 + 8 [a]").replace(".2 ", ".200000000 "),
+    "C": events("8,0 0 1 1.3 1 C WS 8 + 8 [0]", "8,0 0 2 3.3 1 C R 16 + 8 [0]").replace(".3 ", ".300000000 "),
+}
+
+
+@pytest.mark.parametrize("order", ["QIDC", "CDIQ", "IDC", "CDI", "IC", "CI", "C", "D", "Q"])
+def test_g07_the_best_events_that_are_there_stand_for_the_requests(tmp_path: Path, order: str) -> None:
+    trace = read(tmp_path, "".join(sorted("".join(EVENTS[action] for action in order).splitlines(keepends=True))))
+    assert rows(trace) == [(0, 1, 4096, 4096), (2_000_000, 0, 8192, 4096)]
+    best = min(order, key="QDIC".index)
+    assert [note[-2] for note in trace.notes] == ([] if best == "Q" else [best])
+
+
+def test_g07_events_without_data_are_skipped_as_blkparse_prints_them(tmp_path: Path) -> None:
+    """What blkparse 1.2.0 printed of flushes, SCSI commands, failed and forced requests."""
+    printed = """  8,0    0        2     0.000000000    77  A   W 2048 + 8 <- (8,1) 0
+  8,0    0        4     0.000002000    77  R   W 2048 + 8 [0]
+  8,0    0        5     0.000003000    77  X  WS 2048 / 542599534 [(null)]
+  8,0    0        6     0.000004000    77  D  WS 2048 + 8 [(null)]
+  8,0    0        7     0.899998000    77  C  WS 2048 + 8 [0]
+  8,0    0        9     1.999998000    77  D  FW [(null)]
+  8,0    0       10     2.099998000    77  C  FW 0 [0]
+  8,0    0       12     2.299998000    77  D  RA 8 + 128 [(null)]
+  8,0    0       13     2.399998000    77  C  RA 8 + 128 [5]
+  8,0    0       15     2.599998000    77  D   R 36 (4a 01 00 00 10) [(null)]
+  8,0    0       16     2.649998000    77  C   R (4a 01 00 00 10) [0]
+  8,0    0       17     2.699998000    77  D  WF 16 + 1 [(null)]
+  8,0    0       18     2.799998000    77  P   W [(null)]
+  8,0    0       19     2.899998000    77 UT   W [(null)] 24
+  8,0    0       23     3.299998000    77  C  WM 16 + 1 [0]
+"""
+    issued = [(0, 1, 2048 * 512, 4096), (2_299_994, 0, 4096, 65536), (2_699_994, 1, 8192, 512)]
+    assert rows(read(tmp_path, printed)) == issued
+    completed = "".join(line for line in printed.splitlines(keepends=True) if "  D  " not in line)
+    assert [row[1:] for row in rows(read(tmp_path, completed))] == [row[1:] for row in issued]
+
+
+def test_g07_several_devices_of_blkparse_lie_side_by_side_or_are_chosen(tmp_path: Path) -> None:
+    log = events("8,16 0 1 1.000000000 1 Q R 8 + 8 [a]", "8,0 0 1 2.000000000 1 Q W 8 + 8 [a]")
+    trace = read(tmp_path, log)
+    assert rows(trace) == [(0, 0, 4096, 4096), (1_000_000, 1, GIB + 4096, 4096)]
+    assert trace.notes == ("2 devices side by side: 8,16, 8,0 (--device chooses)",)
+    chosen = read_trace(tmp_path / "log", devices=["8,0"])
+    assert (rows(chosen), chosen.notes) == ([(0, 1, 4096, 4096)], ())
+    with pytest.raises(TraceError, match=r"log: no device sda in it, but 8,16, 8,0"):
+        read_trace(tmp_path / "log", devices=["sda"])
+
+
+def test_g07_each_device_has_its_own_best_events(tmp_path: Path) -> None:
+    queued = events("8,16 0 1 4.000000000 1 C R 64 + 8 [0]", "8,16 0 1 4.500000000 1 Q R 8 + 8 [a]")
+    both = read(tmp_path, EVENTS["D"] + queued)
+    assert rows(both) == [(0, 1, 4096, 4096), (2_000_000, 0, 8192, 4096), (3_300_000, 0, GIB + 4096, 4096)]
+    assert both.notes == (
+        "2 devices side by side: 8,0, 8,16 (--device chooses)",
+        "8,0 without Q events, so requests as they were issued to the driver (D)",
+    )
+    alone = read_trace(tmp_path / "log", devices=["8,16"])
+    assert (rows(alone), alone.notes) == ([(0, 0, 4096, 4096)], ())
+    assert rows(read_trace(tmp_path / "log", devices=["8,0"])) == rows(both)[:2]
+
+
+def test_g07_requests_that_went_through_two_devices_do_not_count_twice(tmp_path: Path) -> None:
+    log = events(
+        "253,0 0 1 1.000000000 1 Q R 8 + 8 [a]",
+        "8,0 0 2 1.000001000 1 A R 108 + 8 <- (253,0) 8",
+        "8,0 0 3 1.000002000 1 Q R 108 + 8 [a]",
+    )
+    assert refusal(tmp_path, log) == ("2: requests of 253,0 go on to 8,0, and would count twice: take --device 253,0")
+    for device, offset in (("253,0", 8 * 512), ("8,0", 108 * 512)):
+        assert rows(read_trace(tmp_path / "log", devices=[device])) == [(0, 0, offset, 4096)]
+
+
+BINARY = bytes.fromhex("07746165") + bytes(60)
+
+
+@pytest.mark.parametrize("content", [BINARY, bytes.fromhex("65617407") + bytes(60)])
+def test_g07_a_recording_of_blktrace_is_told_how_to_become_text(tmp_path: Path, content: bytes) -> None:
+    for name, words in (("sda.blktrace.0", "-i {}/sda"), ("a b.blktrace.11", "-i '{}/a b'"), ("raw", "-i - < {}/raw")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(TraceError) as caught:
+            read_trace(tmp_path / name)
+        assert str(caught.value) == (
+            f"{tmp_path / name}: what blktrace recorded, not yet read by blkparse: "
+            f"blkparse {words.format(tmp_path)} | fusecache simulate - ..."
+        )
+
+
+def test_g07_an_archive_of_files_is_told_how_to_be_unpacked(tmp_path: Path) -> None:
+    (tmp_path / "member").write_text(FIO_3)
+    with tarfile.open(tmp_path / "log.tgz", "w:gz") as archive:
+        archive.add(tmp_path / "member", "member")
+    with pytest.raises(TraceError, match=r"log.tgz: an archive of files: tar -xOf /.*log.tgz \| fusecache simulate - "):
+        read_trace(tmp_path / "log.tgz")
+
+
+def test_g07_a_format_that_was_told_is_not_guessed(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_text(BLKPARSE)
+    assert len(read_trace(path, form="blkparse")) == 3
+    with pytest.raises(TraceError, match="log:1: the header must be t_us,op,offset,length"):
+        read_trace(path, form="csv")
+    with pytest.raises(TraceError, match="log:1: not a row of MSR Cambridge"):
+        read_trace(path, form="msr")
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("8,16 0 1 13.000000000 1 Q R 0 + 8 [a]", "a request of device 8,16 in a trace of 8,0: take one device"),
         ("8,0 0 1 13.000000000 1 Q R 0 + [a]", "expected a kind, a sector and a number of sectors, not 'R 0 + [a]'"),
         ("8,0 0 1 13.000000000 1 Q", "expected a kind, a sector and a number of sectors, not ''"),
         (
@@ -190,7 +303,7 @@ def test_traces_after_a_summary_are_read_too(tmp_path: Path) -> None:
         (f"8,0 0 1 13.000000000 1 Q R {END} + 8 [a]", f"the request ends beyond {END}"),
         (f"8,0 0 1 13.000000000 1 Q R 0 + {'9' * 4000} [a]", f"the number of sectors is beyond {END}: '{'9' * 40}...'"),
         (f"8,0 0 1 {END}.000000000 1 Q R 0 + 8 [a]", f"the time is beyond {END} us"),
-        ("8,0 0 1 1.000000000 1 Q R 0 + 8 [a]", "time goes back, from 12500000 to 1000000 us"),
+        ("8,0 0 1 1.000000000 1 Q R 0 + 8 [a]", "time goes back by 11500001 us"),
         ("8,0 0 1 13.0 1 Q R 0 + 8 [a]", "not an event of blkparse's default format: '8,0 0 1 13.0 1 Q R 0 + 8 [a]'"),
         ("garbage", "not an event of blkparse's default format: 'garbage'"),
     ],

@@ -270,28 +270,39 @@ def test_what_is_dirty_at_the_end_stays_so() -> None:
 # Reading ahead
 
 
-def test_a_sequential_read_goes_on_in_the_same_operation() -> None:
+def test_what_reads_in_order_want_next_is_read_in_steps() -> None:
     rules = replace(ABSORB, read_ahead=4)
     counts = play("r1 r2 r3 r4 r5 r6 r7 r19", Admitting(50), rules)
-    assert (operations(counts), counts.read_ahead, counts.read_ahead_used) == ((4, 0), 8, 4)
+    # 1, 2, 3, then 4 to 7, at 4 those up to 11, at 7 those up to 15, and 19
+    assert (operations(counts), counts.read_ahead, counts.read_ahead_used) == ((7, 0), 12, 4)
     assert (counts.hits, counts.promotions, counts.fills) == (0, 8, 8)
-    assert (counts.disk.moved, counts.disk.seeks) == (12 * BLOCK, 2)
+    assert (counts.disk.moved, counts.disk.seeks) == (16 * BLOCK, 2)
 
 
-def test_a_long_request_reads_ahead_at_its_end() -> None:
-    counts = play([("r", 0, 8 * BLOCK), ("r", 8 * BLOCK, 2 * BLOCK)], Admitting(50), replace(ABSORB, read_ahead=4))
-    assert (operations(counts), counts.read_ahead, counts.read_ahead_used) == ((1, 0), 2, 2)
+def test_a_step_costs_no_seek_behind_a_read_of_a_part_of_the_block_before_it() -> None:
+    rules = replace(FILL, read_ahead=4)
+    for policy, moved in ((Bypassing(50), 3 * 512 + 4 * BLOCK), (Admitting(50), 7 * BLOCK)):
+        counts = play([("r", at * BLOCK, 512) for at in (1, 2, 3)] + [("r", 7 * BLOCK, 512)], policy, rules)
+        assert (operations(counts)[0], counts.read_ahead, counts.read_ahead_used) == (4, 4, 1)
+        assert counts.disk.moved == moved
+        assert counts.disk.seeks == (3 if isinstance(policy, Bypassing) else 1)
+
+
+def test_neighbours_in_one_request_are_one_miss_of_a_stream() -> None:
+    requests = [("r", at * BLOCK, 2 * BLOCK) for at in (0, 2, 4, 6)]
+    counts = play(requests, Admitting(50), replace(ABSORB, read_ahead=4))
+    assert (operations(counts), counts.read_ahead, counts.read_ahead_used) == ((4, 0), 2, 2)
 
 
 def test_what_was_read_ahead_and_then_written_is_read_again() -> None:
     rules = replace(ABSORB, read_ahead=4)
-    counts = play("r1 r2 w3 r3 r9", Bypassing(50), rules)
-    assert (operations(counts), counts.read_ahead, counts.read_ahead_used) == ((4, 1), 4, 0)
+    counts = play("r1 r2 r3 w4 r4 r9", Bypassing(50), rules)
+    assert (operations(counts), counts.read_ahead, counts.read_ahead_used) == ((6, 1), 6, 1)
 
 
 def test_a_bypassed_block_stays_in_the_buffer() -> None:
-    counts = play("r1 r2 r3 r3 r3 r9", Bypassing(50), replace(FILL, read_ahead=4))
-    assert (operations(counts), counts.read_ahead_used) == ((3, 0), 1)
+    counts = play("r1 r2 r3 r4 r4 r4 r9", Bypassing(50), replace(FILL, read_ahead=4))
+    assert (operations(counts), counts.read_ahead_used) == ((5, 0), 2)
 
 
 # What policies are told

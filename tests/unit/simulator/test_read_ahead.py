@@ -1,111 +1,98 @@
+"""Reading ahead in a replay: as a mount does it, with what decides it there."""
+
 from __future__ import annotations
 
+import pytest
+
+from fusecache.config import KIB
 from fusecache.simulator.counts import Counts
-from fusecache.simulator.read_ahead import BUFFER_BLOCKS, JUDGED_BLOCKS, LEAST_USED, PAUSE, REACH, ReadAhead
+from fusecache.simulator.read_ahead import ROOM, ReadAhead
+
+BLOCK = 64 * KIB
 
 
 class Reader:
-    """Reads blocks that miss, one request each, through a buffer."""
+    """Reads blocks that miss, one request each, through what was read ahead."""
 
-    def __init__(self, blocks: int = 4, origin_blocks: int = 1_000_000) -> None:
+    def __init__(self, most: int = 8, origin_blocks: int = 1_000_000) -> None:
         self.counts = Counts()
         self.cached: set[int] = set()
-        self.ahead = ReadAhead(blocks, origin_blocks, self.cached, self.counts)
-        self._index = -1
+        self.ahead = ReadAhead(most, BLOCK, origin_blocks, self.cached, self.counts)
 
-    def skip(self, requests: int) -> None:
-        self._index += requests
-
-    def read(self, oblock: int) -> int | None:
-        """Return by how many blocks was read ahead; None if the buffer had the block."""
-        self._index += 1
+    def read(self, oblock: int) -> tuple[bool, list[int]]:
+        """Return whether the block was there, and what is read ahead after it."""
+        found = self.ahead.take(oblock, (oblock + 1) * BLOCK)
+        ahead = self.ahead.look(oblock, oblock + 1)
         self.ahead.check()
-        if self.ahead.meet(self._index, oblock):
-            return None
-        following = self.ahead.follow(self._index, oblock)
-        self.ahead.check()
-        return following
+        return found, list(ahead)
+
+    def read_all(self, *oblocks: int) -> list[int]:
+        """Return how many blocks are read ahead at each."""
+        return [len(self.read(oblock)[1]) for oblock in oblocks]
 
 
-def test_the_second_of_two_neighbours_reads_ahead_and_so_does_the_first_beyond() -> None:
+def test_the_third_miss_in_order_makes_a_stream_whose_steps_double() -> None:
     reader = Reader()
-    assert [reader.read(oblock) for oblock in range(12)] == [0, 4, *[None] * 4, 4, *[None] * 4, 4]
-    assert (reader.counts.read_ahead, reader.counts.read_ahead_used) == (12, 8)
+    assert reader.read_all(0, 1) == [0, 0]
+    assert reader.read(2) == (False, [3, 4])
+    assert reader.read(3) == (True, [5, 6, 7, 8])
+    assert reader.read(4) == (True, [*range(9, 17)])
+    assert reader.read_all(5, 6, 7, 8) == [0, 0, 0, 8]  # no sooner: a step is in store
+    assert (reader.counts.read_ahead, reader.counts.read_ahead_used) == (22, 6)
 
 
-def test_what_is_not_sequential_reads_nothing_ahead() -> None:
-    reader = Reader()
-    assert [reader.read(oblock) for oblock in (5, 5, 4, 7, 3, 9)] == [0] * 6
+@pytest.mark.parametrize(("most", "steps"), [(1, [1, 1, 1]), (4, [2, 4, 4]), (16, [2, 4, 8])])
+def test_the_largest_step_is_what_was_asked_for(most: int, steps: list[int]) -> None:
+    assert Reader(most).read_all(*range(5))[2:] == steps
 
 
-def test_the_block_before_may_have_been_read_64_requests_ago_and_no_more() -> None:
-    for between, following in ((REACH - 1, 4), (REACH, 0)):
-        reader = Reader()
-        assert reader.read(10) == 0
-        reader.skip(between)
-        assert reader.read(11) == following
+def test_steps_are_counted_in_units_of_64_kib_where_blocks_are_smaller() -> None:
+    ahead = ReadAhead(64, 4 * KIB, 1_000_000, set(), Counts())
+    assert [len(ahead.look(oblock, oblock + 1)) for oblock in range(4)] == [0, 0, 32, 64]
 
 
-def test_streams_side_by_side_each_have_their_own() -> None:
-    reader = Reader()
-    assert [reader.read(base + at) for at in range(3) for base in (0, 100, 200)] == [0] * 3 + [4] * 3 + [None] * 3
+def test_misses_here_and_there_read_nothing_ahead() -> None:
+    assert Reader().read_all(5, 50, 4, 70, 3, 90) == [0] * 6
 
 
-def test_it_ends_at_what_is_cached_or_there_already_and_at_the_end_of_the_origin() -> None:
+def test_it_begins_where_nobody_has_the_blocks_and_ends_at_the_end_of_the_origin() -> None:
     reader = Reader(origin_blocks=20)
-    reader.cached.add(4)
-    assert [reader.read(oblock) for oblock in (1, 2)] == [0, 1]
-    assert [reader.read(oblock) for oblock in (10, 11)] == [0, 4]
-    assert [reader.read(oblock) for oblock in (8, 9)] == [0, 2]  # 12 is there
-    assert [reader.read(oblock) for oblock in (16, 17, 18, 19)] == [0, 2, None, None]
+    reader.cached.update({3, 5})
+    assert reader.read(0)[1] == reader.read(1)[1] == []
+    assert reader.read(2)[1] == [4]
+    reader = Reader(origin_blocks=20)
+    assert [reader.read(oblock)[1] for oblock in (16, 17, 18)] == [[], [], [19]]
+    assert reader.read(19) == (True, [])
 
 
-def test_a_block_stays_until_others_push_it_out_however_often_it_is_read() -> None:
+def test_what_is_written_or_promoted_leaves_and_is_wasted_unless_it_was_used() -> None:
     reader = Reader()
-    assert [reader.read(oblock) for oblock in (1, 2, 3, 3, 3)] == [0, 4, None, None, None]
-    assert reader.counts.read_ahead_used == 1
-    for stream in range(1, BUFFER_BLOCKS // 4 + 1):
-        assert [reader.read(100 * stream), reader.read(100 * stream + 1)] == [0, 4]
-    assert reader.read(6) == 0
+    reader.read_all(0, 1, 2)
+    reader.ahead.drop(3)
+    reader.ahead.drop(3)
+    reader.ahead.check()
+    assert reader.read(3)[0] is False
+    assert reader.read(4)[0] is True
 
 
-def test_a_block_that_is_cached_or_written_is_dropped() -> None:
+def test_room_is_made_by_what_was_read_to_its_end_and_then_by_the_oldest() -> None:
     reader = Reader()
-    assert [reader.read(oblock) for oblock in (1, 2)] == [0, 4]
-    reader.ahead.drop(4)
-    reader.ahead.drop(999)
-    assert [reader.read(oblock) for oblock in (3, 4)] == [None, 0]  # 5 is in the buffer
+    streams = [1000 * number for number in range(1 + ROOM // 2)]
+    for begin in streams[:-1]:
+        reader.read_all(begin, begin + 1, begin + 2)
+        assert reader.read(begin + 2)[1] == []
+    for oblock in (streams[5] + 3, streams[5] + 4):
+        assert reader.ahead.take(oblock, (oblock + 1) * BLOCK)
+    assert reader.read_all(streams[-1], streams[-1] + 1, streams[-1] + 2) == [0, 0, 2]
+    assert not reader.ahead.take(streams[5] + 3, BLOCK)
+    assert reader.ahead.take(streams[0] + 3, BLOCK)
+    reader.read_all(77_000, 77_001, 77_002)
+    assert not reader.ahead.take(streams[0] + 4, BLOCK)
 
 
-def waste(reader: Reader, pairs: range, use: int = 0) -> list[int]:
-    """Read pairs of neighbours, far from each other; then the ``use`` blocks that follow, of the four read ahead."""
-    followed = []
-    for pair in pairs:
-        first = 100 * pair
-        assert reader.read(first) == 0
-        following = reader.read(first + 1)
-        assert following is not None
-        followed.append(following)
-        for used in range(use if following else 0):
-            assert reader.read(first + 2 + used) is None
-    return followed
-
-
-def test_it_stops_where_too_little_is_used_and_tries_again_after_a_thousand_chances() -> None:
-    reader = Reader()
-    before = (JUDGED_BLOCKS + BUFFER_BLOCKS) // 4
-    assert waste(reader, range(before)) == [4] * before
-    assert waste(reader, range(before, before + PAUSE + 1)) == [*[0] * (PAUSE - 1), 4, 4]
-
-
-def test_a_quarter_is_enough() -> None:
-    assert LEAST_USED * 4 == JUDGED_BLOCKS
-    pairs = range(2 * JUDGED_BLOCKS)
-    assert waste(Reader(), pairs, use=1) == [4] * len(pairs)
-
-
-def test_what_was_missed_long_ago_is_forgotten() -> None:
-    reader = Reader()
-    for oblock in range(0, 20_000, 2):
-        assert reader.read(oblock) == 0
-    assert reader.read(19_999) == 4
+def test_where_most_is_wasted_steps_are_left_out() -> None:
+    reader = Reader(most=2)
+    steps = 0
+    for begin in range(0, 100_000, 100):
+        steps += sum(map(bool, reader.read_all(begin, begin + 1, begin + 2)))
+    assert 40 < steps < 70  # until the room was full, and then one in 65

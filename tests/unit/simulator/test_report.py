@@ -19,6 +19,9 @@ from fusecache.simulator.result import Result
 
 SMQ = Result(
     trace="disk",
+    file="disk.csv",
+    format="csv",
+    notes="",
     policy="smq",
     data_path="absorb",
     block_size=65536,

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fusecache.errors import UsageError
 from fusecache.simulator import csv_trace
-from fusecache.simulator.trace import Trace, TraceError, read_trace
+from fusecache.simulator.trace import Trace, TraceError, read_trace, trace_names
 
 HEADER = "t_us,op,offset,length\n"
 GOOD = HEADER + "5,r,0,4096\n5,w,8192,512\n1000007,r,4096,1\n"
@@ -43,9 +44,39 @@ def refusal(path: Path) -> str:
 
 def test_a_trace(tmp_path: Path) -> None:
     trace = read_trace(written(tmp_path, GOOD))
-    assert rows(trace) == [(5, 0, 0, 4096), (5, 1, 8192, 512), (1000007, 0, 4096, 1)]
+    assert rows(trace) == [(0, 0, 0, 4096), (0, 1, 8192, 512), (1000002, 0, 4096, 1)]
     assert trace.timed
     assert len(trace) == 3
+    assert (trace.format, trace.notes) == ("csv", ())
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "\ufeff" + GOOD,
+        "\ufeff" + GOOD.replace("\n", "\r\n"),
+        GOOD.replace(",r,", ",R,").replace(",w,", ",W,"),
+        GOOD.replace("\n", "\n\n"),
+        GOOD + "\n\n",
+        GOOD.replace("\n", "\r\n \t\r\n"),
+        GOOD.replace("length\n", "length \n"),
+    ],
+    ids=["mark", "mark, dos", "capitals", "blank", "blank at the end", "blank, dos", "header with a blank"],
+)
+def test_g07_what_spreadsheets_make_of_a_trace_is_read(tmp_path: Path, content: str) -> None:
+    assert rows(read_trace(written(tmp_path, content))) == rows(read_trace(written(tmp_path, GOOD, "good")))
+
+
+def test_g07_lines_are_counted_with_the_blank_ones(tmp_path: Path) -> None:
+    assert (
+        refusal(written(tmp_path, GOOD.replace("\n", "\n\n") + "7,r\n"))
+        == "9: expected t_us,op,offset,length, found 2 fields"
+    )
+
+
+def test_g07_text_in_utf_16_is_told_from_nonsense(tmp_path: Path) -> None:
+    path = written(tmp_path, GOOD.encode("utf-16"))
+    assert refusal(path) == f" text in UTF-16: iconv -f UTF-16 -t UTF-8 {path} | fusecache simulate - ..."
 
 
 @pytest.mark.parametrize("content", [GOOD.replace("\n", "\r\n"), GOOD.rstrip("\n")], ids=["dos", "no newline"])
@@ -66,7 +97,35 @@ def test_a_trace_is_named_after_its_file(tmp_path: Path, file: str, name: str) -
 
 
 @pytest.mark.parametrize(
-    ("times", "timed"), [([0], False), ([0, 1, 2], False), ([0, 1, 3], True), ([1, 2, 3], True), ([0, 0], True)]
+    ("files", "names"),
+    [
+        (["a.csv", "b.csv.gz"], ["a", "b"]),
+        (["x/a.csv", "y/a.csv", "b.csv"], ["x/a.csv", "y/a.csv", "b"]),
+        (["a.csv", "a.csv.xz"], ["a.csv", "a.csv.xz"]),
+        (["a.csv", "a.csv", "./a.csv"], ["a.csv", "a.csv (2)", "a.csv (3)"]),
+        (["-", "stdin.csv"], ["-", "stdin.csv"]),
+    ],
+)
+def test_g07_traces_are_told_from_each_other(files: list[str], names: list[str]) -> None:
+    assert trace_names([Path(file) for file in files]) == names
+
+
+def test_g07_the_standard_input_is_one_trace() -> None:
+    with pytest.raises(UsageError, match="- can stand once"):
+        trace_names([Path("-"), Path("a"), Path("-")])
+
+
+@pytest.mark.parametrize(
+    ("times", "timed"),
+    [
+        ([0], False),
+        ([0, 1, 2], False),
+        ([0, 1, 3], True),
+        ([1, 2, 3], False),
+        ([7], False),
+        ([7, 8, 10], True),
+        ([0, 0], True),
+    ],
 )
 def test_times_that_only_count_are_no_times(tmp_path: Path, times: list[int], timed: bool) -> None:
     content = HEADER + "".join(f"{time},r,0,512\n" for time in times)
@@ -76,7 +135,7 @@ def test_times_that_only_count_are_no_times(tmp_path: Path, times: list[int], ti
 def test_nearly_sorted_requests_are_sorted_and_stay_in_order_otherwise(tmp_path: Path) -> None:
     content = HEADER + "5,r,1,1\n4,r,2,1\n5,r,3,1\n1000005,r,4,1\n5,r,5,1\n"
     trace = read_trace(written(tmp_path, content))
-    assert rows(trace) == [(4, 0, 2, 1), (5, 0, 1, 1), (5, 0, 3, 1), (5, 0, 5, 1), (1000005, 0, 4, 1)]
+    assert rows(trace) == [(0, 0, 2, 1), (1, 0, 1, 1), (1, 0, 3, 1), (1, 0, 5, 1), (1000001, 0, 4, 1)]
 
 
 @pytest.mark.parametrize(
@@ -84,9 +143,8 @@ def test_nearly_sorted_requests_are_sorted_and_stay_in_order_otherwise(tmp_path:
     [
         (HEADER + "0,r,0\n", "2: expected t_us,op,offset,length, found 3 fields"),
         (HEADER + "0,r,0,1,2\n", "2: expected t_us,op,offset,length, found 5 fields"),
-        (GOOD + "\n", "5: expected t_us,op,offset,length, found no fields"),
         (GOOD + "7,x,0,1\n", "5: op must be r or w, not 'x'"),
-        (GOOD + "7,R,0,1\n", "5: op must be r or w, not 'R'"),
+        (GOOD + "7,rw,0,1\n", "5: op must be r or w, not 'rw'"),
         (GOOD + "7,,0,1\n", "5: op must be r or w, not ''"),
         (GOOD + "x,r,0,1\n", "5: t_us must be a whole number, not 'x'"),
         (GOOD + "-1,r,0,1\n", "5: t_us must be a whole number, not '-1'"),
@@ -101,7 +159,7 @@ def test_nearly_sorted_requests_are_sorted_and_stay_in_order_otherwise(tmp_path:
         (GOOD + f"{END + 1},r,0,1\n", f"5: t_us is beyond {END}: '{END + 1}'"),
         (GOOD + f"7,r,{10**30},1\n", f"5: offset is beyond {END}: '{10**30}'"),
         (GOOD + "7,r,0," + "9" * 10_000, f"5: length is beyond {END}: '{'9' * 40}...'"),
-        (GOOD + "6,r,0,1\n", "5: time goes back, from 1000007 to 6 us"),
+        (GOOD + "6,r,0,1\n", "5: time goes back by 1000001 us"),
         ("t_us,op,offset,length,more\n0,r,0,1\n", "1: the header must be t_us,op,offset,length"),
     ],
 )
@@ -111,9 +169,8 @@ def test_a_line_that_is_wrong_is_named(tmp_path: Path, content: str, message: st
 
 
 def test_the_largest_numbers_are_read(tmp_path: Path) -> None:
-    assert rows(read_trace(written(tmp_path, f"{HEADER}{END},w,{END - 2**30},{2**30}\n"))) == [
-        (END, 1, END - 2**30, 2**30)
-    ]
+    content = f"{HEADER}0,r,0,1\n{END},w,{END - 2**30},{2**30}\n"
+    assert rows(read_trace(written(tmp_path, content))) == [(0, 0, 0, 1), (END, 1, END - 2**30, 2**30)]
 
 
 @pytest.mark.parametrize("content", [HEADER, HEADER.rstrip()])
@@ -181,7 +238,8 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 def test_many_pieces_are_read_as_one_and_lines_stay_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = random.Random(5)
     wanted = [(time, rng.randrange(2), rng.randrange(10**9), rng.randrange(1, 10**5)) for time in range(7, 5007)]
-    lines = [f"{time},{'rw'[write]},{offset},{length}\n" for time, write, offset, length in wanted]
+    lines = [f"{3 * time},{'rw'[write]},{offset},{length}\n" for time, write, offset, length in wanted]
+    wanted = [(3 * (time - 7), write, offset, length) for time, write, offset, length in wanted]
     for piece in (1, 100, 10_000):
         monkeypatch.setattr(csv_trace, "_PART", piece)
         assert rows(read_trace(written(tmp_path, HEADER + "".join(lines)))) == wanted
@@ -199,7 +257,9 @@ def test_many_pieces_are_read_as_one_and_lines_stay_counted(tmp_path: Path, monk
 def test_what_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, requests: list[tuple[int, ...]]) -> None:
     lines = (f"{time},{'rw'[write]},{offset},{length}\n" for time, write, offset, length in requests)
     path = written(tmp_path_factory.getbasetemp(), HEADER + "".join(lines))
-    assert rows(read_trace(path)) == sorted(requests, key=lambda request: request[0])
+    begin = min(time for time, *_ in requests)
+    wanted = [(time - begin, *rest) for time, *rest in requests]
+    assert rows(read_trace(path)) == sorted(wanted, key=lambda request: request[0])
 
 
 @settings(max_examples=300, deadline=None)

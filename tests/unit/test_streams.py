@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusecache.migration import streams as module
-from fusecache.migration.streams import STREAMS, Stream, Streams, Thrift
+from fusecache import streams as module
+from fusecache.streams import STREAMS, Stream, Streams, Thrift
 
 MOST = 8
 
