@@ -94,6 +94,7 @@ def config(tmp_path: Path) -> MountConfig:
         metadata=tmp_path / "metadata",
         cache_size=8 * BLOCK,
         block_size=BLOCK,
+        policy=PolicyChoice("smq"),  # which absorbs nothing: what is cached is known
     )
 
 
