@@ -57,6 +57,9 @@ POLICY = os.environ.get("FUSECACHE_POLICY", "smq")
 """The policy where a test does not say.  Tests that count know what smq does; ``test_default_policy.py`` has what
 a mount takes by itself."""
 
+GATE = {"yes": (), "no": ("--no-gate",)}[os.environ.get("FUSECACHE_GATE", "yes")]
+"""Options that say who reads the kernel's requests."""
+
 NOTHING_UNASKED = ("--dirty-age", "0", "--dirty-limit", "100%")
 """Options with which only the policy, and who asks for it, have anything written back, but for an idle origin."""
 
@@ -88,7 +91,7 @@ class Mount:
         files: list[str | Path] = ["--cache", self.cache, "--metadata", self.metadata]
         unless_told = ["--page-cache", PAGE_CACHE, "--policy", POLICY]
         command = self.command or [program()]
-        return [*command, "mount", self.origin, self.mountpoint, *files, *unless_told, *self.options, *options]
+        return [*command, "mount", self.origin, self.mountpoint, *files, *unless_told, *GATE, *self.options, *options]
 
     def unmount(self, timeout: float = COMMAND_SECONDS) -> None:
         """Unmount the proper way: when this returns, everything is safe."""

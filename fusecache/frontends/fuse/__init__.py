@@ -1,13 +1,11 @@
 """The image as a file: requests of the kernel, answered through FUSE."""
 
-from fusecache.frontends.fuse.connection import raise_request_limit
 from fusecache.frontends.fuse.kernel_pages import KernelPages
-from fusecache.frontends.fuse.loop import serve_requests
 from fusecache.frontends.fuse.operations import Operations
+from fusecache.frontends.fuse.session import Session
 
 __all__ = [
     "KernelPages",
     "Operations",
-    "raise_request_limit",
-    "serve_requests",
+    "Session",
 ]
