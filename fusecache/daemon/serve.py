@@ -101,7 +101,7 @@ async def _run(
         flusher,
         jobs,
         cleaning=cleaning,
-        facts=_facts(config, binding, prepared.suspects),
+        facts=_facts(config, binding, prepared.suspects, lambda: session.is_gated),
         metadata=binding.database,
         scrub_rate=config.scrub,
     )
@@ -180,7 +180,7 @@ async def _serve_requests(session: Session, mountpoint: Path, on_ready: Callable
     return was_ready
 
 
-def _facts(config: MountConfig, binding: Binding, suspects: int) -> MountFacts:
+def _facts(config: MountConfig, binding: Binding, suspects: int, gate: Callable[[], bool]) -> MountFacts:
     named = replace(
         config,
         origin=binding.origin_address,
@@ -194,6 +194,7 @@ def _facts(config: MountConfig, binding: Binding, suspects: int) -> MountFacts:
         metadata=str(binding.metadata_path),
         mountpoint=str(config.mountpoint),
         engine=binding.engine,
+        gate=gate,
         page_cache=config.page_cache,
         features=table_features(config),
         table=table_line(named),
