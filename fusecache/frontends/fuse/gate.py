@@ -15,8 +15,8 @@ request has been answered.  A read that hits is answered from memory that all hi
 disk does, so the interruption itself needs no answer.  When the kernel has given a request up, or has aborted them all,
 it takes no answer (ENOENT), and nothing is left to do.
 
-The end: the device says that there is no mount any more, or somebody calls :meth:`Gate.end`.  Nothing is received from
-then on.  Requests under way are served and answered, ours and libfuse's, and :meth:`Gate.serve` returns.
+The end: the device says that there is no mount any more, libfuse ends, or somebody calls :meth:`Gate.end`.  Nothing is
+received from then on.  Requests under way are served and answered, ours and libfuse's, and :meth:`Gate.serve` returns.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ class Gate:
             relaying.start_soon(self._relay.run)
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
-                nursery.start_soon(self._run_libfuse)
+                nursery.start_soon(self._serve_rest)
                 self._wake()
             relaying.cancel_scope.cancel()
         self._relay.pass_answers()
@@ -136,6 +136,11 @@ class Gate:
         assert 0 <= len(self._idle) <= _STANDING_BY
         assert len(self._idle) <= self._workers <= _MOST_WORKERS
         assert self._over or self._attended or self._woken or self._workers == _MOST_WORKERS
+
+    async def _serve_rest(self) -> None:
+        """Have libfuse serve what is left to it; if it ends by itself (it refuses to begin, say), so do we."""
+        await self._run_libfuse()
+        self.end()
 
     # Workers
 

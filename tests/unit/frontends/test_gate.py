@@ -443,6 +443,17 @@ async def test_told_so_by_a_request_in_the_middle_of_a_burst(kernel: FakeKernel)
 
 
 @in_trio
+async def test_it_ends_when_libfuse_does(kernel: FakeKernel) -> None:
+    world = World(kernel)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(world.gate.serve)
+        await world.settle()
+        world.libfuse.ended.set()
+        await world.settle()
+        assert not nursery.child_tasks
+
+
+@in_trio
 async def test_libfuse_that_fails_ends_it_with_its_error(kernel: FakeKernel) -> None:
     world = World(kernel)
     world.libfuse.error = RuntimeError("died")
