@@ -115,6 +115,18 @@ def python_server(program: str, *arguments: str | Path) -> Iterator[int]:
 
 
 @contextmanager
+def c_server(*arguments: str | Path) -> Iterator[int]:
+    """Compile bare_server.c, and run it; it mounts at its last argument, a directory that is made here."""
+    mountpoint = Path(arguments[-1])
+    mountpoint.mkdir()
+    program = mountpoint.with_name("bare_server_c")
+    libfuse = run("pkg-config", "--cflags", "--libs", "fuse3").split()
+    run("gcc", "-O2", "-o", program, Path(__file__).with_name("bare_server.c"), *libfuse)
+    with server(program, *arguments, at=mountpoint) as pid:
+        yield pid
+
+
+@contextmanager
 def slow_disk(profile: str, backing: Path, mountpoint: Path) -> Iterator[Path]:
     """Serve ``backing`` as a disk of that profile (see slow_disk.py)."""
     with python_server("slow_disk", profile, backing, mountpoint):
