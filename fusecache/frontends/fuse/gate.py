@@ -111,14 +111,11 @@ class Gate:
 
     async def serve(self) -> None:
         """Serve until it is unmounted or :meth:`end` is called, and everything that was received has been answered."""
-        async with trio.open_nursery() as relaying:
-            relaying.start_soon(self._relay.run)
-            async with trio.open_nursery() as nursery:
-                self._nursery = nursery
-                nursery.start_soon(self._serve_rest)
-                self._wake()
-            relaying.cancel_scope.cancel()
-        self._relay.pass_answers()
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            nursery.start_soon(self._relay.run)
+            nursery.start_soon(self._serve_rest)
+            self._wake()
 
     def end(self) -> None:
         """Receive nothing any more."""
@@ -141,6 +138,7 @@ class Gate:
         """Have libfuse serve what is left to it; if it ends by itself (it refuses to begin, say), so do we."""
         await self._run_libfuse()
         self.end()
+        self._relay.end()
 
     # Workers
 

@@ -25,6 +25,7 @@ import errno
 import fcntl
 import os
 import socket
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, final
 
 import structlog
@@ -54,7 +55,7 @@ class Relay:
     :ivar device: a descriptor of the kernel's device, non-blocking; ours until :meth:`close`.
     """
 
-    __slots__ = ("_answer", "_offers", "_session_fd", "_socket", "_watched", "device")
+    __slots__ = ("_answer", "_offers", "_over", "_session_fd", "_socket", "_watched", "device")
 
     def __init__(self, session_fd: int) -> None:
         self._session_fd = session_fd
@@ -68,28 +69,37 @@ class Relay:
         self._watched: dict[int, int] = {}
         """Opcodes of requests whose answers are to be amended, by number."""
         self._offers = 0
+        self._over = False
 
     async def hand_over(self, opcode: int, number: int, request: memoryview) -> None:
-        """Leave a request to libfuse."""
+        """Leave a request to libfuse; once that has ended nobody takes it, and it ends with the mount."""
         message: bytes | memoryview = request
         if opcode == wire.INIT:
             self._offers = wire.offered(request)
             message = wire.without_splice(request)
         if opcode in {wire.INIT, wire.OPEN}:
             self._watched[number] = opcode
-        while True:
-            try:
-                self._socket.send(message)
-            except BlockingIOError:
-                await trio.lowlevel.wait_writable(self._socket)
-            else:
-                return
+        with suppress(trio.ClosedResourceError):
+            while not self._over:
+                try:
+                    self._socket.send(message)
+                except BlockingIOError:
+                    await trio.lowlevel.wait_writable(self._socket)
+                else:
+                    return
 
     async def run(self) -> None:
-        """Pass libfuse's answers to the kernel until cancelled."""
-        while True:
-            await trio.lowlevel.wait_readable(self._socket)
-            self.pass_answers()
+        """Pass libfuse's answers to the kernel until it has ended."""
+        with suppress(trio.ClosedResourceError):
+            while not self._over:
+                await trio.lowlevel.wait_readable(self._socket)
+                self.pass_answers()
+        self.pass_answers()
+
+    def end(self) -> None:
+        """Take notice that libfuse has ended: it receives nothing any more, and has given all its answers."""
+        self._over = True
+        trio.lowlevel.notify_closing(self._socket)
 
     def pass_answers(self) -> None:
         """Pass on the answers that are there."""

@@ -457,7 +457,7 @@ async def test_it_ends_when_libfuse_does(kernel: FakeKernel) -> None:
 async def test_libfuse_that_fails_ends_it_with_its_error(kernel: FakeKernel) -> None:
     world = World(kernel)
     world.libfuse.error = RuntimeError("died")
-    with pytest.RaisesGroup(pytest.RaisesGroup(pytest.RaisesExc(RuntimeError, match="died"))):
+    with pytest.RaisesGroup(pytest.RaisesExc(RuntimeError, match="died")):
         await world.gate.serve()
     assert world.gate._workers == 0
 
@@ -466,7 +466,7 @@ async def test_libfuse_that_fails_ends_it_with_its_error(kernel: FakeKernel) -> 
 async def test_a_device_that_fails_ends_it_with_its_error(kernel: FakeKernel) -> None:
     world = World(kernel)
     kernel.errors.append(errno.EINVAL)
-    with pytest.RaisesGroup(pytest.RaisesGroup(OSError)):
+    with pytest.RaisesGroup(OSError):
         await world.gate.serve()
     assert not world.gate._attended
 

@@ -101,17 +101,38 @@ def test_many_requests_wait_for_libfuse_and_none_is_lost(kernel: FakeKernel) -> 
     trio.run(run)
 
 
-def test_answers_are_passed_on_until_it_is_cancelled(kernel: FakeKernel) -> None:
+def test_answers_are_passed_on_to_the_last(kernel: FakeKernel) -> None:
     async def run() -> None:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(kernel.relay.run)
-            for number in range(2, 200, 2):
-                os.write(kernel.session_fd, wire.refusal(number, 0))
-                await trio.testing.wait_all_tasks_blocked()
-            nursery.cancel_scope.cancel()
+        with trio.fail_after(10):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(kernel.relay.run)
+                for number in range(2, 200, 2):
+                    os.write(kernel.session_fd, wire.refusal(number, 0))
+                    await trio.testing.wait_all_tasks_blocked()
+                os.write(kernel.session_fd, wire.refusal(200, 0))
+                kernel.relay.end()
 
     trio.run(run)
-    assert list(kernel.codes()) == list(range(2, 200, 2))
+    assert list(kernel.codes()) == list(range(2, 202, 2))
+
+
+def test_requests_do_not_wait_for_libfuse_that_has_ended(kernel: FakeKernel) -> None:
+    request = memoryview(asking("FSYNC", 8) + bytes(60_000))
+
+    async def ask() -> None:
+        for _ in range(40):
+            await kernel.relay.hand_over(21, 8, request)
+
+    async def run() -> None:
+        with trio.fail_after(10):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(ask)
+                await trio.testing.wait_all_tasks_blocked()
+                assert nursery.child_tasks
+                kernel.relay.end()
+            await ask()
+
+    trio.run(run)
 
 
 @pytest.mark.parametrize("code", [errno.ENOENT, errno.ENODEV, errno.ECONNABORTED, errno.EINVAL])
