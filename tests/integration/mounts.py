@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -59,6 +60,9 @@ a mount takes by itself."""
 
 GATE = {"yes": (), "no": ("--no-gate",)}[os.environ.get("FUSECACHE_GATE", "yes")]
 """Options that say who reads the kernel's requests."""
+
+MAPS_EVERYWHERE = not GATE and tuple(map(int, re.findall(r"\d+", os.uname().release)[:2])) >= (6, 6)
+"""Whether the image can be mapped without ``--page-cache image`` as well."""
 
 NOTHING_UNASKED = ("--dirty-age", "0", "--dirty-limit", "100%")
 """Options with which only the policy, and who asks for it, have anything written back, but for an idle origin."""
