@@ -56,6 +56,8 @@ _KEPT_MEMORY: Final = 32 * 1024 * 1024
 _NOT_NOW: Final = frozenset({errno.ENOENT, errno.EINTR})
 """The request was given up while it was received."""
 _NO_MOUNT: Final = frozenset({errno.ENODEV, errno.ECONNABORTED})
+_CAPABILITY: Final = b"security.capability"
+"""An attribute for which the kernel asks at each write through its page cache, and which nobody can set here."""
 _NAMES: Final = {wire.READ: "read", wire.WRITE: "write", wire.FSYNC: "fsync"}
 
 
@@ -275,6 +277,8 @@ class Gate:
         if opcode == wire.FSYNC:
             await self._disk.flush()
             return (wire.refusal(number, 0),)
+        if opcode == wire.GETXATTR and wire.attribute(request) == _CAPABILITY:
+            return (wire.refusal(number, errno.ENODATA),)
         if opcode == wire.FALLOCATE:
             log.debug("not done here", request=wire.allocation(request))
             return (wire.refusal(number, errno.EOPNOTSUPP),)

@@ -17,6 +17,7 @@ OPEN: Final = 14
 READ: Final = 15
 WRITE: Final = 16
 FSYNC: Final = 20
+GETXATTR: Final = 22
 INIT: Final = 26
 INTERRUPT: Final = 36
 FALLOCATE: Final = 43
@@ -38,6 +39,8 @@ LEAST_MEMORY: Final = WRITE_HEADER_BYTES + MOST_WRITTEN
 _REQUEST_HEADER: Final = 40
 _FALLOCATE: Final = struct.Struct("=QQQI")
 _LSEEK: Final = struct.Struct("=QQI")
+_NAME: Final = 48
+"""Where a GETXATTR has the name."""
 _INIT_IN: Final = struct.Struct("=IIIII")  # major, minor, readahead, flags, more flags
 _INIT_IN_FLAGS: Final = 12
 _INIT_OUT: Final = struct.Struct("=IIIIHHIIHHI")  # like these; limits, most written, granularity, pages, alignment
@@ -79,6 +82,11 @@ def seek(request: bytes | memoryview) -> Seek:
     return Seek(offset, whence)
 
 
+def attribute(request: bytes | memoryview) -> bytes:
+    """Read which extended attribute a GETXATTR asks for."""
+    return bytes(request[_NAME:]).partition(b"\0")[0]
+
+
 def refusal(number: int, code: int) -> bytes:
     """Return the answer that says an errno, or success if that is 0."""
     return ANSWER.pack(ANSWER.size, -code, number)
@@ -110,18 +118,20 @@ def amended_init(answer: bytes | memoryview, offers: int, *, background: int, co
     """Amend libfuse's answer to INIT.
 
     :param offers: what the kernel offers (:func:`offered`).
-    :param background: how many asynchronous requests the kernel may send at a time.
-    :param congested: beyond how many it is to read ahead less.
+    :param background: how many asynchronous requests the kernel may send at a time, unless libfuse was told.
+    :param congested: beyond how many it is to read ahead less; likewise.
     """
     changed = bytearray(answer)
     if len(changed) < ANSWER.size + _INIT_OUT.size:  # an error, or an older version's
         return bytes(changed)
-    *before, _, _, most, granularity, pages, alignment, more = _INIT_OUT.unpack_from(changed, ANSWER.size)
+    *before, told_background, told_congested, most, granularity, pages, alignment, more = _INIT_OUT.unpack_from(
+        changed, ANSWER.size
+    )
     if offers & _INIT_EXT and offers & _DIRECT_IO_ALLOW_MMAP:
         before[-1] |= _INIT_EXT
         more |= _DIRECT_IO_ALLOW_MMAP >> 32
-    limits = (background, congested, min(most, MOST_WRITTEN), granularity, pages, alignment, more)
-    _INIT_OUT.pack_into(changed, ANSWER.size, *before, *limits)
+    limits = (told_background or background, told_congested or congested, min(most, MOST_WRITTEN))
+    _INIT_OUT.pack_into(changed, ANSWER.size, *before, *limits, granularity, pages, alignment, more)
     return bytes(changed)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import os
 from collections.abc import Awaitable, Callable, Iterator
 from itertools import pairwise
 from typing import ParamSpec, cast
@@ -338,6 +339,20 @@ async def test_what_is_not_done_here_is_refused(kernel: FakeKernel) -> None:
         kernel.ask(asking("FALLOCATE", 2), asking("ZERO", 4), asking("LSEEK", 6))
         await world.settle()
         assert kernel.codes() == {2: errno.EOPNOTSUPP, 4: errno.EOPNOTSUPP, 6: errno.ENOSYS}
+        world.gate.end()
+
+
+@in_trio
+async def test_what_is_asked_at_each_write_is_answered_here_and_other_attributes_are_libfuses(
+    kernel: FakeKernel,
+) -> None:
+    world = World(kernel)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(world.gate.serve)
+        kernel.ask(asking("CAPABILITY", 2), asking("STATISTICS", 4))
+        await world.settle()
+        assert kernel.codes() == {2: errno.ENODATA}
+        assert os.read(kernel.session_fd, 4096) == asking("STATISTICS", 4)
         world.gate.end()
 
 

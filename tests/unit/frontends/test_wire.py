@@ -53,6 +53,12 @@ def test_discards_and_seeks() -> None:
     assert wire.seek(received("LSEEK")) == (100, os.SEEK_HOLE)
 
 
+def test_which_attribute_is_asked_for() -> None:
+    assert wire.REQUEST.unpack_from(received("CAPABILITY"))[0] == wire.GETXATTR
+    assert wire.attribute(received("CAPABILITY")) == b"security.capability"
+    assert wire.attribute(RECORDED["STATISTICS"]) == b"user.fusecache.stats"
+
+
 def test_answers() -> None:
     assert wire.refusal(18, 0).hex() == "10000000000000001200000000000000"
     assert struct.unpack("=IiQ", wire.refusal(7, errno.EIO)) == (16, -errno.EIO, 7)
@@ -103,6 +109,12 @@ def test_more_requests_at_a_time_and_maps_of_the_image() -> None:
     assert flags_of(answer) == flags_of(before) | INIT_EXT | ALLOW_MMAP
     assert struct.unpack_from("=I", answer, 36) == (wire.MOST_WRITTEN,)
     assert answer[:28] + answer[36:48] + answer[52:] == before[:28] + before[36:48] + before[52:]
+
+
+def test_limits_that_libfuse_was_told_stay() -> None:
+    told = bytearray(RECORDED["INIT_ANSWER"])
+    struct.pack_into("=HH", told, 32, 20, 10)
+    assert struct.unpack_from("=HH", amended(bytes(told), 0), 32) == (20, 10)
 
 
 @pytest.mark.parametrize("missing", [ALLOW_MMAP, INIT_EXT])
