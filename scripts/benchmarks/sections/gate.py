@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Final
 
-from scripts.benchmarks.rig import MIB, make_image, slow_disk
+from scripts.benchmarks.rig import MIB, fusecache, make_image, slow_disk
 from scripts.benchmarks.sections.verify import READS, SINGLE_WRITES, WRITES
 from scripts.benchmarks.sections.warm import QUARTER, SMALL, Case, Rounds, warmed
 from scripts.benchmarks.suite.fio import Job, fio
@@ -45,7 +45,7 @@ def gate(context: Context) -> Iterator[Figure]:
 
 
 def _writers(context: Context) -> Iterator[Figure]:
-    """Measure synchronous writers of what is not cached."""
+    """Measure synchronous writers of what is never cached."""
     seconds = context.pick(full=2.0, quick=1.0, smoke=0.3)
     jobs = {NONE: Job("randwrite", depth=WRITERS), NO_GATE: SIDE_BY_SIDE, FUSECACHE: SIDE_BY_SIDE}
     speeds: dict[str, list[float]] = {name: [] for name in jobs}
@@ -53,11 +53,13 @@ def _writers(context: Context) -> Iterator[Figure]:
         images = {}
         for name in jobs:
             own = scratch / name
-            (own / "system").mkdir(parents=True)
+            own.mkdir()
             make_image(own / "backing", 32 * MIB)
             disk = stack.enter_context(slow_disk("far", own / "backing", own / "disk"))
-            system = SYSTEMS[name].open(disk, own / "system", 4 * MIB, 65536)
-            images[name] = stack.enter_context(system).image
+            images[name] = disk
+            if name != NONE:
+                options = ("--cache-size", "4MiB", "--policy", "cleaner", *SYSTEMS[name].options)
+                images[name] = stack.enter_context(fusecache(disk, own / "system", *options)).image
         for number in range(context.rounds):
             for name in in_turn(list(jobs), number):
                 context.say(f"round {number + 1} of {context.rounds}: {WRITERS} writers, {name}")

@@ -167,7 +167,9 @@ SYSTEMS: Final[dict[str, System]] = {
         System(BARE, "stock pyfuse3 and one system call a request", _bare, is_cache=False),
         System(C, "libfuse and one system call a request, in C, one thread", _c, False, ("gcc", "pkg-config")),
         System(FUSECACHE, "writeback, adaptive", _fusecache(), is_cache=True),
-        System(NO_GATE, "likewise, and pyfuse3 reads the requests", _fusecache("--no-gate"), is_cache=True),
+        System(
+            NO_GATE, "likewise, and pyfuse3 reads the requests", _fusecache("--no-gate"), True, options=("--no-gate",)
+        ),
         System("qemu", "FUSE export of qemu-storage-daemon, in C", _qemu, False, ("qemu-storage-daemon",)),
         System(NBDKIT, "nbdkit's cache filter and nbdfuse, in C", _nbdkit, True, ("nbdkit", "nbdfuse")),
         System(QCOW2, "likewise qemu's, copy on read", _qcow2, True, ("qemu-storage-daemon", "qemu-img")),
