@@ -218,7 +218,8 @@ def is_mounted(mountpoint: Path) -> bool:
 
 def mounts() -> list[Path]:
     """List where something is mounted."""
-    return [Path(line.split(" ")[1]) for line in Path("/proc/self/mounts").read_text(errors="surrogateescape").splitlines()]
+    lines = Path("/proc/self/mounts").read_text(errors="surrogateescape").splitlines()
+    return [Path(line.split(" ")[1]) for line in lines]
 
 
 def make_image(path: Path, size: int) -> None:
