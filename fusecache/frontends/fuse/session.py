@@ -109,11 +109,10 @@ class Session:
 def _device_descriptors() -> set[int]:
     """Find this process's descriptors of FUSE's device; none where there is no /proc."""
     found: set[int] = set()
-    if not _DESCRIPTORS.is_dir():
-        return found
-    for entry in _DESCRIPTORS.iterdir():
-        with suppress(OSError):  # the one by which they are listed
-            status = os.fstat(int(entry.name))
-            if stat.S_ISCHR(status.st_mode) and status.st_rdev == _DEVICE:
-                found.add(int(entry.name))
+    with suppress(OSError):
+        for entry in _DESCRIPTORS.iterdir():
+            with suppress(OSError):  # the one by which they are listed
+                status = os.fstat(int(entry.name))
+                if stat.S_ISCHR(status.st_mode) and status.st_rdev == _DEVICE:
+                    found.add(int(entry.name))
     return found
