@@ -139,7 +139,7 @@ def test_of_writers_of_the_same_sectors_each_sector_has_one(mounted: Mounted, mo
 def test_synchronous_writers_reach_the_origin_side_by_side(mounted: Mounted, disk: Path) -> None:
     need_the_gate()
     mount = mounted("--policy", "cleaner", origin=disk)
-    take(disk, 0.05)
+    take(disk, 0.1)
 
     def write(number: int) -> None:
         fd = os.open(mount.image, os.O_RDWR | os.O_DIRECT)
@@ -189,8 +189,8 @@ def test_programs_that_are_interrupted_leave_nothing_behind(
 ) -> None:
     mount = mounted("--policy", "cleaner", "--read-ahead", "off", origin=disk)
     descriptors = len(list(Path(f"/proc/{mount.pid}/fd").iterdir()))
-    for turn in range(3):
-        take(disk, 0.7)
+    for turn in range(2):
+        take(disk, 1.5)
         programs = [ask(mount.image, 10 * turn + client) for client in range(5)]
         wait_until(lambda: most_under_way(disk) >= 1, "they are under way")
         time.sleep(0.1)
