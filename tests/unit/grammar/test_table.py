@@ -39,6 +39,7 @@ def test_the_least_table() -> None:
         metadata=Path("/m"),
         block_size=256 * KIB,
         image_size=2048 * 512,
+        policy=PolicyChoice("smq"),
         table=tuple(words.split()),
     )
 
