@@ -160,6 +160,8 @@ class MountConfig:
     """Bytes of memory for what is read ahead of misses in order; 0 for none, None for what suits the origin."""
     raw: bool = False
     """Whether an origin is raw whatever it looks like."""
+    gate: bool = True
+    """Whether we read the kernel's requests ourselves, where that can be done, or leave it to pyfuse3."""
     foreground: bool = False
     format: int = 0
     """How often ``--format`` was given: once to reformat a clean cache, twice to throw away dirty data."""

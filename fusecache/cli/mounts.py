@@ -109,6 +109,9 @@ def mount(
         str, typer.Option(metavar="WHICH", help="What the host's page cache is to hold: stores, image, or none.")
     ] = "stores",
     raw: Annotated[bool, typer.Option("--raw", help="Serve ORIGIN as it is, though it looks like qcow2.")] = False,
+    no_gate: Annotated[
+        bool, typer.Option("--no-gate", help="Leave reading requests to pyfuse3: synchronous writers take turns then.")
+    ] = False,
     foreground: Annotated[bool, typer.Option("--foreground", help="Serve in this process, log to stderr.")] = False,
     format: Annotated[  # noqa: A002 - the option's name
         int, typer.Option("--format", count=True, help="Empty an existing cache; twice, even with dirty data in it.")
@@ -187,6 +190,7 @@ def mount(
             config,
             page_cache=PageCache.parse(page_cache),
             read_ahead=parse_read_ahead(read_ahead),
+            gate=not no_gate,
             read_only=read_only,
             raw=raw,
             ownership=ownership,

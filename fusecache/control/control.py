@@ -187,6 +187,7 @@ class Control:
             mode=self._changes.mode,
             page_cache=facts.page_cache,
             engine=facts.engine,
+            gate=facts.gate(),
             policy=volume.policy.name,
             policy_values=volume.policy.config_values(),
             migration_threshold=volume.migration_threshold,

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from fusecache.config import PageCache
 
 
@@ -25,6 +27,8 @@ class MountFacts:
     """The directory that the image is in."""
     engine: str
     """What does the I/O that waits: ``io_uring`` or ``threads``."""
+    gate: Callable[[], bool]
+    """Whether fusecache itself reads the kernel's requests; settled when it is mounted."""
     page_cache: PageCache
     """What the host's page cache holds."""
     features: tuple[str, ...] = ()

@@ -63,6 +63,8 @@ class Status:
     """What the host's page cache holds."""
     engine: str
     """What does the I/O that waits: ``io_uring`` or ``threads``."""
+    gate: bool
+    """Whether fusecache itself reads the kernel's requests, and not pyfuse3."""
     policy: str
     """Real name of the replacement policy."""
     policy_values: dict[str, str]

@@ -28,7 +28,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-import pyfuse3
 import structlog
 import trio
 
@@ -41,7 +40,7 @@ from fusecache.daemon.fuse_words import FuseWords, name_of_log
 from fusecache.daemon.preparing import prepare
 from fusecache.datapath import Disk
 from fusecache.errors import RefusedError, StoreError
-from fusecache.frontends.fuse import Attributes, KernelPages, Operations, raise_request_limit, serve_requests
+from fusecache.frontends.fuse import Attributes, KernelPages, Operations, Session
 from fusecache.grammar import table_features, table_line
 from fusecache.jobs import Flusher, Jobs
 from fusecache.linux import become_io_flusher
@@ -96,31 +95,32 @@ async def _run(
     worker.read_ahead.set_size(config.read_ahead)
     jobs = Jobs(volume.geometry.block_size, trio.current_time)
     flusher = Flusher(volume, worker, jobs)
+    disk = Disk(volume, worker)
+    session = Session(disk, gated=config.gate)
     control = Control(
         volume,
         worker,
         flusher,
         jobs,
         cleaning=cleaning,
-        facts=_facts(config, binding, prepared.suspects),
+        facts=_facts(config, binding, prepared.suspects, lambda: session.is_gated),
         metadata=binding.database,
         scrub_rate=config.scrub,
     )
     operations = Operations(
-        Disk(volume, worker),
+        disk,
         control,
         _attributes(volume, binding, config),
         page_cache=config.page_cache is PageCache.IMAGE,
         read_only=bool(binding.read_only),
     )
-    pages = KernelPages()
-    if config.page_cache is PageCache.IMAGE:
-        volume.content_changed = pages.forget
+    pages = KernelPages(session.drop_pages)
+    volume.content_changed = pages.forget
     mountpoint = config.mountpoint.resolve()  # before it is ours to answer what it is
-    with _mounted(operations, config) as mounted:
+    with _mounted(session, operations, config) as mounted:
         with metadata_kept(volume, binding):
-            advice = raise_request_limit(mountpoint)
-            binding.notes.extend(advice if binding.is_new else ())  # once is enough
+            operations.attributes.keeps_pages &= not session.is_gated
+            binding.notes.extend(mounted.notes if binding.is_new else ())  # once is enough
             binding.begin()
             binding.remember_names()
             async with trio.open_nursery() as nursery:
@@ -129,13 +129,13 @@ async def _run(
                 nursery.start_soon(_tick, volume, worker)
                 nursery.start_soon(_keep_times, binding, operations.attributes)
                 nursery.start_soon(watch_names, volume, binding)
-                nursery.start_soon(_end_when_asked, end_request, worker, jobs, pages)
+                nursery.start_soon(_end_when_asked, end_request, worker, jobs, pages, session)
                 if not binding.was_clean:
                     await volume.durability.secure()
                 volume.tick()  # policies begin to count with the first tick
                 gc.freeze()  # what is here now stays: no collection has to look at it, while requests wait
                 mounted.goes = False
-                was_ready = await _serve_requests(mountpoint, lambda: on_ready(binding.notes))
+                was_ready = await _serve_requests(session, mountpoint, lambda: on_ready(binding.notes))
                 log.info("ending", dirty=volume.mapping.dirty_count)
                 lost = await save_what_ends(volume, binding, worker)
                 async with worker.paused():
@@ -151,7 +151,7 @@ async def _run(
     log.info("ended")
 
 
-async def _serve_requests(mountpoint: Path, on_ready: Callable[[], None]) -> bool:
+async def _serve_requests(session: Session, mountpoint: Path, on_ready: Callable[[], None]) -> bool:
     """Serve until it is unmounted or asked to end; returns whether it ever became ready."""
     was_ready = False
     tried = trio.Event()
@@ -173,14 +173,14 @@ async def _serve_requests(mountpoint: Path, on_ready: Callable[[], None]) -> boo
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(become_ready)
-        await serve_requests()
+        await session.serve()
         with trio.move_on_after(_ANSWER_SECONDS):  # asked to end at once, nobody may have answered
             await tried.wait()
         nursery.cancel_scope.cancel()
     return was_ready
 
 
-def _facts(config: MountConfig, binding: Binding, suspects: int) -> MountFacts:
+def _facts(config: MountConfig, binding: Binding, suspects: int, gate: Callable[[], bool]) -> MountFacts:
     named = replace(
         config,
         origin=binding.origin_address,
@@ -195,6 +195,7 @@ def _facts(config: MountConfig, binding: Binding, suspects: int) -> MountFacts:
         log=name_of_log(),
         mountpoint=str(config.mountpoint),
         engine=binding.engine,
+        gate=gate,
         page_cache=config.page_cache,
         features=table_features(config),
         table=table_line(named),
@@ -234,14 +235,16 @@ async def _keep_times(binding: Binding, attributes: Attributes) -> None:
         binding.image_times = attributes.image_times()
 
 
-async def _end_when_asked(end_request: EndRequest, worker: MigrationWorker, jobs: Jobs, pages: KernelPages) -> None:
+async def _end_when_asked(
+    end_request: EndRequest, worker: MigrationWorker, jobs: Jobs, pages: KernelPages, session: Session
+) -> None:
     await end_request.wait()
     log.info("asked to end", signal=end_request.name)
     # A change of mode may wait for a flush that takes hours; what is dirty may stay so.
     jobs.close("the mount is ending")
     worker.copy_rate.set_rate(0)
     await pages.settle()
-    pyfuse3.terminate()
+    session.end()
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,32 +275,33 @@ class _Backing:
 class _Mounted:
     """A mount in the file tree."""
 
+    notes: list[str]
+    """Lines that the user should see."""
     goes: bool = True
     """Whether it is taken away when we are done with it."""
 
 
 @contextmanager
-def _mounted(operations: Operations, config: MountConfig) -> Iterator[_Mounted]:
+def _mounted(session: Session, operations: Operations, config: MountConfig) -> Iterator[_Mounted]:
     """Have FUSE mounted within this block."""
     if "auto_unmount" in config.fuse_options:
         msg = "auto_unmount would take away a mount that ended badly: what is written then goes into a plain file"
         raise RefusedError(msg)
-    options = set(pyfuse3.default_options)
     # pyfuse3 takes nothing but ASCII
     origin = os.fsencode(config.origin).decode("ascii", "backslashreplace").replace("\\", "\\\\").replace(",", "\\,")
     named = any(option.startswith("fsname=") for option in config.fuse_options)
-    options |= {*([] if named else [f"fsname={origin}"]), "subtype=fusecache", *config.fuse_options}
+    options = {*([] if named else [f"fsname={origin}"]), "subtype=fusecache", *config.fuse_options}
     words = FuseWords()
     try:
-        pyfuse3.init(operations, str(config.mountpoint), options)
+        notes = session.mount(operations, config.mountpoint, options)
     except (RuntimeError, UnicodeEncodeError) as exc:
         msg = f"cannot mount on {config.mountpoint}: {words.heard() or exc}{_told(config)}"
         raise RefusedError(msg) from exc
-    mounted = _Mounted()
+    mounted = _Mounted(notes)
     try:
         yield mounted
     finally:
-        pyfuse3.close(unmount=mounted.goes)
+        session.close(unmount=mounted.goes)
 
 
 def _told(config: MountConfig) -> str:

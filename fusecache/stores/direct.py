@@ -3,10 +3,10 @@
 Theory of operation
 -------------------
 The kernel moves whole *units* only (a logical block of the disk, usually 512 bytes), between the disk and memory that
-is aligned.  The data path has neither whole units nor aligned memory, so everything goes through buffers
-(:mod:`fusecache.stores.buffers`), and a write that begins or ends within a unit reads that unit first.  Writes that
-share such a unit go one after the other (:mod:`fusecache.stores.unit_locks`).  Reads need no lock: what surrounds a
-write is the same before and after it.
+is aligned.  Writes of whole units that lie aligned in memory go out from there, as those do that the gate has received
+(:mod:`fusecache.frontends.fuse.gate`).  Everything else goes through buffers (:mod:`fusecache.stores.buffers`), and a
+write that begins or ends within a unit reads that unit first.  Writes that share such a unit go one after the other
+(:mod:`fusecache.stores.unit_locks`).  Reads need no lock: what surrounds a write is the same before and after it.
 
 Where the store begins or ends within a page, its part of that page goes through the page cache: a whole unit there
 would reach beyond the store, perhaps beyond the file.  The page cache works in pages, so the border is that of a page:
@@ -25,7 +25,7 @@ import os
 from typing import TYPE_CHECKING, Final, final
 
 from fusecache.errors import RefusedError
-from fusecache.linux import is_in_memory, unit_of
+from fusecache.linux import is_in_memory, pin, unit_of
 from fusecache.stores.buffers import Buffers
 from fusecache.stores.engine import ThreadEngine
 from fusecache.stores.file import PAGE, FileStore
@@ -208,6 +208,10 @@ class DirectStore:
             partial.add(last)
         return first, last + 1, tuple(sorted(partial))
 
+    def _is_aligned(self, data: memoryview) -> bool:
+        """Tell whether the kernel takes data from where it lies; the address of read-only memory cannot be told."""
+        return not data.readonly and pin(data)[1] % self._unit == 0
+
     async def _read(self, position: int, into: memoryview) -> None:
         first, after, _ = self._units(position, position + len(into))
         low = first * self._unit
@@ -220,6 +224,10 @@ class DirectStore:
         first, after, partial = self._units(position, position + len(data))
         low = first * unit
         async with self._unit_locks.locked(first, after, partial):
+            if not partial and self._is_aligned(data):
+                with self._file.failing("write"):
+                    await self._engine.write(self._fd, data, position)
+                return
             with self._buffers.lent(after * unit - low) as buffer, self._file.failing("write"):
                 for number in partial:
                     await self._engine.read(self._fd, buffer[number * unit - low :][:unit], number * unit)

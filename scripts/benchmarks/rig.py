@@ -115,6 +115,18 @@ def python_server(program: str, *arguments: str | Path) -> Iterator[int]:
 
 
 @contextmanager
+def c_server(*arguments: str | Path) -> Iterator[int]:
+    """Compile bare_server.c, and run it; it mounts at its last argument, a directory that is made here."""
+    mountpoint = Path(arguments[-1])
+    mountpoint.mkdir()
+    program = mountpoint.with_name("bare_server_c")
+    libfuse = run("pkg-config", "--cflags", "--libs", "fuse3").split()
+    run("gcc", "-O2", "-o", program, Path(__file__).with_name("bare_server.c"), *libfuse)
+    with server(program, *arguments, at=mountpoint) as pid:
+        yield pid
+
+
+@contextmanager
 def slow_disk(profile: str, backing: Path, mountpoint: Path) -> Iterator[Path]:
     """Serve ``backing`` as a disk of that profile (see slow_disk.py)."""
     with python_server("slow_disk", profile, backing, mountpoint):
@@ -206,7 +218,8 @@ def is_mounted(mountpoint: Path) -> bool:
 
 def mounts() -> list[Path]:
     """List where something is mounted."""
-    return [Path(line.split(" ")[1]) for line in Path("/proc/self/mounts").read_text().splitlines()]
+    lines = Path("/proc/self/mounts").read_text(errors="surrogateescape").splitlines()
+    return [Path(line.split(" ")[1]) for line in lines]
 
 
 def make_image(path: Path, size: int) -> None:

@@ -2,7 +2,8 @@
 
 ``python -m scripts.benchmarks.slow_disk PROFILE BACKING MOUNTPOINT`` serves BACKING as MOUNTPOINT/disk.
 
-Profiles: ``hdd`` (one head that must travel), ``net`` (distant, but parallel), ``ram`` (as fast as FUSE gets).
+Profiles: ``hdd`` (one head that must travel), ``net`` (distant, but parallel), ``far`` (more of both), ``ram`` (as fast
+as FUSE gets).
 
 :class:`Disk` is a pure model: told when a request arrives and where it goes, it answers when a real disk would be done.
 The server does the real I/O at once, on the backing file's page cache, and holds the answer back until that moment.
@@ -56,6 +57,7 @@ PROFILES: Final = {
     # 2 ms for half a turn, and 3 ms for the mean way: 5 ms for a random access.
     "hdd": Profile(lanes=1, latency=0.002, stroke=0.003 / MEAN_ROOT_DISTANCE, bandwidth=150e6, flush=0.004),
     "net": Profile(lanes=16, latency=0.0015, stroke=0.0, bandwidth=250e6, flush=0.0015),
+    "far": Profile(lanes=64, latency=0.004, stroke=0.0, bandwidth=math.inf, flush=0.004),
     "ram": Profile(lanes=64, latency=0.0, stroke=0.0, bandwidth=math.inf, flush=0.0),
 }
 

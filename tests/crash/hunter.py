@@ -51,6 +51,10 @@ _TAMPERED_FOLLOWED: Final = 0.05
 _MOST_FOLLOWED: Final = 3
 _HAMMERED: Final = 5
 """Requests for which a series of small writes to one block counts."""
+_COLLIDED: Final = 5
+"""Requests for which a series of writes of the same cells counts."""
+_RECEIVED_NEXT: Final = b"\xa5"
+"""What lies in the memory of a write as soon as that has returned: it is the next request's."""
 _GENERATIONS: Final = 3
 _MOST_BLOCKS: Final = 6
 """Of a cache that is resized."""
@@ -213,6 +217,10 @@ class History:
             if rng.random() < shape.restlessness:
                 await self._tolerate(self._change(rng))
                 continue
+            if shape.collisions and rng.random() < shape.collisions:
+                await self._collide(rng)
+                left -= _COLLIDED
+                continue
             if rng.random() < shape.hammering:
                 await self._hammer(rng)
                 if shape.forgets != "cache":  # which is lost once in a history, when there is much to lose
@@ -265,6 +273,26 @@ class History:
                 if kind < 0.1 or kind > 0.6:
                     await self._flush()
 
+    async def _collide(self, rng: random.Random) -> None:
+        """Have several writers write the same cells at the same time, over a block's end as well; look, and flush."""
+        held = len(self._oracle.allowed)
+        per_block = BLOCK // self._shape.cell_bytes
+        for _ in range(rng.randint(1, 3)):
+            first = rng.choice((rng.randrange(held), rng.randrange(held) // per_block * per_block))
+            first = max(0, first - rng.choice((0, 1)))
+            most = min(rng.choice((1, 2, 4, per_block)), held - first)
+            async with trio.open_nursery() as nursery:
+                for _ in range(rng.randint(2, 4)):
+                    skipped = rng.randrange(most)
+                    nursery.start_soon(self._write, first + skipped, rng.randint(1, most - skipped))
+                if rng.random() < 0.5:
+                    nursery.start_soon(self._read, first, most)
+                if rng.random() < 0.3:
+                    nursery.start_soon(self._flush)
+            await self._read(first, most)
+            if rng.random() < 0.5:
+                await self._flush()
+
     async def _drill(self, rng: random.Random, begin: int, end: int) -> None:
         """Have a block get a sector that no row names, flush that, and perhaps have it written back in between."""
         assert self._rig is not None
@@ -289,13 +317,15 @@ class History:
     async def _write(self, first: int, count: int) -> None:
         assert self._rig is not None
         write, data = self._oracle.begin_write(first, count)
+        memory = bytearray(data)
         try:
-            await self._rig.cache.write(first * self._shape.cell_bytes, data)
+            await self._rig.cache.write(first * self._shape.cell_bytes, memoryview(memory))
         except FusecacheError as exc:
             self._require_tolerable(exc)
             self._oracle.end_write(write, failed=True)
         else:
             self._oracle.end_write(write)
+        memory[:] = _RECEIVED_NEXT * len(memory)
 
     async def _read(self, first: int, count: int) -> None:
         assert self._rig is not None

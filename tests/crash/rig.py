@@ -339,7 +339,7 @@ class Rig:
             self.flusher,
             self.jobs,
             cleaning=self.cleaning,
-            facts=mount._facts(config, binding, recovered.suspects),
+            facts=mount._facts(config, binding, recovered.suspects, lambda: False),
             metadata=self.record,
         )
 

@@ -41,6 +41,8 @@ class Shape:
     """Series of small writes to one block, with a flush or a read between them, per request."""
     read_ahead: int
     """Bytes of memory for what is read ahead; if there is any, some clients read in order."""
+    collisions: float
+    """Series of writes of the same cells at the same time, per request."""
 
     @classmethod
     def of(cls, rng: random.Random, *, faults: bool) -> Shape:
@@ -67,4 +69,5 @@ class Shape:
             tick_seconds=rng.choice((QUICK_TICKS, QUICK_TICKS, 10 * QUICK_TICKS)),
             hammering=rng.choice((0.4, 0.8) if loses_cache else (0.0, 0.1, 0.4)),
             read_ahead=rng.choice((0, 0, 8 * BLOCK, 32 * BLOCK)),
+            collisions=rng.choice((0.0, 0.0, 0.3)),
         )

@@ -415,6 +415,15 @@ def two_writes_in_one_sector_of_a_partial_block(patch: Patch) -> None:
     patch.setattr(Writer, "_must_be_alone", must_be_alone)
 
 
+def two_writes_to_both_stores_side_by_side(patch: Patch) -> None:
+    def must_be_alone(self: Writer, oblock: int) -> bool:
+        cblock = self._volume.mapping.find(oblock)
+        return cblock != UNMAPPED and bool(self._volume.mapping.flags[cblock] & PARTIAL)
+
+    patch.setattr(Writer, "_must_be_alone", must_be_alone)
+    patch.setattr(writing, "_ALONE", (writing._Route.PART,))
+
+
 def fill_reads_before_writers_have_left(patch: Patch) -> None:
     drain = BlockLocks.drain
 
@@ -710,6 +719,7 @@ _SOUND = [
     edges_of_a_write_count_without_being_read,
     edges_of_a_write_do_not_count,
     two_writes_in_one_sector_of_a_partial_block,
+    two_writes_to_both_stores_side_by_side,
     fill_reads_before_writers_have_left,
     fill_lets_writers_in,
     fill_is_found_after_its_blocks_are_released,

@@ -9,7 +9,7 @@ from typing import Final
 
 from tests.integration import ways
 from tests.integration.judges import MODES, PAGE_CACHES, POLICIES
-from tests.integration.mounts import Mount
+from tests.integration.mounts import MAPS_EVERYWHERE, Mount
 from tests.integration.promised import PAGE, SECTOR
 
 KIB: Final = 1024
@@ -53,7 +53,7 @@ class World:
         given = {"mode": mode, "policy": policy, "page_cache": page_cache}
         chosen = drawn | {name: value for name, value in given.items() if value}
         names = [name for name in ways.NAMES if name != "loop" or has_loop]
-        if chosen["page_cache"] != "image":
+        if chosen["page_cache"] != "image" and not MAPS_EVERYWHERE:
             names.remove("mapped")  # there are no pages to share
         pinned = tuple(f"--{name.replace('_', '-')} {value}" for name, value in given.items() if value)
         return cls(seed=seed, size=size, block=block, blocks=blocks, ways=tuple(names), pinned=pinned, **chosen)

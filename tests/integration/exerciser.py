@@ -12,9 +12,8 @@ or a few bytes from one.
 
 *Bursts* are reads, writes and fsyncs side by side.  Writes of one overlap nothing else of it; reads may overlap.
 
-*One page at a time by one way*, as an application has to do it: where the kernel has pages of the image
-(``--page-cache image``), what is mapped and dirty is synced before another way uses these pages, and a burst leaves
-them alone that it writes another way.
+*One page at a time by one way*, as an application has to do it: where the image is mapped, what is dirty there is
+synced before another way uses these pages, and a burst leaves them alone that it writes another way.
 
 *Crashes* (kill -9) come after an fsync, and everything has to be there; or some operations later, and each sector must
 be as promised.  Pages that are mapped and dirty then may be lost.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -57,6 +58,12 @@ POLICY = os.environ.get("FUSECACHE_POLICY", "smq")
 """The policy where a test does not say.  Tests that count know what smq does; ``test_default_policy.py`` has what
 a mount takes by itself."""
 
+GATE = {"yes": (), "no": ("--no-gate",)}[os.environ.get("FUSECACHE_GATE", "yes")]
+"""Options that say who reads the kernel's requests."""
+
+MAPS_EVERYWHERE = not GATE and tuple(map(int, re.findall(r"\d+", os.uname().release)[:2])) >= (6, 6)
+"""Whether the image can be mapped without ``--page-cache image`` as well."""
+
 NOTHING_UNASKED = ("--dirty-age", "0", "--dirty-limit", "100%")
 """Options with which only the policy, and who asks for it, have anything written back, but for an idle origin."""
 
@@ -88,7 +95,7 @@ class Mount:
         files: list[str | Path] = ["--cache", self.cache, "--metadata", self.metadata]
         unless_told = ["--page-cache", PAGE_CACHE, "--policy", POLICY]
         command = self.command or [program()]
-        return [*command, "mount", self.origin, self.mountpoint, *files, *unless_told, *self.options, *options]
+        return [*command, "mount", self.origin, self.mountpoint, *files, *unless_told, *GATE, *self.options, *options]
 
     def unmount(self, timeout: float = COMMAND_SECONDS) -> None:
         """Unmount the proper way: when this returns, everything is safe."""

@@ -72,3 +72,17 @@ def test_what_the_user_may_not_open_is_refused_in_one_line(session: Session) -> 
     lines = printed.splitlines()
     assert len(lines) == 2
     assert all(line.startswith("fusecache: ") for line in lines), printed
+
+
+def test_the_gate_needs_no_rights(session: Session) -> None:
+    printed = session.run("""
+        fusecache mount disk.img mnt 2>&1
+        fusecache status mnt --json
+        fusecache unmount mnt
+        fusecache mount --no-gate disk.img mnt 2>&1
+        fusecache status mnt --json
+        fusecache unmount mnt
+    """)
+    at, without = printed.index('"gate": true'), printed.index('"gate": false')
+    assert at < without
+    assert "requests at a time" not in printed[:at], "its limit is raised without anybody's help"

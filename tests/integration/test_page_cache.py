@@ -14,7 +14,7 @@ import pytest
 
 from tests.integration.conftest import Mounted
 from tests.integration.judges import MIB, PAGE_CACHES, Model, assert_same, fill, fio, need
-from tests.integration.mounts import LoopDevices, run, wait_until
+from tests.integration.mounts import MAPS_EVERYWHERE, LoopDevices, run, wait_until
 from tests.integration.writer import Writer
 
 JOBS = {
@@ -157,8 +157,28 @@ def test_what_is_written_by_mmap_is_durable_after_msync(mounted: Mounted) -> Non
 
 
 @pytest.mark.parametrize("page_cache", ["stores", "none"])
-def test_no_mmap_to_share_without_a_page_cache(mounted: Mounted, page_cache: str) -> None:
-    mount = mounted("--page-cache", page_cache)
+def test_maps_and_descriptors_show_the_same_past_the_page_cache(mounted: Mounted, page_cache: str) -> None:
+    mount = mounted("--page-cache", page_cache, content=bytes(MIB))
+    if not MAPS_EVERYWHERE:
+        pytest.skip("pyfuse3 alone cannot have the kernel allow it, nor does it before Linux 6.6")
+    with opened(mount.image, os.O_RDWR) as fd, mmap.mmap(fd, MIB) as memory:
+        for offset in range(0, MIB, 100_000):
+            assert memory[offset : offset + 8] == bytes(8)
+            os.pwrite(fd, b"a writer", offset)
+            assert memory[offset : offset + 8] == b"a writer"
+            memory[offset : offset + 8] = b"by mmap."
+            memory.flush()
+            assert os.pread(fd, 8, offset) == b"by mmap."
+        mount.kill9()
+    mount.mount("--page-cache", page_cache)
+    for offset in range(0, MIB, 100_000):
+        assert mount.read(offset, 8) == b"by mmap."
+
+
+@pytest.mark.parametrize("page_cache", ["stores", "none"])
+def test_without_the_gate_there_are_no_maps_to_share_past_the_page_cache(mounted: Mounted, page_cache: str) -> None:
+    mount = mounted("--page-cache", page_cache, "--no-gate")
+    assert not mount.status()["gate"]
     with opened(mount.image, os.O_RDWR) as fd, pytest.raises(OSError, match=r".") as caught, mmap.mmap(fd, 4096):
         pass
     assert caught.value.errno == errno.ENODEV

@@ -2,9 +2,10 @@
 
 Theory of operation
 -------------------
-With ``--page-cache image`` the kernel answers reads from its own pages.  It believes that only writes which it has seen
-change the image.  Three things change it otherwise: rot that was read is healed; a block is dropped because nobody
-knows what its copy holds; a cache loses writes.  After any of them all pages of the image are dropped.
+With ``--page-cache image`` the kernel answers reads from its own pages, and programs that map the image into their
+memory (mmap) have pages of it in any case.  The kernel believes that only writes which it has seen change the image.
+Three things change it otherwise: rot that was read is healed; a block is dropped because nobody knows what its copy
+holds; a cache loses writes.  After any of them all pages of the image are dropped.
 
 Dropping waits for pages that are just being read, or written through ``mmap``, and those need the event loop.  So a
 thread does it.  Nobody who holds a block does it or waits for it.
@@ -18,14 +19,13 @@ thread does it.  Nobody who holds a block does it or waits for it.
 from __future__ import annotations
 
 import errno
-from functools import partial
-from typing import Final, final
+from typing import TYPE_CHECKING, Final, final
 
-import pyfuse3
 import structlog
 import trio
 
-from fusecache.frontends.fuse.attributes import IMAGE_INODE
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 log = structlog.get_logger(__name__)
 
@@ -34,11 +34,15 @@ _PAUSE_SECONDS: Final = 1.0
 
 @final
 class KernelPages:
-    """The kernel's pages of the image; :meth:`run` must be running for anything to happen."""
+    """The kernel's pages of the image; :meth:`run` must be running for anything to happen.
 
-    __slots__ = ("_asked", "_busy", "_settled")
+    :param drop: asks the kernel; called in a thread, raises OSError.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_ask", "_asked", "_busy", "_settled")
+
+    def __init__(self, drop: Callable[[], None]) -> None:
+        self._ask = drop
         self._asked = trio.Event()
         self._busy = trio.Lock()
         self._settled = False
@@ -58,7 +62,7 @@ class KernelPages:
 
     async def _drop(self) -> None:
         try:
-            await trio.to_thread.run_sync(partial(pyfuse3.invalidate_inode, IMAGE_INODE, attr_only=False))
+            await trio.to_thread.run_sync(self._ask)
         except OSError as exc:
             if exc.errno != errno.ENOENT:  # nobody has looked at the image yet
                 log.error("the kernel keeps pages of the image that are out of date", error=exc.strerror)

@@ -12,37 +12,24 @@ it runs.  The front does what trio does, but for two things:
 next request.  Another worker stands by at the lock all the time (without one, pyfuse3 would start a new worker for each
 request).  It is woken, but it gets the lock only when the first worker waits for something, or when a *burst* ends.
 
-*The descriptor is polled first*, and for some 50 microseconds more if the last request took no longer than that.  The
-client that just had its answer is about to ask again, and a processor that went to sleep takes about as long to wake.
-Where requests come more slowly the polling is left out, for longer each time that it found nothing.  So an idle mount
-costs nothing, and a slow one next to nothing.
+*The descriptor is polled first* (:mod:`fusecache.frontends.fuse.polling`).
 
-What must hold: in each pass of the scheduler every other task that is ready runs (migrations, flushes, ticks).  Between
-two passes there is one burst: at most :data:`BURST_REQUESTS` requests, and no more once :data:`BURST_SECONDS` have
-passed.  What it costs: one pass for each burst, and one ``poll`` for each request.
+This is the way of mounts without the gate (:mod:`fusecache.frontends.fuse.gate`).
 """
 
 from __future__ import annotations
 
-import os
-import select
 from time import perf_counter
 from typing import TYPE_CHECKING, Final
 
 import pyfuse3
 import trio
 
+from fusecache.frontends.fuse.polling import BURST_REQUESTS, BURST_SECONDS, SPIN_SECONDS, Polling
+
 if TYPE_CHECKING:
     from types import TracebackType
 
-BURST_REQUESTS: Final = 64
-"""Requests of one burst: they are answered before any other task runs."""
-BURST_SECONDS: Final = 0.001
-"""How long a burst may take; its last request may take longer."""
-SPIN_SECONDS: Final = 50e-6
-"""How long the descriptor is polled for the next request of a client that just had its answer."""
-_MOST_SKIPPED: Final = 255
-"""How often in a row polling is left out at most, after it was in vain."""
 _STANDING_BY: Final = 8
 """Workers that are kept although they have nothing to do."""
 
@@ -76,10 +63,8 @@ class _Lowlevel:
         "_burst_began",
         "_fd",
         "_locked",
-        "_poll",
+        "_polling",
         "_requests",
-        "_skip",
-        "_skipped",
         "_standby",
         "_taken",
         "_was_quick",
@@ -92,10 +77,8 @@ class _Lowlevel:
         self._burst_began = perf_counter()
         self._taken = 0.0
         self._was_quick = False
-        self._skip = 0
-        self._skipped = 0
-        self._fd = -1
-        self._poll = select.poll().poll
+        self._fd = -1  # none yet, and so no polling of it
+        self._polling: Polling
 
     def __getattr__(self, name: str) -> object:
         return getattr(trio.lowlevel, name)
@@ -127,9 +110,10 @@ class _Lowlevel:
     async def wait_readable(self, fd: int) -> None:
         """Wait until there is a request; raises ClosedResourceError when there will be none any more."""
         if fd != self._fd:
-            self._listen_to(fd)
+            self._fd, self._polling = fd, Polling(fd)
         self._requests += 1
-        if not (self._poll(0) or (self._was_quick and self._is_soon_readable())):
+        polling = self._polling
+        if not (polling.is_readable(0) or (self._was_quick and polling.is_soon_readable())):
             await trio.lowlevel.wait_readable(fd)
             self._begin_burst()
         self._taken = perf_counter()
@@ -139,27 +123,6 @@ class _Lowlevel:
         if self._standby:
             self._standby.unpark()
 
-    def _listen_to(self, fd: int) -> None:
-        descriptor = select.poll()
-        descriptor.register(fd, select.POLLIN)
-        self._poll = descriptor.poll
-        self._fd = fd
-
     def _begin_burst(self) -> None:
         self._requests = 0
         self._burst_began = perf_counter()
-
-    def _is_soon_readable(self) -> bool:
-        """Poll for a short while, unless that was in vain the last times; tell whether there is a request."""
-        if self._skipped < self._skip:
-            self._skipped += 1
-            return False
-        end = perf_counter() + SPIN_SECONDS
-        while perf_counter() < end:
-            os.sched_yield()  # to the client, if it has to share our processor
-            if self._poll(0):
-                self._skip = self._skipped = 0
-                return True
-        self._skip = min(2 * self._skip + 1, _MOST_SKIPPED)
-        self._skipped = 0
-        return False

@@ -1,10 +1,11 @@
-"""What FUSE calls: two inodes, and errno values.
+"""What pyfuse3 calls: two inodes.
 
 Thin on purpose: requests go to :class:`fusecache.datapath.disk.Disk`, names to
 :class:`fusecache.control.control.Control`, and what stat(2) says comes from
-:class:`fusecache.frontends.fuse.attributes.Attributes`.  This is the one place where errors become errno values
-(:func:`_errno_of`), and it raises nothing but FUSEError: any other exception would end pyfuse3's main loop.  It never
-answers a call for extended attributes with ENOSYS: the kernel would stop asking, and the controls would be gone.
+:class:`fusecache.frontends.fuse.attributes.Attributes`.  It raises nothing but FUSEError: any other exception would end
+pyfuse3's main loop.  It never answers a call for extended attributes with ENOSYS: the kernel would stop asking, and the
+controls would be gone.  Reads, writes and fsyncs come here only where there is no gate
+(:mod:`fusecache.frontends.fuse.gate`).
 
 *Controls are no data.*
   What must hold: who copies the image with all its attributes, and copies it back, sets nothing.  So none is listed,
@@ -21,19 +22,9 @@ import pyfuse3
 import structlog
 import trio
 
-from fusecache.errors import (
-    BusyError,
-    FusecacheError,
-    InvalidError,
-    OutOfRangeError,
-    ReadOnlyError,
-    ReadOnlyKeyError,
-    RefusedError,
-    StoreError,
-    UnknownKeyError,
-    UsageError,
-)
+from fusecache.errors import UnknownKeyError
 from fusecache.frontends.fuse.attributes import IMAGE_INODE, ROOT_INODE, Attributes
+from fusecache.frontends.fuse.errnos import errno_for
 from fusecache.frontends.fuse.ownership import may_control
 
 if TYPE_CHECKING:
@@ -57,7 +48,7 @@ log = structlog.get_logger(__name__)
 
 IMAGE_NAME: Final = b"image"
 _HANDLE: Final = pyfuse3.FileHandleT(1)
-_SYNC_HANDLE: Final = pyfuse3.FileHandleT(2)
+SYNC_HANDLE: Final = pyfuse3.FileHandleT(2)
 """For those who open the image with O_DSYNC or O_SYNC: the kernel leaves it to us to make their writes durable."""
 _PREFIX: Final = "user.fusecache."
 _CLAIM: Final = "user.fusecache.claim"
@@ -66,32 +57,9 @@ _MOMENT_SECONDS: Final = 0.05
 """How long a setter waits for what it began: a change that takes no longer is done, or refused, when it returns."""
 
 
-def _errno_of(error: FusecacheError) -> int:
-    """Choose the errno for an error.  The order matters: subclasses first."""
-    for kind, code in (
-        (OutOfRangeError, errno.EFBIG),
-        (ReadOnlyKeyError, errno.EPERM),
-        (UsageError, errno.EINVAL),
-        (InvalidError, errno.EINVAL),
-        (BusyError, errno.EBUSY),
-        (ReadOnlyError, errno.EROFS),
-        (RefusedError, errno.EPERM),
-        (StoreError, errno.EIO),
-    ):
-        if isinstance(error, kind):
-            return code
-    return errno.EIO
-
-
 def _fuse_error(error: Exception, request: str) -> pyfuse3.FUSEError:
-    """Turn the error of a request into an errno for the kernel; an unexpected one becomes EIO, and is logged."""
-    if isinstance(error, FusecacheError):
-        code = _errno_of(error)
-        log.warning("request refused or failed", request=request, errno=errno.errorcode[code], error=str(error))
-    else:
-        code = errno.EIO
-        log.error("request failed unexpectedly", request=request, exc_info=error)
-    return pyfuse3.FUSEError(code)
+    """Turn the error of a request into what pyfuse3 tells the kernel."""
+    return pyfuse3.FUSEError(errno_for(error, request))
 
 
 class Operations(pyfuse3.Operations):
@@ -138,7 +106,7 @@ class Operations(pyfuse3.Operations):
         """Serve a write; a synchronous one is durable when it returns."""
         try:
             written = await self._disk.write(off, buf)
-            if fh == _SYNC_HANDLE:
+            if fh == SYNC_HANDLE:
                 await self._disk.flush()
         except Exception as exc:
             raise _fuse_error(exc, "write") from exc
@@ -240,7 +208,7 @@ class Operations(pyfuse3.Operations):
             raise pyfuse3.FUSEError(errno.EROFS)
         if flags & os.O_TRUNC:
             raise pyfuse3.FUSEError(errno.EPERM)
-        handle = _SYNC_HANDLE if flags & os.O_DSYNC else _HANDLE  # O_SYNC has that bit too
+        handle = SYNC_HANDLE if flags & os.O_DSYNC else _HANDLE  # O_SYNC has that bit too
         return pyfuse3.FileInfo(fh=handle, direct_io=not self._page_cache, keep_cache=self._page_cache)
 
     async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:

@@ -139,7 +139,7 @@ def hits(context: Context) -> Iterator[Figure]:
     for number in range(context.rounds):
         with (
             context.scratch() as scratch,
-            _warmed(context, names, scratch, size, 1 / 2, QUARTER) as opened,
+            warmed(context, names, scratch, size, 1 / 2, QUARTER) as opened,
             _bare_on_the_cache(opened, scratch) as bare,
         ):
             for_large_reads = opened | bare
@@ -159,7 +159,7 @@ def against(context: Context) -> Iterator[Figure]:
     rounds = Rounds(context, cases, context.pick(full=1.0, quick=0.3, smoke=0.1), OLD)
     size = context.pick(full=128, quick=64, smoke=16) * MIB
     for number in range(context.rounds):
-        with context.scratch() as scratch, _warmed(context, context.systems, scratch, size, 1 / 2, QUARTER) as opened:
+        with context.scratch() as scratch, warmed(context, context.systems, scratch, size, 1 / 2, QUARTER) as opened:
             rounds.measure(number, lambda _: opened, scratch)
     yield from rounds.figures()
 
@@ -186,7 +186,7 @@ def fsync(context: Context) -> Iterator[Figure]:
     cases = context.pick(full=FSYNCS, quick=FSYNCS[:2], smoke=FSYNCS)
     rounds = Rounds(context, cases, context.pick(full=2.0, quick=0.5, smoke=0.2))
     names = context.systems
-    with context.scratch(on_disk=True) as scratch, _warmed(context, names, scratch, size, 1 / 8, SIXTEENTH) as opened:
+    with context.scratch(on_disk=True) as scratch, warmed(context, names, scratch, size, 1 / 8, SIXTEENTH) as opened:
         for number in range(context.rounds):
             rounds.measure(number, lambda _: opened, scratch)
     yield from rounds.figures()
@@ -196,7 +196,7 @@ def profile(context: Context) -> Iterator[Figure]:
     """Count what a hit costs its server, by the kernel's own counters: processor time and task switches."""
     names = [name for name in context.systems if name != NONE]
     seconds = context.pick(full=1.0, quick=0.2, smoke=0.1)
-    with context.scratch() as scratch, _warmed(context, names, scratch, 64 * MIB, 1 / 2, QUARTER) as opened:
+    with context.scratch() as scratch, warmed(context, names, scratch, 64 * MIB, 1 / 2, QUARTER) as opened:
         for case in context.pick(full=SMALL, quick=SMALL[::2], smoke=SMALL):
             for name, exposed in opened.items():
                 wait_until_idle(exposed.pids)
@@ -210,7 +210,7 @@ def profile(context: Context) -> Iterator[Figure]:
 
 
 @contextmanager
-def _warmed(
+def warmed(
     context: Context, names: Sequence[str], scratch: Path, size: int, cached: float, warmed: float
 ) -> Iterator[dict[str, Exposed]]:
     """Mount systems over images of random bytes below ``scratch/NAME``, and warm them; those that fail are left out.

@@ -22,6 +22,7 @@ from scripts.benchmarks.sections.boots import boots
 from scripts.benchmarks.sections.bursts import bursts
 from scripts.benchmarks.sections.engines import engines
 from scripts.benchmarks.sections.ext4 import ext4
+from scripts.benchmarks.sections.gate import gate
 from scripts.benchmarks.sections.hotsets import hotsets
 from scripts.benchmarks.sections.interference import interference
 from scripts.benchmarks.sections.lifetime import endurance, scale, startup
@@ -33,9 +34,9 @@ from scripts.benchmarks.sections.warm import against, fsync, hits, profile
 from scripts.benchmarks.sections.zipf import zipf
 from scripts.benchmarks.suite import render
 from scripts.benchmarks.suite.measuring import Context, Figure
-from scripts.benchmarks.suite.systems import BARE, FUSECACHE, NONE, SYSTEMS, use_checkout, use_policies
+from scripts.benchmarks.suite.systems import BARE, FUSECACHE, NO_GATE, NONE, SYSTEMS, C, use_checkout, use_policies
 
-_USE: Final = (verify, hits, fsync, profile, interference, slow, pages, ext4)
+_USE: Final = (verify, hits, gate, fsync, profile, interference, slow, pages, ext4)
 _CACHING: Final = (zipf, bursts, hotsets, boots, against)
 _REST: Final = (startup, scale, endurance, engines, policies)
 _Section = Callable[[Context], Iterator[Figure]]
@@ -45,11 +46,11 @@ GROUPS: Final = {"caching": [each.__name__ for each in _CACHING]}
 UNASKED: Final = [name for name in SECTIONS if name not in GROUPS["caching"]]
 """What is measured unless told."""
 EFFORTS: Final = {
-    "full": (7, tuple(SYSTEMS)),
+    "full": (7, tuple(name for name in SYSTEMS if name not in {C, NO_GATE})),
     "quick": (2, (NONE, BARE, FUSECACHE, "qemu")),
     "smoke": (1, (NONE, BARE, FUSECACHE)),
 }
-"""Rounds and systems, unless told."""
+"""Rounds and systems, unless told; a section may have systems of its own."""
 MEMORY: Final = Path("/dev/shm")  # noqa: S108 - everything lies below a directory of its own
 ROOM: Final = 4 * 2**30
 """How much has to be free in memory for caches and images to lie there: the speed of a disk would hide all else."""

@@ -18,9 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from scripts.benchmarks.rig import ROOT, Cache, fusecache, python_server, run, server
+from scripts.benchmarks.rig import ROOT, Cache, c_server, fusecache, python_server, run, server
 
 BARE: Final = "bare"
+C: Final = "c"
+NO_GATE: Final = "no-gate"
 FUSECACHE: Final = "fusecache"
 NONE: Final = "none"
 NBDKIT: Final = "nbdkit"
@@ -76,6 +78,12 @@ def _none(origin: Path, _directory: Path, _cache: int, _block: int) -> Iterator[
 @contextmanager
 def _bare(origin: Path, directory: Path, _cache: int, _block: int) -> Iterator[Exposed]:
     with python_server("bare_server", origin, directory / "mnt") as pid:
+        yield Exposed(directory / "mnt" / "image", (pid,))
+
+
+@contextmanager
+def _c(origin: Path, directory: Path, _cache: int, _block: int) -> Iterator[Exposed]:
+    with c_server(origin, directory / "mnt") as pid:
         yield Exposed(directory / "mnt" / "image", (pid,))
 
 
@@ -157,7 +165,11 @@ SYSTEMS: Final[dict[str, System]] = {
     for system in (
         System(NONE, "the origin itself", _none, is_cache=False),
         System(BARE, "stock pyfuse3 and one system call a request", _bare, is_cache=False),
+        System(C, "libfuse and one system call a request, in C, one thread", _c, False, ("gcc", "pkg-config")),
         System(FUSECACHE, "writeback, adaptive", _fusecache(), is_cache=True),
+        System(
+            NO_GATE, "likewise, and pyfuse3 reads the requests", _fusecache("--no-gate"), True, options=("--no-gate",)
+        ),
         System("qemu", "FUSE export of qemu-storage-daemon, in C", _qemu, False, ("qemu-storage-daemon",)),
         System(NBDKIT, "nbdkit's cache filter and nbdfuse, in C", _nbdkit, True, ("nbdkit", "nbdfuse")),
         System(QCOW2, "likewise qemu's, copy on read", _qcow2, True, ("qemu-storage-daemon", "qemu-img")),

@@ -66,7 +66,7 @@ def test_every_option_of_mount(run: Callable[..., int], started: list[MountConfi
     words = (
         "mount disk.img /mnt --cache c --cache-size 1GiB --metadata m --block-size 64K --mode passthrough "
         "--policy mq,Random_Threshold=8,migration_threshold=0 -o allow_other,max_read=4096 -o ro --foreground "
-        "--format --format --raw --page-cache image --dirty-age 60s --dirty-limit 2GiB --read-ahead 8MiB"
+        "--format --format --raw --page-cache image --dirty-age 60s --dirty-limit 2GiB --read-ahead 8MiB --no-gate"
     )
     assert run(*words.split()) == 0
     assert started == [
@@ -86,6 +86,7 @@ def test_every_option_of_mount(run: Callable[..., int], started: list[MountConfi
             dirty_age=DirtyAge(60, 0),
             dirty_limit=DirtyLimit(size=2 * 1024**3),
             read_ahead=8 * 1024**2,
+            gate=False,
             foreground=True,
             format=2,
         )
@@ -101,6 +102,7 @@ def test_mount_by_table(run: Callable[..., int], started: list[MountConfig]) -> 
     assert (config.read_only, config.fuse_options, config.foreground, config.format) == (True, (), True, 1)
     assert config.page_cache is PageCache.NONE
     assert config.read_ahead is None
+    assert config.gate
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,11 @@ import threading
 from collections.abc import Callable
 from functools import partial
 
-import pyfuse3
 import pytest
 import trio
 from crc32c import crc32c
 
 from fusecache.errors import StoreError
-from fusecache.frontends.fuse.attributes import IMAGE_INODE
 from fusecache.frontends.fuse.kernel_pages import KernelPages
 from fusecache.jobs.scrub import Scrub
 from tests.unit.worlds import BLOCK, World, settle, threaded, virtual
@@ -75,23 +73,21 @@ class Slow:
     """A kernel that drops pages only when it may."""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[int, bool]] = []
+        self.asked = 0
         self.error: OSError | None = None
         self.may = threading.Event()
         self.may.set()
 
-    def __call__(self, inode: int, attr_only: bool) -> None:
-        self.asked.append((inode, attr_only))
+    def __call__(self) -> None:
+        self.asked += 1
         assert self.may.wait(10)
         if self.error is not None:
             raise self.error
 
 
 @pytest.fixture
-def kernel(monkeypatch: pytest.MonkeyPatch) -> Slow:
-    kernel = Slow()
-    monkeypatch.setattr(pyfuse3, "invalidate_inode", kernel)
-    return kernel
+def kernel() -> Slow:
+    return Slow()
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -102,7 +98,7 @@ async def until(condition: Callable[[], object]) -> None:
 
 @threaded
 async def test_the_loop_goes_on_meanwhile_and_what_comes_then_is_not_forgotten(kernel: Slow) -> None:
-    pages = KernelPages()
+    pages = KernelPages(kernel)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(pages.run)
         kernel.may.clear()
@@ -111,15 +107,15 @@ async def test_the_loop_goes_on_meanwhile_and_what_comes_then_is_not_forgotten(k
         for _ in range(3):
             pages.forget()
         kernel.may.set()
-        await until(lambda: len(kernel.asked) == 2)
+        await until(lambda: kernel.asked == 2)
         await settle()
-        assert kernel.asked == [(IMAGE_INODE, False)] * 2
+        assert kernel.asked == 2
         nursery.cancel_scope.cancel()
 
 
 @threaded
 async def test_settling_waits_for_the_kernel_and_asks_it_no_more(kernel: Slow) -> None:
-    pages = KernelPages()
+    pages = KernelPages(kernel)
     settled = trio.Event()
 
     async def end() -> None:
@@ -138,7 +134,7 @@ async def test_settling_waits_for_the_kernel_and_asks_it_no_more(kernel: Slow) -
         kernel.may.set()
         await settled.wait()
         await settle()
-        assert len(kernel.asked) == 1
+        assert kernel.asked == 1
         nursery.cancel_scope.cancel()
 
 
@@ -146,9 +142,9 @@ async def test_settling_waits_for_the_kernel_and_asks_it_no_more(kernel: Slow) -
 @threaded
 async def test_a_kernel_that_refuses_ends_nothing(kernel: Slow, code: int, capsys: pytest.CaptureFixture[str]) -> None:
     def reached(count: int) -> bool:
-        return len(kernel.asked) == count
+        return kernel.asked == count
 
-    pages = KernelPages()
+    pages = KernelPages(kernel)
     kernel.error = OSError(code, os.strerror(code))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(pages.run)
@@ -175,7 +171,7 @@ async def test_where_there_is_no_thread_pages_are_dropped_as_soon_as_there_is_on
         dropped.set()
 
     monkeypatch.setattr(trio.to_thread, "run_sync", run_sync)
-    pages = KernelPages()
+    pages = KernelPages(Slow())
     async with trio.open_nursery() as nursery:
         nursery.start_soon(pages.run)
         pages.forget()

@@ -15,6 +15,7 @@ import trio
 import trio.testing
 
 from fusecache.frontends.fuse import loop as fuse_loop
+from fusecache.frontends.fuse import polling
 
 P = ParamSpec("P")
 Serve = Callable[[int], Awaitable[None]]
@@ -134,8 +135,8 @@ async def test_others_get_their_turn_while_requests_pour() -> None:
             nursery.start_soon(other)
     assert loop.served == 5000
     gaps = [after - before for before, after in pairwise(turns)]
-    assert max(gaps) <= 2 * fuse_loop.BURST_REQUESTS, "early in one pass of the scheduler, late in the next"
-    assert len(turns) >= 5000 // fuse_loop.BURST_REQUESTS
+    assert max(gaps) <= 2 * polling.BURST_REQUESTS, "early in one pass of the scheduler, late in the next"
+    assert len(turns) >= 5000 // polling.BURST_REQUESTS
 
 
 @in_trio
@@ -145,7 +146,7 @@ async def test_long_requests_make_turns_of_few(monkeypatch: pytest.MonkeyPatch) 
     turns: list[int] = []
 
     async def long(number: int) -> None:
-        clock.now += 0.4 * fuse_loop.BURST_SECONDS
+        clock.now += 0.4 * polling.BURST_SECONDS
 
     async def other() -> None:
         while not loop.over:
@@ -238,33 +239,10 @@ async def test_told_so_in_the_middle_of_a_turn() -> None:
 
 
 @in_trio
-async def test_polling_in_vain_is_left_out_for_longer_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fuse_loop, "perf_counter", Clock())
-    yields = 0
-
-    def sched_yield() -> None:
-        nonlocal yields
-        yields += 1
-
-    monkeypatch.setattr(os, "sched_yield", sched_yield)
-    polled: list[int] = []
-    with looping(at_once) as loop:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(loop.run)
-            for _ in range(1000):
-                before = yields
-                loop.ask(1)
-                await trio.testing.wait_all_tasks_blocked()
-                polled.append(yields > before)
-            loop.end()
-    assert polled[0]
-    assert 5 <= sum(polled) <= 12, "1, 2, 4, 8 ... requests apart"
-
-
-@in_trio
 async def test_polling_that_succeeds_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """The next request comes while it is polled for, each time."""
-    monkeypatch.setattr(fuse_loop, "perf_counter", Clock())
+    monkeypatch.setattr(fuse_loop, "perf_counter", clock := Clock())
+    monkeypatch.setattr(polling, "perf_counter", clock)
     with looping(at_once, most=500) as loop:
         monkeypatch.setattr(os, "sched_yield", lambda: loop.ask(1))
         waits = 0
@@ -316,7 +294,7 @@ async def test_workers_that_are_cancelled_end_although_requests_pour() -> None:
             nursery.start_soon(loop.run)
             await trio.lowlevel.checkpoint()
             nursery.cancel_scope.cancel()
-        assert loop.served <= 4 * fuse_loop.BURST_REQUESTS
+        assert loop.served <= 4 * polling.BURST_REQUESTS
         lock = loop.front.Lock()
         with trio.fail_after(1):
             async with lock:

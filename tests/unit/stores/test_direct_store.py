@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import errno
 import functools
+import mmap
 import os
 import random
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 import pytest
@@ -130,6 +131,41 @@ async def test_only_whole_units_go_to_the_disk(store: DirectStore, spy: Spy) -> 
     spy.asked.clear()
     await store.read(700, bytearray(1))
     assert spy.asked == [("read", START + 512, 512)]
+
+
+@pytest.mark.parametrize(
+    ("begin", "offset", "length", "copied"),
+    [(0, 512, 1024, False), (512, 0, 4096, False), (0, 100, 1024, True), (8, 512, 1024, True), (0, 512, 1000, True)],
+)
+@threaded
+async def test_whole_units_that_lie_aligned_are_written_from_where_they_lie(
+    store: DirectStore,
+    content: Content,
+    monkeypatch: pytest.MonkeyPatch,
+    begin: int,
+    offset: int,
+    length: int,
+    copied: bool,
+) -> None:
+    lent: list[int] = []
+    lend = Buffers.lent
+
+    def lending(buffers: Buffers, size: int) -> AbstractContextManager[memoryview]:
+        lent.append(size)
+        return lend(buffers, size)
+
+    data = random.Random(length).randbytes(length)
+    with mmap.mmap(-1, 2 * PAGE) as memory:
+        memory[begin : begin + length] = data
+        monkeypatch.setattr(Buffers, "lent", lending)
+        with memoryview(memory) as view:
+            await store.write(offset, view[begin : begin + length])
+    assert bool(lent) == copied
+    assert content()[START + offset :][:length] == data
+    lent.clear()
+    await store.write(offset, data)
+    assert lent, "nobody knows where read-only memory lies"
+    store.check()
 
 
 @threaded
