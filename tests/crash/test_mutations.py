@@ -756,8 +756,8 @@ _FIRST_SEEDS: Final[dict[Callable[[Patch], None], int]] = {
     resizing_extends_the_cache_before_the_rows_of_what_was_cut_are_gone: 56,
     rule_4_region_closed_though_opened_again_meanwhile: 57,
     two_writes_in_one_sector_of_a_partial_block: 35,
-    whatever_a_partial_block_has_is_kept_when_the_cache_is_lost: 65,
-    sectors_that_were_not_durable_are_kept_when_the_cache_is_lost: 66,
+    whatever_a_partial_block_has_is_kept_when_the_cache_is_lost: 135,
+    sectors_that_were_not_durable_are_kept_when_the_cache_is_lost: 99,
     what_a_lost_cache_may_have_forgotten_is_written_back: 53,
 }
 """A change of the code may have other seeds find them: then the hunt takes longer, no more."""
