@@ -147,6 +147,8 @@ class MountConfig:
     """Bytes of memory for what is read ahead of misses in order; 0 for none, None for what suits the origin."""
     gate: bool = True
     """Whether we read the kernel's requests ourselves, where that can be done, or leave it to pyfuse3."""
+    survive: bool = True
+    """Whether the mount is to outlive its daemon, where that can be done."""
     foreground: bool = False
     format: int = 0
     """How often ``--format`` was given: once to reformat a clean cache, twice to throw away dirty data."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import structlog
@@ -41,15 +41,20 @@ class Prepared:
     """Blocks that are dirty only because a crash left it open whether they are."""
 
 
-def prepare(config: MountConfig, resources: ExitStack) -> Prepared:
+def prepare(config: MountConfig, resources: ExitStack, *, takes_over: bool = False) -> Prepared:
     """Open, create and recover what a mount needs; closed with the resources.
 
+    :param takes_over: whether the mount is there already; then nobody answers who asks what its mountpoint is.
     :raises FusecacheError: why it cannot be mounted; nothing was changed.
     """
-    _require_mountpoint(config.mountpoint)
+    if not takes_over:
+        _require_mountpoint(config.mountpoint)
     plan = inspect(config, environ=dict(os.environ))
     resources.enter_context(plan.resources)
     new_policy(plan.geometry, config.policy)  # refuse before anything is created
+    if takes_over and _is_dirty_passthrough(plan, config.mode):
+        log.warning("writethrough, and no passthrough, as a crash left it open whether the cache is clean")
+        config = replace(config, mode=Mode.WRITETHROUGH)
     _refuse_dirty_passthrough(plan, config.mode)
     binding = plan.carry_out(config.page_cache)
     policy = new_policy(plan.geometry, config.policy)
@@ -139,11 +144,14 @@ def _require_mountpoint(path: Path) -> None:
         raise RefusedError(msg) from exc
 
 
+def _is_dirty_passthrough(plan: Plan, mode: Mode) -> bool:
+    return mode is Mode.PASSTHROUGH and plan.database is not None and plan.database.has_suspects()
+
+
 def _refuse_dirty_passthrough(plan: Plan, mode: Mode) -> None:
     """Refuse passthrough over a cache that has, or after a crash may have, something that the origin does not have."""
-    if mode is not Mode.PASSTHROUGH or plan.database is None:
-        return
-    if plan.database.has_suspects():
+    if _is_dirty_passthrough(plan, mode):
+        assert plan.database is not None
         count = plan.database.count(dirty_only=True) or "some"
         msg = f"passthrough needs a clean cache, and {count} blocks are dirty: mount writethrough and flush first"
         raise RefusedError(msg)

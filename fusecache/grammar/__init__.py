@@ -1,5 +1,6 @@
 """dm-cache's text, and ours: words, tables, messages, policies with their tunables.  Pure."""
 
+from fusecache.grammar.config_text import changed_config, read_config, write_changes, write_config
 from fusecache.grammar.dirtiness import parse_dirty_age, parse_dirty_limit
 from fusecache.grammar.messages import (
     Decommission,
@@ -23,6 +24,7 @@ __all__ = [
     "Message",
     "SetThreshold",
     "SetTunable",
+    "changed_config",
     "join_words",
     "parse_dirty_age",
     "parse_dirty_limit",
@@ -32,7 +34,10 @@ __all__ = [
     "parse_read_ahead",
     "parse_table",
     "parse_threshold",
+    "read_config",
     "split_words",
     "table_features",
     "table_line",
+    "write_changes",
+    "write_config",
 ]

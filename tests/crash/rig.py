@@ -30,6 +30,7 @@ from fusecache.block.sectors import byte_runs
 from fusecache.block.states import DIRTY
 from fusecache.config import DirtyAge, DirtyLimit, Mode, MountConfig
 from fusecache.control.control import Control
+from fusecache.control.facts import Survival
 from fusecache.daemon import serve as mount
 from fusecache.daemon.ending import end_cleanly
 from fusecache.daemon.preparing import make_volume
@@ -339,7 +340,7 @@ class Rig:
             self.flusher,
             self.jobs,
             cleaning=self.cleaning,
-            facts=mount._facts(config, binding, recovered.suspects, lambda: False),
+            facts=mount._facts(config, binding, recovered.suspects, lambda: False, Survival()),
             metadata=self.record,
         )
 

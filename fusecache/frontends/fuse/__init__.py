@@ -2,9 +2,10 @@
 
 from fusecache.frontends.fuse.kernel_pages import KernelPages
 from fusecache.frontends.fuse.operations import Operations
-from fusecache.frontends.fuse.session import Session
+from fusecache.frontends.fuse.session import Kept, Session
 
 __all__ = [
+    "Kept",
     "KernelPages",
     "Operations",
     "Session",
