@@ -14,12 +14,13 @@ A message is a JSON object with its ``word``:
 =========== ======== ==================================================================================================
 word        from     meaning
 =========== ======== ==================================================================================================
-hold        first    here are the device and my pidfd; ``config`` is what to start the next one with, ``init`` the
-                     kernel's first request, ``log`` where to complain
+hold        first    here are the device, my pidfd and the memory of my slate; ``config`` is what to start the next
+                     one with, ``init`` the kernel's first request, ``log`` where to complain
 config      either   to a successor: your options; from a daemon: they have changed
 loaded      next     I have loaded the program and understood my options
-begin       holder   there is no other daemon any more; ``crashes``, ``restarts`` and ``restart`` are for your status
-prepared    next     I have opened and recovered everything
+begin       holder   there is no other daemon any more, and here is what was on its slate; ``crashes``, ``restarts``
+                     and ``restart`` are for your status
+prepared    next     I have opened and recovered everything; here is my slate
 device      holder   here it is, with ``init``
 ready       next     I serve
 restart     daemon   load a successor with ``config``
@@ -62,7 +63,7 @@ PREPARE_SECONDS = 120.0
 READY_SECONDS = 60.0
 DIE_SECONDS = 10.0
 _MOST_BYTES = 128 * 1024
-_MOST_DESCRIPTORS = 2
+_MOST_DESCRIPTORS = 3
 _OOM_SCORE = "/proc/self/oom_score_adj"
 _NEVER = "-1000"
 
@@ -120,6 +121,8 @@ class Daemon:
         self.pidfd = pidfd
         self.child = child
         self.is_loaded = False
+        self.given: list[int] = []
+        """Descriptors that came with the word that was expected."""
         self.ready_at = time.monotonic()
 
     def expect(self, word: str, seconds: float, device: int = -1) -> str:
@@ -130,7 +133,7 @@ class Daemon:
             if device in ready:
                 raise LetGoError
             if self.line.fileno() in ready:
-                message, _ = receive(self.line)
+                message, self.given = receive(self.line)
                 if message["word"] == word:
                     return ""
                 if message["word"] == "refused":
@@ -168,7 +171,7 @@ class Holder:
         message, descriptors = receive(line)
         if message["word"] != "hold":
             raise LetGoError
-        self._device, pidfd = descriptors
+        self._device, pidfd, self._slate = descriptors
         self._init: str = message["init"]
         self._config: str = message["config"]
         self._log: str = message["log"]
@@ -194,8 +197,7 @@ class Holder:
             return 1
         finally:
             os.close(self._device)  # before anybody can see that we have ended
-            if self._next is not None:
-                self._next.end()
+            self._forget_next()
 
     # While there is a daemon
 
@@ -252,6 +254,7 @@ class Holder:
             self._restarts += 1
         else:
             self._crashes += 1
+            self._forget_next()
         has_lived = has_left or time.monotonic() - self._daemon.ready_at >= LIVED_SECONDS
         self._failures = 0 if has_lived else self._failures + 1
         self._daemon.end()
@@ -279,15 +282,26 @@ class Holder:
                 self._failures += 1
         raise GivenUpError(why)
 
+    def _forget_next(self) -> None:
+        """Do without a successor that was loaded with other options: its daemon died before it could leave."""
+        if self._next is not None:
+            self._next.end()
+            self._next, self._wanted = None, ""
+            self._outcome = "failed: the daemon died meanwhile; the options are what they were"
+
     def _install(self, successor: Daemon, config: str) -> str:
         """Have a successor recover, then give it the device; returns why it does not serve.  Raises LetGoError."""
         try:
             if why := self._loaded(successor, config):
                 return why
             outcome = "done" if self._wanted else self._outcome
-            send(successor.line, "begin", crashes=self._crashes, restarts=self._restarts, restart=outcome)
+            send(
+                successor.line, "begin", [self._slate], crashes=self._crashes, restarts=self._restarts, restart=outcome
+            )
             if why := successor.expect("prepared", PREPARE_SECONDS, self._device):
                 return why
+            os.close(self._slate)  # it has rows of all that was on it
+            (self._slate,) = successor.given
             send(successor.line, "device", [self._device], init=self._init)
         except OSError:
             return "it died; the log may say why"

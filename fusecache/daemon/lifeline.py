@@ -24,6 +24,7 @@ import subprocess
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
+from mmap import mmap
 from typing import TYPE_CHECKING, Final, final
 
 import structlog
@@ -31,13 +32,15 @@ import trio
 
 from fusecache.control import Survival
 from fusecache.daemon import holder
-from fusecache.errors import BusyError, RefusedError
+from fusecache.durability import Slate, slate_bytes
+from fusecache.errors import BusyError, RefusedError, StoreError
 from fusecache.frontends.fuse import Kept
 from fusecache.grammar import write_config
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from fusecache.attach import Binding
     from fusecache.config import MountConfig
 
 log = structlog.get_logger(__name__)
@@ -55,6 +58,8 @@ class Heir:
     restarts: int
     restart: str
     """What became of the last restart that was asked for."""
+    slate: bytes
+    """What the process before has noted (:mod:`fusecache.durability.slate`)."""
 
 
 @final
@@ -65,7 +70,7 @@ class Lifeline:
     :ivar survival: what the status says of it.
     """
 
-    __slots__ = ("_config", "_go", "_holder", "_line", "_started", "heir", "survival")
+    __slots__ = ("_config", "_go", "_holder", "_line", "_slate", "_started", "heir", "survival")
 
     def __init__(self, heir: Heir | None = None) -> None:
         self.heir = heir
@@ -75,6 +80,7 @@ class Lifeline:
         """A pidfd."""
         self._config = ""
         """What the holder would start the next one with."""
+        self._slate = -1
         self._started = trio.Event()
         self._go = trio.Event()
         if heir is not None:
@@ -83,6 +89,17 @@ class Lifeline:
 
     # Beginning
 
+    def make_slate(self, binding: Binding) -> Slate:
+        """Make a slate that outlives this process as soon as the holder has it; raises StoreError."""
+        try:
+            self._slate = os.memfd_create("fusecache-slate")
+            geometry = binding.geometry
+            os.truncate(self._slate, slate_bytes(geometry.cache_blocks, geometry.block_size))
+            return Slate(mmap(self._slate, 0), geometry.block_size, binding.uuid)
+        except OSError as exc:
+            msg = f"no memory that outlives this process: {exc.strerror}; --no-survive does without"
+            raise StoreError(msg) from exc
+
     def obtain(self) -> Kept:
         """Say that everything is prepared, and take the device; waits for it.  For heirs.
 
@@ -90,7 +107,7 @@ class Lifeline:
         """
         assert self._line is not None
         try:
-            holder.send(self._line, "prepared")
+            holder.send(self._line, "prepared", [self._slate])
             message, descriptors = holder.receive(self._line)
         except OSError as exc:
             msg = f"the holder of the mount has gone: {exc.strerror}"
@@ -121,12 +138,11 @@ class Lifeline:
             self._attach(ours, process.pid)
             own = os.pidfd_open(os.getpid())
         except OSError as exc:
-            self.close()
             ours.close()
             self.do_without(f"no holder can be started: {exc.strerror}")
             return
         self._config = write_config(config)
-        self._say("hold", [kept.device, own], init=kept.init.hex(), config=self._config, log=str(log_path))
+        self._say("hold", [kept.device, own, self._slate], init=kept.init.hex(), config=self._config, log=str(log_path))
         os.close(own)
         self._started.set()
 
@@ -210,6 +226,9 @@ class Lifeline:
 
     def close(self) -> None:
         """Say nothing more: a holder that is still there hears of nothing but our end."""
+        if self._slate >= 0:
+            os.close(self._slate)
+            self._slate = -1
         if self._line is not None:
             if self.heir is None:
                 self._line.close()

@@ -15,7 +15,7 @@ import structlog
 from fusecache.attach import DamagedRowError, hint_signature, inspect, recover, remember
 from fusecache.block import BlockLocks
 from fusecache.config import Mode
-from fusecache.durability import Durability
+from fusecache.durability import Durability, read_slate
 from fusecache.errors import BusyError, MetadataError, RefusedError
 from fusecache.volume import Volume, new_policy
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from fusecache.attach import Binding, Plan
     from fusecache.block import Mapping
     from fusecache.config import MountConfig
+    from fusecache.daemon.lifeline import Heir
     from policies import Policy
 
 log = structlog.get_logger(__name__)
@@ -41,22 +42,25 @@ class Prepared:
     """Blocks that are dirty only because a crash left it open whether they are."""
 
 
-def prepare(config: MountConfig, resources: ExitStack, *, takes_over: bool = False) -> Prepared:
+def prepare(config: MountConfig, resources: ExitStack, *, heir: Heir | None = None) -> Prepared:
     """Open, create and recover what a mount needs; closed with the resources.
 
-    :param takes_over: whether the mount is there already; then nobody answers who asks what its mountpoint is.
+    :param heir: if the mount is there already; then nobody answers who asks what its mountpoint is.
     :raises FusecacheError: why it cannot be mounted; nothing was changed.
     """
-    if not takes_over:
+    if heir is None:
         _require_mountpoint(config.mountpoint)
     plan = inspect(config, environ=dict(os.environ))
     resources.enter_context(plan.resources)
     new_policy(plan.geometry, config.policy)  # refuse before anything is created
-    if takes_over and _is_dirty_passthrough(plan, config.mode):
+    if heir is not None and _is_dirty_passthrough(plan, config.mode):
         log.warning("writethrough, and no passthrough, as a crash left it open whether the cache is clean")
         config = replace(config, mode=Mode.WRITETHROUGH)
     _refuse_dirty_passthrough(plan, config.mode)
     binding = plan.carry_out(config.page_cache)
+    if heir is not None and (notes := read_slate(heir.slate, binding.uuid)):
+        binding.make_rows(notes)
+        log.info("rows were made of what the last process had noted", blocks=len(notes))
     policy = new_policy(plan.geometry, config.policy)
     superblock = binding.database.superblock()
     remember(policy, superblock)

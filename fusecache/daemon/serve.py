@@ -86,7 +86,9 @@ async def _serve(config: MountConfig, on_ready: Callable[[list[str]], None], hei
         with ExitStack() as resources:
             kept = None
             with end_request.interrupting():
-                prepared = prepare(config, resources, takes_over=heir is not None)
+                prepared = prepare(config, resources, heir=heir)
+                if config.survive and not config.foreground:
+                    prepared.volume.durability.rows.slate = lifeline.make_slate(prepared.binding)
                 if heir is not None:
                     kept = lifeline.obtain()
             await _run(prepared, config, on_ready, end_request, lifeline, kept)

@@ -47,9 +47,9 @@ def succeed(line: socket.socket) -> int:
             resources.enter_context(background(config))
             serve = _load()
             holder.send(line, "loaded")
-            message, _ = holder.receive(line)
+            message, descriptors = holder.receive(line)
             if message["word"] == "begin":
-                serve(config, line, message)
+                serve(config, line, message, descriptors)
         except FusecacheError as exc:
             complain(exc)
             return _refuse(line, str(exc))
@@ -59,13 +59,16 @@ def succeed(line: socket.socket) -> int:
     return 0
 
 
-def _load() -> Callable[[MountConfig, socket.socket, holder.Message], None]:
+def _load() -> Callable[[MountConfig, socket.socket, holder.Message, list[int]], None]:
     """Import what serves, none of which this process needs before."""
     from fusecache.daemon.lifeline import Heir  # noqa: PLC0415 - see above
     from fusecache.daemon.serve import serve  # noqa: PLC0415 - likewise
 
-    def serve_on(config: MountConfig, line: socket.socket, told: holder.Message) -> None:
-        serve(config, _tell_nobody, Heir(line, told["crashes"], told["restarts"], told["restart"]))
+    def serve_on(config: MountConfig, line: socket.socket, told: holder.Message, descriptors: list[int]) -> None:
+        with open(descriptors[0], "rb", buffering=0) as file:  # noqa: PTH123 - it is no path
+            file.seek(0)
+            slate = file.readall()
+        serve(config, _tell_nobody, Heir(line, told["crashes"], told["restarts"], told["restart"], slate))
 
     return serve_on
 

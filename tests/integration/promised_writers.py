@@ -1,7 +1,7 @@
 """Threads that write past the page cache, and remember what they were promised; a program, so that it can be given up.
 
-Usage: promised_writers.py IMAGE THREADS PLACES STOP.  It writes until the file STOP is there, reads everything back, and
-prints one JSON object: places acknowledged, those that read differently, errors, and the longest write in seconds.
+Usage: promised_writers.py IMAGE THREADS PLACES STOP.  It writes until the file STOP is there, reads everything back,
+and prints one JSON object: places acknowledged, those that read differently, errors, and the longest write in seconds.
 """
 
 from __future__ import annotations
@@ -74,11 +74,11 @@ def main() -> None:
         thread.join()
     result = {
         "places": sum(len(writer.acknowledged) for writer in writers),
-        "wrong": sum((writer.wrong for writer in writers), []),
-        "errors": sum((writer.errors for writer in writers), []),
+        "wrong": [place for writer in writers for place in writer.wrong],
+        "errors": [error for writer in writers for error in writer.errors],
         "longest": max(writer.longest for writer in writers),
     }
-    print(json.dumps(result))
+    print(json.dumps(result))  # noqa: T201 - a program's result
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ def writing(mount: Mount, threads: int = 8) -> Iterator[dict[str, object]]:
     stop = mount.mountpoint.with_name("stop")
     stop.unlink(missing_ok=True)
     result: dict[str, object] = {}
-    command = [sys.executable, WRITERS, mount.image, str(threads), str(SIZE // 4096), stop]
+    command = [sys.executable, str(WRITERS), str(mount.image), str(threads), str(SIZE // 4096), str(stop)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL) as process:
         try:
             yield result
@@ -226,10 +226,8 @@ def command_of(pid: int) -> bytes:
 @contextlib.contextmanager
 def failing_reads(mount: Mount) -> Iterator[subprocess.Popen[bytes]]:
     """Have a program read again and again until it sees an error."""
-    program = (
-        "import os, sys, time\nfd = os.open(sys.argv[1], os.O_RDONLY)\nwhile os.pread(fd, 512, 0): time.sleep(0.1)"
-    )
-    command = [sys.executable, "-c", program, str(mount.image)]
+    reader = "import os, sys, time; fd = os.open(sys.argv[1], 0)\nwhile os.pread(fd, 512, 0): time.sleep(0.1)"
+    command = [sys.executable, "-c", reader, str(mount.image)]
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
             yield process
@@ -339,7 +337,7 @@ class TestRestarted:
 
     def test_under_fio(self, mount: Mount) -> None:
         need("fio")
-        command = fio_command(mount.image, "--direct=1", "--time_based", "--runtime=6", "--verify_backlog=64")
+        command = fio_command(mount.image, "direct=1", "time_based=1", "runtime=6", "verify_backlog=64")
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as fio:
             for _ in range(2):
                 time.sleep(1)
@@ -371,10 +369,10 @@ class TestRestarted:
         self, mounted: Mounted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         broken = tmp_path / "release" / "fusecache"
-        broken.mkdir(parents=True)
         monkeypatch.setenv("PYTHONPATH", str(broken.parent))
         mount = mounted(content=CONTENT)
         pid = mount.pid
+        broken.mkdir(parents=True)
         (broken / "__init__.py").write_text("raise ImportError('half a release')")
         monkeypatch.delenv("PYTHONPATH")
         result = run(program(), "restart", mount.mountpoint, check=False)
