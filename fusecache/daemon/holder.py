@@ -307,7 +307,10 @@ class Holder:
             return "it died; the log may say why"
         why = successor.expect("ready", READY_SECONDS)
         successor.ready_at = time.monotonic()
-        self._outcome = self._outcome if why else outcome
+        if why:
+            self._crashes += 1
+        else:
+            self._outcome = outcome
         return why
 
     def _is_gone(self, seconds: float = 0) -> bool:
