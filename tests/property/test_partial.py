@@ -2,8 +2,8 @@
 
 One request comes after the other, so that the model is exact: a ``bytearray``, and what of it the last flush has made
 durable.  After each step every structure is asked whether it is sound, and what a process would find that goes on in
-the place of this one is held against the model: everything that was written.  After each flush, and where a crash comes,
-what a power cut leaves is.  What is done side by side is for ``test_disk.py`` and the crash hunter.
+the place of this one is held against the model: everything that was written.  After each flush, and where a crash
+comes, what a power cut leaves is.  What is done side by side is for ``test_disk.py`` and the crash hunter.
 """
 
 from __future__ import annotations
