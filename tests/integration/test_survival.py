@@ -311,7 +311,7 @@ class TestUnmounted:
         mount = mounted("--no-survive", content=CONTENT)
         assert (mount.count("holder"), mount.status()["unheld"]) == (0, "the mount was told so")
         kill(mount)
-        with pytest.raises(OSError, match="not connected|abort"):
+        with pytest.raises(OSError, match=r"not connected|abort"):
             mount.image.read_bytes()
 
 
