@@ -120,7 +120,8 @@ class Client:
             while (now := self.stats())["restart"] == "under way":
                 time.sleep(self._poll_seconds)
         if now["restart"] != "done":
-            msg = f"restart: {now['restart'].removeprefix('failed: ')}; {_log_of(now)}"
+            why = now["restart"].removeprefix("failed: ") or "the daemon died meanwhile"
+            msg = f"restart: {why}; {_log_of(now)}"
             raise RefusedError(msg)
         say(f"pid {now['pid']} goes on in the place of pid {was['pid']}")
 

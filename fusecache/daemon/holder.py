@@ -56,8 +56,8 @@ from contextlib import suppress
 
 PAUSES = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 """Seconds before an attempt, by how many failed before it; after as many the mount is given up."""
-LIVED_SECONDS = 5.0
-"""Who served that long has not failed, whatever ended it."""
+LIVED_SECONDS = 1.0
+"""Who served that long has not failed, whatever ended it: a request that is deadly comes again at once."""
 LOAD_SECONDS = 60.0
 PREPARE_SECONDS = 120.0
 READY_SECONDS = 60.0

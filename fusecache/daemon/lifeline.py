@@ -70,12 +70,14 @@ class Lifeline:
     :ivar survival: what the status says of it.
     """
 
-    __slots__ = ("_config", "_go", "_holder", "_line", "_slate", "_started", "heir", "survival")
+    __slots__ = ("_child", "_config", "_go", "_holder", "_line", "_slate", "_started", "heir", "survival")
 
     def __init__(self, heir: Heir | None = None) -> None:
         self.heir = heir
         self.survival = Survival()
         self._line: socket.socket | None = None
+        self._child: subprocess.Popen[bytes] | None = None
+        """The holder, if we have started it."""
         self._holder = -1
         """A pidfd."""
         self._config = ""
@@ -132,10 +134,10 @@ class Lifeline:
         command = [sys.executable, "-I", "-S", holder.__file__, str(config.mountpoint), str(theirs.fileno())]
         try:
             with theirs:
-                process = subprocess.Popen(  # noqa: S603 - our own
+                self._child = subprocess.Popen(  # noqa: S603 - our own
                     command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, cwd="/", start_new_session=True
                 )
-            self._attach(ours, process.pid)
+            self._attach(ours, self._child.pid)
             own = os.pidfd_open(os.getpid())
         except OSError as exc:
             ours.close()
@@ -264,5 +266,5 @@ class Lifeline:
 
     def _reap(self) -> None:
         """Leave no zombie if it was our child."""
-        with suppress(ChildProcessError):
-            os.waitpid(self.survival.holder, os.WNOHANG)
+        if self._child is not None:
+            self._child.poll()

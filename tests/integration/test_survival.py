@@ -36,7 +36,7 @@ KILLS = int(os.environ.get("FUSECACHE_KILLS", "3"))
 WRITERS = Path(__file__).with_name("promised_writers.py")
 SIZE = 16 * MIB
 CONTENT = random.Random(15).randbytes(SIZE)
-LIVED_SECONDS = 5.5
+LIVED_SECONDS = 1.2
 """A daemon that served that long has not failed, however it ended."""
 END_SECONDS = 60
 """Nobody waits longer for an answer or an error."""
@@ -109,7 +109,8 @@ class TestKilled:
         mount = mounted("--mode", mode, "--page-cache", page_cache, content=CONTENT)
         with writing(mount) as found:
             for number in range(KILLS):
-                time.sleep(1 if number < 4 else LIVED_SECONDS)
+                assert mount.count("crashes") == number
+                time.sleep(LIVED_SECONDS)
                 kill(mount)
             assert mount.count("crashes") == KILLS
         judge(found)
@@ -385,7 +386,7 @@ class TestRestarted:
     def test_a_kill_while_it_restarts_is_a_crash(self, mount: Mount) -> None:
         with writing(mount) as found:
             for pause in (0.0, 0.2, 0.5):
-                time.sleep(LIVED_SECONDS / 2)
+                time.sleep(LIVED_SECONDS)
                 pid = mount.pid
                 asking = threading.Thread(
                     target=run, args=(program(), "restart", mount.mountpoint), kwargs={"check": False}
