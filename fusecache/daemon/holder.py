@@ -19,7 +19,7 @@ hold        first    here are the device, my pidfd and the memory of my slate; `
 config      either   to a successor: your options; from a daemon: they have changed
 loaded      next     I have loaded the program and understood my options
 begin       holder   there is no other daemon any more, and here is what was on its slate; ``crashes``, ``restarts``
-                     and ``restart`` are for your status
+                     and ``restart`` are for your status, and ``holder`` is my number
 prepared    next     I have opened and recovered everything; here is my slate
 device      holder   here it is, with ``init``
 ready       next     I serve
@@ -295,9 +295,8 @@ class Holder:
             if why := self._loaded(successor, config):
                 return why
             outcome = "done" if self._wanted else self._outcome
-            send(
-                successor.line, "begin", [self._slate], crashes=self._crashes, restarts=self._restarts, restart=outcome
-            )
+            counts = {"crashes": self._crashes, "restarts": self._restarts}
+            send(successor.line, "begin", [self._slate], holder=os.getpid(), restart=outcome, **counts)
             if why := successor.expect("prepared", PREPARE_SECONDS, self._device):
                 return why
             os.close(self._slate)  # it has rows of all that was on it

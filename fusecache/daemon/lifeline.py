@@ -54,6 +54,8 @@ class Heir:
 
     line: socket.socket
     """To the holder, which is our parent."""
+    holder: int
+    """The holder's number, in its own words."""
     crashes: int
     restarts: int
     restart: str
@@ -87,20 +89,26 @@ class Lifeline:
         self._go = trio.Event()
         if heir is not None:
             self.survival = Survival(crashes=heir.crashes, restarts=heir.restarts, restart=heir.restart)
-            self._attach(heir.line, os.getppid())
+            self._attach(heir.line, heir.holder)
 
     # Beginning
 
-    def make_slate(self, binding: Binding) -> Slate:
-        """Make a slate that outlives this process as soon as the holder has it; raises StoreError."""
+    def make_slate(self, binding: Binding) -> Slate | None:
+        """Make a slate that outlives this process as soon as the holder has it; None if there is no memory for it.
+
+        :raises StoreError: there is none for an heir, who cannot do without.
+        """
         try:
             self._slate = os.memfd_create("fusecache-slate")
             geometry = binding.geometry
             os.truncate(self._slate, slate_bytes(geometry.cache_blocks, geometry.block_size))
             return Slate(mmap(self._slate, 0), geometry.block_size, binding.uuid)
         except OSError as exc:
-            msg = f"no memory that outlives this process: {exc.strerror}; --no-survive does without"
-            raise StoreError(msg) from exc
+            msg = f"no memory that outlives this process: {exc.strerror}"
+            if self.heir is not None:
+                raise StoreError(msg) from exc
+            self.do_without(msg)
+            return None
 
     def obtain(self) -> Kept:
         """Say that everything is prepared, and take the device; waits for it.  For heirs.
@@ -108,6 +116,10 @@ class Lifeline:
         :raises RefusedError: the mount has gone, or its holder has.
         """
         assert self._line is not None
+        assert self.heir is not None
+        if os.getppid() != self.heir.holder:  # and what we would end some day is another process
+            msg = "the holder of the mount has gone"
+            raise RefusedError(msg)
         try:
             holder.send(self._line, "prepared", [self._slate])
             message, descriptors = holder.receive(self._line)
@@ -130,6 +142,8 @@ class Lifeline:
 
         :param config: what the next daemon is to be; its paths are absolute, and the mountpoint has no links in it.
         """
+        if self._slate < 0:
+            return
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         command = [sys.executable, "-I", "-S", holder.__file__, str(config.mountpoint), str(theirs.fileno())]
         try:

@@ -68,7 +68,8 @@ def _load() -> Callable[[MountConfig, socket.socket, holder.Message, list[int]],
         with open(descriptors[0], "rb", buffering=0) as file:  # noqa: PTH123 - it is no path
             file.seek(0)
             slate = file.readall()
-        serve(config, _tell_nobody, Heir(line, told["crashes"], told["restarts"], told["restart"], slate))
+        heir = Heir(line, told["holder"], told["crashes"], told["restarts"], told["restart"], slate)
+        serve(config, _tell_nobody, heir)
 
     return serve_on
 

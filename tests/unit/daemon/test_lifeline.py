@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -39,7 +40,7 @@ class Other:
         ours, self.line = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.line.settimeout(10)
         self.ours = ours
-        self.lifeline = Lifeline(Heir(ours, 2, 3, "done", b""))
+        self.lifeline = Lifeline(Heir(ours, os.getppid(), 2, 3, "done", b""))
 
     def hear(self, word: str) -> tuple[holder.Message, list[int]]:
         message, descriptors = holder.receive(self.line)
@@ -79,6 +80,7 @@ def test_an_heir_knows_what_was(other: Other) -> None:
 
 def test_an_heir_gets_the_device_for_its_slate(other: Other) -> None:
     slate = other.lifeline.make_slate(FakeBinding())  # type: ignore[arg-type]
+    assert slate is not None
     slate.note(3, 4, None)
     reading, writing = os.pipe()
     holder.send(other.line, "device", [writing], init="0102")
@@ -158,6 +160,7 @@ def held(tmp_path: Path) -> Iterator[tuple[Lifeline, int]]:
     """A lifeline with a real holder, and the other end of what it takes for the device."""
     lifeline = Lifeline()
     slate = lifeline.make_slate(FakeBinding())  # type: ignore[arg-type]
+    assert slate is not None
     reading, writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     lifeline.begin(Kept(writing, b"\1"), CONFIG, tmp_path / "log")
     os.close(writing)
@@ -187,3 +190,22 @@ def test_one_that_does_not_listen_is_killed(held: tuple[Lifeline, int], monkeypa
     os.kill(lifeline.survival.holder, signal.SIGSTOP)
     lifeline.let_go()
     assert os.read(reading, 1) == b""
+
+
+def test_without_memory_for_a_slate_nobody_holds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def refuse(_name: str) -> int:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(os, "memfd_create", refuse)
+    lifeline = Lifeline()
+    assert lifeline.make_slate(FakeBinding()) is None  # type: ignore[arg-type]
+    lifeline.begin(Kept(0, b""), CONFIG, tmp_path / "log")
+    assert lifeline.survival.holder == 0
+    assert "Function not implemented" in lifeline.survival.unheld
+
+
+def test_an_heir_whose_holder_has_gone_takes_no_other_process_for_it(other: Other) -> None:
+    orphan = Lifeline(Heir(other.ours, os.getpid(), 0, 0, "", b""))
+    with pytest.raises(RefusedError, match="has gone"):
+        orphan.obtain()
+    orphan.close()
