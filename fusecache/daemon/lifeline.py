@@ -60,7 +60,7 @@ class Heir:
     restarts: int
     restart: str
     """What became of the last restart that was asked for."""
-    slate: bytes
+    slate: mmap | bytes
     """What the process before has noted (:mod:`fusecache.durability.slate`)."""
 
 

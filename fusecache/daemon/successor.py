@@ -11,6 +11,7 @@ import socket
 import sys
 import traceback
 from contextlib import ExitStack, suppress
+from mmap import ACCESS_READ, mmap
 from typing import TYPE_CHECKING, NoReturn
 
 from fusecache.daemon import holder
@@ -65,9 +66,8 @@ def _load() -> Callable[[MountConfig, socket.socket, holder.Message, list[int]],
     from fusecache.daemon.serve import serve  # noqa: PLC0415 - likewise
 
     def serve_on(config: MountConfig, line: socket.socket, told: holder.Message, descriptors: list[int]) -> None:
-        with open(descriptors[0], "rb", buffering=0) as file:  # noqa: PTH123 - it is no path
-            file.seek(0)
-            slate = file.readall()
+        slate = mmap(descriptors[0], 0, access=ACCESS_READ)
+        os.close(descriptors[0])
         heir = Heir(line, told["holder"], told["crashes"], told["restarts"], told["restart"], slate)
         serve(config, _tell_nobody, heir)
 
