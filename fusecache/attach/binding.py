@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from fusecache.attach.names import Name
+from fusecache.errors import StoreError
 from fusecache.linux import size_of
-from fusecache.metadata import packed, side_files
+from fusecache.metadata import Transaction, packed, side_files
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -101,6 +102,21 @@ class Binding:
         self._bond.settle()
         if is_first and not self.read_only and self._bond.claimed_at != self._origin.address:
             self.notes.append(_where(self._bond.claimed_at))
+
+    def make_rows(self, notes: list[tuple[int, int, int | None]]) -> None:
+        """Make rows of what a process that was killed had noted, after the data that they name is durable.
+
+        :param notes: cblocks, oblocks, and the sectors that the cache has, or None for all.
+        :raises FusecacheError: that is not possible; there are none of them then.
+        """
+        try:
+            os.fdatasync(self._cache_fd)
+        except OSError as exc:
+            msg = f"cannot flush {self.cache_path}: {exc.strerror}"
+            raise StoreError(msg) from exc
+        rows = Transaction()
+        rows.mapped.extend((cblock, oblock, True, None, valid) for cblock, oblock, valid in notes)
+        self.database.apply(rows)
 
     def remember_names(self) -> None:
         """Note what the names of the files mean, for :meth:`gone`."""

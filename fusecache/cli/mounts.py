@@ -112,6 +112,9 @@ def mount(
     no_gate: Annotated[
         bool, typer.Option("--no-gate", help="Leave reading requests to pyfuse3: synchronous writers take turns then.")
     ] = False,
+    no_survive: Annotated[
+        bool, typer.Option("--no-survive", help="End the mount if its daemon dies; nobody starts another one.")
+    ] = False,
     foreground: Annotated[bool, typer.Option("--foreground", help="Serve in this process, log to stderr.")] = False,
     format: Annotated[  # noqa: A002 - the option's name
         int, typer.Option("--format", count=True, help="Empty an existing cache; twice, even with dirty data in it.")
@@ -191,6 +194,7 @@ def mount(
             page_cache=PageCache.parse(page_cache),
             read_ahead=parse_read_ahead(read_ahead),
             gate=not no_gate,
+            survive=not no_survive,
             read_only=read_only,
             raw=raw,
             ownership=ownership,
@@ -205,6 +209,36 @@ def unmount(mountpoint: Mountpoint) -> None:
     from fusecache.client import Client  # noqa: PLC0415 - see the package's docstring
 
     Client(mountpoint).unmount()
+
+
+@app.command(help="Have a new process go on with a mount, and perhaps with other options; nobody has to stop using it.")
+def restart(
+    mountpoint: Mountpoint,
+    cache_size: Annotated[str | None, typer.Option(metavar="SIZE", help="Another size of the cache: 64MiB.")] = None,
+    mode: Annotated[str | None, typer.Option(metavar="MODE", help="writeback, writethrough, passthrough.")] = None,
+    policy: Annotated[str | None, typer.Option(metavar="NAME[,KEY=VALUE...]", help="Replacement policy.")] = None,
+    copy_rate: Annotated[str | None, typer.Option(metavar="RATE", help="As of mount, and so are the others.")] = None,
+    dirty_age: Annotated[str | None, typer.Option(metavar="AGE")] = None,
+    dirty_limit: Annotated[str | None, typer.Option(metavar="LIMIT")] = None,
+    read_ahead: Annotated[str | None, typer.Option(metavar="SIZE")] = None,
+    scrub: Annotated[str | None, typer.Option(metavar="RATE")] = None,
+    page_cache: Annotated[str | None, typer.Option(metavar="WHICH", help="Holds for who opens the image then.")] = None,
+) -> None:
+    """Restart the daemon of a mount."""
+    from fusecache.client import Client  # noqa: PLC0415 - see the package's docstring
+
+    told = {
+        "cache_size": cache_size,
+        "mode": mode,
+        "policy": policy,
+        "copy_rate": copy_rate,
+        "dirty_age": dirty_age,
+        "dirty_limit": dirty_limit,
+        "read_ahead": read_ahead,
+        "scrub": scrub,
+        "page_cache": page_cache,
+    }
+    Client(mountpoint).restart({name: value for name, value in told.items() if value is not None})
 
 
 @app.command(help="Show what a mount holds and does.", epilog=_ROWS)

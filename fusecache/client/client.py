@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, Final, TextIO
 from fusecache.client.attributes import ImageAttributes, mountpoint_of, own_mount_at
 from fusecache.client.unmounting import detach, dirty_after_clean_end, hold_process, unmount_command, wait_for_daemon
 from fusecache.errors import BusyError, FusecacheError, RefusedError
-from fusecache.grammar import join_words
+from fusecache.grammar import join_words, write_changes
 from fusecache.lines import printable, say
 from fusecache.units import SECTOR, format_size
 
@@ -47,6 +47,7 @@ _KINDS: Final = {
     "flush_pending": int,
     "flush_failed": int,
     "decommissioned": bool,
+    "restart": str,
     "origin": str,
     "cache": str,
     "metadata": str,
@@ -108,6 +109,22 @@ class Client:
         say(f"after `{command}` these can be deleted:")
         for name in ("cache", "metadata"):
             say(f"  {stats[name]}")
+
+    def restart(self, changes: dict[str, str]) -> None:
+        """Have a new process go on, with other options, and wait until it does.
+
+        :param changes: options of ``mount``, by their names with ``_``, as users write them.
+        """
+        was = self.stats()
+        self._ask("restart", write_changes(changes), "restart")
+        with _waiting("a new process takes over"):
+            while (now := self.stats())["restart"] == "under way":
+                time.sleep(self._poll_seconds)
+        if now["restart"] != "done":
+            why = now["restart"].removeprefix("failed: ") or "the daemon died meanwhile"
+            msg = f"restart: {why}; {_log_of(now)}"
+            raise RefusedError(msg)
+        say(f"pid {now['pid']} goes on in the place of pid {was['pid']}")
 
     def unmount(self) -> None:
         """Unmount, wait for the daemon's end, and make sure that it was a clean one."""
@@ -187,17 +204,22 @@ class Client:
     def _carry_out(self, key: str, value: str, what: str) -> None:
         """Ask for a value to be set, and follow that to its end; ``what`` says in short what is asked for."""
         stats = self.stats()  # says what is wrong if this is no mount of ours
-        ticket = token_hex(8)
-        try:
-            self._attributes.set("request", f"{ticket} {key} {value}")
-        except OSError as exc:
-            raise self._refusal(exc, ticket, what) from exc
+        ticket = self._ask(key, value, what)
         try:
             self._follow(stats, ticket, what)
         except KeyboardInterrupt as exc:
             command = f"fusecache status {self._mountpoint}"
             msg = f"no longer waited for, but it goes on: {what}; `{command}` shows how far it is"
             raise FusecacheError(msg) from exc
+
+    def _ask(self, key: str, value: str, what: str) -> str:
+        """Ask for a value to be set; returns the ticket by which to ask what becomes of it."""
+        ticket = token_hex(8)
+        try:
+            self._attributes.set("request", f"{ticket} {key} {value}")
+        except OSError as exc:
+            raise self._refusal(exc, ticket, what) from exc
+        return ticket
 
     def _refusal(self, exc: OSError, ticket: str, what: str) -> FusecacheError:
         """Say why something was not set: in the daemon's words, if it refused."""
@@ -336,8 +358,17 @@ def _status_rows(stats: dict[str, Any]) -> dict[str, str]:
         "errors": f"{stats['origin_errors']} of the origin, {stats['cache_errors']} of the cache",
         "job": stats["job"] or "none",
         "flush": f"{stats['flush_pending']} blocks to go, {stats['flush_failed']} failed",
+        "survival": _survival(stats),
         "up": f"{hours}:{seconds // 60:02}:{seconds % 60:02}, pid {stats['pid']}, fusecache {stats['version']}",
     }
+
+
+def _survival(stats: dict[str, Any]) -> str:
+    """Say what becomes of the mount when its daemon dies, and what has become of it."""
+    text = f"held by pid {stats['holder']}" if stats["holder"] else f"ends with its daemon: {stats['unheld']}"
+    if stats["crashes"] or stats["restarts"]:
+        text += f"; {stats['crashes']} crashes, {stats['restarts']} restarts"
+    return text
 
 
 def _log_of(stats: dict[str, Any]) -> str:

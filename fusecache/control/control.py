@@ -65,6 +65,8 @@ class Control:
     """What can be asked of a running mount, and what can be changed.
 
     :param scrub_rate: bytes a second at which cached blocks are verified; 0 for not at all.
+    :param restart: has another process go on, with options that are to change; returns at once, raises FusecacheError.
+        None if nobody can.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class Control:
         facts: MountFacts,
         metadata: MetadataSize,
         scrub_rate: int = 0,
+        restart: Callable[[str], None] | None = None,
     ) -> None:
         self._volume = volume
         self._worker = worker
@@ -102,6 +105,7 @@ class Control:
             "scrub": _Attribute(lambda: str(self._scrub.rate), self._set_scrub),
             "message": _Attribute(None, self._carry_out),
             "request": _Attribute(None, self._request),
+            "restart": _Attribute(lambda: facts.survival.restart, restart),
             "status": _Attribute(lambda: status_line(self.status())),
             "table": _Attribute(lambda: facts.table),
             "stats": _Attribute(lambda: self.status().as_json()),
@@ -216,6 +220,11 @@ class Control:
             log=facts.log,
             mountpoint=facts.mountpoint,
             pid=facts.pid,
+            holder=facts.survival.holder,
+            unheld=facts.survival.unheld,
+            crashes=facts.survival.crashes,
+            restarts=facts.survival.restarts,
+            restart=facts.survival.restart,
             version=facts.version,
             uptime_s=round(trio.current_time() - self._began, 3),
         )

@@ -1,14 +1,32 @@
-"""What a mount tells of itself that does not change while it is served, and how large its metadata is."""
+"""What a mount tells of itself that its parts do not know, and how large its metadata is."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from fusecache.config import PageCache
+
+
+@dataclass(slots=True)
+class Survival:
+    """What becomes of a mount when its daemon ends, and what has become of it so far."""
+
+    UNDER_WAY: ClassVar = "under way"
+
+    holder: int = 0
+    """The process that keeps the mount; 0 if there is none."""
+    unheld: str = ""
+    """Why there is none."""
+    crashes: int = 0
+    """How often a daemon of this mount has died."""
+    restarts: int = 0
+    """How often one has left, and another one has gone on."""
+    restart: str = ""
+    """What became of the last restart: ``under way``, ``done``, or ``failed: `` and why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +59,8 @@ class MountFacts:
     """The process that serves the image."""
     version: str
     """Its release of fusecache."""
+    survival: Survival = field(default_factory=Survival)
+    """What the mount's holder is about; changes while it is served."""
 
 
 class MetadataSize(Protocol):

@@ -121,6 +121,16 @@ class Status:
     """Absolute path of the directory that the image is in."""
     pid: int
     """The process that serves the image."""
+    holder: int
+    """The process that starts the next one when that dies; 0 if nobody does."""
+    unheld: str
+    """Why nobody does."""
+    crashes: int
+    """How often the process that serves has died, and another one has gone on."""
+    restarts: int
+    """How often it has left to another one."""
+    restart: str
+    """What became of the last restart: ``under way``, ``done``, or ``failed: `` and why."""
     version: str
     """Its release of fusecache."""
     uptime_s: float

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import structlog
@@ -15,7 +15,7 @@ import structlog
 from fusecache.attach import DamagedRowError, hint_signature, inspect, recover, remember
 from fusecache.block import BlockLocks
 from fusecache.config import Mode, Ownership
-from fusecache.durability import Durability
+from fusecache.durability import Durability, read_slate
 from fusecache.errors import BusyError, MetadataError, RefusedError
 from fusecache.volume import Volume, new_policy
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from fusecache.attach import Binding, Plan
     from fusecache.block import Mapping
     from fusecache.config import MountConfig
+    from fusecache.daemon.lifeline import Heir
     from policies import Policy
 
 log = structlog.get_logger(__name__)
@@ -41,18 +42,26 @@ class Prepared:
     """Blocks that are dirty only because a crash left it open whether they are."""
 
 
-def prepare(config: MountConfig, resources: ExitStack) -> Prepared:
+def prepare(config: MountConfig, resources: ExitStack, *, heir: Heir | None = None) -> Prepared:
     """Open, create and recover what a mount needs; closed with the resources.
 
+    :param heir: if the mount is there already; then nobody answers who asks what its mountpoint is.
     :raises FusecacheError: why it cannot be mounted; nothing was changed.
     """
-    _require_mountpoint(config.mountpoint)
+    if heir is None:
+        _require_mountpoint(config.mountpoint)
     _require_right_to_give_away(config.ownership)
     plan = inspect(config, environ=dict(os.environ))
     resources.enter_context(plan.resources)
     new_policy(plan.geometry, config.policy)  # refuse before anything is created
+    if heir is not None and _is_dirty_passthrough(plan, config.mode):
+        log.warning("writethrough, and no passthrough, as a crash left it open whether the cache is clean")
+        config = replace(config, mode=Mode.WRITETHROUGH)
     _refuse_dirty_passthrough(plan, config.mode)
     binding = plan.carry_out(config.page_cache)
+    if heir is not None and (notes := read_slate(heir.slate, binding.uuid)):
+        binding.make_rows(notes)
+        log.info("rows were made of what the last process had noted", blocks=len(notes))
     policy = new_policy(plan.geometry, config.policy)
     superblock = binding.database.superblock()
     remember(policy, superblock)
@@ -152,11 +161,14 @@ def _require_right_to_give_away(ownership: Ownership) -> None:
         raise RefusedError(msg)
 
 
+def _is_dirty_passthrough(plan: Plan, mode: Mode) -> bool:
+    return mode is Mode.PASSTHROUGH and plan.database is not None and plan.database.has_suspects()
+
+
 def _refuse_dirty_passthrough(plan: Plan, mode: Mode) -> None:
     """Refuse passthrough over a cache that has, or after a crash may have, something that the origin does not have."""
-    if mode is not Mode.PASSTHROUGH or plan.database is None:
-        return
-    if plan.database.has_suspects():
+    if _is_dirty_passthrough(plan, mode):
+        assert plan.database is not None
         count = plan.database.count(dirty_only=True) or "some"
         msg = f"passthrough needs a clean cache, and {count} blocks are dirty: mount writethrough and flush first"
         raise RefusedError(msg)

@@ -5,10 +5,10 @@ Theory of operation
 :func:`serve` runs one mount from beginning to end.  Everything that can be refused is refused before anything is
 created; then FUSE is told to mount, the record is recovered, and the caller hears that the image is ready.
 
-The end has one path, whether it came by an unmount or by SIGTERM or SIGINT: requests under way are answered;
-migrations and flushes stop; the record is made exact, with hints and counters; only then is it marked clean, and only
-after that does a mount that is still there disappear.  If any of it fails, the mark is not set, and the next mount
-recovers as after a crash.
+The end has one path, whether it came by an unmount, by SIGTERM or SIGINT, or because another process is to go on:
+requests under way are answered; migrations and flushes stop; the record is made exact, with hints and counters; only
+then is it marked clean, and only after that does a mount that is still there disappear, unless another process goes on.
+If any of it fails, the mark is not set, and the next mount recovers as after a crash.
 
 *A mount that ended badly stays, dead* ("Transport endpoint is not connected").
   What must hold: nobody who writes to ``MOUNTPOINT/image`` writes a plain file into the empty directory below, and
@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import gc
 import os
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
@@ -37,7 +37,9 @@ from fusecache.control import Control, MountFacts
 from fusecache.daemon.end_request import EndRequest
 from fusecache.daemon.ending import end_cleanly, metadata_kept, save_what_ends, watch_names
 from fusecache.daemon.fuse_words import FuseWords, name_of_log
+from fusecache.daemon.lifeline import Lifeline
 from fusecache.daemon.preparing import prepare
+from fusecache.daemon.succession import Succession
 from fusecache.datapath import Disk
 from fusecache.errors import RefusedError, StoreError
 from fusecache.frontends.fuse import Attributes, KernelPages, Operations, Session
@@ -48,12 +50,15 @@ from fusecache.migration import Cleaning, MigrationWorker
 from fusecache.volume import Volume
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator
     from pathlib import Path
 
     from fusecache.attach import Binding, Space
     from fusecache.config import MountConfig
+    from fusecache.control import Survival
+    from fusecache.daemon.lifeline import Heir
     from fusecache.daemon.preparing import Prepared
+    from fusecache.frontends.fuse import Kept
     from fusecache.metadata import ImageTimes
 
 log = structlog.get_logger(__name__)
@@ -63,36 +68,48 @@ _TICK_SECONDS: Final = 1.0
 _TICKS_PER_CLOSING: Final = 5
 
 
-def serve(config: MountConfig, on_ready: Callable[[list[str]], None]) -> None:
+def serve(config: MountConfig, on_ready: Callable[[list[str]], None], heir: Heir | None = None) -> None:
     """Mount the image and serve it until it is unmounted, or until SIGTERM or SIGINT.
 
     :param on_ready: called once, with notes for the user, when the image can be used.
+    :param heir: if the mount is there, and was served by another process.
     :raises FusecacheError: why it could not be mounted, or did not end cleanly.
     """
     try:
         become_io_flusher()
     except OSError as exc:
         log.debug("no IO flusher", reason=exc.strerror)
-    trio.run(_serve, config, on_ready)
+    trio.run(_serve, config, on_ready, heir)
 
 
-async def _serve(config: MountConfig, on_ready: Callable[[list[str]], None]) -> None:
-    with EndRequest.heeded() as end_request, ExitStack() as resources:
-        with end_request.interrupting():
-            prepared = prepare(config, resources)
-        await _run(prepared, config, on_ready, end_request)
+async def _serve(config: MountConfig, on_ready: Callable[[list[str]], None], heir: Heir | None) -> None:
+    lifeline = Lifeline(heir)
+    with EndRequest.heeded() as end_request, closing(lifeline):
+        with ExitStack() as resources:
+            kept = None
+            with end_request.interrupting():
+                prepared = prepare(config, resources, heir=heir)
+                if config.survive and not config.foreground:
+                    prepared.volume.durability.rows.slate = lifeline.make_slate(prepared.binding)
+                if heir is not None:
+                    kept = lifeline.obtain()
+            await _run(prepared, config, on_ready, end_request, lifeline, kept)
+        if lifeline.is_to_leave:
+            lifeline.leave()
 
 
 async def _run(
-    prepared: Prepared, config: MountConfig, on_ready: Callable[[list[str]], None], end_request: EndRequest
+    prepared: Prepared,
+    config: MountConfig,
+    on_ready: Callable[[list[str]], None],
+    end_request: EndRequest,
+    lifeline: Lifeline,
+    kept: Kept | None,
 ) -> None:
     """Serve the mount, then end it."""
     volume, binding = prepared.volume, prepared.binding
-    worker = MigrationWorker(volume)
-    worker.copy_rate.set_rate(config.copy_rate)
+    worker = _make_worker(prepared, config)
     cleaning = Cleaning(volume, worker, config.dirty_age, config.dirty_limit)
-    worker.read_ahead.usual_size = 0 if binding.strengths.reads_ahead else DEFAULT_READ_AHEAD
-    worker.read_ahead.set_size(config.read_ahead)
     jobs = Jobs(volume.geometry.block_size, trio.current_time)
     flusher = Flusher(volume, worker, jobs)
     disk = Disk(volume, worker)
@@ -103,9 +120,10 @@ async def _run(
         flusher,
         jobs,
         cleaning=cleaning,
-        facts=_facts(config, binding, prepared.suspects, lambda: session.is_gated),
+        facts=_facts(config, binding, prepared.suspects, lambda: session.is_gated, lifeline.survival),
         metadata=binding.database,
         scrub_rate=config.scrub,
+        restart=lambda changes: succession.restart(changes),  # noqa: PLW0108 - it is not there yet
     )
     operations = Operations(
         disk,
@@ -116,26 +134,36 @@ async def _run(
     )
     pages = KernelPages(session.drop_pages)
     volume.content_changed = pages.forget
-    mountpoint = config.mountpoint.resolve()  # before it is ours to answer what it is
-    with _mounted(session, operations, config) as mounted:
+    if kept is None:
+        config = replace(config, mountpoint=config.mountpoint.resolve())  # before it is ours to answer what it is
+    succession = Succession(config, lifeline, control.status)
+
+    def tell() -> None:
+        binding.notes.extend(succession.begin(session))
+        on_ready(binding.notes)
+
+    with _mounted(session, operations, config, kept) as mounted:
         with metadata_kept(volume, binding):
             operations.attributes.keeps_pages &= not session.is_gated
             binding.notes.extend(mounted.notes if binding.is_new else ())  # once is enough
             binding.begin()
             binding.remember_names()
             async with trio.open_nursery() as nursery:
-                for part in (volume.durability, worker, cleaning, flusher, control, pages):
+                for part in (volume.durability, worker, cleaning, flusher, control, pages, lifeline):
                     nursery.start_soon(part.run)
                 nursery.start_soon(_tick, volume, worker)
                 nursery.start_soon(_keep_times, binding, operations.attributes)
                 nursery.start_soon(watch_names, volume, binding)
-                nursery.start_soon(_end_when_asked, end_request, worker, jobs, pages, session)
+                nursery.start_soon(succession.note_changes)
+                nursery.start_soon(_end_when_asked, end_request, lifeline, worker, jobs, pages, session)
                 if not binding.was_clean:
                     await volume.durability.secure()
                 volume.tick()  # policies begin to count with the first tick
                 gc.freeze()  # what is here now stays: no collection has to look at it, while requests wait
                 mounted.goes = False
-                was_ready = await _serve_requests(session, mountpoint, lambda: on_ready(binding.notes))
+                was_ready = await _serve_requests(session, config.mountpoint, tell)
+                if was_ready:
+                    lifeline.let_go_unless_leaving(end_request.name)
                 log.info("ending", dirty=volume.mapping.dirty_count)
                 lost = await save_what_ends(volume, binding, worker)
                 async with worker.paused():
@@ -143,12 +171,26 @@ async def _run(
             if lost:
                 raise StoreError(lost)
             await end_cleanly(volume, binding)
-        mounted.goes = True
+        lifeline.let_go_unless_leaving(end_request.name)
+        mounted.goes = not lifeline.is_to_leave
+    _require(was_ready, config, end_request)
+    log.info("ended")
+
+
+def _make_worker(prepared: Prepared, config: MountConfig) -> MigrationWorker:
+    worker = MigrationWorker(prepared.volume)
+    worker.copy_rate.set_rate(config.copy_rate)
+    worker.read_ahead.usual_size = 0 if prepared.binding.strengths.reads_ahead else DEFAULT_READ_AHEAD
+    worker.read_ahead.set_size(config.read_ahead)
+    return worker
+
+
+def _require(was_ready: bool, config: MountConfig, end_request: EndRequest) -> None:
+    """Raise RefusedError if the image never was ready."""
     if not was_ready:
         end_request.refuse()
         msg = f"cannot mount on {config.mountpoint}: the kernel and FUSE do not agree{_told(config)}"
         raise RefusedError(msg)
-    log.info("ended")
 
 
 async def _serve_requests(session: Session, mountpoint: Path, on_ready: Callable[[], None]) -> bool:
@@ -180,7 +222,9 @@ async def _serve_requests(session: Session, mountpoint: Path, on_ready: Callable
     return was_ready
 
 
-def _facts(config: MountConfig, binding: Binding, suspects: int, gate: Callable[[], bool]) -> MountFacts:
+def _facts(
+    config: MountConfig, binding: Binding, suspects: int, gate: Callable[[], bool], survival: Survival
+) -> MountFacts:
     named = replace(
         config,
         origin=binding.origin_address,
@@ -202,6 +246,7 @@ def _facts(config: MountConfig, binding: Binding, suspects: int, gate: Callable[
         suspects=suspects,
         pid=os.getpid(),
         version=__version__,
+        survival=survival,
     )
 
 
@@ -236,10 +281,22 @@ async def _keep_times(binding: Binding, attributes: Attributes) -> None:
 
 
 async def _end_when_asked(
-    end_request: EndRequest, worker: MigrationWorker, jobs: Jobs, pages: KernelPages, session: Session
+    end_request: EndRequest,
+    lifeline: Lifeline,
+    worker: MigrationWorker,
+    jobs: Jobs,
+    pages: KernelPages,
+    session: Session,
 ) -> None:
-    await end_request.wait()
-    log.info("asked to end", signal=end_request.name)
+    async with trio.open_nursery() as nursery:
+
+        async def wait(until: Callable[[], Awaitable[None]]) -> None:
+            await until()
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(wait, end_request.wait)
+        nursery.start_soon(wait, lifeline.told_to_leave)
+    log.info("asked to end", signal=end_request.name or "none: another process goes on")
     # A change of mode may wait for a flush that takes hours; what is dirty may stay so.
     jobs.close("the mount is ending")
     worker.copy_rate.set_rate(0)
@@ -282,8 +339,11 @@ class _Mounted:
 
 
 @contextmanager
-def _mounted(session: Session, operations: Operations, config: MountConfig) -> Iterator[_Mounted]:
-    """Have FUSE mounted within this block."""
+def _mounted(session: Session, operations: Operations, config: MountConfig, kept: Kept | None) -> Iterator[_Mounted]:
+    """Have FUSE mounted within this block.
+
+    :param kept: a mount that is there already; its mountpoint has no links in it, and is not looked at.
+    """
     if "auto_unmount" in config.fuse_options:
         msg = "auto_unmount would take away a mount that ended badly: what is written then goes into a plain file"
         raise RefusedError(msg)
@@ -292,8 +352,12 @@ def _mounted(session: Session, operations: Operations, config: MountConfig) -> I
     named = any(option.startswith("fsname=") for option in config.fuse_options)
     options = {*([] if named else [f"fsname={origin}"]), "subtype=fusecache", *config.fuse_options}
     words = FuseWords()
+    notes: list[str] = []
     try:
-        notes = session.mount(operations, config.mountpoint, options)
+        if kept is None:
+            notes = session.mount(operations, config.mountpoint, options)
+        else:
+            session.take_over(operations, config.mountpoint, options, kept)
     except (RuntimeError, UnicodeEncodeError) as exc:
         msg = f"cannot mount on {config.mountpoint}: {words.heard() or exc}{_told(config)}"
         raise RefusedError(msg) from exc

@@ -102,6 +102,18 @@ def start(config: MountConfig, load: Callable[[], Serve] = load_serve) -> None:
         raise
 
 
+@contextmanager
+def background(config: MountConfig) -> Iterator[None]:
+    """Have this process, which has no terminal, write to the log of a mount within this block."""
+    log = log_for(config, environ=os.environ, is_root=os.geteuid() == 0)
+    output = _open_log(log, make_directory=config.metadata is None)
+    for target in (1, 2):
+        os.dup2(output, target)
+    os.close(output)
+    with _logging(log):
+        yield
+
+
 def absolute(config: MountConfig) -> MountConfig:
     """Return ``config`` with paths that mean the same in any directory; who names the image means its mountpoint."""
     mountpoint = config.mountpoint.absolute()

@@ -1,7 +1,11 @@
-"""What must be durable before what."""
+"""What must be durable before what, and what has to outlive this process only."""
 
 from fusecache.durability.durability import Durability
+from fusecache.durability.slate import Slate, read_slate, slate_bytes
 
 __all__ = [
     "Durability",
+    "Slate",
+    "read_slate",
+    "slate_bytes",
 ]

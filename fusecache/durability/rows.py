@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from fusecache.block import BlockLocks, Health, Mapping
     from fusecache.durability.flushes import Flushes
     from fusecache.durability.regions import Regions
+    from fusecache.durability.slate import Slate
 
 
 class Rows:
@@ -27,6 +28,7 @@ class Rows:
     :ivar leaving: cache blocks that were unmapped, and still have a durable row.
     :ivar origin_needed: whether a block was unmapped whose row may say dirty: the origin has to be flushed before the
         row goes.
+    :ivar slate: where :meth:`lacking` blocks are noted for the process that goes on if this one dies; None for nowhere.
     """
 
     __slots__ = (
@@ -43,6 +45,7 @@ class Rows:
         "changed",
         "leaving",
         "origin_needed",
+        "slate",
     )
 
     def __init__(self, mapping: Mapping, locks: BlockLocks, regions: Regions, flushes: Flushes, health: Health) -> None:
@@ -64,6 +67,7 @@ class Rows:
         self.changed: set[int] = set()
         self.leaving: set[int] = set()
         self.origin_needed = False
+        self.slate: Slate | None = None
 
     # What the others report
 
@@ -80,8 +84,13 @@ class Rows:
             self.origin_needed = True
         self._rowless.discard(cblock)
         self._behind.discard(cblock)
+        self._note(cblock)
         self.changed.add(cblock)
         self.leaving.add(cblock)
+
+    def dirtied(self, cblock: int) -> None:
+        """Learn that a block has become dirty."""
+        self._note(cblock)
 
     def kept(self, cblock: int) -> None:
         """Learn that a block was mapped again as it was, because its removal could not be committed.
@@ -110,6 +119,7 @@ class Rows:
         self._divergent.discard(cblock)
         if cblock in self._rowless or cblock in self._behind:
             self._flushes.origin_written()
+            self._note(cblock)
         if self._mapping.flags[cblock] & (RECORDED | SUMMED):
             self.changed.add(cblock)
 
@@ -118,6 +128,7 @@ class Rows:
         self._behind.add(cblock)
         self._flushes.extended(cblock, before)
         self.changed.add(cblock)
+        self._note(cblock)
 
     def rewriting(self, cblock: int) -> None:
         """Learn that somebody is about to write to a clean block with write intent, in the cache and the origin."""
@@ -173,6 +184,7 @@ class Rows:
                 self._rowless.discard(cblock)
                 if mapping.valid.get(cblock) == valid:
                     self._behind.discard(cblock)
+                self._note(cblock)
                 (mapping.committed_dirty if dirty else mapping.committed_clean)(cblock)
                 if dirty and not mapping.flags[cblock] & DIRTY:  # written back since the snapshot
                     self.changed.add(cblock)
@@ -181,6 +193,21 @@ class Rows:
         """Note that the rows of a snapshot are as out of date as they were."""
         self.changed |= self._taken
         self._taken = set()
+
+    def shrunk(self, cblock: int) -> None:
+        """Learn that a block has lost sectors, or all that was written to it."""
+        if self.slate is not None:
+            self.slate.wipe(cblock)  # of a note that counts, sectors only grow
+        self._note(cblock)
+
+    def _note(self, cblock: int) -> None:
+        """Have the slate say what a crash of this process would forget of a block, if anything."""
+        if (slate := self.slate) is None:
+            return
+        if self._mapping.flags[cblock] & DIRTY and (cblock in self._rowless or cblock in self._behind):
+            slate.note(cblock, self._mapping.oblock_of[cblock], self._mapping.valid.get(cblock))
+        else:
+            slate.wipe(cblock)
 
     def _snapshot_block(self, cblock: int, transaction: Transaction) -> None:
         """Add one block's row, as it should be."""
@@ -212,7 +239,13 @@ class Rows:
                 self._mapping.taken_as_clean(cblock)
 
     def check(self) -> None:
-        """Assert rules 4 and 5 as far as they can be seen from here."""
+        """Assert rules 4 and 5 as far as they can be seen from here, and that the slate has what they do not cover."""
+        if self.slate is not None:
+            self.slate.check()
+            noted = {cblock: (oblock, valid) for cblock, oblock, valid in self.slate.notes()}
+            assert noted == {
+                cblock: (self._mapping.oblock_of[cblock], self._mapping.valid.get(cblock)) for cblock in self.lacking()
+            }
         flags = self._mapping.flags
         for cblock, valid in self._recorded_parts.items():
             has = self._mapping.valid.get(cblock)

@@ -1,5 +1,6 @@
 """dm-cache's text, and ours: words, tables, messages, policies with their tunables.  Pure."""
 
+from fusecache.grammar.config_text import changed_config, read_config, write_changes, write_config
 from fusecache.grammar.dirtiness import parse_dirty_age, parse_dirty_limit
 from fusecache.grammar.fuse_options import FuseOptions, parse_fuse_options
 from fusecache.grammar.messages import (
@@ -26,6 +27,7 @@ __all__ = [
     "Message",
     "SetThreshold",
     "SetTunable",
+    "changed_config",
     "join_words",
     "parse_dirty_age",
     "parse_dirty_limit",
@@ -36,8 +38,11 @@ __all__ = [
     "parse_read_ahead",
     "parse_table",
     "parse_threshold",
+    "read_config",
     "split_words",
     "table_features",
     "table_line",
     "take_ownership",
+    "write_changes",
+    "write_config",
 ]

@@ -6,7 +6,7 @@ from fusecache.linux.directories import rename_to_new, sync_directory
 from fusecache.linux.files import KEEP_SIZE, PUNCH_HOLE, is_in_memory, punch_hole, size_of, unit_of
 from fusecache.linux.inodes import birth_ns, inode_generation, inode_is_stable, loop_backing
 from fusecache.linux.locks import holder_of, is_for_writing, is_locked_by_writer, try_lock
-from fusecache.linux.mounts import Mounted, mounted_at
+from fusecache.linux.mounts import Mounted, mounted_at, take_away
 from fusecache.linux.process import become_io_flusher
 from fusecache.linux.syscalls import syscall
 from fusecache.linux.trust import (
@@ -60,6 +60,7 @@ __all__ = [
     "size_of",
     "sync_directory",
     "syscall",
+    "take_away",
     "try_lock",
     "unit_of",
     "user_number",

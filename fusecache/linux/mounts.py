@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -35,6 +37,16 @@ def mounted_at(path: Path) -> Mounted | None:
     absolute = Path(os.path.normpath(path.absolute()))
     # Links are followed only where that is needed: to follow the last name asks the file system that is mounted there.
     return _find(absolute) or _find(absolute.parent.resolve() / absolute.name) or _find(absolute.resolve())
+
+
+def take_away(place: Path) -> None:
+    """Take what is mounted at a place out of the file tree, as well as can be; whoever uses it may go on."""
+    if os.geteuid() == 0:
+        command = ["umount", "--lazy", "--no-canonicalize", "--", str(place)]
+    else:
+        command = ["fusermount3", "-u", "-z", "-q", "--", str(place)]
+    with suppress(OSError):
+        subprocess.run(command, capture_output=True, check=False)  # noqa: S603 - fixed commands
 
 
 def _find(place: Path) -> Mounted | None:

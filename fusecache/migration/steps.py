@@ -99,6 +99,7 @@ class Steps:
         self.map_promoted(batch, work)
         volume.counters.absorbed += 1
         volume.mapping.written(work.cblock)
+        volume.durability.rows.dirtied(work.cblock)
         volume.policy.set_dirty(work.cblock)
 
     async def absorb(self, batch: Batch, within: int, data: memoryview) -> None:
@@ -148,6 +149,7 @@ class Steps:
             volume.policy.clear_dirty(work.cblock)
         else:
             volume.mapping.written(work.cblock)
+            volume.durability.rows.dirtied(work.cblock)
             volume.policy.set_dirty(work.cblock)
 
     async def widened(self, oblock: int, within: int, data: memoryview, valid: int) -> tuple[int, memoryview]:

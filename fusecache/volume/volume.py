@@ -124,6 +124,7 @@ class Volume:
         """Mark a block with write intent dirty, here and in the policy."""
         if self.mapping.written(cblock):
             self.durability.regions.touch(cblock)
+            self.durability.rows.dirtied(cblock)
             self.policy.set_dirty(cblock)
             if self.incoming is not None and self.handed_over[cblock]:
                 self.incoming.set_dirty(cblock)
@@ -166,6 +167,7 @@ class Volume:
         else:
             self.mapping.write_lost(cblock)
             self._tell_clean(cblock)
+        self.durability.rows.shrunk(cblock)
         self.reads_differently()
 
     def reads_differently(self) -> None:

@@ -45,6 +45,8 @@ _SETTINGS: Final = {
 }
 _ACCEPTED_EACH: Final = 3
 """Of so many crashes of a running mount one is judged as a whole: what ties the parts together is the same in most."""
+_OUTLIVED: Final = 0.2
+"""So often the mount outlives its daemon instead: programs go on, and read what they have written."""
 _UNTOUCHED: Final = 0.7
 """So many of the disks that could be tampered with are not."""
 _TAMPERED_FOLLOWED: Final = 0.05
@@ -420,6 +422,10 @@ class History:
         assert self._rig is not None
         self._rig.volume.mapping.check()
         self._rig.volume.locks.check()
+        if not self._shape.fault_rate and self._aside.random() < _OUTLIVED:
+            self._rig.volume.durability.rows.check()
+            self._oracle.end_read(self._oracle.now(), 0, self._rig.outlived(self._aside).image())
+            self._crashes += 1
         allowed = list(self._oracle.allowed)
         frozen = self._rig.freeze(self._rng)
         if not self._copied_live or self._aside.random() < 0.01:

@@ -30,10 +30,12 @@ from fusecache.block.sectors import byte_runs
 from fusecache.block.states import DIRTY
 from fusecache.config import DirtyAge, DirtyLimit, Mode, MountConfig
 from fusecache.control.control import Control
+from fusecache.control.facts import Survival
 from fusecache.daemon import serve as mount
 from fusecache.daemon.ending import end_cleanly
 from fusecache.daemon.preparing import make_volume
 from fusecache.datapath.disk import Disk
+from fusecache.durability.slate import Slate, slate_bytes
 from fusecache.grammar.policies import parse_policy
 from fusecache.jobs.flush import Flusher
 from fusecache.jobs.table import Jobs
@@ -326,6 +328,8 @@ class Rig:
         )
         instance.allow_migrations(mode is not Mode.PASSTHROUGH)
         self.volume = make_volume(binding, instance, recovered.mapping, recovered.open_regions, mode)
+        self.slate = Slate(bytearray(slate_bytes(disk.geometry.cache_blocks, BLOCK)), BLOCK, UUID)
+        self.volume.durability.rows.slate = self.slate
         self.worker = MigrationWorker(self.volume)
         self.cleaning = Cleaning(self.volume, self.worker, _AGE, DirtyLimit(random.Random(seed).choice(_LIMITS)))
         self.worker.read_ahead.set_size(read_ahead)
@@ -339,7 +343,7 @@ class Rig:
             self.flusher,
             self.jobs,
             cleaning=self.cleaning,
-            facts=mount._facts(config, binding, recovered.suspects, lambda: False),
+            facts=mount._facts(config, binding, recovered.suspects, lambda: False, Survival()),
             metadata=self.record,
         )
 
@@ -373,6 +377,14 @@ class Rig:
             stamp=self.ties.stamp,
             record=self.record.freeze(),
         )
+
+    def outlived(self, rng: random.Random) -> SimDisk:
+        """Kill the process at this moment, and have another one go on: it makes rows of what was on the slate."""
+        disk = self.freeze(rng).after_kill(rng)
+        rows = Transaction()
+        rows.mapped.extend((cblock, oblock, True, None, valid) for cblock, oblock, valid in self.slate.notes())
+        disk.record.apply(rows)
+        return replace(disk, cache=StoreState(disk.cache.newest()))
 
     @property
     def faults(self) -> dict[str, Faults]:

@@ -38,6 +38,7 @@ from fusecache.durability.durability import Durability
 from fusecache.durability.flushes import Flushes
 from fusecache.durability.group_commit import GroupCommit
 from fusecache.durability.rows import Rows
+from fusecache.durability.slate import Slate
 from fusecache.errors import StoreError
 from fusecache.metadata import Identity, Superblock, packed
 from fusecache.metadata.record import Row, Transaction
@@ -544,6 +545,36 @@ def resizing_closes_regions_that_stay(patch: Patch) -> None:
     patch.setattr(rig, "plan_resize", plan_tidily)
 
 
+def a_block_without_a_row_is_not_noted_when_it_turns_dirty(patch: Patch) -> None:
+    def dirtied(self: Rows, cblock: int) -> None:
+        pass
+
+    patch.setattr(Rows, "dirtied", dirtied)
+    patch.setattr(Rows, "check", _trust)
+
+
+def sectors_that_no_row_names_are_not_noted(patch: Patch) -> None:
+    def extended(self: Rows, cblock: int, before: int) -> None:
+        self._behind.add(cblock)
+        self._flushes.extended(cblock, before)
+        self.changed.add(cblock)
+
+    patch.setattr(Rows, "extended", extended)
+    patch.setattr(Rows, "check", _trust)
+
+
+def notes_of_blocks_that_have_left_stay(patch: Patch) -> None:
+    def wipe(self: Slate, cblock: int) -> None:
+        pass
+
+    patch.setattr(Slate, "wipe", wipe)
+    patch.setattr(Rows, "check", _trust)
+
+
+def _trust(_structure: Any) -> None:
+    """Check nothing."""
+
+
 def a_write_during_a_writeback_is_not_noticed(patch: Patch) -> None:
     writeback_ended = Mapping.writeback_ended
 
@@ -729,6 +760,9 @@ _SOUND = [
     resizing_drops_what_is_dirty,
     resizing_takes_suspects_for_clean,
     resizing_closes_regions_that_stay,
+    a_block_without_a_row_is_not_noted_when_it_turns_dirty,
+    sectors_that_no_row_names_are_not_noted,
+    notes_of_blocks_that_have_left_stay,
     generation_raised_everywhere_only_when_the_mount_ends,
     generation_not_raised_at_a_clean_end,
     generation_never_compared,

@@ -107,15 +107,22 @@ class Mount:
         self.mount(*options)
 
     def kill9(self) -> None:
-        """Let the server die on the spot; the mountpoint is free afterwards, and :meth:`mount` recovers."""
+        """Let the server die on the spot, and nobody go on; the mountpoint is free then, and :meth:`mount` recovers."""
+        self.end_survival()
         pid = self.pid
         os.kill(pid, signal.SIGKILL)
         wait_until(lambda: not _is_alive(pid), f"process {pid} is gone")
         run("fusermount3", "-uz", self.mountpoint)
 
+    def end_survival(self) -> None:
+        """Kill -9 whoever would start another server."""
+        if holder := self.count("holder"):
+            os.kill(holder, signal.SIGKILL)
+            wait_until(lambda: not self.count("holder"), f"the server misses its holder {holder}")
+
     def crash(self) -> None:
         """Kill -9 whatever serves, mounts or unmounts this, in whatever state; the mountpoint is free afterwards."""
-        kill_processes_of(self.mountpoint)
+        killprocesses_of(self.mountpoint)
         while is_mounted(self.mountpoint):
             run("fusermount3", "-uz", self.mountpoint)
 
@@ -185,15 +192,13 @@ def discard_mount(mountpoint: Path) -> None:
     """Unmount lazily and kill the processes that serve or use this mountpoint."""
     while is_mounted(mountpoint):
         run("fusermount3", "-uz", mountpoint)
-    for pid in _processes_of(mountpoint):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    killprocesses_of(mountpoint)
 
 
-def kill_processes_of(mountpoint: Path, timeout: float = 30) -> None:
+def killprocesses_of(mountpoint: Path, timeout: float = 30) -> None:
     """Kill -9 the processes that serve or use this mountpoint, and wait until they are gone."""
     deadline = time.monotonic() + timeout
-    while pids := [pid for pid in _processes_of(mountpoint) if _is_alive(pid)]:
+    while pids := [pid for pid in processes_of(mountpoint) if _is_alive(pid)]:
         assert time.monotonic() < deadline, f"processes {pids} do not die"
         for pid in pids:  # one of them may have forked since
             with contextlib.suppress(ProcessLookupError):
@@ -216,7 +221,7 @@ def _mounts() -> str:
     return Path("/proc/self/mounts").read_text(errors="surrogateescape")
 
 
-def _processes_of(mountpoint: Path) -> list[int]:
+def processes_of(mountpoint: Path) -> list[int]:
     """Find processes that name it in their command lines."""
     pids = []
     for directory in Path("/proc").iterdir():

@@ -52,6 +52,7 @@ def test_fsynced_data_survives_several_kills(mounted: Mounted, geometry: str, mo
         wait_until(lambda syncs=syncs: writer.syncs >= syncs, "enough was written")  # type: ignore[misc]
         if kill % 2:
             mount.message("flush")
+        mount.end_survival()
         os.kill(pid, signal.SIGKILL)
         writer.join()
         run("fusermount3", "-uz", mount.mountpoint)
@@ -152,6 +153,7 @@ def test_killed_while_the_cache_is_being_cleaned(mounted: Mounted, name: str, va
     os.fsync(fd)
     os.close(fd)
     model = Model(mount, mount.image.read_bytes())
+    mount.end_survival()
     pid = mount.count("pid")
     writebacks = mount.count("writebacks")
     changing = threading.Thread(target=_set_until_killed, args=(mount, name, value))
@@ -201,6 +203,7 @@ def test_ext4_comes_back_with_what_was_fsynced(
         writer = threading.Thread(target=_write_files, args=(tmp_path / "ext4", f"k{kill}", promised, stop))
         writer.start()
         wait_until(lambda kill=kill: len(promised) > 40 * (kill + 1), "files are written")  # type: ignore[misc]
+        mount.end_survival()
         os.kill(mount.count("pid"), signal.SIGKILL)
         stop.set()
         writer.join(30)

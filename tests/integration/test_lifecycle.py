@@ -155,6 +155,7 @@ class TestTheEnd:
         assert Path(f"/proc/{pid}/cwd").readlink() == Path("/")
 
     def test_commands_on_a_dead_mount_say_what_to_do(self, mount: Mount) -> None:
+        mount.end_survival()
         os.kill(pid := mount.count("pid"), signal.SIGKILL)
         wait_until(lambda: not is_running(pid), "it is dead")
         for command in ("unmount", "status"):

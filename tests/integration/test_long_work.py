@@ -155,6 +155,8 @@ def test_f10_the_end_of_the_mount_ends_the_command_and_waits_for_nothing(mount: 
     with command(verb, mount.mountpoint, *rest) as process:
         wait_until(lambda: mount.getxattr("job"), "it has begun")
         time.sleep(0.3)
+        if how == "kill":
+            mount.end_survival()
         pid = mount.pid
         began = time.monotonic()
         if how == "unmount":

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
+import pytest
+
 from tests.integration.judges import MIB
+from tests.integration.mounts import GATE
 from tests.integration.sessions import NOBODY, Session
 
 
@@ -86,3 +91,27 @@ def test_the_gate_needs_no_rights(session: Session) -> None:
     at, without = printed.index('"gate": true'), printed.index('"gate": false')
     assert at < without
     assert "requests at a time" not in printed[:at], "its limit is raised without anybody's help"
+
+
+def test_a_mount_outlives_its_daemon(session: Session) -> None:
+    if tuple(map(int, os.uname().release.split(".")[:2])) < (6, 9) or GATE:
+        pytest.skip("no mount outlives its daemon here")
+    printed = session.run(
+        "pid() { fusecache status --json mnt | sed 's/.*\"pid\": \\([0-9]*\\).*/\\1/'; }\n"
+        "fusecache mount disk.img mnt\n"
+        "printf hello | dd of=mnt/image conv=notrunc status=none\n"
+        "kill -9 $(pid)\n"
+        "head -c 5 mnt/image; echo\n"
+        "fusecache restart mnt --scrub 1MiB\n"
+        "fusecache status mnt | grep survival\n"
+        "kill -9 $(pid)\n"
+        "head -c 5 mnt/image; echo\n"
+        "fusecache unmount mnt\n"
+        "ls mnt | wc -l\n"
+        "fusecache mount disk.img mnt\n"
+        "kill $(pid)\n"
+        'while grep -q "$PWD/mnt fuse" /proc/mounts; do sleep 0.1; done\n'
+    )
+    assert printed.count("hello\n") == 2
+    assert "1 crashes, 1 restarts" in printed
+    assert "\n0\n" in printed

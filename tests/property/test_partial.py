@@ -1,8 +1,9 @@
 """Partial blocks: whatever is written in whatever pieces, each byte shows what was written to it last.
 
 One request comes after the other, so that the model is exact: a ``bytearray``, and what of it the last flush has made
-durable.  After each step every structure is asked whether it is sound; after each flush, and where a crash comes, what
-a power cut leaves is held against the model.  What is done side by side is for ``test_disk.py`` and the crash hunter.
+durable.  After each step every structure is asked whether it is sound, and what a process would find that goes on in
+the place of this one is held against the model: everything that was written.  After each flush, and where a crash
+comes, what a power cut leaves is.  What is done side by side is for ``test_disk.py`` and the crash hunter.
 """
 
 from __future__ import annotations
@@ -133,6 +134,7 @@ class Session:
                         await trio.lowlevel.checkpoint()
                     await self._carry_out(rig, step)
                     self._check(rig)
+                    assert rig.outlived(self._rng).image() == self.model, "what was written, the next process misses"
                 await rig.check_at_rest()
                 assert await rig.read_all() == self.model
         if scope.cancelled_caught:

@@ -10,6 +10,9 @@ Two of its answers are *amended* on their way (:mod:`fusecache.frontends.fuse.wi
 requests the kernel may send at a time, for which no privilege is needed here; no writes that are larger than our
 memory; and what libfuse knows no bit for.  OPEN: writes of one file may be under way side by side.
 
+A libfuse that takes a mount over from another process has never seen the kernel's INIT, and the kernel sends no second
+one.  So it is given a copy (:meth:`Relay.replay`), and its answer goes no further: the kernel has had one.
+
 *libfuse never waits for room in its socket.*
   What must hold: its answers are taken in every pass of the scheduler.  pyfuse3 gives a few small ones in a pass, and
   there is room for a hundred.
@@ -53,9 +56,10 @@ class Relay:
 
     :param session_fd: libfuse's descriptor, on which nothing has been received yet; unchanged if OSError is raised.
     :ivar device: a descriptor of the kernel's device, non-blocking; ours until :meth:`close`.
+    :ivar init: the kernel's INIT; empty before it was received.
     """
 
-    __slots__ = ("_answer", "_offers", "_over", "_session_fd", "_socket", "_watched", "device")
+    __slots__ = ("_answer", "_offers", "_over", "_replayed", "_session_fd", "_socket", "_watched", "device", "init")
 
     def __init__(self, session_fd: int) -> None:
         self._session_fd = session_fd
@@ -70,11 +74,25 @@ class Relay:
         """Opcodes of requests whose answers are to be amended, by number."""
         self._offers = 0
         self._over = False
+        self._replayed: int | None = None
+        """The number of the INIT of which the kernel has had an answer already, until libfuse has given its own."""
+        self.init = b""
+
+    def replay(self, init: bytes) -> None:
+        """Give libfuse the INIT that the kernel sent to another process, before anything else."""
+        self.init = init
+        _, self._replayed, *_ = wire.REQUEST.unpack_from(init.ljust(wire.REQUEST.size, b"\0"))
+        self._socket.send(wire.with_less_offered(init))
+
+    def ask_again(self) -> None:
+        """Have the kernel send again what others have received and not answered."""
+        self.answer((wire.resending(),))
 
     async def hand_over(self, opcode: int, number: int, request: memoryview) -> None:
         """Leave a request to libfuse; once that has ended nobody takes it, and it ends with the mount."""
         message: bytes | memoryview = request
         if opcode == wire.INIT:
+            self.init = bytes(request)
             self._offers = wire.offered(request)
             message = wire.with_less_offered(request)
         if opcode in {wire.INIT, wire.OPEN}:
@@ -111,7 +129,9 @@ class Relay:
             answer = self._answer[:length]
             _, code, number = wire.ANSWER.unpack_from(answer)
             opcode = self._watched.pop(number, None)
-            if code == 0 and opcode == wire.OPEN:
+            if number == self._replayed:
+                self._replayed = None
+            elif code == 0 and opcode == wire.OPEN:
                 self.answer((wire.amended_open(answer),))
             elif code == 0 and opcode == wire.INIT:
                 init = wire.amended_init(answer, self._offers, background=MAX_BACKGROUND, congested=CONGESTED)

@@ -2,15 +2,20 @@
 
 pyfuse3 mounts, and answers what comes rarely.  Requests are read by the gate (:mod:`fusecache.frontends.fuse.gate`); by
 pyfuse3 itself where nobody wants the gate, or where its descriptor cannot be found.
+
+A mount may be *taken over* from a process that has died, or has left: then there is nothing to mount, libfuse is told
+the kernel's INIT by us, and the kernel is asked to send again what was not answered.  Who keeps the device meanwhile is
+no business of this room (:mod:`fusecache.daemon.lifeline`).
 """
 
 from __future__ import annotations
 
 import os
+import select
 import stat
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, Final, NamedTuple, final
 
 import pyfuse3
 import structlog
@@ -21,6 +26,7 @@ from fusecache.frontends.fuse.connection import raise_request_limit
 from fusecache.frontends.fuse.gate import Gate
 from fusecache.frontends.fuse.loop import serve_requests
 from fusecache.frontends.fuse.relay import Relay
+from fusecache.linux import take_away
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -35,6 +41,15 @@ _DEVICE: Final = os.makedev(10, 229)
 """FUSE's device, whatever its name is here."""
 
 
+class Kept(NamedTuple):
+    """What is left of a mount whose process has ended."""
+
+    device: int
+    """A descriptor of FUSE's device."""
+    init: bytes
+    """The first request that the kernel sent by it."""
+
+
 @final
 class Session:
     """Mounts and serves an image.
@@ -47,6 +62,8 @@ class Session:
         self._gated = gated
         self._relay: Relay | None = None
         self._gate: Gate | None = None
+        self._taken_over: Path | None = None
+        """Where the mount is that was taken over: libfuse does not know that."""
 
     @property
     def is_gated(self) -> bool:
@@ -66,8 +83,29 @@ class Session:
             self._open_gate(before)
         return [] if self.is_gated else raise_request_limit(place)
 
+    def take_over(self, operations: Operations, mountpoint: Path, options: Collection[str], kept: Kept) -> None:
+        """Go on with a mount that another process has served; its descriptor is ours from here on.
+
+        :param mountpoint: without symbolic links; it is not looked at, since nobody would answer.
+        :raises RuntimeError: FUSE refuses.
+        :raises OSError: there is no descriptor left for the gate.
+        """
+        pyfuse3.init(operations, f"/dev/fd/{kept.device}", {*pyfuse3.default_options, *options})
+        self._relay = Relay(kept.device)
+        self._relay.replay(kept.init)
+        self._gate = Gate(self._disk, self._relay, pyfuse3.main, pyfuse3.terminate)
+        self._taken_over = mountpoint
+
+    def kept(self) -> Kept | None:
+        """Return what another process needs to take the mount over; None if that cannot be.  For a mount in use."""
+        if self._relay is None or not wire.can_resend(self._relay.init):
+            return None
+        return Kept(self._relay.device, self._relay.init)
+
     async def serve(self) -> None:
         """Serve until it is unmounted or :meth:`end` is called."""
+        if self._relay is not None and self._taken_over is not None:
+            self._relay.ask_again()
         if self._gate is not None:
             await self._gate.serve()
         else:
@@ -89,9 +127,12 @@ class Session:
 
     def close(self, *, unmount: bool) -> None:
         """Leave FUSE, and the mount dead unless it is to be unmounted; nothing may be under way."""
+        is_there = self._relay is not None and not _is_gone(self._relay.device)
         if self._relay is not None:
             self._relay.close()
         pyfuse3.close(unmount=unmount)
+        if unmount and is_there and self._taken_over is not None:
+            take_away(self._taken_over)
 
     def _open_gate(self, before: set[int]) -> None:
         ours = _device_descriptors() - before
@@ -104,6 +145,13 @@ class Session:
             log.warning("no gate: pyfuse3 reads the requests", reason=exc.strerror)
         else:
             self._gate = Gate(self._disk, self._relay, pyfuse3.main, pyfuse3.terminate)
+
+
+def _is_gone(device: int) -> bool:
+    """Tell whether it is unmounted already: what is there by now is not ours to take away."""
+    poll = select.poll()
+    poll.register(device, 0)  # an error is told in any case
+    return bool(poll.poll(0))
 
 
 def _device_descriptors() -> set[int]:

@@ -47,11 +47,13 @@ _INIT_OUT: Final = struct.Struct("=IIIIHHIIHHI")  # like these; limits, most wri
 _OPEN_OUT: Final = struct.Struct("=QI")  # handle, flags
 _INVALIDATION: Final = struct.Struct("=IiQQqq")
 _INVALIDATE_INODE: Final = 2
+_RESEND: Final = 7
 
 _SPLICE: Final = 1 << 7 | 1 << 8 | 1 << 9
 _AUTO_INVAL_DATA: Final = 1 << 12
 _INIT_EXT: Final = 1 << 30
 _DIRECT_IO_ALLOW_MMAP: Final = 1 << 36
+_HAS_RESEND: Final = 1 << 39
 _FOPEN_DIRECT_IO: Final = 1 << 0
 _FOPEN_PARALLEL_DIRECT_WRITES: Final = 1 << 6
 
@@ -96,6 +98,16 @@ def refusal(number: int, code: int) -> bytes:
 def invalidation(inode: int) -> bytes:
     """Return the notification that has the kernel drop all pages of a file."""
     return _INVALIDATION.pack(_INVALIDATION.size, _INVALIDATE_INODE, 0, inode, 0, 0)
+
+
+def resending() -> bytes:
+    """Return the notification that has the kernel ask again whatever was received and not answered."""
+    return ANSWER.pack(ANSWER.size, _RESEND, 0)
+
+
+def can_resend(init: bytes | memoryview) -> bool:
+    """Tell by its INIT whether the kernel can ask again (Linux 6.9); the number of what it does is another one then."""
+    return bool(offered(init) & _HAS_RESEND)
 
 
 def offered(request: bytes | memoryview) -> int:

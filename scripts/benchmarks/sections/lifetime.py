@@ -74,9 +74,9 @@ class Map:
     block_size: int
     oblocks: Sequence[int]
 
-    def mounted(self) -> AbstractContextManager[Cache]:
+    def mounted(self, *options: str) -> AbstractContextManager[Cache]:
         """Have it mounted."""
-        return fusecache(self.directory / "origin", self.directory, cache_file=self.cache_file)
+        return fusecache(self.directory / "origin", self.directory, *options, cache_file=self.cache_file)
 
     def pages(self, cblocks: Sequence[int], count: int) -> list[int]:
         """Choose pages of these blocks, and have memory for them in the cache; return where they are in the image."""
@@ -157,7 +157,7 @@ def _mount_times(rounds: int, maps: dict[str, Map]) -> Found:
                 began = time.perf_counter()
                 run("fusecache", "unmount", cache.mountpoint)
                 times["unmount"][name].append(time.perf_counter() - began)
-        with maps[FULL].mounted() as cache:
+        with maps[FULL].mounted("--no-survive") as cache:
             os.kill(cache.pid, signal.SIGKILL)
         with maps[FULL].mounted() as cache:
             times["mount after kill -9"][FULL].append(cache.mount_seconds)

@@ -617,3 +617,48 @@ def test_f16_root_does_not_read_what_a_user_left(daemon: Daemon) -> None:
     os.chown(daemon.metadata, 65534, 65534)
     with pytest.raises(FusecacheError, match=r"only its user can see: `fusecache check --metadata .* says so"):
         daemon.client.unmount()
+
+
+def test_a_restart_is_followed_into_the_next_process(capsys: pytest.CaptureFixture[str]) -> None:
+    under_way, done = {"restart": "under way"}, {"restart": "done", "pid": 77}
+    attributes = FakeAttributes({}, under_way, under_way, done)
+    make_client(attributes).restart({"page_cache": "none", "policy": "a b"})
+    assert attributes.told == ["restart page_cache=none policy=a\\ b"]
+    assert capsys.readouterr().out == f"pid 77 goes on in the place of pid {os.getpid()}\n"
+
+
+@pytest.mark.parametrize(
+    ("restart", "told"),
+    [("failed: no such size", "no such size; "), ("", "the daemon died meanwhile; ")],
+)
+def test_one_that_fails_says_why(restart: str, told: str) -> None:
+    attributes = FakeAttributes({}, {"restart": "under way"}, {"restart": restart})
+    with pytest.raises(RefusedError, match=f"^restart: {told}"):
+        make_client(attributes).restart({})
+
+
+def test_one_that_is_refused_says_why() -> None:
+    attributes = FakeAttributes(reports=("failed 0 0 no restart: the mount was told so",))
+
+    def refuse(_name: str, _value: str) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    attributes.refuse = refuse
+    with pytest.raises(RefusedError, match=r"^no restart: the mount was told so$"):
+        make_client(attributes).restart({})
+
+
+@pytest.mark.parametrize(
+    ("stats", "row"),
+    [
+        ({"holder": 5, "crashes": 0, "restarts": 0}, "held by pid 5"),
+        ({"holder": 5, "crashes": 2, "restarts": 1}, "held by pid 5; 2 crashes, 1 restarts"),
+        ({"holder": 0, "unheld": "so", "crashes": 0, "restarts": 0}, "ends with its daemon: so"),
+    ],
+)
+def test_the_status_says_what_a_death_would_mean(
+    stats: dict[str, Any], row: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_client(FakeAttributes(stats)).show_status(as_json=False)
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("survival")]
+    assert line.split(None, 1)[1] == row

@@ -28,7 +28,7 @@ from tests.unit.worlds import BLOCK, World, settle, virtual
 
 READABLE = [
     *("copy_rate", "dirty_age", "dirty_limit", "error", "job", "lost", "migration_threshold", "mode"),
-    *("policy", "read_ahead", "scrub", "stats", "status", "table"),
+    *("policy", "read_ahead", "restart", "scrub", "stats", "status", "table"),
 ]
 
 

@@ -177,3 +177,23 @@ def test_where_there_is_no_socket_libfuse_keeps_its_device(monkeypatch: pytest.M
     assert set(Path("/proc/self/fd").iterdir()) == before
     os.close(readable)
     os.close(writable)
+
+
+def test_an_init_that_is_replayed_has_had_its_answer(kernel: FakeKernel) -> None:
+    kernel.relay.replay(RECORDED["INIT"])
+    assert os.read(kernel.session_fd, 1 << 20) == wire.with_less_offered(RECORDED["INIT"])
+    os.write(kernel.session_fd, RECORDED["INIT_ANSWER"])
+    kernel.relay.pass_answers()
+    assert kernel.answers() == []
+    assert answered(kernel, RECORDED["INIT_ANSWER"]) == RECORDED["INIT_ANSWER"], "only once"
+    assert kernel.relay.init == RECORDED["INIT"]
+
+
+def test_the_kernels_own_init_is_kept(kernel: FakeKernel) -> None:
+    handed_over(kernel, wire.INIT, 2, RECORDED["INIT"])
+    assert kernel.relay.init == RECORDED["INIT"]
+
+
+def test_the_kernel_is_asked_to_ask_again(kernel: FakeKernel) -> None:
+    kernel.relay.ask_again()
+    assert kernel.answers() == [wire.resending()]

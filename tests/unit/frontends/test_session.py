@@ -13,8 +13,9 @@ import trio
 import trio.testing
 
 from fusecache.datapath import Disk
-from fusecache.frontends.fuse import Operations, Session, wire
+from fusecache.frontends.fuse import Kept, Operations, Session, wire
 from fusecache.frontends.fuse import session as fuse_session
+from tests.unit.frontends.fake_kernel import RECORDED
 
 OPERATIONS = cast("Operations", None)
 DISK = cast("Disk", None)
@@ -32,8 +33,11 @@ class Fuse:
 
     def init(self, operations: object, mountpoint: str, options: Collection[str]) -> None:
         self.options = options
-        self.opened = [os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC) for _ in range(self.descriptors)]
         self.events.append(f"init {mountpoint}")
+        if mountpoint.startswith("/dev/fd/"):
+            self.opened = [int(Path(mountpoint).name)]
+            return
+        self.opened = [os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC) for _ in range(self.descriptors)]
 
     async def main(self, *, min_tasks: int = 1) -> None:
         self.events.append(f"main {min_tasks}")
@@ -169,3 +173,69 @@ def test_only_pyfuse3_needs_its_limit_raised_from_outside(
     session = Session(DISK, gated=gated)
     assert session.mount(OPERATIONS, Path("/mnt"), ()) == ([] if gated else ["raise that of /mnt"])
     session.close(unmount=True)
+
+
+def taken_over(fuse: Fuse) -> Session:
+    session = Session(DISK, gated=True)
+    device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+    session.take_over(OPERATIONS, Path("/mnt"), {"fsname=x"}, Kept(device, RECORDED["INIT"]))
+    assert session.is_gated
+    assert fuse.events == [f"init /dev/fd/{device}"]
+    assert not is_device(device)
+    assert os.read(device, 1 << 16) == wire.with_less_offered(RECORDED["INIT"]), "libfuse knows what the kernel offers"
+    return session
+
+
+@pytest.mark.parametrize(
+    ("unmount", "is_gone", "taken"),
+    [(True, False, [Path("/mnt")]), (True, True, []), (False, False, [])],
+    ids=["there", "unmounted meanwhile", "another goes on"],
+)
+def test_a_mount_that_was_taken_over_is_taken_away_by_us(
+    fuse: Fuse, monkeypatch: pytest.MonkeyPatch, unmount: bool, is_gone: bool, taken: list[Path]
+) -> None:
+    away: list[Path] = []
+    monkeypatch.setattr(fuse_session, "_is_gone", lambda _: is_gone)
+    monkeypatch.setattr(fuse_session, "take_away", away.append)
+    taken_over(fuse).close(unmount=unmount)
+    assert away == taken
+
+
+def test_the_kernel_is_asked_again_once_that_is_served(fuse: Fuse, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = taken_over(fuse)
+    sent: list[bytes] = []
+    monkeypatch.setattr(os, "writev", lambda _, parts: sent.extend(map(bytes, parts)))
+
+    async def serve() -> None:
+        with trio.fail_after(10):
+            session.end()  # the device belongs to no mount, and cannot be read
+            await session.serve()
+
+    trio.run(serve)
+    assert sent == [wire.resending()]
+    session.close(unmount=False)
+
+
+def test_what_another_process_needs_to_go_on(fuse: Fuse) -> None:
+    session = mounted(gated=True)
+    assert session.kept() is None, "the kernel has not said yet that it can ask again"
+    relay = session._relay
+    assert relay is not None
+    init = bytearray(RECORDED["INIT"])
+    init[56] |= 0x80
+    init[55] |= 0x40
+    relay.init = bytes(init)
+    assert wire.can_resend(relay.init)
+    assert session.kept() == Kept(relay.device, relay.init)
+    session.close(unmount=True)
+    session = mounted(gated=False)
+    assert session.kept() is None
+    session.close(unmount=True)
+
+
+def test_a_mount_shows_in_its_device_that_it_has_gone() -> None:
+    reading, writing = os.pipe()
+    assert not fuse_session._is_gone(writing)
+    os.close(reading)
+    assert fuse_session._is_gone(writing)
+    os.close(writing)

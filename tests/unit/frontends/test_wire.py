@@ -152,3 +152,14 @@ def test_through_the_page_cache_they_do() -> None:
     struct.pack_into("=I", cached, 24, 0b10)
     assert wire.amended_open(bytes(cached)) == cached
     assert wire.amended_open(wire.refusal(3, errno.EROFS)) == wire.refusal(3, errno.EROFS)
+
+
+def test_whether_the_kernel_can_ask_again() -> None:
+    init = bytearray(RECORDED["INIT"])
+    flags, more = struct.unpack_from("=II", init, 52)
+    for extended, bit, expected in ((True, 1 << 7, True), (True, 0, False), (False, 1 << 7, False)):
+        old = flags | INIT_EXT if extended else flags & ~INIT_EXT
+        struct.pack_into("=II", init, 52, old, (more & ~(1 << 7)) | bit)
+        assert wire.can_resend(bytes(init)) is expected
+    assert not wire.can_resend(bytes(init[:56]))
+    assert wire.resending() == struct.pack("=IiQ", 16, 7, 0)
