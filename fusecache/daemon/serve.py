@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import gc
 import os
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
@@ -41,7 +41,7 @@ from fusecache.daemon.lifeline import Lifeline
 from fusecache.daemon.preparing import prepare
 from fusecache.daemon.succession import Succession
 from fusecache.datapath import Disk
-from fusecache.errors import RefusedError, StoreError
+from fusecache.errors import FusecacheError, RefusedError, StoreError
 from fusecache.frontends.fuse import Attributes, KernelPages, Operations, Session
 from fusecache.grammar import table_features, table_line
 from fusecache.jobs import Flusher, Jobs
@@ -155,7 +155,7 @@ async def _run(
                 nursery.start_soon(_keep_times, binding, operations.attributes)
                 nursery.start_soon(watch_names, volume, binding)
                 nursery.start_soon(succession.note_changes)
-                nursery.start_soon(_end_when_asked, end_request, lifeline, worker, jobs, pages, session)
+                nursery.start_soon(_end_when_asked, end_request, lifeline, volume, worker, jobs, pages, session)
                 if not binding.was_clean:
                     await volume.durability.secure()
                 volume.tick()  # policies begin to count with the first tick
@@ -283,6 +283,7 @@ async def _keep_times(binding: Binding, attributes: Attributes) -> None:
 async def _end_when_asked(
     end_request: EndRequest,
     lifeline: Lifeline,
+    volume: Volume,
     worker: MigrationWorker,
     jobs: Jobs,
     pages: KernelPages,
@@ -297,6 +298,9 @@ async def _end_when_asked(
         nursery.start_soon(wait, end_request.wait)
         nursery.start_soon(wait, lifeline.told_to_leave)
     log.info("asked to end", signal=end_request.name or "none: another process goes on")
+    if not end_request.name:
+        with suppress(FusecacheError):  # it will be told at the end
+            await volume.durability.flush()  # while everybody is served still, so that little is left to do then
     # A change of mode may wait for a flush that takes hours; what is dirty may stay so.
     jobs.close("the mount is ending")
     worker.copy_rate.set_rate(0)
