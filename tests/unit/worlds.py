@@ -144,7 +144,10 @@ class MemoryStore:
         self.unflushed = False
 
     async def discard(self, offset: int, length: int) -> None:
+        assert 0 <= offset <= offset + length <= self.size
         await self._begin("discard", offset, length)
+        self.unflushed = True
+        self.data[offset : offset + length] = bytes(length)
 
     async def forget(self, offset: int, length: int) -> None:
         pass
