@@ -31,6 +31,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from fusecache.datapath.discarding import Discarder
 from fusecache.datapath.reading import Reader
 from fusecache.datapath.writing import Writer
 from fusecache.errors import FusecacheError, ReadOnlyError
@@ -42,15 +43,18 @@ if TYPE_CHECKING:
 
 
 class Disk:
-    """Serves the image of one volume: the three things that a disk does."""
+    """Serves the image of one volume: what a disk does."""
 
-    __slots__ = ("_volume", "read", "write")
+    __slots__ = ("_volume", "discard", "read", "write")
 
     def __init__(self, volume: Volume, worker: MigrationWorker) -> None:
         origin = OriginIO(volume)
         self._volume = volume
         self.read = Reader(volume, worker, origin).read
-        self.write = self._refuse if volume.health.origin_read_only else Writer(volume, worker, origin).write
+        writer = Writer(volume, worker, origin)
+        refused = bool(volume.health.origin_read_only)
+        self.write = self._refuse_write if refused else writer.write
+        self.discard = self._refuse_discard if refused else Discarder(volume, worker, origin, writer).discard
 
     async def flush(self) -> None:
         """Make everything durable that was written before; raises FusecacheError if it is not."""
@@ -62,7 +66,12 @@ class Disk:
             raise
         health.report()
 
-    async def _refuse(self, offset: int, data: bytes | memoryview) -> int:
+    async def _refuse_write(self, offset: int, data: bytes | memoryview) -> int:
         """Take the place of writes where nothing is written."""
         del offset, data
+        raise ReadOnlyError(str(self._volume.health))
+
+    async def _refuse_discard(self, offset: int, length: int) -> None:
+        """Take the place of discards there."""
+        del offset, length
         raise ReadOnlyError(str(self._volume.health))
