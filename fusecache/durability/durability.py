@@ -41,8 +41,8 @@ keeps its region open.
 sectors when the cache has taken it; until its row names them, a crash forgets them, and the origin shows what was there
 before.  So does a failed flush of the cache.
 
-*A discard* obeys the same rules, which leave it one order (:mod:`fusecache.migration.removal`).  The origin gets zeros
-while the record knows nothing of them.  By rule 4 it may differ from the cache only where a block is suspect: so a clean
+*A discard* obeys the same rules, which leave it one order (:mod:`fusecache.migration.removal`).  The origin gets zeros,
+and the record knows nothing of them.  By rule 4 it may differ from the cache only where a block is suspect: so a clean
 block is durably unmapped before, and a dirty one stays mapped and dirty meanwhile.  By rule 3 a dirty block's row goes
 only after the zeros are durable in the origin, or a crash would bring back what the origin had before the block was
 written.  The row is gone when the discard returns.  Else an fsync would have to wait for that as well: what users write
