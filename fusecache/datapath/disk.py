@@ -19,6 +19,9 @@ writethrough            cache           origin and cache; stays clean           
 passthrough             origin          mapping dropped durably, then origin     cannot be
 ======================  ==============  =======================================  ======================
 
+A discard is a write of zeros for which space is given back where that can be done
+(:mod:`fusecache.datapath.discarding`).
+
 A miss goes to the origin.  A read that misses may fill its block.  A write that misses may be absorbed, and in
 writeback mode a write of a whole block may promote the block with its own data.  The tail of the image, which is less
 than a block, is served from the origin and not counted.
@@ -33,6 +36,7 @@ from typing import TYPE_CHECKING
 
 from fusecache.datapath.discarding import Discarder
 from fusecache.datapath.reading import Reader
+from fusecache.datapath.seeking import Seeker
 from fusecache.datapath.writing import Writer
 from fusecache.errors import FusecacheError, ReadOnlyError
 from fusecache.volume import OriginIO
@@ -43,15 +47,20 @@ if TYPE_CHECKING:
 
 
 class Disk:
-    """Serves the image of one volume: what a disk does."""
+    """Serves the image of one volume: what a disk does.
 
-    __slots__ = ("_volume", "discard", "read", "write")
+    :ivar size: of the image, in bytes.
+    """
+
+    __slots__ = ("_volume", "discard", "read", "seek", "size", "write")
 
     def __init__(self, volume: Volume, worker: MigrationWorker) -> None:
         origin = OriginIO(volume)
         self._volume = volume
         self.read = Reader(volume, worker, origin).read
         writer = Writer(volume, worker, origin)
+        self.size = volume.geometry.image_bytes
+        self.seek = Seeker(volume).seek
         refused = bool(volume.health.origin_read_only)
         self.write = self._refuse_write if refused else writer.write
         self.discard = self._refuse_discard if refused else Discarder(volume, worker, origin, writer).discard

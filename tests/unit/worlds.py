@@ -154,7 +154,8 @@ class MemoryStore:
 
     async def holes(self, offset: int, length: int) -> list[tuple[int, int]]:
         """Tell of the holes that a test has set."""
-        return [(max(begin, offset), min(end, offset + length)) for begin, end in self.hole_ranges]
+        within = [(max(begin, offset), min(end, offset + length)) for begin, end in self.hole_ranges]
+        return [(begin, end) for begin, end in within if begin < end]
 
     def names(self) -> list[str]:
         """List what was done, without where."""
