@@ -162,6 +162,8 @@ class MountConfig:
     """Whether an origin is raw whatever it looks like."""
     gate: bool = True
     """Whether we read the kernel's requests ourselves, where that can be done, or leave it to pyfuse3."""
+    discard_passdown: bool = True
+    """Whether the origin gives the space back of what is discarded; it is written full of zeros otherwise."""
     foreground: bool = False
     format: int = 0
     """How often ``--format`` was given: once to reformat a clean cache, twice to throw away dirty data."""

@@ -112,6 +112,9 @@ def mount(
     no_gate: Annotated[
         bool, typer.Option("--no-gate", help="Leave reading requests to pyfuse3: synchronous writers take turns then.")
     ] = False,
+    no_discard_passdown: Annotated[
+        bool, typer.Option("--no-discard-passdown", help="Write zeros to the origin where holes could be punched.")
+    ] = False,
     foreground: Annotated[bool, typer.Option("--foreground", help="Serve in this process, log to stderr.")] = False,
     format: Annotated[  # noqa: A002 - the option's name
         int, typer.Option("--format", count=True, help="Empty an existing cache; twice, even with dirty data in it.")
@@ -152,6 +155,7 @@ def mount(
             "--dirty-age": dirty_age,
             "--dirty-limit": dirty_limit,
             "--scrub": scrub,
+            "--no-discard-passdown": no_discard_passdown or None,
         }
         for name, value in told.items():
             if value is not None:
@@ -182,6 +186,7 @@ def mount(
             dirty_age=DirtyAge() if dirty_age is None else parse_dirty_age(dirty_age),
             dirty_limit=DirtyLimit() if dirty_limit is None else parse_dirty_limit(dirty_limit),
             scrub=0 if scrub is None else parse_size(scrub),
+            discard_passdown=not no_discard_passdown,
             foreground=foreground,
             format=format,
         )
