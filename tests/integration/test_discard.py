@@ -27,7 +27,7 @@ def content() -> bytearray:
     return bytearray(random.Random(5).randbytes(SIZE + 1234))
 
 
-def assert_same_bytes(path: Path, expected: bytes) -> None:
+def assert_same_bytes(path: Path, expected: bytes | bytearray) -> None:
     found = path.read_bytes()
     wrong = [
         number

@@ -176,7 +176,7 @@ def test_table_line_of_options_makes_the_same_mount_again() -> None:
     again = parse_table(f"0 64 cache {line}", MNT)
     for name in ("origin", "cache", "metadata", "block_size", "mode", "policy", "discard_passdown"):
         assert getattr(again, name) == getattr(config, name)
-    assert table_features(config) == ()
+    assert table_features(config) == ("no_discard_passdown",)
 
 
 @given(WORDS)
