@@ -239,7 +239,7 @@ def set_value(
 
 
 @app.command(
-    help="Send a message, as to dm-cache: [0] KEY VALUE, invalidate_cblocks BEGIN-END (END excluded).",
+    help="Send a message, as to dm-cache: [0] KEY VALUE, invalidate_cblocks or discard BEGIN-END (END excluded).",
     context_settings=_WORDS_AS_THEY_ARE,
 )
 def message(mountpoint: Mountpoint, words: Annotated[list[str], typer.Argument(metavar="WORDS...")]) -> None:

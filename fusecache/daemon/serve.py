@@ -105,6 +105,7 @@ async def _run(
         cleaning=cleaning,
         facts=_facts(config, binding, prepared.suspects, lambda: session.is_gated),
         metadata=binding.database,
+        discard=disk.discard,
         scrub_rate=config.scrub,
     )
     operations = Operations(

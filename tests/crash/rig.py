@@ -341,6 +341,7 @@ class Rig:
             cleaning=self.cleaning,
             facts=mount._facts(config, binding, recovered.suspects, lambda: False),
             metadata=self.record,
+            discard=self.cache.discard,
         )
 
     @asynccontextmanager

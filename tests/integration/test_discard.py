@@ -12,7 +12,7 @@ import pytest
 
 from tests.integration.conftest import Mounted
 from tests.integration.judges import MIB, MODES, PAGE_CACHES, e2fsck, finished, fio_running, need, read_blocks
-from tests.integration.mounts import GATE, LoopDevices, Mount, run
+from tests.integration.mounts import GATE, LoopDevices, Mount, fusecache, run, wait_until
 from tests.integration.ways import KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE, fallocate
 
 pytestmark = pytest.mark.skipif(bool(GATE), reason="pyfuse3 knows no fallocate(2)")
@@ -174,6 +174,16 @@ def test_fstrim_of_ext4_under_load(mounted: Mounted, loops: LoopDevices, tmp_pat
     mount.unmount()
     e2fsck(mount.origin)
     assert space_of(mount.origin) < 24 * MIB
+
+
+def test_the_message_discard_tells_the_kernel_as_well(mounted: Mounted) -> None:
+    expected = content()
+    mount = mounted("--page-cache", "image", content=bytes(expected))
+    assert mount.image.read_bytes() == expected
+    fusecache("message", mount.mountpoint, "discard", f"{BLOCK}-{3 * BLOCK + 1}")
+    expected[BLOCK : 3 * BLOCK + 1] = bytes(2 * BLOCK + 1)
+    wait_until(lambda: mount.image.read_bytes() == expected, "the kernel has dropped its pages")
+    assert mount.status()["outcome.discard"] == "done"
 
 
 def test_qemu_discards_and_sees_the_holes(mounted: Mounted) -> None:
