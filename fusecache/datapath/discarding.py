@@ -55,13 +55,16 @@ class Discarder:
         size = volume.geometry.block_size
         end = offset + length
         whole = range(-(-offset // size), min(end // size, volume.geometry.origin_blocks))
-        if whole:
-            before = partial(self._discard_parts, offset, whole.start * size)
-            after = partial(self._discard_parts, whole.stop * size, end)
-            await gather([before, partial(self._worker.removal.discard, whole), after])
+        try:
+            if whole:
+                before = partial(self._discard_parts, offset, whole.start * size)
+                after = partial(self._discard_parts, whole.stop * size, end)
+                await gather([before, partial(self._worker.removal.discard, whole), after])
+            else:
+                await self._discard_parts(offset, end)
+        finally:
+            volume.written = True  # what failed may be there in part
             self._worker.admission.look()
-        else:
-            await self._discard_parts(offset, end)
 
     async def _discard_parts(self, begin: int, end: int) -> None:
         """Discard parts of a block or two."""

@@ -65,6 +65,7 @@ async def test_where_nothing_is_cached_the_origin_gets_a_hole_and_the_policy_is_
         ]
         assert not world.mapping.mapped_count
         assert not world.volume.counters.requests
+        assert world.volume.written, "the image has another time"
         await world.cache.flush()
         assert "flush" in world.origin.names()
 
