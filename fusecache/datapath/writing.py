@@ -338,11 +338,8 @@ class Writer:
         volume = self._volume
 
         async def to_cache() -> None:
-            try:
+            with volume.counters.at_cache():
                 await volume.cache.write(cache_position, content)
-            except StoreError:
-                volume.counters.cache_errors += 1
-                raise
 
         try:
             await gather([partial(self._origin.write, position, data), to_cache])
