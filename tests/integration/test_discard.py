@@ -216,6 +216,9 @@ def test_a_copy_has_the_holes_and_what_only_the_cache_has(mounted: Mounted, tmp_
     run("qemu-img", "convert", "-f", "raw", "-O", "raw", mount.image, tmp_path / "copy")
     assert (tmp_path / "copy").read_bytes() == expected
     assert space_of(tmp_path / "copy") < MIB
+    run("cp", "--sparse=auto", mount.image, tmp_path / "another")
+    assert (tmp_path / "another").read_bytes() == expected
+    assert space_of(tmp_path / "another") < MIB
     fd = os.open(mount.image, os.O_RDONLY)
     try:
         assert os.lseek(fd, 0, os.SEEK_DATA) <= 5 * BLOCK
