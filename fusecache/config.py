@@ -164,6 +164,8 @@ class MountConfig:
     """Whether we read the kernel's requests ourselves, where that can be done, or leave it to pyfuse3."""
     survive: bool = True
     """Whether the mount is to outlive its daemon, where that can be done."""
+    discard_passdown: bool = True
+    """Whether the origin gives the space back of what is discarded; it is written full of zeros otherwise."""
     foreground: bool = False
     format: int = 0
     """How often ``--format`` was given: once to reformat a clean cache, twice to throw away dirty data."""

@@ -4,6 +4,9 @@ The image is cut into *cells*; every write covers whole cells and puts its own n
 them, so that a cell tells which write it shows, and whether it lies where it belongs.  Write 0 is what was there in the
 beginning.
 
+A *discard* puts zeros into its cells, which do not tell which discard it was, and has a negative number.  A cell of
+zeros may show any of the discards of that cell that it may show.
+
 A read may see a write that began before the read ended, unless another one came strictly between.  After a crash a
 cell may show any write that began, unless a *flushed* one came strictly later: one that had ended when a flush began
 that was acknowledged.  Writes at the same time, by two clients, may come in either order.  Where a flush fails, what
@@ -20,10 +23,13 @@ from fusecache.stores.base import Data
 
 _CELL = struct.Struct("<II")
 
+ZERO = -2
+"""What a cell shows that is zero; discards have numbers below."""
+
 
 def cell_content(cell_bytes: int, write: int, cell: int) -> bytes:
     """Return what a write puts into a cell."""
-    return _CELL.pack(write, cell) * (cell_bytes // _CELL.size)
+    return _CELL.pack(write, cell + 1) * (cell_bytes // _CELL.size)
 
 
 def initial_image(size: int, cell_bytes: int) -> bytearray:
@@ -32,14 +38,27 @@ def initial_image(size: int, cell_bytes: int) -> bytearray:
 
 
 def shown(image: Data, cell_bytes: int, first: int = 0) -> list[int]:
-    """Return the number of the write that each cell shows; -1 where it shows none that belongs there."""
+    """Return the number of the write that each cell shows; ZERO for zeros, -1 where it shows none that belongs."""
     writes = []
     for index in range(len(image) // cell_bytes):
         content = bytes(image[index * cell_bytes : (index + 1) * cell_bytes])
         write, cell = _CELL.unpack_from(content)
-        belongs = cell == first + index and content == content[: _CELL.size] * (cell_bytes // _CELL.size)
+        if not any(content):
+            writes.append(ZERO)
+            continue
+        belongs = cell == first + index + 1 and content == content[: _CELL.size] * (cell_bytes // _CELL.size)
         writes.append(write if belongs else -1)
     return writes
+
+
+def may_show(write: int, allowed: Sequence[int]) -> bool:
+    """Tell whether a cell may show a write, or zeros."""
+    return write in allowed or (write == ZERO and min(allowed) < ZERO)
+
+
+def _without_numbers(writes: Sequence[int]) -> tuple[int, ...]:
+    """Take all discards for one, as nobody can tell them apart any more."""
+    return tuple(dict.fromkeys(max(ZERO, write) for write in writes))
 
 
 class Oracle:
@@ -52,14 +71,17 @@ class Oracle:
     def __init__(self, image: list[int], cell_bytes: int, allowed: Sequence[tuple[int, ...]] | None = None) -> None:
         self.cell_bytes = cell_bytes
         self._base = image
-        self._epoch = self._last = max((*image, *(w for writes in allowed or () for w in writes)), default=0)
+        numbers = (abs(write) for writes in (image, *(allowed or ())) for write in writes)
+        self._epoch = self._last = max(-ZERO, *numbers)
         self._clock = 0
         self._began: dict[int, int] = {}
         self._ended: dict[int, int] = {}
         self._failed: set[int] = set()
         self._doubted: set[int] = set()
         self._written: list[list[int]] = [[write] for write in image]
-        self.allowed: list[tuple[int, ...]] = list(allowed) if allowed else [(write,) for write in image]
+        self.allowed: list[tuple[int, ...]] = (
+            list(map(_without_numbers, allowed)) if allowed else [(one,) for one in image]
+        )
         """What each cell may show after a crash at this moment."""
 
     def grow(self, held: int) -> None:
@@ -73,14 +95,23 @@ class Oracle:
         self._clock += 1
         return self._clock
 
-    def begin_write(self, first: int, count: int) -> tuple[int, bytes]:
-        """Begin a write of some cells; returns its number and its data."""
+    def begin_discard(self, first: int, count: int) -> int:
+        """Begin a discard of some cells; returns its number, with which it ends as a write does."""
         self._last += 1
-        write = self._last
+        self._begin(-self._last, first, count)
+        return -self._last
+
+    def _begin(self, write: int, first: int, count: int) -> None:
         self._began[write] = self.now()
         for cell in range(first, first + count):
             self._written[cell].append(write)
             self.allowed[cell] += (write,)
+
+    def begin_write(self, first: int, count: int) -> tuple[int, bytes]:
+        """Begin a write of some cells; returns its number and its data."""
+        self._last += 1
+        write = self._last
+        self._begin(write, first, count)
         return write, b"".join(cell_content(self.cell_bytes, write, cell) for cell in range(first, first + count))
 
     def end_write(self, write: int, *, failed: bool = False) -> None:
@@ -120,16 +151,21 @@ class Oracle:
         before = allowed or self.allowed[first:]
         for cell, write in enumerate(shown(image, self.cell_bytes, first), first):
             candidates = {other: self._span(cell, other) for other in self._written[cell]}
-            assert write in candidates, f"cell {cell} reads as write {write}; written were {sorted(candidates)}"
-            ended = candidates[write][1]
-            later = [
-                other
-                for other, span in candidates.items()
-                if ended < span[0]
-                and span[1] < began
-                and other not in self._failed
-                and not (other in self._doubted and write in (*before[cell - first], *self.allowed[cell]))
-            ]
+            shows = [other for other in candidates if other == write or max(ZERO, other) == write]
+            assert shows, f"cell {cell} reads as write {write}; written were {sorted(candidates)}"
+            later: list[int] = []
+            for one in shows:
+                ended = candidates[one][1]
+                later = [
+                    other
+                    for other, span in candidates.items()
+                    if ended < span[0]
+                    and span[1] < began
+                    and other not in self._failed
+                    and not (other in self._doubted and one in (*before[cell - first], *self.allowed[cell]))
+                ]
+                if not later:
+                    break
             assert not later, f"cell {cell} reads as write {write}, but {later} came after that and had ended"
 
     def settled(self, image: bytes | bytearray) -> list[int]:
@@ -138,7 +174,7 @@ class Oracle:
         return shown(image, self.cell_bytes)
 
     def _span(self, cell: int, write: int) -> tuple[float, float]:
-        if write > self._epoch:
+        if abs(write) > self._epoch:
             return self._began[write], self._ended.get(write, inf)
         return (-1, -1) if write == self._base[cell] else (-3, -2)
 
@@ -149,7 +185,7 @@ def judge_crash(image: bytes | bytearray, allowed: Sequence[tuple[int, ...]], ce
     wrong = [
         f"cell {cell} shows write {write}, allowed are {allowed[cell]}"
         for cell, write in enumerate(writes)
-        if write not in allowed[cell]
+        if not may_show(write, allowed[cell])
     ]
     assert not wrong, "; ".join(wrong[:5])
     return writes

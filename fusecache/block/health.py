@@ -144,6 +144,12 @@ class Health:
         """Note that the origin took a block."""
         self.unwritten.discard(oblock)
 
+    def nothing_left_of(self, oblock: int, block_size: int) -> None:
+        """Note that nobody needs any more what the cache had of a block, of which some may have been lost."""
+        self.unwritten.discard(oblock)
+        if self.lost:
+            self.lost.discard(oblock * block_size, (oblock + 1) * block_size)
+
     def promotion_failed(self, reason: str) -> None:
         """Note that a block could not be copied into the cache."""
         self.failed_promotions += 1

@@ -49,6 +49,7 @@ _CLEANED: Final = transitions(Event.CLEANED)
 _CLEANED_IN_PART: Final = transitions(Event.CLEANED_IN_PART)
 _SUM_KNOWN: Final = transitions(Event.SUM_KNOWN)
 _WRITE_LOST: Final = transitions(Event.WRITE_LOST)
+_DISCARDED: Final = transitions(Event.DISCARDED)
 _TAKEN_AS_CLEAN: Final = transitions(Event.TAKEN_AS_CLEAN)
 _COMMITTED_CLEAN: Final = transitions(Event.COMMITTED_CLEAN)
 _COMMITTED_DIRTY: Final = transitions(Event.COMMITTED_DIRTY)
@@ -265,6 +266,11 @@ class Mapping:
         self.flags[cblock] = _WRITE_LOST[before]
         self.dirty_count -= 1
         return True
+
+    def discarded(self, cblock: int) -> None:
+        """Note that nobody needs any more what a dirty block holds."""
+        self.flags[cblock] = _DISCARDED[self.flags[cblock]]
+        self.dirty_count -= 1
 
     def taken_as_clean(self, cblock: int) -> None:
         """Note that a snapshot took the block as clean while its region was not open."""

@@ -130,6 +130,9 @@ class Event(Enum):
     WRITE_LOST = Change(having=DIRTY, clears=DIRTY | WRITEBACK_IN_FLIGHT)
     """The cache may have forgotten what was written to the block, so the origin's older content is what counts."""
 
+    DISCARDED = Change(having=DIRTY | WRITE_INTENT, lacking=WRITEBACK_IN_FLIGHT, clears=DIRTY)
+    """The origin has zeros in the place of the block, which nobody needs any more; it is about to be unmapped."""
+
     # Rounds of commits.
 
     TAKEN_AS_CLEAN = Change(lacking=DIRTY, clears=WRITE_INTENT)

@@ -41,6 +41,7 @@ origin writes  what was written to the origin
 errors         reads and writes that origin or cache have refused
 job            long work that is under way, and how far it is
 flush          what the flush under way has to write yet
+survival       who starts another daemon if this one dies, or why nobody does; how often that was
 up             for how long it has been mounted (h:mm:ss), by which process
 """
 
@@ -115,6 +116,9 @@ def mount(
     no_survive: Annotated[
         bool, typer.Option("--no-survive", help="End the mount if its daemon dies; nobody starts another one.")
     ] = False,
+    no_discard_passdown: Annotated[
+        bool, typer.Option("--no-discard-passdown", help="Write zeros to the origin where holes could be punched.")
+    ] = False,
     foreground: Annotated[bool, typer.Option("--foreground", help="Serve in this process, log to stderr.")] = False,
     format: Annotated[  # noqa: A002 - the option's name
         int, typer.Option("--format", count=True, help="Empty an existing cache; twice, even with dirty data in it.")
@@ -155,6 +159,7 @@ def mount(
             "--dirty-age": dirty_age,
             "--dirty-limit": dirty_limit,
             "--scrub": scrub,
+            "--no-discard-passdown": no_discard_passdown or None,
         }
         for name, value in told.items():
             if value is not None:
@@ -185,6 +190,7 @@ def mount(
             dirty_age=DirtyAge() if dirty_age is None else parse_dirty_age(dirty_age),
             dirty_limit=DirtyLimit() if dirty_limit is None else parse_dirty_limit(dirty_limit),
             scrub=0 if scrub is None else parse_size(scrub),
+            discard_passdown=not no_discard_passdown,
             foreground=foreground,
             format=format,
         )
@@ -268,7 +274,7 @@ def set_value(
 
 
 @app.command(
-    help="Send a message, as to dm-cache: [0] KEY VALUE, invalidate_cblocks BEGIN-END (END excluded).",
+    help="Send a message, as to dm-cache: [0] KEY VALUE, invalidate_cblocks or discard BEGIN-END (END excluded).",
     context_settings=_WORDS_AS_THEY_ARE,
 )
 def message(mountpoint: Mountpoint, words: Annotated[list[str], typer.Argument(metavar="WORDS...")]) -> None:

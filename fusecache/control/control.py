@@ -23,10 +23,12 @@ from fusecache.errors import FusecacheError, InvalidError, ReadOnlyKeyError, Unk
 from fusecache.grammar import (
     MIGRATION_THRESHOLD,
     Decommission,
+    Discard,
     Flush,
     InvalidateCblocks,
     SetThreshold,
     SetTunable,
+    parse_bytes,
     parse_dirty_age,
     parse_dirty_limit,
     parse_message,
@@ -39,7 +41,7 @@ from fusecache.units import SECTOR, parse_size
 from policies import PolicyError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from fusecache.control.facts import MetadataSize, MountFacts
     from fusecache.jobs import Flusher, Job, Jobs
@@ -64,6 +66,7 @@ class _Attribute:
 class Control:
     """What can be asked of a running mount, and what can be changed.
 
+    :param discard: has so many bytes of the image from an offset on read as zeros.
     :param scrub_rate: bytes a second at which cached blocks are verified; 0 for not at all.
     :param restart: has another process go on, with options that are to change; returns at once, raises FusecacheError.
         None if nobody can.
@@ -79,6 +82,7 @@ class Control:
         cleaning: Cleaning,
         facts: MountFacts,
         metadata: MetadataSize,
+        discard: Callable[[int, int], Awaitable[None]],
         scrub_rate: int = 0,
         restart: Callable[[str], None] | None = None,
     ) -> None:
@@ -89,6 +93,7 @@ class Control:
         self._cleaning = cleaning
         self._facts = facts
         self._metadata = metadata
+        self._discard = discard
         self._scrub = Scrub(volume, worker, jobs, scrub_rate)
         self._changes = Changes(volume, worker, flusher, jobs)
         self._began = trio.current_time()
@@ -272,6 +277,9 @@ class Control:
                 self._set_tunable(key, value)
             case InvalidateCblocks(ranges):
                 return self._changes.drop(ranges)
+            case Discard(ranges):
+                size = self._volume.geometry.image_bytes
+                return self._changes.discard([parse_bytes(text, size) for text in ranges], self._discard)
             case Flush():
                 self._volume.require_writebacks()
                 return self._flusher.start()

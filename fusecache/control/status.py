@@ -52,6 +52,8 @@ class Status:
     read_ahead_blocks: int
     read_ahead_used: int
     read_ahead_wasted: int
+    discards: int
+    discarded_bytes: int
     cache_errors: int
     origin_errors: int
     scrubbed: int

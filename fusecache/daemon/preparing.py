@@ -79,6 +79,7 @@ def prepare(config: MountConfig, resources: ExitStack, *, heir: Heir | None = No
         raise MetadataError(msg) from exc
     policy.allow_migrations(config.mode is not Mode.PASSTHROUGH)
     volume = make_volume(binding, policy, recovered.mapping, recovered.open_regions, config.mode)
+    volume.discard_passdown = config.discard_passdown
     if superblock.stats is None:
         log.warning("the counters of earlier mounts cannot be read and begin at 0 again")
     volume.counters.restore(superblock.stats or {})

@@ -122,6 +122,7 @@ async def _run(
         cleaning=cleaning,
         facts=_facts(config, binding, prepared.suspects, lambda: session.is_gated, lifeline.survival),
         metadata=binding.database,
+        discard=disk.discard,
         scrub_rate=config.scrub,
         restart=lambda changes: succession.restart(changes),  # noqa: PLW0108 - it is not there yet
     )

@@ -1,4 +1,4 @@
-"""Reads, writes and flushes of the image."""
+"""Reads, writes, discards and flushes of the image, and where it has data."""
 
 from fusecache.datapath.disk import Disk
 

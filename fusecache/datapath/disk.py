@@ -19,6 +19,9 @@ writethrough            cache           origin and cache; stays clean           
 passthrough             origin          mapping dropped durably, then origin     cannot be
 ======================  ==============  =======================================  ======================
 
+A discard is a write of zeros for which space is given back where that can be done
+(:mod:`fusecache.datapath.discarding`).
+
 A miss goes to the origin.  A read that misses may fill its block.  A write that misses may be absorbed, and in
 writeback mode a write of a whole block may promote the block with its own data.  The tail of the image, which is less
 than a block, is served from the origin and not counted.
@@ -31,7 +34,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from fusecache.datapath.discarding import Discarder
 from fusecache.datapath.reading import Reader
+from fusecache.datapath.seeking import Seeker
 from fusecache.datapath.writing import Writer
 from fusecache.errors import FusecacheError, ReadOnlyError
 from fusecache.volume import OriginIO
@@ -42,15 +47,23 @@ if TYPE_CHECKING:
 
 
 class Disk:
-    """Serves the image of one volume: the three things that a disk does."""
+    """Serves the image of one volume: what a disk does.
 
-    __slots__ = ("_volume", "read", "write")
+    :ivar size: of the image, in bytes.
+    """
+
+    __slots__ = ("_volume", "discard", "read", "seek", "size", "write")
 
     def __init__(self, volume: Volume, worker: MigrationWorker) -> None:
         origin = OriginIO(volume)
         self._volume = volume
         self.read = Reader(volume, worker, origin).read
-        self.write = self._refuse if volume.health.origin_read_only else Writer(volume, worker, origin).write
+        writer = Writer(volume, worker, origin)
+        self.size = volume.geometry.image_bytes
+        self.seek = Seeker(volume).seek
+        refused = bool(volume.health.origin_read_only)
+        self.write = self._refuse_write if refused else writer.write
+        self.discard = self._refuse_discard if refused else Discarder(volume, worker, origin, writer).discard
 
     async def flush(self) -> None:
         """Make everything durable that was written before; raises FusecacheError if it is not."""
@@ -62,7 +75,12 @@ class Disk:
             raise
         health.report()
 
-    async def _refuse(self, offset: int, data: bytes | memoryview) -> int:
+    async def _refuse_write(self, offset: int, data: bytes | memoryview) -> int:
         """Take the place of writes where nothing is written."""
         del offset, data
+        raise ReadOnlyError(str(self._volume.health))
+
+    async def _refuse_discard(self, offset: int, length: int) -> None:
+        """Take the place of discards there."""
+        del offset, length
         raise ReadOnlyError(str(self._volume.health))

@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from fusecache.migration import MigrationWorker
     from fusecache.stores import Data
     from fusecache.volume import OriginIO, Volume
-    from policies import Work
 
 log = structlog.get_logger(__name__)
 
@@ -174,6 +173,20 @@ class Writer:
         if volume.mode is Mode.WRITETHROUGH:
             return _Route.BOTH
         return _Route.DIRTY if flags & WRITE_INTENT else _Route.INTENT
+
+    async def zero(self, oblock: int, within: int, zeros: memoryview) -> None:
+        """Put zeros into a part of a block, without the policy; raises FusecacheError.  A hole, if it is not cached."""
+        volume = self._volume
+        while not volume.locks.try_write(oblock, alone=self._must_be_alone(oblock)):
+            await volume.locks.park(oblock)
+        cblock = volume.mapping.find(oblock)
+        if cblock != UNMAPPED:
+            await self._write_piece(self._route_hit(cblock), cblock, None, oblock, within, zeros)
+            return
+        try:
+            await self._origin.discard(oblock * self._block_size + within, len(zeros))
+        finally:
+            volume.locks.end_write(oblock)
 
     def _must_be_alone(self, oblock: int) -> bool:
         """Tell whether a write may go to both stores, or to a partial block: then no other may write to the block."""
@@ -325,11 +338,8 @@ class Writer:
         volume = self._volume
 
         async def to_cache() -> None:
-            try:
+            with volume.counters.at_cache():
                 await volume.cache.write(cache_position, content)
-            except StoreError:
-                volume.counters.cache_errors += 1
-                raise
 
         try:
             await gather([partial(self._origin.write, position, data), to_cache])

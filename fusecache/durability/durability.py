@@ -41,6 +41,13 @@ keeps its region open.
 sectors when the cache has taken it; until its row names them, a crash forgets them, and the origin shows what was there
 before.  So does a failed flush of the cache.
 
+*A discard* obeys the same rules, which leave it one order (:mod:`fusecache.migration.removal`).  The origin gets zeros,
+and the record knows nothing of them.  By rule 4 it may differ from the cache only where a block is suspect: so a clean
+block is durably unmapped before, and a dirty one stays mapped and dirty meanwhile.  By rule 3 a dirty block's row goes
+only after the zeros are durable in the origin, or a crash would bring back what the origin had before the block was
+written.  The row is gone when the discard returns.  Else an fsync would have to wait for that as well: what users write
+to the block next goes past the cache, and a crash would show the cache's copy instead.
+
 A row that says *clean* may have the sum of the block's content.  The same rules protect it: the content cannot change
 before the block is suspect, and when a sum changes, the row is out of date.
 

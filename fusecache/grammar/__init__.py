@@ -5,11 +5,13 @@ from fusecache.grammar.dirtiness import parse_dirty_age, parse_dirty_limit
 from fusecache.grammar.fuse_options import FuseOptions, parse_fuse_options
 from fusecache.grammar.messages import (
     Decommission,
+    Discard,
     Flush,
     InvalidateCblocks,
     Message,
     SetThreshold,
     SetTunable,
+    parse_bytes,
     parse_message,
     parse_range,
 )
@@ -21,6 +23,7 @@ from fusecache.grammar.words import join_words, parse_read_ahead, split_words
 __all__ = [
     "MIGRATION_THRESHOLD",
     "Decommission",
+    "Discard",
     "Flush",
     "FuseOptions",
     "InvalidateCblocks",
@@ -29,6 +32,7 @@ __all__ = [
     "SetTunable",
     "changed_config",
     "join_words",
+    "parse_bytes",
     "parse_dirty_age",
     "parse_dirty_limit",
     "parse_fuse_options",

@@ -1,4 +1,4 @@
-"""Messages, which change a running cache.  Besides dm-cache's own there are ``flush`` and ``decommission``."""
+"""Messages, which change a running cache.  Besides dm-cache's own: ``flush``, ``decommission`` and ``discard``."""
 
 from __future__ import annotations
 
@@ -53,7 +53,14 @@ class Decommission:
     """Begin to write back all that is dirty, and to cache nothing any more."""
 
 
-Message = SetThreshold | SetTunable | InvalidateCblocks | Flush | Decommission
+@dataclass(frozen=True, slots=True)
+class Discard:
+    """Have ranges of the image, in bytes, read as zeros; :func:`parse_bytes` reads each."""
+
+    ranges: tuple[str, ...]
+
+
+Message = SetThreshold | SetTunable | InvalidateCblocks | Flush | Decommission | Discard
 
 _VERBS: Final[dict[str, Flush | Decommission]] = {"flush": Flush(), "decommission": Decommission()}
 
@@ -68,6 +75,8 @@ def parse_message(message: str | Sequence[str]) -> Message:
     verb = first.lower()
     if verb == "invalidate_cblocks":
         return InvalidateCblocks(tuple(rest))
+    if verb == "discard":
+        return Discard(tuple(rest))
     if verb in _VERBS:
         if rest:
             msg = f"message {verb!r} takes no arguments"
@@ -88,6 +97,18 @@ def _without_sector(words: list[str]) -> list[str]:
         msg = f"message: the sector must be 0, not {words[0]}: an image is one part"
         raise UsageError(msg)
     return words[1:]
+
+
+def parse_bytes(text: str, image_bytes: int) -> tuple[int, int]:
+    """Read ``begin-end`` (bytes, the end excluded) as numbers; raises UsageError."""
+    match = _RANGE.fullmatch(text)
+    if match is None or match[2] is None or int(match[1]) >= int(match[2]):
+        msg = f"{text!r} is not a range of bytes: write BEGIN-END with END excluded"
+        raise UsageError(msg)
+    if int(match[2]) > image_bytes:
+        msg = f"range {text!r} goes beyond the image's {image_bytes} bytes"
+        raise UsageError(msg)
+    return int(match[1]), int(match[2])
 
 
 def parse_range(text: str, cache_blocks: int) -> tuple[int, int]:

@@ -33,7 +33,8 @@ MAX_FEATURES: Final = 3
 MAX_POLICY_ARGS: Final = 1024
 _DEVICE: Final = re.compile(r"[0-9]{1,10}:[0-9]{1,10}")
 _MODES: Final = {mode.value: mode for mode in Mode}
-_FEATURES: Final = ("metadata2", "no_discard_passdown")
+_NO_PASSDOWN: Final = "no_discard_passdown"
+_FEATURES: Final = ("metadata2", _NO_PASSDOWN)
 
 
 def parse_table(
@@ -88,6 +89,7 @@ def parse_table(
         block_size=block * SECTOR,
         image_size=length * SECTOR,
         mode=mode,
+        discard_passdown=_NO_PASSDOWN not in map(str.lower, features),
         policy=choose_policy(policy, values),
         fuse_options=fuse_options,
         table=tuple(words),
@@ -97,11 +99,11 @@ def parse_table(
 
 
 def table_features(config: MountConfig) -> tuple[str, ...]:
-    """List what the table asked for besides the mode, in the order of the status line; () without a table."""
-    if not config.table:
-        return ()
-    count = int(config.table[7])
+    """List what was asked for besides the mode, in the order of the status line."""
+    count = int(config.table[7]) if config.table else 0
     asked = {word.lower() for word in config.table[8 : 8 + count]}
+    if not config.discard_passdown:
+        asked.add(_NO_PASSDOWN)
     return tuple(word for word in _FEATURES if word in asked)
 
 
@@ -114,7 +116,8 @@ def table_line(config: MountConfig) -> str:
     if config.table:
         made_by = list(config.table[6:])
     else:
-        made_by = [str(config.block_size // SECTOR), "1", config.mode.value, *policy_words(config.policy)]
+        features = [config.mode.value, *table_features(config)]
+        made_by = [str(config.block_size // SECTOR), str(len(features)), *features, *policy_words(config.policy)]
     return join_words([str(config.metadata), str(config.cache), config.origin, *made_by])
 
 

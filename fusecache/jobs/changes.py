@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 import trio
 
-from fusecache.config import Mode, PolicyChoice
+from fusecache.config import GIB, Mode, PolicyChoice
 from fusecache.errors import BusyError, FusecacheError, InvalidError, RefusedError
 from fusecache.grammar import parse_range
 from fusecache.jobs.switching import drop, switch_mode, switch_policy
@@ -44,6 +44,9 @@ log = structlog.get_logger(__name__)
 
 _MOST_CHANGES: Final = 8
 """Changes that may be under way and waiting; a policy that waits takes as much memory as the present one."""
+
+_DISCARDED_AT_ONCE: Final = 1 * GIB
+"""Bytes between two looks whether to go on."""
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -116,6 +119,14 @@ class Changes:
         cache_blocks = self._volume.geometry.cache_blocks
         cblocks = [range(*parse_range(text, cache_blocks)) for text in ranges]
         return self._ask("invalidate", "", partial(self._drop, cblocks))
+
+    def discard(self, ranges: Iterable[tuple[int, int]], discard: Callable[[int, int], Awaitable[None]]) -> Job:
+        """Have ranges of the image read as zeros.
+
+        :param ranges: begin and end of each, in bytes.
+        :param discard: does it, for an offset and a length.
+        """
+        return self._ask("discard", "", partial(self._discard, ranges, discard))
 
     def decommission(self) -> Job:
         """Make the origin complete and the cache empty; the image stays, served by the origin alone."""
@@ -208,6 +219,17 @@ class Changes:
             raise RefusedError(msg)
         for some in cblocks:
             await drop(self._volume, self._worker, some, change.job)
+
+    async def _discard(
+        self, ranges: Iterable[tuple[int, int]], discard: Callable[[int, int], Awaitable[None]], change: _Change
+    ) -> None:
+        try:
+            for begin, end in ranges:
+                for offset in range(begin, end, _DISCARDED_AT_ONCE):
+                    change.job.require_going_on()
+                    await discard(offset, min(_DISCARDED_AT_ONCE, end - offset))
+        finally:
+            self._volume.content_changed()  # the kernel knows nothing of it
 
     async def _decommission(self, change: _Change) -> None:
         volume = self._volume

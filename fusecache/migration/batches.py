@@ -81,6 +81,14 @@ class Held:
         self._oblocks.add(oblock)
         await self._locks.drain(oblock)
 
+    async def take_free(self, oblocks: Iterable[int], level: Level) -> list[int]:
+        """Take those blocks that nobody migrates, and wait until those whom we keep out have left; returns them."""
+        taken = [oblock for oblock in oblocks if self._locks.try_exclusive(oblock, level)]
+        self._oblocks.update(taken)
+        for oblock in taken:
+            await self._locks.drain(oblock)
+        return taken
+
     async def take_when_free(self, oblock: int, level: Level) -> None:
         """Take a block as soon as nobody migrates it any more; the caller holds no other one."""
         assert not self._oblocks

@@ -283,7 +283,7 @@ class Migrations:
                 raise BusyError(msg)
             await self._steps.copy_back(work.oblock, work.cblock, batch.patience)
             await volume.locks.raise_level(work.oblock)
-            await self._steps.unmap(work.cblock)
+            await self._steps.unmap([work.cblock])
             volume.counters.demotions += 1
             batch.done(work)
 

@@ -39,6 +39,8 @@ from fusecache.volume import OriginIO
 from policies import Work
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from fusecache.migration.batches import Batch
     from fusecache.migration.copier import Copier
     from fusecache.migration.copy_rate import CopyRate
@@ -364,21 +366,31 @@ class Steps:
         self._volume.mapping.sum_known(work.cblock, crc)
         self._volume.policy.clear_dirty(work.cblock)
 
-    async def unmap(self, cblock: int) -> None:
-        """Switch: from here on a clean block is not in the cache, durably; on failure everything is as it was."""
-        mapping, durability = self._volume.mapping, self._volume.durability
-        durability.rows.removing(cblock)
-        state, valid = mapping.flags[cblock], mapping.valid.get(cblock)
-        divergent = durability.rows.is_divergent(cblock)
-        oblock = mapping.remove(cblock)
+    async def unmap(self, cblocks: Sequence[int]) -> None:
+        """Switch: from here on clean blocks are not in the cache, durably; on failure everything is as it was.
+
+        The caller keeps everybody out of them.
+        """
+        mapping, rows = self._volume.mapping, self._volume.durability.rows
+        removed: list[tuple[int, int, int, int | None, bool]] = []
+        for cblock in cblocks:
+            rows.removing(cblock)
+            state, valid, divergent = mapping.flags[cblock], mapping.valid.get(cblock), rows.is_divergent(cblock)
+            removed.append((mapping.remove(cblock), cblock, state, valid, divergent))
         try:
-            await durability.commit()
+            await self._volume.durability.commit()
         except BaseException:
-            mapping.put_back(oblock, cblock, state, valid)
-            durability.rows.kept(cblock)
-            left = durability.flushes.what_is_left(cblock)
-            if divergent and left != 0:
-                if left is not None:
-                    mapping.holds_part(cblock, left)
-                self._volume.set_dirty(cblock)  # one of its two copies has to be the right one
+            for before in removed:
+                self._put_back(*before)
             raise
+
+    def _put_back(self, oblock: int, cblock: int, state: int, valid: int | None, divergent: bool) -> None:
+        """Have a block in the cache again that could not be unmapped durably."""
+        mapping, durability = self._volume.mapping, self._volume.durability
+        mapping.put_back(oblock, cblock, state, valid)
+        durability.rows.kept(cblock)
+        left = durability.flushes.what_is_left(cblock)
+        if divergent and left != 0:
+            if left is not None:
+                mapping.holds_part(cblock, left)
+            self._volume.set_dirty(cblock)  # one of its two copies has to be the right one

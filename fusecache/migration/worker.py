@@ -23,32 +23,33 @@ An item that fails goes back to the policy as failed.  While stores go on failin
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
 import structlog
 import trio
 
-from fusecache.block import ALL_OUT, UNMAPPED, WRITERS_OUT
+from fusecache.block import ALL_OUT, WRITERS_OUT
 from fusecache.config import COPY_SIZE, Mode
 from fusecache.errors import BusyError, FusecacheError, StoreError
 from fusecache.migration.admission import Admission
 from fusecache.migration.backlog import Backlog
 from fusecache.migration.backoff import Backoff
-from fusecache.migration.batches import Batch, Held
+from fusecache.migration.batches import Batch
 from fusecache.migration.copier import Copier
 from fusecache.migration.copy_rate import CopyRate
 from fusecache.migration.filling import Filler
 from fusecache.migration.migrations import Migrations
 from fusecache.migration.origin_slots import SHORT_PATIENCE, OriginSlots
 from fusecache.migration.read_ahead import ReadAhead
+from fusecache.migration.removal import Removal
 from fusecache.migration.steps import Steps
 from fusecache.migration.unreadable import Unreadable
 from fusecache.migration.waves import Waves
 from policies import Op, PolicyError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
     from fusecache.volume import Volume
     from policies import Work
@@ -73,6 +74,7 @@ class MigrationWorker:
     :ivar copy_rate: how many bytes a second may be copied.
     :ivar origin_slots: when writebacks may write to the origin.
     :ivar read_ahead: what is read ahead of misses in order.
+    :ivar removal: what takes blocks out of the cache, or is to read as zeros, beside the policy.
     :ivar steps: what can be asked for one block, beside the policy.
     """
 
@@ -96,6 +98,7 @@ class MigrationWorker:
         "filler",
         "origin_slots",
         "read_ahead",
+        "removal",
         "steps",
     )
 
@@ -109,6 +112,7 @@ class MigrationWorker:
         self.steps = Steps(volume, copier, self.copy_rate, self.origin_slots, self.read_ahead)
         self._migrations = Migrations(volume, self.steps, copier, self.origin_slots, self.read_ahead)
         self.filler = Filler(volume, self.steps, copier, self.read_ahead, self._begin_completion, self._end_fill)
+        self.removal = Removal(volume, self.steps, self.read_ahead, self._unpaused, self._forget)
         self._backlog = Backlog(max(1, COPY_SIZE // volume.geometry.block_size))
         self._most_orders = max(_LEAST_ORDERS, 2 * COPY_SIZE // volume.geometry.block_size)
         """Items that may be in the backlog or in flight before the policy is asked for another."""
@@ -267,9 +271,11 @@ class MigrationWorker:
             self._announce_end()
             self.wake()
 
-    @contextmanager
-    def _counted(self) -> Iterator[None]:
-        """Make :meth:`paused` wait for the end of this block."""
+    @asynccontextmanager
+    async def _unpaused(self) -> AsyncIterator[None]:
+        """Wait for the end of a pause, and make the next one wait for the end of this block."""
+        while self._pauses:
+            await self._ended.wait()
         self._in_flight += 1
         try:
             yield
@@ -369,25 +375,19 @@ class MigrationWorker:
 
         What only the cache has is written back first.
         """
-        volume = self._volume
-        while self._pauses:
-            await self._ended.wait()
-        with self._counted(), Held(volume) as held:
-            await held.take_when_free(oblock, ALL_OUT)
-            cblock = volume.mapping.find(oblock)
-            if cblock == UNMAPPED:
-                return False
-            await self.steps.copy_back(oblock, cblock)
-            await self.steps.unmap(cblock)
-            while True:
-                try:
-                    volume.forget(cblock)
-                except PolicyError:
-                    # An item for it is outstanding.  If it is under way, it cannot get our lock, and will fail.
-                    if not self._backlog.recall(cblock, volume.policy):
-                        await self._ended.wait()
-                else:
-                    return True
+        return await self.removal.invalidate(oblock)
+
+    async def _forget(self, cblock: int) -> None:
+        """Have the policy forget a block that was unmapped; whoever keeps everybody out of it calls this."""
+        while True:
+            try:
+                self._volume.forget(cblock)
+            except PolicyError:
+                # An item for it is outstanding.  If it is under way, it cannot get the block's lock, and will fail.
+                if not self._backlog.recall(cblock, self._volume.policy):
+                    await self._ended.wait()
+            else:
+                return
 
     def check(self) -> None:
         """Assert that what is in flight is counted, and that every part is sound."""

@@ -6,7 +6,7 @@ from fusecache.stores.choice import is_read_ahead, make_engine, open_file_store
 from fusecache.stores.engine import Engine, ThreadEngine
 from fusecache.stores.file import open_for_store, open_to_read
 from fusecache.stores.read_only import ReadOnlyStore
-from fusecache.stores.sparse import write_sparsely
+from fusecache.stores.sparse import write_sparsely, write_zeros
 
 __all__ = [
     "Buffers",
@@ -21,4 +21,5 @@ __all__ = [
     "open_for_store",
     "open_to_read",
     "write_sparsely",
+    "write_zeros",
 ]

@@ -49,7 +49,7 @@ class Store(Protocol):
         """Make every write that has returned durable."""
 
     async def discard(self, offset: int, length: int) -> None:
-        """Declare a range unneeded; it reads as anything afterwards."""
+        """Have a range read as zeros from now on, and give its space back where that can be done; a write like any."""
 
     async def forget(self, offset: int, length: int) -> None:
         """Say that a range is not going to be read soon, so that it need not stay in memory; no data is lost."""

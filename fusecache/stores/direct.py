@@ -29,6 +29,7 @@ from fusecache.linux import is_in_memory, pin, unit_of
 from fusecache.stores.buffers import Buffers
 from fusecache.stores.engine import ThreadEngine
 from fusecache.stores.file import PAGE, FileStore
+from fusecache.stores.sparse import write_zeros
 from fusecache.stores.unit_locks import UnitLocks
 
 if TYPE_CHECKING:
@@ -171,13 +172,19 @@ class DirectStore:
         await self._file.flush()
 
     async def discard(self, offset: int, length: int) -> None:
-        """See :class:`fusecache.stores.base.Store`; discards only whole pages of the range."""
+        """See :class:`fusecache.stores.base.Store`; the space of whole pages is given back, zeros go to the edges."""
         page = max(PAGE, self._unit)
         begin = offset + -(self._start + offset) % page
         end = offset + length - (self._start + offset + length) % page
-        if begin < end:
-            async with self._unit_locks.locked(*self._units(self._start + begin, self._start + end)):
-                await self._file.discard(begin, end - begin)
+        if begin >= end or not await self._punch(begin, end - begin):
+            begin = end = offset
+        await write_zeros(self, offset, begin - offset)
+        await write_zeros(self, end, offset + length - end)
+
+    async def _punch(self, offset: int, length: int) -> bool:
+        begin = self._start + offset
+        async with self._unit_locks.locked(*self._units(begin, begin + length)):
+            return await self._file.punch(offset, length)
 
     async def forget(self, offset: int, length: int) -> None:
         """Do nothing: there is nothing in memory."""

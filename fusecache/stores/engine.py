@@ -44,7 +44,7 @@ class Engine(Protocol):
         """Make what was written durable (fdatasync(2))."""
 
     async def discard(self, fd: int, position: int, length: int) -> None:
-        """Give the space of a range back, which reads as zeroes then; do nothing where that is not possible."""
+        """Give the space of a range back, which reads as zeros then; EOPNOTSUPP where that cannot be done."""
 
     def close(self) -> None:
         """Give back what it holds; nothing may be under way."""
@@ -76,7 +76,7 @@ class ThreadEngine:
 
     async def discard(self, fd: int, position: int, length: int) -> None:
         """See :class:`Engine`."""
-        await trio.to_thread.run_sync(_discard, fd, position, length, limiter=self._limiter)
+        await trio.to_thread.run_sync(punch_hole, fd, position, length, limiter=self._limiter)
 
     def close(self) -> None:
         """See :class:`Engine`; idle threads end by themselves."""
@@ -98,11 +98,3 @@ def _write_all(fd: int, data: Data, position: int) -> None:
         count = os.pwrite(fd, view, position)
         view = view[count:]
         position += count
-
-
-def _discard(fd: int, position: int, length: int) -> None:
-    try:
-        punch_hole(fd, position, length)
-    except OSError as exc:
-        if exc.errno != errno.EOPNOTSUPP:
-            raise

@@ -29,6 +29,7 @@ import trio
 from fusecache.errors import BusyError, StoreError
 from fusecache.linux import is_in_memory, look_at
 from fusecache.stores.engine import ThreadEngine
+from fusecache.stores.sparse import write_zeros
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,6 +50,8 @@ _LOOK: Final = 50
 """After any long write, writes are watched for this many times as long as it took."""
 _UNWANTED: Final = 1024
 """At most so many ranges wait for a flush; then they are dropped without one."""
+_NOT_PUNCHED: Final = {errno.EOPNOTSUPP, errno.ENOSYS, errno.ENODEV, errno.EINVAL}
+"""Neither this file system nor this device can do it, or not with a range that begins and ends there."""
 _NOT_TO_BE_WRITTEN: Final = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ETXTBSY}
 
 
@@ -140,6 +143,7 @@ class FileStore:
         "_engine",
         "_fd",
         "_flushing",
+        "_is_file",
         "_looking_until",
         "_lost",
         "_nowait",
@@ -164,7 +168,8 @@ class FileStore:
         self._looking_until = 0.0
         self._unwanted: list[tuple[int, int]] = []
         self._written = False
-        self._sparse = _is_sparse(fd)  # later it may have fewer holes, never more that matter
+        self._is_file = stat.S_ISREG(os.fstat(fd).st_mode)
+        self._sparse = _is_sparse(fd)  # later it may have fewer holes, and no more than we have punched
         self._read_flags = 0 if is_in_memory(fd) else os.RWF_NOWAIT
         self.name = name
         self.size = size
@@ -228,7 +233,7 @@ class FileStore:
             self.unflushed = self._written = True
 
     async def holes(self, offset: int, length: int) -> list[tuple[int, int]]:
-        """See :class:`fusecache.stores.base.Store`; of a file that was sparse when it was opened."""
+        """See :class:`fusecache.stores.base.Store`; of a file that was sparse when it was opened, or is now."""
         if not self._sparse:
             return []
         begin = self._start + offset
@@ -261,10 +266,24 @@ class FileStore:
             await self._drop_unwanted()
 
     async def discard(self, offset: int, length: int) -> None:
-        """See :class:`fusecache.stores.base.Store`; gives the space back where the file system can."""
-        self.unflushed = True
-        with self.failing("discard"):
-            await self._engine.discard(self._fd, self._start + offset, length)
+        """See :class:`fusecache.stores.base.Store`; zeros are written where the file system gives no space back."""
+        if not await self.punch(offset, length):
+            await write_zeros(self, offset, length)
+
+    async def punch(self, offset: int, length: int) -> bool:
+        """Give the space of a range back, which reads as zeros then; returns whether that can be done here."""
+        self.unflushed = self._written = True
+        try:
+            with self.failing("discard"):
+                await self._engine.discard(self._fd, self._start + offset, length)
+        except StoreError as exc:
+            if isinstance(exc.__cause__, OSError) and exc.__cause__.errno in _NOT_PUNCHED:
+                return False
+            raise
+        finally:
+            self.unflushed = self._written = True
+        self._sparse = self._is_file
+        return True
 
     async def forget(self, offset: int, length: int) -> None:
         """See :class:`fusecache.stores.base.Store`; what may not be on the disk yet leaves memory at the next flush."""

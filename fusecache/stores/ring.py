@@ -102,11 +102,7 @@ class RingEngine:
 
     async def discard(self, fd: int, position: int, length: int) -> None:
         """See :class:`fusecache.stores.engine.Engine`."""
-        try:
-            await self._do(FALLOCATE, fd, None, length, KEEP_SIZE | PUNCH_HOLE, position)
-        except OSError as exc:
-            if exc.errno != errno.EOPNOTSUPP:
-                raise
+        await self._do(FALLOCATE, fd, None, length, KEEP_SIZE | PUNCH_HOLE, position)
 
     def close(self) -> None:
         """See :class:`fusecache.stores.engine.Engine`."""

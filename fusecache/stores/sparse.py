@@ -1,4 +1,4 @@
-"""Writing to a store that has holes, without filling them with zeros.
+"""Zeros: writing to a store without filling its holes with them, and writing nothing else.
 
 Theory of operation
 -------------------
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _PAGE: Final = 4096
 _ZEROS: Final = bytes(_PAGE)
+_WRITTEN_AT_ONCE: Final = memoryview(bytearray(1024 * 1024))  # nobody writes into it, and it can be pinned
 _LEAST_WITHIN: Final = 16384
 """Bytes of the shortest run that is left out between others; at either end, a page will do."""
 
@@ -49,6 +50,15 @@ async def write_sparsely(store: Store, offset: int, data: memoryview) -> None:
             await store.write(begin, data[begin - offset : stop - offset])
     if spared:
         store.unflushed = True
+
+
+async def write_zeros(store: Store, offset: int, length: int) -> None:
+    """Write ``length`` zeros at ``offset``, whatever space they take."""
+    while length > 0:
+        piece = _WRITTEN_AT_ONCE[:length]
+        await store.write(offset, piece)
+        offset += len(piece)
+        length -= len(piece)
 
 
 def _zero_runs(offset: int, data: memoryview) -> Iterator[Range]:

@@ -61,6 +61,10 @@ class Counters:
     """Blocks of those that somebody wanted while they were in memory."""
     read_ahead_wasted: int = 0
     """Blocks of those that were dropped before anybody wanted them."""
+    discards: int = 0
+    """Requests by which users say that they need a range no more, or want zeros there."""
+    discarded_bytes: int = 0
+    """Bytes of those."""
     cache_errors: int = 0
     """Reads and writes of the cache that failed, for users and for migrations."""
     origin_errors: int = 0
@@ -112,5 +116,6 @@ class Counters:
             assert count >= 0, (name, self)
         assert self.read_aheads <= self.read_ahead_blocks, self
         assert self.read_aheads or not self.read_ahead_blocks, self
+        assert self.discards or not self.discarded_bytes, self
         assert self.origin_reads or not self.origin_read_bytes, self
         assert self.origin_writes or not self.origin_write_bytes, self

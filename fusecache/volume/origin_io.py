@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from fusecache.errors import StoreError
+from fusecache.stores import write_zeros
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,6 +47,18 @@ class OriginIO:
         with self._under_way():
             try:
                 await volume.origin.write(position, data)
+            finally:
+                volume.durability.flushes.origin_written()  # one that failed may show as well, in part
+
+    async def discard(self, position: int, length: int) -> None:
+        """Have a range of the image read as zeros, durably from the next fsync on; raises StoreError."""
+        volume = self._volume
+        with self._under_way():
+            try:
+                if volume.discard_passdown:
+                    await volume.origin.discard(position, length)
+                else:
+                    await write_zeros(volume.origin, position, length)
             finally:
                 volume.durability.flushes.origin_written()  # one that failed may show as well, in part
 

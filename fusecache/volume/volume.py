@@ -52,6 +52,8 @@ class Volume:
     """The policy that is to take over, while it learns the mapping (see :mod:`fusecache.jobs.switching`)."""
     handed_over: bytearray = field(default_factory=bytearray)
     """1 for each cblock that it knows."""
+    discard_passdown: bool = True
+    """Whether the origin gives the space back of what is discarded, or is written full of zeros."""
     content_changed: Callable[[], None] = lambda: None
     """Called when the image reads differently although nobody has written to it; must not wait."""
     written: bool = False
@@ -152,6 +154,12 @@ class Volume:
         if was_dirty:
             self._tell_clean(cblock)
             self.durability.rows.cleaned(cblock)
+
+    def discarded(self, cblock: int) -> None:
+        """Note that the origin has zeros in place of a dirty block; it is divergent until it is unmapped."""
+        self.mapping.discarded(cblock)
+        self.durability.rows.mark_divergent(cblock)
+        self._tell_clean(cblock)
 
     def on_lost_write(self, cblock: int, durable: int) -> None:
         """Give up what was written to a block, which is lost; from now on the origin's older content counts.

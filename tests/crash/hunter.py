@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import random
 import zlib
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
@@ -223,6 +223,11 @@ class History:
                 await self._collide(rng)
                 left -= _COLLIDED
                 continue
+            if shape.discards and rng.random() < shape.discards:
+                await self._discard(*self._range(rng))
+                if rng.random() < 0.5:
+                    await self._flush()
+                continue
             if rng.random() < shape.hammering:
                 await self._hammer(rng)
                 if shape.forgets != "cache":  # which is lost once in a history, when there is much to lose
@@ -265,8 +270,8 @@ class History:
                 if rng.random() < 0.3:
                     nursery.start_soon(self._read, *some(1, per_block))
                 if rng.random() < 0.3:
-                    nursery.start_soon(self._write, *some(1, 2))
-                await self._write(*some(1, 1, 2, per_block // 2))
+                    nursery.start_soon(self._change_cells(rng), *some(1, 2))
+                await self._change_cells(rng)(*some(1, 1, 2, per_block // 2))
                 if rng.random() < 0.3:
                     nursery.start_soon(self._read, *some(1, per_block))
                 kind = rng.random()
@@ -286,7 +291,7 @@ class History:
             async with trio.open_nursery() as nursery:
                 for _ in range(rng.randint(2, 4)):
                     skipped = rng.randrange(most)
-                    nursery.start_soon(self._write, first + skipped, rng.randint(1, most - skipped))
+                    nursery.start_soon(self._change_cells(rng), first + skipped, rng.randint(1, most - skipped))
                 if rng.random() < 0.5:
                     nursery.start_soon(self._read, first, most)
                 if rng.random() < 0.3:
@@ -328,6 +333,23 @@ class History:
         else:
             self._oracle.end_write(write)
         memory[:] = _RECEIVED_NEXT * len(memory)
+
+    async def _discard(self, first: int, count: int) -> None:
+        assert self._rig is not None
+        cell_bytes = self._shape.cell_bytes
+        discard = self._oracle.begin_discard(first, count)
+        try:
+            await self._rig.cache.discard(first * cell_bytes, count * cell_bytes)
+        except FusecacheError as exc:
+            self._require_tolerable(exc)
+            self._oracle.end_write(discard, failed=True)
+        else:
+            self._oracle.end_write(discard)
+
+    def _change_cells(self, rng: random.Random) -> Callable[[int, int], Awaitable[None]]:
+        """Choose how some cells are changed."""
+        discards = self._shape.discards and rng.random() < self._shape.discards
+        return self._discard if discards else self._write
 
     async def _read(self, first: int, count: int) -> None:
         assert self._rig is not None

@@ -345,6 +345,7 @@ class Rig:
             cleaning=self.cleaning,
             facts=mount._facts(config, binding, recovered.suspects, lambda: False, Survival()),
             metadata=self.record,
+            discard=self.cache.discard,
         )
 
     @asynccontextmanager

@@ -43,6 +43,8 @@ class Shape:
     """Bytes of memory for what is read ahead; if there is any, some clients read in order."""
     collisions: float
     """Series of writes of the same cells at the same time, per request."""
+    discards: float
+    """How many of the requests, and of the writes of such series, are discards."""
 
     @classmethod
     def of(cls, rng: random.Random, *, faults: bool) -> Shape:
@@ -70,4 +72,5 @@ class Shape:
             hammering=rng.choice((0.4, 0.8) if loses_cache else (0.0, 0.1, 0.4)),
             read_ahead=rng.choice((0, 0, 8 * BLOCK, 32 * BLOCK)),
             collisions=rng.choice((0.0, 0.0, 0.3)),
+            discards=rng.choice((0.0, 0.0, 0.1, 0.4)),
         )

@@ -26,7 +26,7 @@ from fusecache.attach.bond import Bond
 from fusecache.attach.claim import Claim
 from fusecache.attach.resizing import Ledger, Resize, Space
 from fusecache.attach.stamp import Stamp
-from fusecache.block.locks import BlockLocks
+from fusecache.block.locks import BlockLocks, Level
 from fusecache.block.mapping import UNMAPPED, Mapping
 from fusecache.block.sectors import SECTOR, all_sectors, sectors_of
 from fusecache.block.states import DIRTY, PARTIAL, WRITE_INTENT
@@ -42,10 +42,14 @@ from fusecache.durability.slate import Slate
 from fusecache.errors import StoreError
 from fusecache.metadata import Identity, Superblock, packed
 from fusecache.metadata.record import Row, Transaction
+from fusecache.migration.batches import Held
 from fusecache.migration.filling import Fill, Filler
 from fusecache.migration.migrations import Migrations
+from fusecache.migration.read_ahead import ReadAhead
+from fusecache.migration.removal import Removal
 from fusecache.migration.steps import Steps
 from fusecache.migration.worker import MigrationWorker
+from fusecache.volume.origin_io import OriginIO
 from fusecache.volume.volume import Volume
 from policies import Work
 from tests.crash import rig
@@ -109,9 +113,10 @@ def rule_2_reuse_before_the_unmapping_is_committed(patch: Patch) -> None:
     patch.setattr(Durability, "wait_reusable", wait_reusable)
 
 
-async def _unmap_without_a_commit(self: Steps, cblock: int) -> None:
-    self._volume.durability.rows.removing(cblock)
-    self._volume.mapping.remove(cblock)
+async def _unmap_without_a_commit(self: Steps, cblocks: Sequence[int]) -> None:
+    for cblock in cblocks:
+        self._volume.durability.rows.removing(cblock)
+        self._volume.mapping.remove(cblock)
 
 
 def rule_3_recorded_clean_before_the_origin_is_flushed(patch: Patch) -> None:
@@ -499,6 +504,88 @@ def sectors_that_were_not_durable_are_kept_when_the_cache_is_lost(patch: Patch) 
     patch.setattr(Flushes, "extended", extended)
 
 
+def discard_punches_the_origin_before_clean_blocks_are_unmapped(patch: Patch) -> None:
+    async def discard_held(self: Removal, oblocks: Sequence[int]) -> None:
+        for oblock in oblocks:
+            self._read_ahead.forget(oblock)
+            await self._origin.discard(oblock * rig.BLOCK, rig.BLOCK)
+        await self._unmap([c for oblock in oblocks if (c := self._volume.mapping.find(oblock)) != UNMAPPED])
+
+    patch.setattr(Removal, "_discard_held", discard_held)
+
+
+def discard_unmaps_dirty_blocks_before_the_origin_is_punched(patch: Patch) -> None:
+    async def discard_held(self: Removal, oblocks: Sequence[int]) -> None:
+        await self._unmap([c for oblock in oblocks if (c := self._volume.mapping.find(oblock)) != UNMAPPED])
+        for oblock in oblocks:
+            self._read_ahead.forget(oblock)
+            await self._origin.discard(oblock * rig.BLOCK, rig.BLOCK)
+
+    patch.setattr(Removal, "_discard_held", discard_held)
+
+
+def discard_unmaps_dirty_blocks_without_flushing_the_origin(patch: Patch) -> None:
+    _remove_without_flushing_the_origin(patch, lambda _: _in_mutated.get())
+    _mark(patch, Removal, "_unmap")
+
+
+def discard_returns_before_the_unmapping_is_committed(patch: Patch) -> None:
+    """Nobody takes the cache block before that; but an fsync does not wait for it."""
+
+    async def unmap(self: Steps, cblocks: Sequence[int]) -> None:
+        if _in_mutated.get():
+            await _unmap_without_a_commit(self, cblocks)
+            self._volume.durability.commit_later()
+        else:
+            await unmap_durably(self, cblocks)
+
+    unmap_durably = Steps.unmap
+    patch.setattr(Steps, "unmap", unmap)
+    _mark(patch, Removal, "_unmap")
+
+
+def discard_counts_as_flushed_at_the_origin(patch: Patch) -> None:
+    discard = OriginIO.discard
+
+    async def discard_quietly(self: OriginIO, position: int, length: int) -> None:
+        flushes = self._volume.durability.flushes
+        writes = flushes._origin_writes
+        await discard(self, position, length)
+        flushes._origin_writes = writes
+
+    patch.setattr(OriginIO, "discard", discard_quietly)
+
+
+def discard_lets_writers_and_migrations_in(patch: Patch) -> None:
+    async def take_free(self: Held, oblocks: Iterable[int], level: Level) -> list[int]:
+        return list(oblocks)
+
+    async def raise_level(self: BlockLocks, oblock: int) -> None:
+        if oblock in self.held:
+            await plain(self, oblock)
+
+    plain = BlockLocks.raise_level
+    patch.setattr(Held, "take_free", take_free)
+    patch.setattr(BlockLocks, "raise_level", raise_level)
+
+
+def discard_leaves_what_was_read_ahead(patch: Patch) -> None:
+    def forget(self: ReadAhead, oblock: int) -> None:
+        if not _in_mutated.get():
+            plain(self, oblock)
+
+    plain = ReadAhead.forget
+    patch.setattr(ReadAhead, "forget", forget)
+    _mark(patch, Removal, "_discard_held")
+
+
+def discard_of_a_part_goes_to_the_origin_though_the_block_is_cached(patch: Patch) -> None:
+    async def zero(self: Writer, oblock: int, within: int, zeros: memoryview) -> None:
+        await self._origin.discard(oblock * rig.BLOCK + within, len(zeros))
+
+    patch.setattr(Writer, "zero", zero)
+
+
 def resizing_commits_sizes_and_rows_one_after_the_other(patch: Patch) -> None:
     def carry_out(self: Resize, ledger: Ledger, space: Space) -> None:
         if space.room() < self.new_blocks:
@@ -755,6 +842,14 @@ _SOUND = [
     fill_lets_writers_in,
     fill_is_found_after_its_blocks_are_released,
     fill_maps_its_block_before_the_cache_has_it,
+    discard_punches_the_origin_before_clean_blocks_are_unmapped,
+    discard_unmaps_dirty_blocks_before_the_origin_is_punched,
+    discard_unmaps_dirty_blocks_without_flushing_the_origin,
+    discard_returns_before_the_unmapping_is_committed,
+    discard_counts_as_flushed_at_the_origin,
+    discard_lets_writers_and_migrations_in,
+    discard_leaves_what_was_read_ahead,
+    discard_of_a_part_goes_to_the_origin_though_the_block_is_cached,
     resizing_commits_sizes_and_rows_one_after_the_other,
     resizing_extends_the_cache_before_the_rows_of_what_was_cut_are_gone,
     resizing_drops_what_is_dirty,

@@ -33,7 +33,7 @@ from typing import Final
 from tests.integration import ways
 from tests.integration.drawn_worlds import World
 from tests.integration.lives import mount_as
-from tests.integration.mounts import LoopDevices, Mount, fusecache, wait_until
+from tests.integration.mounts import GATE, LoopDevices, Mount, fusecache, wait_until
 from tests.integration.promised import PAGE, SECTOR, Promised, sectors
 
 REMEMBERED: Final = 40
@@ -50,6 +50,7 @@ SHARES: Final = {
     "write": 60.0,
     "burst": 25.0,
     "sync": 12.0,
+    "discard": 8.0,
     "dwell": 5.0,
     "verify": 1.0,
     "rest": 1.0,
@@ -160,6 +161,7 @@ class Exerciser:
             "write": lambda: self._write(name),
             "burst": lambda: self._burst(threads),
             "sync": lambda: self._sync(name),
+            "discard": lambda: self._discard(name),
             "dwell": lambda: self._dwell(name),
             "verify": lambda: self._verify(name),
             "rest": self._rest,
@@ -191,6 +193,19 @@ class Exerciser:
         self._settle_pages(name, offset, length)
         way.write(offset, data)
         self.model.write((offset, data))
+        if way.writes_are_durable:
+            self.model.settle(offset, length)
+
+    def _discard(self, name: str) -> None:
+        """Have a range read as zeros, where the kernel's requests for that come through."""
+        way, punches = self._ways[name], self._chance(0.5)
+        offset, length = self._place(way)
+        if isinstance(way, ways.Mapped) or GATE:
+            return
+        self._tell(f"{name}: {'punch' if punches else 'zero'} {offset} +{length}")
+        self._settle_pages(name, offset, length)
+        way.discard(offset, length, punches=punches)
+        self.model.write((offset, bytes(length)))
         if way.writes_are_durable:
             self.model.settle(offset, length)
 

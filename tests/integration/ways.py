@@ -6,6 +6,7 @@ written the others see at once, but for :class:`Mapped`: what was written there 
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
 from collections.abc import Iterator
@@ -16,7 +17,20 @@ from typing import Final
 from tests.integration.mounts import LoopDevices
 from tests.integration.promised import PAGE, SECTOR
 
+KEEP_SIZE: Final = 1
+PUNCH_HOLE: Final = 2
+ZERO_RANGE: Final = 16
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_long, ctypes.c_long)
+
 NAMES: Final = ("buffered", "direct", "sync", "loop", "mapped")
+
+
+def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
+    """Call fallocate(2); raises OSError."""
+    if _libc.fallocate(fd, mode, offset, length):
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
 
 
 class Descriptor:
@@ -41,6 +55,10 @@ class Descriptor:
         """Write all of it."""
         written = os.pwrite(self._fd, data, offset)
         assert written == len(data), f"{written} bytes of {len(data)} were written at {offset}"
+
+    def discard(self, offset: int, length: int, *, punches: bool) -> None:
+        """Have a range read as zeros: punch a hole there, or ask for zeros."""
+        fallocate(self._fd, PUNCH_HOLE | KEEP_SIZE if punches else ZERO_RANGE, offset, length)
 
     def sync(self, *, data_only: bool = False) -> None:
         """Make durable what was written by whatever way."""

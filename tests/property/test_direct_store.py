@@ -17,6 +17,7 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fusecache.linux import punch_hole
 from fusecache.stores.base import Data
 from fusecache.stores.direct import DirectStore
 from fusecache.stores.file import PAGE, FileStore
@@ -53,7 +54,8 @@ class SlowEngine:
         os.fdatasync(fd)
 
     async def discard(self, fd: int, position: int, length: int) -> None:
-        raise AssertionError(position, length)
+        await self._wait()
+        punch_hole(fd, position, length)
 
     def close(self) -> None:
         pass
@@ -76,11 +78,11 @@ def opened(start: int, size: int, unit: int, engine: SlowEngine) -> Iterator[tup
     size=st.one_of(st.sampled_from([SPAN, SPAN - 100, PAGE + 1]), st.integers(1, SPAN)),
     unit=st.sampled_from([512, 4096]),
     rounds=st.lists(st.lists(PLACES, min_size=3, max_size=12), min_size=1, max_size=6),
-    kinds=st.lists(st.booleans(), min_size=1, max_size=7),
+    kinds=st.lists(st.sampled_from(["write", "read", "discard"]), min_size=1, max_size=7),
     delays=st.lists(st.integers(0, 4), min_size=1, max_size=9),
 )
 def test_neighbours_side_by_side_do_not_hurt_each_other(
-    start: int, size: int, unit: int, rounds: list[list[int]], kinds: list[bool], delays: list[int]
+    start: int, size: int, unit: int, rounds: list[list[int]], kinds: list[str], delays: list[int]
 ) -> None:
     engine = SlowEngine(delays)
 
@@ -93,7 +95,11 @@ def test_neighbours_side_by_side_do_not_hurt_each_other(
                 before = bytes(expected)
                 async with trio.open_nursery() as nursery:
                     for place, (begin, end) in enumerate(itertools.pairwise(borders)):
-                        if kinds[(number + place) % len(kinds)]:
+                        kind = kinds[(number + place) % len(kinds)]
+                        if kind == "discard":
+                            expected[begin:end] = bytes(end - begin)
+                            nursery.start_soon(store.discard, begin, end - begin)
+                        elif kind == "write":
                             data = bytes([(16 * number + place) % 255 + 1]) * (end - begin)
                             expected[begin:end] = data
                             nursery.start_soon(store.write, begin, data)

@@ -144,14 +144,18 @@ class MemoryStore:
         self.unflushed = False
 
     async def discard(self, offset: int, length: int) -> None:
+        assert 0 <= offset <= offset + length <= self.size
         await self._begin("discard", offset, length)
+        self.unflushed = True
+        self.data[offset : offset + length] = bytes(length)
 
     async def forget(self, offset: int, length: int) -> None:
         pass
 
     async def holes(self, offset: int, length: int) -> list[tuple[int, int]]:
         """Tell of the holes that a test has set."""
-        return [(max(begin, offset), min(end, offset + length)) for begin, end in self.hole_ranges]
+        within = [(max(begin, offset), min(end, offset + length)) for begin, end in self.hole_ranges]
+        return [(begin, end) for begin, end in within if begin < end]
 
     def names(self) -> list[str]:
         """List what was done, without where."""

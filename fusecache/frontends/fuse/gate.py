@@ -26,7 +26,6 @@ import os
 from time import perf_counter
 from typing import TYPE_CHECKING, Final, final
 
-import structlog
 import trio
 
 from fusecache.frontends.fuse import wire
@@ -42,7 +41,6 @@ if TYPE_CHECKING:
     from fusecache.frontends.fuse.relay import Relay
     from fusecache.stores import Data
 
-log = structlog.get_logger(__name__)
 
 _MOST_WORKERS: Final = 128
 """Requests that may be under way; more of them stay in the kernel."""
@@ -58,7 +56,13 @@ _NOT_NOW: Final = frozenset({errno.ENOENT, errno.EINTR})
 _NO_MOUNT: Final = frozenset({errno.ENODEV, errno.ECONNABORTED})
 _CAPABILITY: Final = b"security.capability"
 """An attribute for which the kernel asks at each write through its page cache, and which nobody can set here."""
-_NAMES: Final = {wire.READ: "read", wire.WRITE: "write", wire.FSYNC: "fsync"}
+_NAMES: Final = {
+    wire.READ: "read",
+    wire.WRITE: "write",
+    wire.FSYNC: "fsync",
+    wire.FALLOCATE: "fallocate",
+    wire.LSEEK: "lseek",
+}
 
 
 @final
@@ -280,11 +284,25 @@ class Gate:
         if opcode == wire.GETXATTR and wire.attribute(request) == _CAPABILITY:
             return (wire.refusal(number, errno.ENODATA),)
         if opcode == wire.FALLOCATE:
-            log.debug("not done here", request=wire.allocation(request))
-            return (wire.refusal(number, errno.EOPNOTSUPP),)
+            return (wire.refusal(number, await self._allocate(wire.allocation(request))),)
         if opcode == wire.LSEEK:
-            log.debug("not done here", request=wire.seek(request))
-            return (wire.refusal(number, errno.ENOSYS),)  # from then on the kernel has an answer of its own
+            return (await self._seek(number, wire.seek(request)),)
         if opcode != wire.INTERRUPT:
             await self._relay.hand_over(opcode, number, request)
         return ()
+
+    async def _allocate(self, asked: wire.Allocation) -> int:
+        """Do what a disk can do of a fallocate(2); returns the errno."""
+        code, length = asked.zeroed(self._disk.size)
+        if length:
+            await self._disk.discard(asked.offset, length)
+            if asked.handle == SYNC_HANDLE:
+                await self._disk.flush()
+        return code
+
+    async def _seek(self, number: int, asked: wire.Seek) -> bytes:
+        """Find data or a hole; returns the answer."""
+        if asked.whence not in {os.SEEK_DATA, os.SEEK_HOLE}:
+            return wire.refusal(number, errno.EINVAL)
+        place = await self._disk.seek(asked.offset, hole=asked.whence == os.SEEK_HOLE)
+        return wire.refusal(number, errno.ENXIO) if place is None else wire.SOUGHT.pack(24, 0, number, place)

@@ -10,6 +10,7 @@ is where the errno would be.
 
 from __future__ import annotations
 
+import errno
 import struct
 from typing import Final, NamedTuple
 
@@ -36,8 +37,16 @@ MOST_WRITTEN: Final = 1024 * 1024
 LEAST_MEMORY: Final = WRITE_HEADER_BYTES + MOST_WRITTEN
 """Bytes into which requests are received: the kernel insists on room for the largest write."""
 
+SOUGHT: Final = struct.Struct("=IiQQ")
+"""The answer to a seek: header, and the place."""
+
 _REQUEST_HEADER: Final = 40
 _FALLOCATE: Final = struct.Struct("=QQQI")
+_KEEP_SIZE: Final = 1
+_PUNCH_HOLE: Final = 2
+_ZERO_RANGE: Final = 16
+_ZEROING: Final = frozenset({_PUNCH_HOLE | _KEEP_SIZE, _ZERO_RANGE, _ZERO_RANGE | _KEEP_SIZE})
+"""Modes of fallocate(2) after which a range reads as zeros."""
 _LSEEK: Final = struct.Struct("=QQI")
 _NAME: Final = 48
 """Where a GETXATTR has the name."""
@@ -61,9 +70,21 @@ _FOPEN_PARALLEL_DIRECT_WRITES: Final = 1 << 6
 class Allocation(NamedTuple):
     """The arguments of a fallocate(2)."""
 
+    handle: int
     offset: int
     length: int
     mode: int
+
+    def zeroed(self, size: int) -> tuple[int, int]:
+        """Tell what a block device of this many bytes does: its errno, and how many bytes are to read as zeros.
+
+        It keeps its size, and cannot promise space, so it takes no other modes.
+        """
+        if self.mode not in _ZEROING:
+            return errno.EOPNOTSUPP, 0
+        if self.offset + self.length > size and not self.mode & _KEEP_SIZE:
+            return errno.EINVAL, 0
+        return 0, max(0, min(self.length, size - self.offset))
 
 
 class Seek(NamedTuple):
@@ -75,8 +96,7 @@ class Seek(NamedTuple):
 
 def allocation(request: bytes | memoryview) -> Allocation:
     """Read a FALLOCATE."""
-    _, offset, length, mode = _FALLOCATE.unpack_from(request, _REQUEST_HEADER)
-    return Allocation(offset, length, mode)
+    return Allocation._make(_FALLOCATE.unpack_from(request, _REQUEST_HEADER))
 
 
 def seek(request: bytes | memoryview) -> Seek:

@@ -115,7 +115,7 @@ def test_a_mistake_stays_visible() -> None:
         (
             DIRTY,
             {Event.WRITTEN, Event.RECOVERED_DIRTY, Event.RECOVERED_SUSPECT},
-            {Event.CLEANED, Event.CLEANED_IN_PART, Event.WRITE_LOST},
+            {Event.CLEANED, Event.CLEANED_IN_PART, Event.WRITE_LOST, Event.DISCARDED},
         ),
         (
             WRITE_INTENT,

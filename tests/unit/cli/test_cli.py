@@ -66,7 +66,8 @@ def test_every_option_of_mount(run: Callable[..., int], started: list[MountConfi
     words = (
         "mount disk.img /mnt --cache c --cache-size 1GiB --metadata m --block-size 64K --mode passthrough "
         "--policy mq,Random_Threshold=8,migration_threshold=0 -o allow_other,max_read=4096 -o ro --foreground "
-        "--format --format --raw --page-cache image --dirty-age 60s --dirty-limit 2GiB --read-ahead 8MiB --no-gate"
+        "--format --format --raw --page-cache image --dirty-age 60s --dirty-limit 2GiB --read-ahead 8MiB --no-gate "
+        "--no-discard-passdown"
     )
     assert run(*words.split()) == 0
     assert started == [
@@ -87,6 +88,7 @@ def test_every_option_of_mount(run: Callable[..., int], started: list[MountConfi
             dirty_limit=DirtyLimit(size=2 * 1024**3),
             read_ahead=8 * 1024**2,
             gate=False,
+            discard_passdown=False,
             foreground=True,
             format=2,
         )

@@ -42,6 +42,7 @@ def control_of(world: World, *, suspects: int = 0) -> Control:
         cleaning=world.cleaning,
         facts=facts,
         metadata=FixedSize(),
+        discard=world.cache.discard,
     )
 
 
@@ -571,6 +572,7 @@ async def test_f06_the_status_is_told_whatever_of_it_cannot_be_had() -> None:
         cleaning=world.cleaning,
         facts=make_facts(),
         metadata=Unknown(),
+        discard=world.cache.discard,
     )
     status = control.status()
     assert (status.metadata_total_bytes, status.metadata_used_bytes) == (0, 0)
@@ -580,3 +582,34 @@ async def test_f06_the_status_is_told_whatever_of_it_cannot_be_had() -> None:
     assert "origin /o was removed or replaced" in status.health
     assert control.get("stats")
     assert control.get("status")
+
+
+@virtual
+async def test_the_message_discard_has_ranges_of_the_image_read_as_zeros() -> None:
+    world = World()
+    world.load(5, 2, dirty=True)
+    changes: list[str] = []
+    world.volume.content_changed = lambda: changes.append("changed")
+    async with controlled(world) as control:
+        await control.set("message", f"discard {4 * BLOCK + 100}-{6 * BLOCK} 0-512")
+        shown = bytes(await world.cache.read(0, 7 * BLOCK))
+        zeroed = bytes(512) + b"o" * (4 * BLOCK - 412) + bytes(2 * BLOCK - 100) + b"o" * BLOCK
+        assert shown == zeroed
+        assert changes == ["changed"]
+        assert control.status().discards == 2
+        assert control.status().outcomes["discard"] == "done"
+        await control.set("message", "discard")
+        for text in ("5", "5-5", "6-5", "a-b", f"0-{world.geometry.image_bytes + 1}", "-1-5"):
+            with pytest.raises(UsageError, match="range"):
+                control.begin("message", f"discard 0-512 {text}")
+        assert control.status().discards == 2
+
+
+@virtual
+async def test_a_discard_that_fails_says_so() -> None:
+    world = World()
+    world.origin.errors["discard"] = StoreError("broken")
+    async with controlled(world) as control:
+        with pytest.raises(StoreError, match="broken"):
+            await control.set("message", f"discard 0-{4 * BLOCK}")
+        assert control.status().outcomes["discard"] == "failed: broken"

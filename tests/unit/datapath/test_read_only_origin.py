@@ -42,6 +42,7 @@ def control_of(world: World) -> Control:
         cleaning=world.cleaning,
         facts=make_facts(),
         metadata=FixedSize(),
+        discard=world.cache.discard,
     )
 
 

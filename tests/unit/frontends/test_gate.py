@@ -18,6 +18,7 @@ from fusecache.errors import ReadOnlyError, StoreError
 from fusecache.frontends.fuse import gate as fuse_gate
 from fusecache.frontends.fuse import polling, wire
 from fusecache.frontends.fuse.gate import Gate
+from fusecache.frontends.fuse.operations import SYNC_HANDLE
 from fusecache.linux import pin
 from fusecache.stores.file import PAGE
 from tests.unit.frontends.fake_kernel import RECORDED, FakeKernel, asking, faked
@@ -33,7 +34,10 @@ class FakeDisk:
 
     def __init__(self) -> None:
         self.content = bytearray(range(256)) * 64
-        self.slow = len(self.content)
+        self.slow = self.size = len(self.content)
+        self.discarded: list[tuple[int, int]] = []
+        self.sought: list[tuple[int, bool]] = []
+        self.place: int | None = 300
         self.released = trio.Event()
         self.error: Exception | None = None
         self.under_way = 0
@@ -58,6 +62,15 @@ class FakeDisk:
         assert data == before, "somebody else has the memory"
         self.content[offset : offset + len(data)] = data
         return len(data)
+
+    async def discard(self, offset: int, length: int) -> None:
+        if self.error is not None:
+            raise self.error
+        self.discarded.append((offset, length))
+
+    async def seek(self, offset: int, *, hole: bool) -> int | None:
+        self.sought.append((offset, hole))
+        return self.place
 
     async def flush(self) -> None:
         if self.error is not None:
@@ -332,13 +345,47 @@ async def test_whatever_fails_is_answered_and_ends_nothing(kernel: FakeKernel, e
 
 
 @in_trio
-async def test_what_is_not_done_here_is_refused(kernel: FakeKernel) -> None:
+async def test_discards_are_served_as_far_as_a_disk_can_do_them(kernel: FakeKernel) -> None:
     world = World(kernel)
+    growing = bytearray(asking("ZERO", 6))
+    growing[48:56] = (world.disk.size - 1).to_bytes(8, "little")
+    plain = bytearray(asking("ZERO", 8))
+    plain[64:68] = bytes(4)
+    synchronous = bytearray(asking("ZERO", 10))
+    synchronous[40] = SYNC_HANDLE
     async with trio.open_nursery() as nursery:
         nursery.start_soon(world.gate.serve)
-        kernel.ask(asking("FALLOCATE", 2), asking("ZERO", 4), asking("LSEEK", 6))
+        kernel.ask(asking("FALLOCATE", 2), asking("ZERO", 4), bytes(growing), bytes(plain))
         await world.settle()
-        assert kernel.codes() == {2: errno.EOPNOTSUPP, 4: errno.EOPNOTSUPP, 6: errno.ENOSYS}
+        assert kernel.codes() == {2: 0, 4: 0, 6: errno.EINVAL, 8: errno.EOPNOTSUPP}
+        assert world.disk.discarded == [(4096, 8192)], "the other one lies behind the end"
+        flushes = [world.disk.flushes]
+        kernel.ask(bytes(synchronous))
+        await world.settle()
+        assert kernel.codes() == {10: 0}
+        assert [*flushes, world.disk.flushes] == [0, 1]
+        world.disk.error = ReadOnlyError("nothing is written")
+        kernel.ask(asking("ZERO", 12))
+        await world.settle()
+        assert kernel.codes() == {12: errno.EROFS}
+        world.gate.end()
+
+
+@in_trio
+async def test_seeks_are_answered_with_a_place(kernel: FakeKernel) -> None:
+    world = World(kernel)
+    wrong = bytearray(asking("LSEEK", 6))
+    wrong[56] = os.SEEK_END
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(world.gate.serve)
+        kernel.ask(asking("LSEEK", 2))
+        await world.settle()
+        assert kernel.answers() == [wire.SOUGHT.pack(24, 0, 2, 300)]
+        assert world.disk.sought == [(100, True)]
+        world.disk.place = None
+        kernel.ask(asking("LSEEK", 4), bytes(wrong))
+        await world.settle()
+        assert kernel.codes() == {4: errno.ENXIO, 6: errno.EINVAL}
         world.gate.end()
 
 

@@ -49,9 +49,29 @@ def test_the_data_of_a_write_comes_last() -> None:
 
 
 def test_discards_and_seeks() -> None:
-    assert wire.allocation(received("FALLOCATE")) == (65536, 131072, PUNCH_HOLE | KEEP_SIZE)
-    assert wire.allocation(received("ZERO")) == (4096, 8192, ZERO_RANGE)
-    assert wire.seek(received("LSEEK")) == (100, os.SEEK_HOLE)
+    assert wire.allocation(received("FALLOCATE")) == wire.Allocation(1, 65536, 131072, PUNCH_HOLE | KEEP_SIZE)
+    assert wire.allocation(received("ZERO")) == wire.Allocation(1, 4096, 8192, ZERO_RANGE)
+    assert wire.seek(received("LSEEK")) == wire.Seek(100, os.SEEK_HOLE)
+
+
+@pytest.mark.parametrize(
+    ("mode", "offset", "length", "done"),
+    [
+        (PUNCH_HOLE | KEEP_SIZE, 100, 200, (0, 200)),
+        (ZERO_RANGE, 0, 1000, (0, 1000)),
+        (ZERO_RANGE | KEEP_SIZE, 999, 1, (0, 1)),
+        (PUNCH_HOLE | KEEP_SIZE, 900, 200, (0, 100)),
+        (PUNCH_HOLE | KEEP_SIZE, 5000, 200, (0, 0)),
+        (ZERO_RANGE | KEEP_SIZE, 900, 2**63 - 901, (0, 100)),
+        (ZERO_RANGE, 900, 101, (errno.EINVAL, 0)),
+        (0, 0, 100, (errno.EOPNOTSUPP, 0)),
+        (KEEP_SIZE, 0, 2000, (errno.EOPNOTSUPP, 0)),
+        (PUNCH_HOLE, 0, 100, (errno.EOPNOTSUPP, 0)),
+        (8, 0, 100, (errno.EOPNOTSUPP, 0)),
+    ],
+)
+def test_what_a_disk_of_1000_bytes_does(mode: int, offset: int, length: int, done: tuple[int, int]) -> None:
+    assert wire.Allocation(1, offset, length, mode).zeroed(1000) == done
 
 
 def test_which_attribute_is_asked_for() -> None:

@@ -56,6 +56,7 @@ def test_the_fullest_table() -> None:
     assert config.policy == PolicyChoice("mq", (("sequential_threshold", "1024"),), 0)
     assert (config.fuse_options, config.foreground, config.format) == (("allow_other",), True, 2)
     assert table_features(config) == ("metadata2", "no_discard_passdown")
+    assert not config.discard_passdown
 
 
 def test_g08_a_table_as_dmsetup_prints_it() -> None:
@@ -168,13 +169,14 @@ def test_table_line_of_options_makes_the_same_mount_again() -> None:
         metadata=Path("/back\\slash"),
         block_size=64 * KIB,
         mode=Mode.WRITETHROUGH,
+        discard_passdown=False,
         policy=PolicyChoice("mq", (("random_threshold", "4"),), 100 * KIB),
     )
     line = table_line(config)
     again = parse_table(f"0 64 cache {line}", MNT)
-    for name in ("origin", "cache", "metadata", "block_size", "mode", "policy"):
+    for name in ("origin", "cache", "metadata", "block_size", "mode", "policy", "discard_passdown"):
         assert getattr(again, name) == getattr(config, name)
-    assert table_features(config) == ()
+    assert table_features(config) == ("no_discard_passdown",)
 
 
 @given(WORDS)

@@ -30,6 +30,10 @@ SIZE = 8 * PAGE + 700
 Content = Callable[[], bytes]
 
 
+def refuse_to_punch(*_: object) -> None:
+    raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+
 class Spy:
     """An engine that remembers what it was asked for, and waits where it is told to."""
 
@@ -269,16 +273,29 @@ async def test_failures_name_the_store(store: DirectStore, path: Path) -> None:
     store.check()
 
 
+@pytest.mark.parametrize("punched", [True, False])
 @threaded
-async def test_discard_leaves_what_is_not_in_the_range(store: DirectStore, content: Content) -> None:
+async def test_discard_leaves_zeros_in_the_range_and_the_rest_as_it_was(
+    store: DirectStore, content: Content, monkeypatch: pytest.MonkeyPatch, punched: bool
+) -> None:
+    if not punched:
+        monkeypatch.setattr("fusecache.stores.engine.punch_hole", refuse_to_punch)
     await store.write(0, b"x" * SIZE)
+    await store.flush()
     await store.discard(100, 3 * PAGE)
-    found = content()[START:]
-    assert found[:PAGE] == b"x" * PAGE
-    assert found[PAGE : 3 * PAGE] == bytes(2 * PAGE)
-    assert found[3 * PAGE : SIZE] == b"x" * (SIZE - 3 * PAGE)
+    assert store.unflushed
+    expected = bytearray(b"x" * SIZE)
+    expected[100 : 100 + 3 * PAGE] = bytes(3 * PAGE)
+    assert content()[START : START + SIZE] == expected
     await store.discard(10, 20)
-    assert content()[START:] == found
+    expected[10:30] = bytes(20)
+    assert content()[START : START + SIZE] == expected
+    into = bytearray(SIZE)
+    await store.read(0, into)
+    assert into == expected
+    await store.discard(0, SIZE)
+    assert content()[: START + SIZE] == b"h" * START + bytes(SIZE)
+    store.check()
 
 
 # Opening

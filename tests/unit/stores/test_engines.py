@@ -135,9 +135,10 @@ async def test_a_store_on_it_flushes_and_discards(engine: Engine, fd: int) -> No
 
 
 @threaded
-async def test_discarding_is_nothing_where_the_file_system_cannot(engine: Engine) -> None:
+async def test_discarding_is_refused_where_the_file_system_cannot(engine: Engine) -> None:
     fd = os.open("/proc/self/comm", os.O_RDWR)
-    await engine.discard(fd, 0, PAGE)
+    with pytest.raises(OSError, match="Operation not supported"):
+        await engine.discard(fd, 0, PAGE)
     os.close(fd)
 
 

@@ -424,11 +424,39 @@ async def test_discarded_space_keeps_its_place(store: FileStore, fd: int) -> Non
     before = size_of(fd)
     await store.discard(PAGE, 4 * PAGE)
     assert size_of(fd) == before
-    into = bytearray(PAGE)
+    into = bytearray(SIZE)
     await store.read(0, into)
-    assert into == b"x" * PAGE
-    await store.read(5 * PAGE, into)
-    assert into == b"x" * PAGE
+    assert into == b"x" * PAGE + bytes(4 * PAGE) + b"x" * (SIZE - 5 * PAGE)
+    assert store.unflushed
+
+
+@threaded
+async def test_a_store_that_was_full_knows_the_holes_that_were_punched(store: FileStore) -> None:
+    await store.write(0, b"x" * SIZE)
+    store._sparse = False  # as if it had been opened now
+    assert await store.holes(0, SIZE) == []
+    await store.discard(PAGE, 4 * PAGE)
+    assert await store.holes(0, SIZE) == [(PAGE, 5 * PAGE)]
+
+
+@pytest.mark.parametrize("code", [errno.EOPNOTSUPP, errno.EINVAL, errno.EIO])
+@threaded
+async def test_zeros_are_written_where_no_hole_can_be_punched(
+    store: FileStore, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("fusecache.stores.engine.punch_hole", refuse)
+    await store.write(0, b"x" * SIZE)
+    into = bytearray(SIZE)
+    if code == errno.EIO:
+        with pytest.raises(StoreError, match=r"discard of .* failed: Input/output error"):
+            await store.discard(100, SIZE - 200)
+        return
+    await store.discard(100, SIZE - 200)
+    await store.read(0, into)
+    assert into == b"x" * 100 + bytes(SIZE - 200) + b"x" * 100
 
 
 @threaded
