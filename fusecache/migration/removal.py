@@ -27,6 +27,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from fusecache.block import ALL_OUT, UNMAPPED, WRITERS_OUT
+from fusecache.config import MIB
 from fusecache.migration.batches import Held
 from fusecache.volume import OriginIO
 
@@ -39,7 +40,9 @@ if TYPE_CHECKING:
     from fusecache.volume import Volume
 
 SLICE: Final = 512
-"""Blocks that a discard has at a time."""
+"""Blocks that a discard has at a time, at most."""
+SLICE_BYTES: Final = 64 * MIB
+"""Bytes of them, unless one block has more: an origin that takes no holes is written full of zeros."""
 
 
 class Removal:
@@ -87,8 +90,9 @@ class Removal:
 
         :raises FusecacheError: some of it could not be done; sectors of these blocks may be zero, or as they were.
         """
-        for begin in range(oblocks.start, oblocks.stop, SLICE):
-            some = range(begin, min(begin + SLICE, oblocks.stop))
+        step = max(1, min(SLICE, SLICE_BYTES // self._volume.geometry.block_size))
+        for begin in range(oblocks.start, oblocks.stop, step):
+            some = range(begin, min(begin + step, oblocks.stop))
             async with self._unpaused():
                 with Held(self._volume) as held:
                     free = await held.take_free(some, WRITERS_OUT)

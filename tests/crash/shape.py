@@ -72,5 +72,5 @@ class Shape:
             hammering=rng.choice((0.4, 0.8) if loses_cache else (0.0, 0.1, 0.4)),
             read_ahead=rng.choice((0, 0, 8 * BLOCK, 32 * BLOCK)),
             collisions=rng.choice((0.0, 0.0, 0.3)),
-            discards=rng.choice((0.0, 0.0, 0.1, 0.4)),
+            discards=rng.choice((0.0, 0.0, 0.0, 0.1) if loses_cache else (0.0, 0.0, 0.1, 0.4)),
         )

@@ -83,9 +83,12 @@ async def test_neighbours_are_one_operation_at_the_origin_and_share_their_commit
         assert world.origin_block(1) == world.origin_block(10) == b"o" * BLOCK
 
 
+@pytest.mark.parametrize(("bound", "value"), [("SLICE", 4), ("SLICE_BYTES", 5 * BLOCK - 1)])
 @virtual
-async def test_a_long_discard_goes_on_in_slices_and_lets_others_in_between(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(removal, "SLICE", 4)
+async def test_a_long_discard_goes_on_in_slices_and_lets_others_in_between(
+    monkeypatch: pytest.MonkeyPatch, bound: str, value: int
+) -> None:
+    monkeypatch.setattr(removal, bound, value)
     world = World()
     most = 0
 
