@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -58,3 +60,23 @@ def test_g04_the_number_of_a_file_system_is_the_same_in_all_namespaces() -> None
     found = mounted_at(Path("/home/u/vm"))
     assert found is not None
     assert found.device == "0:50"
+
+
+@pytest.mark.parametrize(
+    ("uid", "command"),
+    [
+        (0, ["umount", "--lazy", "--no-canonicalize", "--", "/a b"]),
+        (1000, ["fusermount3", "-u", "-z", "-q", "--", "/a b"]),
+    ],
+)
+def test_what_is_taken_away_is_not_looked_at(monkeypatch: pytest.MonkeyPatch, uid: int, command: list[str]) -> None:
+    ran: list[list[str]] = []
+
+    def run(words: list[str], **_options: object) -> None:
+        ran.append(words)
+        raise FileNotFoundError(words[0])  # which is no reason to fail
+
+    monkeypatch.setattr(os, "geteuid", lambda: uid)
+    monkeypatch.setattr(subprocess, "run", run)
+    mounts.take_away(Path("/a b"))
+    assert ran == [command]
