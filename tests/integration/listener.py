@@ -10,29 +10,30 @@ from pathlib import Path
 from typing import Any
 
 from fusecache.cli import main
-from fusecache.frontends.fuse.operations import Operations
+from fusecache.datapath.reading import Reader
+from fusecache.datapath.writing import Writer
 
 
 def listen(file: Path) -> None:
     """Note the size of each request before it is served."""
     largest = {"read": 0, "write": 0}
-    read, write = Operations.read, Operations.write
+    read, write = Reader.read, Writer.write
 
     def note(kind: str, size: int) -> None:
         if size > largest[kind]:
             largest[kind] = size
             file.write_text(f"{largest['read']} {largest['write']}")
 
-    async def noted_read(self: Operations, fh: Any, off: int, size: int) -> Any:
-        note("read", size)
-        return await read(self, fh, off, size)
+    async def noted_read(self: Reader, offset: int, length: int) -> Any:
+        note("read", length)
+        return await read(self, offset, length)
 
-    async def noted_write(self: Operations, fh: Any, off: int, buf: bytes) -> int:
-        note("write", len(buf))
-        return await write(self, fh, off, buf)
+    async def noted_write(self: Writer, offset: int, data: Any) -> int:
+        note("write", len(data))
+        return await write(self, offset, data)
 
-    Operations.read = noted_read  # type: ignore[method-assign]
-    Operations.write = noted_write  # type: ignore[method-assign]
+    Reader.read = noted_read  # type: ignore[method-assign]
+    Writer.write = noted_write  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":
