@@ -10,6 +10,7 @@ import trio
 
 from fusecache.errors import MetadataError
 from fusecache.metadata import Transaction, packed
+from fusecache.tasks import QuickLock
 
 if TYPE_CHECKING:
     from fusecache.block import Health
@@ -29,7 +30,7 @@ class RecordWriter:
     def __init__(self, record: Record, health: Health) -> None:
         self._record = record
         self._health = health
-        self.lock = trio.Lock()
+        self.lock = QuickLock()
 
     async def write(self, transaction: Transaction) -> None:
         """Commit, while the caller holds the lock; an empty transaction is no commit.

@@ -30,6 +30,7 @@ from fusecache.errors import BusyError, StoreError
 from fusecache.linux import is_in_memory, look_at
 from fusecache.stores.engine import ThreadEngine
 from fusecache.stores.sparse import write_zeros
+from fusecache.tasks import QuickLock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -161,7 +162,7 @@ class FileStore:
         self._fd = fd
         self._start = start
         self._engine = ThreadEngine() if engine is None else engine
-        self._flushing = trio.Lock()
+        self._flushing = QuickLock()
         self._lost: StoreError | None = None
         self._nowait = True
         self._declining_until = 0.0
