@@ -76,7 +76,8 @@ class Map:
 
     def mounted(self, *options: str) -> AbstractContextManager[Cache]:
         """Have it mounted."""
-        return fusecache(self.directory / "origin", self.directory, *options, cache_file=self.cache_file)
+        smq = ("--policy", "smq")  # which leaves a full cache full; adaptive would keep some blocks free
+        return fusecache(self.directory / "origin", self.directory, *smq, *options, cache_file=self.cache_file)
 
     def pages(self, cblocks: Sequence[int], count: int) -> list[int]:
         """Choose pages of these blocks, and have memory for them in the cache; return where they are in the image."""
