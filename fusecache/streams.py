@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 STREAMS: Final = 16
 """Streams that are known at a time; the one that has rested longest goes first."""
@@ -133,6 +133,20 @@ class Streams:
         assert len(self._streams) <= STREAMS
         for stream in self._streams:
             stream.check()
+
+
+def first_free(wanted: range, is_free: Callable[[int], bool]) -> range:
+    """Return the first neighbours among these blocks that can be read ahead; if none, nothing after all of them.
+
+    :param is_free: tells whether nobody has a block.
+    """
+    begin = wanted.start
+    while begin < wanted.stop and not is_free(begin):
+        begin += 1
+    end = begin
+    while end < wanted.stop and is_free(end):
+        end += 1
+    return range(begin, end)
 
 
 class Thrift:

@@ -144,8 +144,8 @@ class Health:
         """Note that the origin took a block."""
         self.unwritten.discard(oblock)
 
-    def nothing_left_of(self, oblock: int, block_size: int) -> None:
-        """Note that nobody needs any more what the cache had of a block, of which some may have been lost."""
+    def settled(self, oblock: int, block_size: int) -> None:
+        """Note that the origin has all that anybody needs of a block, whatever of it was lost in the cache."""
         self.unwritten.discard(oblock)
         if self.lost:
             self.lost.discard(oblock * block_size, (oblock + 1) * block_size)

@@ -17,7 +17,6 @@ refuses; then it says ``go``, we settle and say ``left``.
 from __future__ import annotations
 
 import os
-import select
 import signal
 import socket
 import subprocess
@@ -274,9 +273,7 @@ class Lifeline:
         log.error("the holder has died: the mount ends with its daemon from now on", holder=pid)
 
     def _has_ended(self, seconds: float) -> bool:
-        poll = select.poll()
-        poll.register(self._holder, select.POLLIN)
-        return bool(poll.poll(round(seconds * 1000)))
+        return bool(holder.ready_among(self._holder, seconds=seconds))
 
     def _reap(self) -> None:
         """Leave no zombie if it was our child."""

@@ -13,10 +13,11 @@ a crash may leave is what it may leave of a write: until the next fsync, each se
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from fusecache.config import COPY_SIZE
 from fusecache.errors import ReadOnlyError
+from fusecache.stores import ZEROS
 from fusecache.tasks import gather
 
 if TYPE_CHECKING:
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from fusecache.datapath.writing import Writer
     from fusecache.migration import MigrationWorker
     from fusecache.volume import OriginIO, Volume
-
-_ZEROS: Final = memoryview(bytes(COPY_SIZE))
 
 
 class Discarder:
@@ -78,4 +77,4 @@ class Discarder:
             await self._origin.discard(self._volume.geometry.tail_start + within, length)
             return
         for begin in range(within, within + length, COPY_SIZE):
-            await self._writer.zero(oblock, begin, _ZEROS[: within + length - begin])
+            await self._writer.zero(oblock, begin, ZEROS[: within + length - begin])

@@ -37,6 +37,7 @@ from fusecache.block import PARTIAL, UNMAPPED
 from fusecache.config import DirtyAge, DirtyLimit, Mode
 from fusecache.errors import StoreError
 from fusecache.migration.backoff import Backoff
+from fusecache.migration.busy_writers import BusyWriters
 from fusecache.migration.neighbours import dirty_around
 from fusecache.migration.origin_order import in_origin_order
 from fusecache.migration.origin_slots import PATIENCE, SHORT_PATIENCE
@@ -61,8 +62,6 @@ _SIDE_BY_SIDE: Final = 4
 """Writes at a time beyond the dirty limit; otherwise one, so that users who come wait behind one at most."""
 _LOOKED_AT_AT_ONCE: Final = 1024
 """Blocks of a walk that are looked at before other tasks may run."""
-_MANY_WRITES: Final = 32
-"""In a second."""
 
 
 class Cleaning:
@@ -79,12 +78,10 @@ class Cleaning:
         "_leisure_at",
         "_overdue",
         "_partial",
-        "_second_began",
         "_volume",
         "_woken",
         "_worker",
-        "_writes",
-        "_wrote_much",
+        "_writers",
         "limit",
     )
 
@@ -110,11 +107,7 @@ class Cleaning:
         """The walk over partial blocks."""
         self._leisure_at = 0.0
         """Before this time no walk at leisure begins."""
-        self._second_began = 0.0
-        self._writes = 0
-        """How many there had been when that second began."""
-        self._wrote_much = False
-        """Whether users wrote a lot in the second before it."""
+        self._writers = BusyWriters()
         worker.admission.on_excess = self._wake
         self.set_limit(limit)
 
@@ -146,7 +139,7 @@ class Cleaning:
         """Clean until cancelled."""
         while True:
             now = trio.current_time()
-            self._count_writes(now)
+            self._writers.look(now, self._writes)
             if self._due is None and self._overdue.is_over(now):
                 self._due = await self._overdue.end(now)
             if self._may_work(now) and await self._do_something():
@@ -168,23 +161,15 @@ class Cleaning:
         stands_still = self._volume.mode is Mode.PASSTHROUGH or not self._worker.accepting
         return not (broken or stands_still) and self._backoff.is_over(now)
 
-    def _count_writes(self, now: float) -> None:
-        if now >= self._second_began + 1:
-            writes = self._volume.counters.write_hits + self._volume.counters.write_misses
-            self._wrote_much = writes - self._writes > _MANY_WRITES
-            self._second_began, self._writes = now, writes
-
     @property
-    def _users_write_much(self) -> bool:
-        """Whether users wrote a lot in the second before, or do in this one."""
-        writes = self._volume.counters.write_hits + self._volume.counters.write_misses
-        return self._wrote_much or writes - self._writes > _MANY_WRITES
+    def _writes(self) -> int:
+        return self._volume.counters.write_hits + self._volume.counters.write_misses
 
     async def _do_something(self) -> bool:
         """Do a little of what is most urgent; returns whether there was anything."""
         volume = self._volume
         now = trio.current_time()
-        is_idle = volume.activity.is_quiet(now) and not self._users_write_much
+        is_idle = volume.activity.is_quiet(now) and not self._writers.are_busy(self._writes)
         if not volume.health.origin_read_only:
             if self._worker.admission.is_exceeded:
                 return await self._write_excess()

@@ -37,7 +37,7 @@ import trio
 from fusecache.block import UNMAPPED
 from fusecache.config import KIB
 from fusecache.errors import StoreError
-from fusecache.streams import Stream, Streams, Thrift
+from fusecache.streams import Stream, Streams, Thrift, first_free
 from fusecache.volume import OriginIO
 
 if TYPE_CHECKING:
@@ -269,7 +269,7 @@ class ReadAhead:
         wanted = wanted[: max(0, self._volume.geometry.origin_blocks - wanted.start)]
         if not wanted or self._volume.health.origin_lost or not self._thrift.allows():
             return None
-        blocks = self._first_free(wanted)
+        blocks = first_free(wanted, self._is_free)
         stream.stepped(blocks.stop)
         size = len(blocks) * self._block_size
         if not (blocks and self._make_room(size)):
@@ -283,16 +283,6 @@ class ReadAhead:
         self._volume.counters.read_aheads += 1
         self._volume.counters.read_ahead_blocks += len(blocks)
         return run
-
-    def _first_free(self, wanted: range) -> range:
-        """Return the first neighbours among these blocks that can be read ahead; if none, nothing after all of them."""
-        begin = wanted.start
-        while begin < wanted.stop and not self._is_free(begin):
-            begin += 1
-        end = begin
-        while end < wanted.stop and self._is_free(end):
-            end += 1
-        return range(begin, end)
 
     def _is_free(self, oblock: int) -> bool:
         """Tell whether nobody has a block: not the cache, not we, and nobody who reads, writes or migrates it."""

@@ -128,7 +128,7 @@ class Removal:
         if cblocks:
             await self._steps.unmap(cblocks)
         for oblock in oblocks:
-            volume.health.nothing_left_of(oblock, volume.geometry.block_size)
+            volume.health.settled(oblock, volume.geometry.block_size)
         for cblock in cblocks:
             await self._forget(cblock)
 

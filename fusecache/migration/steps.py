@@ -315,12 +315,9 @@ class Steps:
     def note_written_back(self, oblock: int, cblock: int, crc: int | None) -> None:
         """Note that the origin has what the cache has; ``crc`` is None if that is a part of the block."""
         volume = self._volume
-        size = volume.geometry.block_size
         volume.set_clean(cblock, crc)
         volume.counters.writebacks += 1
-        volume.health.written_back(oblock)
-        if volume.health.lost:
-            volume.health.lost.discard(oblock * size, (oblock + 1) * size)
+        volume.health.settled(oblock, volume.geometry.block_size)
 
     def require_dirty(self, cblock: int, sectors: int = 0) -> None:
         """Raise StoreError if a block that was dirty when we began to read it, or some sectors of it, was lost."""

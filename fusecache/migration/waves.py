@@ -9,29 +9,24 @@ second at most, since what is written back then is soon dirty again.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
+
+from fusecache.migration.busy_writers import BusyWriters
 
 if TYPE_CHECKING:
     from fusecache.volume import Volume
-
-_MANY_WRITES: Final = 32
-"""Write hits a second."""
 
 
 class Waves:
     """The waves of one volume."""
 
-    __slots__ = ("_open", "_second_began", "_volume", "_write_hits", "_wrote_much")
+    __slots__ = ("_open", "_volume", "_writers")
 
     def __init__(self, volume: Volume) -> None:
         self._volume = volume
         self._open = True
         """Whether the present wave takes more items."""
-        self._second_began = -1.0
-        self._write_hits = 0
-        """How many there had been when that second began."""
-        self._wrote_much = False
-        """Whether users wrote a lot in the second before it."""
+        self._writers = BusyWriters()
 
     def is_idle(self, orders: int, now: float) -> bool:
         """Tell whether the next item may be one for an idle origin, beside so many that are under way."""
@@ -42,8 +37,4 @@ class Waves:
 
     def _may_begin(self, now: float) -> bool:
         write_hits = self._volume.counters.write_hits
-        many = write_hits - self._write_hits > _MANY_WRITES
-        if now < self._second_began + 1:
-            return not (many or self._wrote_much)
-        self._second_began, self._write_hits, self._wrote_much = now, write_hits, many
-        return True
+        return self._writers.look(now, write_hits) or not self._writers.are_busy(write_hits)

@@ -19,7 +19,7 @@ from typing import Final
 
 from fusecache.config import KIB
 from fusecache.simulator.counts import Counts
-from fusecache.streams import Streams, Thrift
+from fusecache.streams import Streams, Thrift, first_free
 
 ROOM: Final = 64
 """Blocks."""
@@ -80,7 +80,7 @@ class ReadAhead:
         wanted = wanted[: max(0, self._origin_blocks - wanted.start)]
         if not wanted or not self._thrift.allows():
             return range(0)
-        blocks = self._first_free(wanted)
+        blocks = first_free(wanted, self._is_free)
         stream.stepped(blocks.stop)
         if not blocks:
             return blocks
@@ -91,16 +91,6 @@ class ReadAhead:
         self._found.update(dict.fromkeys(blocks, step))
         self._counts.read_ahead += step.size
         return blocks
-
-    def _first_free(self, wanted: range) -> range:
-        """Return the first neighbours among these blocks that nobody has; if none, nothing after all of them."""
-        begin = wanted.start
-        while begin < wanted.stop and not self._is_free(begin):
-            begin += 1
-        end = begin
-        while end < wanted.stop and self._is_free(end):
-            end += 1
-        return range(begin, end)
 
     def _is_free(self, oblock: int) -> bool:
         return oblock not in self._cached and oblock not in self._found

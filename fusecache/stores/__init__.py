@@ -6,9 +6,10 @@ from fusecache.stores.choice import is_read_ahead, make_engine, open_file_store
 from fusecache.stores.engine import Engine, ThreadEngine
 from fusecache.stores.file import open_for_store, open_to_read
 from fusecache.stores.read_only import ReadOnlyStore
-from fusecache.stores.sparse import write_sparsely, write_zeros
+from fusecache.stores.sparse import ZEROS, write_sparsely, write_zeros
 
 __all__ = [
+    "ZEROS",
     "Buffers",
     "Data",
     "Engine",

@@ -18,6 +18,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
+from fusecache.config import COPY_SIZE
 from fusecache.errors import StoreError
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
 
 _PAGE: Final = 4096
 _ZEROS: Final = bytes(_PAGE)
-_WRITTEN_AT_ONCE: Final = memoryview(bytearray(1024 * 1024))  # nobody writes into it, and it can be pinned
+ZEROS: Final = memoryview(bytearray(COPY_SIZE))
+"""Nobody writes into it; it is no read-only memory, so that it can be pinned."""
 _LEAST_WITHIN: Final = 16384
 """Bytes of the shortest run that is left out between others; at either end, a page will do."""
 
@@ -55,7 +57,7 @@ async def write_sparsely(store: Store, offset: int, data: memoryview) -> None:
 async def write_zeros(store: Store, offset: int, length: int) -> None:
     """Write ``length`` zeros at ``offset``, whatever space they take."""
     while length > 0:
-        piece = _WRITTEN_AT_ONCE[:length]
+        piece = ZEROS[:length]
         await store.write(offset, piece)
         offset += len(piece)
         length -= len(piece)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -85,6 +86,16 @@ class PatientDisk(SlowDisk):
             yield
         finally:
             self._under_way -= 1
+
+
+def take(disk: Path, seconds: float) -> None:
+    """Have each request take so long from now on, and count anew."""
+    os.setxattr(disk, "user.seconds", str(seconds).encode())
+
+
+def most_under_way(disk: Path) -> int:
+    """Return the greatest number of requests under way since :func:`take`."""
+    return int(os.getxattr(disk, "user.most"))
 
 
 if __name__ == "__main__":

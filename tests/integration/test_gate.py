@@ -19,7 +19,7 @@ import pytest
 from tests.integration.conftest import Mounted
 from tests.integration.judges import MIB
 from tests.integration.mounts import GATE, Mount, fusecache, is_mounted, run, wait_until
-from tests.integration.patient_disk import patient_disk
+from tests.integration.patient_disk import most_under_way, patient_disk, take
 
 SECTOR = 512
 BLOCK = 64 * 1024
@@ -49,14 +49,6 @@ for turn in range(rounds):
 def disk(tmp_path: Path) -> Iterator[Path]:
     with patient_disk(tmp_path / "disk", CONTENT) as disk:
         yield disk
-
-
-def take(disk: Path, seconds: float) -> None:
-    os.setxattr(disk, "user.seconds", str(seconds).encode())
-
-
-def most_under_way(disk: Path) -> int:
-    return int(os.getxattr(disk, "user.most"))
 
 
 @contextlib.contextmanager

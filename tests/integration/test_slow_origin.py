@@ -16,7 +16,7 @@ from fusecache.frontends.fuse.connection import raise_request_limit
 from tests.integration.conftest import Mounted
 from tests.integration.judges import MIB, need
 from tests.integration.mounts import GATE, Mount, run, wait_until
-from tests.integration.patient_disk import patient_disk
+from tests.integration.patient_disk import most_under_way, patient_disk, take
 
 pytestmark = pytest.mark.alone  # it measures how long hits wait
 
@@ -28,14 +28,6 @@ CONTENT = random.Random(5).randbytes(16 * MIB)
 def disk(tmp_path: Path) -> Iterator[Path]:
     with patient_disk(tmp_path / "disk", CONTENT) as disk:
         yield disk
-
-
-def take(disk: Path, seconds: float) -> None:
-    os.setxattr(disk, "user.seconds", str(seconds).encode())
-
-
-def most_under_way(disk: Path) -> int:
-    return int(os.getxattr(disk, "user.most"))
 
 
 def fill(mount: Mount, blocks: int) -> None:
